@@ -1,0 +1,28 @@
+"""The notebook's first network: 784-64-64-10, 10 epochs.
+
+python -m mnist_jax.main --config=configs/baseline.py
+"""
+
+import ml_collections
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+
+    config.dataset = "mnist"  # or "fashion_mnist", "kmnist", "digits" (which needs no download)
+    config.num_validation = 0  # training images held out to choose the epoch; 0: the test set does
+
+    config.conv_features = ()  # a block each: 3x3 convolution, ReLU, 2x2 max-pool
+    config.hidden_sizes = (64, 64)
+
+    config.num_epochs = 10
+    config.batch_size = 128
+
+    # One number or a tuple each; tuples span a grid, at every point of which all seeds are run.
+    config.learning_rate = (0.1,)
+    config.momentum = (0.0,)
+    config.l2 = (0.0,)  # the penalty l2 * sum(kernel**2) of the hidden kernels
+    config.l2_on_output = False  # True: of the output kernel too
+    config.num_seeds = 1
+
+    return config

@@ -1,0 +1,152 @@
+"""The fused layer is `nn.Conv`, `nn.relu` and `nn.max_pool`, in values, gradients and programs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mnist_jax.layers import ConvReluMaxPool, conv_relu_max_pool
+
+
+def reference(x, kernel, bias):
+    """Plain Flax, as a user would write it."""
+    conv = nn.Conv(kernel.shape[-1], (3, 3), padding="VALID", precision="highest")
+    y = conv.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    return nn.max_pool(nn.relu(y), (2, 2), strides=(2, 2))
+
+
+def layer(x, kernel, bias):
+    return conv_relu_max_pool(x, kernel, bias, 2)
+
+
+def random_arguments(shape, features, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = shape, (3, 3, shape[-1], features), (features,)
+    return tuple(jnp.asarray(rng.standard_normal(s), dtype) for s in shapes)
+
+
+def assert_equal_gradients(x, kernel, bias, rtol=1e-4):
+    """Values and all three gradients, under a cotangent that differs at every output."""
+    weights = jnp.asarray(
+        np.random.default_rng(1).standard_normal(reference(x, kernel, bias).shape)
+    )
+
+    def results(function):
+        objective = lambda *a: (function(*a) * weights.astype(x.dtype)).sum()
+        return jax.jit(lambda *a: (function(*a), jax.grad(objective, (0, 1, 2))(*a)))(
+            x, kernel, bias
+        )
+
+    def check(ours, theirs):
+        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol, rtol * (float(jnp.abs(theirs).max()) + 1e-9))
+
+    jax.tree.map(check, results(layer), results(reference))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(4, 4), (5, 4), (10, 13), (13, 10), (28, 28)])
+def test_equals_flax_on_random_images(size, channels):
+    assert_equal_gradients(*random_arguments((4, *size, channels), 6))
+
+
+def test_equals_flax_in_float64():
+    with jax.enable_x64(True):
+        assert_equal_gradients(*random_arguments((2, 9, 8, 2), 5, np.float64), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.5, -0.5])
+@pytest.mark.parametrize("image", ["zero", "constant", "stripes"])
+def test_first_of_equal_values_takes_the_gradient(image, bias):
+    """Whole-number kernels, so that equal sums are equal bits whatever their order."""
+    rng = np.random.default_rng(0)
+    x = np.zeros((2, 10, 9, 2), np.float32)
+    x[...] = {"zero": 0, "constant": 1, "stripes": np.arange(10)[:, None, None] // 3 % 2}[image]
+    kernel = jnp.asarray(rng.integers(-2, 4, (3, 3, 2, 6)), jnp.float32)
+    assert_equal_gradients(jnp.asarray(x), kernel, jnp.full(6, bias))
+
+
+def test_nan_stays_nan():
+    x, kernel, bias = random_arguments((2, 8, 8, 1), 3)
+    x = x.at[0, 3, 3].set(jnp.nan)
+    ours, theirs = layer(x, kernel, bias), reference(x, kernel, bias)
+    assert jnp.isnan(ours).any()
+    np.testing.assert_array_equal(jnp.isnan(ours), jnp.isnan(theirs))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 8])
+def test_blocks_change_nothing(batch):
+    args = random_arguments((batch, 6, 6, 2), 4)
+    loss = lambda block: lambda *a: jnp.sin(conv_relu_max_pool(*a, block)).sum()
+    whole = jax.value_and_grad(loss(batch), (0, 1, 2))(*args)
+    for block in (1, 2, 4):
+        blocks = jax.value_and_grad(loss(block), (0, 1, 2))(*args)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), whole, blocks)
+
+
+def trials_gradient(transform):
+    """Gradients of three trials, each with its own weights, over shared images, inside a scan."""
+    kernels, biases = (
+        jnp.stack(a)
+        for a in zip(*(random_arguments((4, 6, 6, 2), 4, seed=s)[1:] for s in range(3)))
+    )
+    x = random_arguments((4, 6, 6, 2), 4)[0]
+
+    def trial(parameters):
+        def step(total, images):
+            grads = jax.grad(lambda p: jnp.sin(layer(images, *p)).sum())(parameters)
+            return jax.tree.map(jnp.add, total, grads), None
+
+        return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, parameters), jnp.stack([x, 2 * x]))[
+            0
+        ]
+
+    return jax.jit(lambda p: transform(trial, p)), (kernels, biases)
+
+
+def test_trials_under_vmap_and_map_agree():
+    vmapped, parameters = trials_gradient(lambda f, p: jax.vmap(f)(p))
+    mapped, _ = trials_gradient(jax.lax.map)
+    check = lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5)
+    jax.tree.map(check, vmapped(parameters), mapped(parameters))
+
+
+@pytest.mark.parametrize(
+    "transform", [lambda f, p: jax.vmap(f)(p), jax.lax.map], ids=["vmap", "map"]
+)
+def test_program_is_matrix_multiplications(transform):
+    """The slow operations, and what `vmap` makes of a convolution, never appear."""
+    function, parameters = trials_gradient(transform)
+    program = function.lower(parameters).as_text()
+    assert "stablehlo.dot_general" in program
+    for slow in (
+        "convolution",
+        "reduce_window",
+        "select_and_scatter",
+        "stablehlo.scatter",
+        "stablehlo.sort",
+    ):
+        assert slow not in program
+
+
+def test_parameters_are_those_of_flax():
+    """Same names, shapes and bits, so that a seed means one initial model."""
+
+    class Net(nn.Module):
+        layer: type
+
+        @nn.compact
+        def __call__(self, x):
+            return self.layer(name="conv")(x)
+
+    def plain(name):
+        return nn.Conv(
+            5, (3, 3), padding="VALID", kernel_init=nn.initializers.glorot_uniform(), name=name
+        )
+
+    x = jnp.zeros((1, 8, 8, 2))
+    ours = Net(lambda name: ConvReluMaxPool(5, name=name)).init(jax.random.key(3), x)
+    theirs = Net(plain).init(jax.random.key(3), x)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)

@@ -1,0 +1,99 @@
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mnist_jax.models import create_model, layer_table
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+LAYERS = {  # parameters per layer, as Keras' summary() counts them in the notebook
+    "baseline": [50_240, 4_160, 650],
+    "mlp": [392_500, 150_300, 3_010],
+    "l2_sweep": [392_500, 150_300, 3_010],
+    "cnn": [320, 18_496, 102_464, 650],
+}
+
+
+def model_of(name):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    return create_model(conv_features=config.conv_features, hidden_sizes=config.hidden_sizes)
+
+
+def initial_params(model, seed=0):
+    return model.init(jax.random.key(seed), jnp.zeros((1, 28, 28)))["params"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_have_the_notebooks_parameters(name):
+    params = initial_params(model_of(name))
+    counts = [sum(leaf.size for leaf in layer.values()) for layer in params.values()]
+    assert counts == LAYERS[name]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer_table_shows_them(name):
+    header, *rows, total = layer_table(model_of(name)).splitlines()
+    assert header.split()[0] == "Layer"
+    assert [row.split()[-1] for row in rows] == [f"{n:,}" for n in LAYERS[name]]
+    assert total.split() == ["total", f"{sum(LAYERS[name]):,}"]
+    assert len({len(line) for line in (header, *rows, total)}) == 1
+
+
+def test_layer_table_shows_output_shapes():
+    rows = layer_table(model_of("cnn")).splitlines()[1:-1]
+    shapes = [row[row.index("(") : row.index(")") + 1] for row in rows]
+    assert shapes == ["(batch, 13, 13, 32)", "(batch, 5, 5, 64)", "(batch, 64)", "(batch, 10)"]
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_initial_weights_are_glorot_uniform_with_zero_biases(name):
+    for layer in initial_params(model_of(name)).values():
+        kernel = np.asarray(layer["kernel"])
+        receptive_field = np.prod(kernel.shape[:-2], dtype=int)
+        limit = np.sqrt(6 / (receptive_field * (kernel.shape[-2] + kernel.shape[-1])))
+        assert np.abs(kernel).max() <= limit
+        tolerance = 5 / np.sqrt(kernel.size)
+        assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=tolerance)
+        assert not layer["bias"].any()
+
+
+class PlainCNN(nn.Module):
+    """The notebook's network, in Flax's own layers."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = images[..., None]
+        for i, features in enumerate((32, 64), start=1):
+            x = nn.relu(nn.Conv(features, (3, 3), padding="VALID", name=f"conv_{i}")(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = nn.relu(nn.Dense(64, name="hidden_1")(x.reshape(len(x), -1)))
+        return nn.Dense(10, name="output")(x)
+
+
+def test_cnn_computes_what_flax_layers_compute():
+    params = initial_params(model_of("cnn"))
+    images = jax.random.uniform(jax.random.key(1), (5, 28, 28))
+    np.testing.assert_allclose(
+        model_of("cnn").apply({"params": params}, images),
+        PlainCNN().apply({"params": params}, images),
+        atol=1e-5,
+    )
+
+
+def test_mlp_computes_the_textbook_formula():
+    params = jax.tree.map(np.asarray, initial_params(model_of("baseline")))
+    x = np.random.default_rng(0).random((5, 28, 28), np.float32)
+    h = x.reshape(5, -1)
+    for layer in ("hidden_1", "hidden_2"):
+        h = np.maximum(h @ params[layer]["kernel"] + params[layer]["bias"], 0)
+    expected = h @ params["output"]["kernel"] + params["output"]["bias"]
+    np.testing.assert_allclose(
+        model_of("baseline").apply({"params": params}, jnp.asarray(x)), expected, atol=1e-5
+    )

@@ -1,0 +1,143 @@
+import collections
+
+import jax
+import numpy as np
+import pytest
+
+from mnist_jax import models, sweep
+from mnist_jax.data import Dataset
+
+
+def tiny_dataset(num_train=50, num_validation=0, num_test=20):
+    """Random images, whose labels a network can learn: the brightest tenth of the image."""
+    rng = np.random.default_rng(0)
+    splits = []
+    for n in (num_train, num_validation, num_test):
+        images = rng.integers(0, 100, (n, 28, 28), np.uint8)
+        labels = rng.integers(0, 10, n, np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image.reshape(-1)[78 * int(label) : 78 * (int(label) + 1)] = 255
+        splits += [images, labels]
+    return Dataset("tiny", *splits, tuple("0123456789"), "sha256:0", "made up")
+
+
+def run(trials, dataset=None, num_epochs=2, conv_features=(), **changes):
+    model = models.create_model(conv_features=conv_features, hidden_sizes=(8,))
+    options = {"batch_size": 16, "l2_on_output": False} | changes
+    program = sweep.compile_sweep(model, trials, dataset or tiny_dataset(), **options)
+    return list(sweep.run(program, num_epochs))
+
+
+def trials(seeds=(0,), learning_rate=(0.1,), momentum=(0.0,), l2=(0.0,)):
+    return sweep.create_trials(learning_rate=learning_rate, momentum=momentum, l2=l2, seeds=seeds)
+
+
+def test_grid_holds_every_point_with_every_seed_once():
+    grid = trials(seeds=(3, 4), learning_rate=(0.1, 0.2), momentum=(0.0, 0.9), l2=(0.0, 1e-3, 1.0))
+    points = list(zip(*grid, strict=True))
+    assert len(points) == len(set(points)) == 2 * 2 * 2 * 3
+    assert points[:3] == [(3, 0.1, 0.0, 0.0), (4, 0.1, 0.0, 0.0), (3, 0.1, 0.0, 1e-3)]
+    assert collections.Counter(grid.seed.tolist()) == {3: 12, 4: 12}
+
+
+@pytest.mark.parametrize("num_images", [5, 2**16, 2**16 + 1])
+def test_orders_are_permutations_that_differ_by_seed_and_epoch(num_images):
+    seeds = np.array([0, 7], np.uint32)
+    orders = np.concatenate([sweep.image_orders(seeds, epoch, num_images) for epoch in (1, 2)])
+    assert (np.sort(orders, axis=1) == np.arange(num_images)).all()
+    if num_images > 5:
+        assert len({order.tobytes() for order in orders}) == 4
+    np.testing.assert_array_equal(sweep.image_orders(seeds[1:], 2, num_images)[0], orders[3])
+
+
+def test_orders_stay_what_they_were():
+    """If this fails, NumPy's stream has changed: recorded runs can no longer be repeated."""
+    np.testing.assert_array_equal(
+        sweep.image_orders(np.array([0, 1], np.uint32), 1, 8),
+        [[2, 0, 4, 1, 7, 5, 3, 6], [2, 3, 6, 7, 1, 4, 0, 5]],
+    )
+
+
+@pytest.mark.parametrize("conv_features", [(), (2,)])
+def test_a_trial_has_the_bits_of_a_lone_run(conv_features):
+    """Three trials on two devices: one has company, one is followed, one has padding beside it."""
+    many = run(trials(seeds=range(3)), conv_features=conv_features)
+    for seed in range(3):
+        alone = run(trials(seeds=[seed]), conv_features=conv_features)
+        for epoch_of_many, epoch_alone in zip(many, alone, strict=True):
+            for name, values in epoch_of_many.items():
+                assert values.shape == (3,)
+                assert values[seed] == epoch_alone[name][0], name
+
+
+def test_the_same_sweep_gives_the_same_bits_and_another_seed_others():
+    first, second = run(trials(seeds=(0, 1))), run(trials(seeds=(0, 1)))
+    for a, b in zip(first, second, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+    assert first[0]["train_loss"][0] != first[0]["train_loss"][1]
+
+
+def test_every_hyperparameter_reaches_its_trial():
+    base = run(trials())[-1]
+    for changed in ({"learning_rate": (0.2,)}, {"momentum": (0.5,)}, {"l2": (0.1,)}):
+        assert run(trials(**changed))[-1]["test_loss"] != base["test_loss"], changed
+    penalised = run(trials(l2=(0.1,)))[-1]
+    on_output = run(trials(l2=(0.1,)), l2_on_output=True)[-1]
+    assert penalised["test_objective"] > penalised["test_loss"]
+    assert base["test_objective"] == base["test_loss"]
+    assert on_output["test_objective"] != penalised["test_objective"]
+
+
+def test_it_learns():
+    metrics = run(trials(learning_rate=(0.1,), momentum=(0.9,)), tiny_dataset(500), num_epochs=10)
+    assert metrics[-1]["train_loss"] < 0.5 * metrics[0]["train_loss"]
+    assert metrics[-1]["test_accuracy"] > 0.5
+
+
+def test_a_diverging_trial_leaves_the_others_alone():
+    both = run(trials(learning_rate=(0.1, 1e30)))[-1]
+    assert both["test_loss"][0] == run(trials())[-1]["test_loss"][0]
+    assert not np.isfinite(both["test_loss"][1])
+
+
+def test_a_validation_split_is_scored_beside_the_test_set():
+    dataset = tiny_dataset(num_validation=30)
+    assert set(run(trials(), dataset)[0]) == {
+        f"{split}_{name}"
+        for split in ("train", "validation", "test")
+        for name in ("loss", "accuracy", "objective")
+    } - {"train_objective"}
+
+
+def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
+    grid = trials(seeds=range(3), l2=(0.0, 1e-3))
+    mapped = run(grid, conv_features=(2,))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    vmapped = run(grid, conv_features=(2,))
+    for a, b in zip(mapped, vmapped, strict=True):
+        np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("conv_features", [(), (32, 64)])
+def test_the_program_has_nothing_slow_in_it(conv_features):
+    """No communication, no host, no sort; no convolution, which XLA's CPU loops run unoptimised."""
+    model = models.create_model(conv_features=conv_features, hidden_sizes=(8,))
+    program = sweep.compile_sweep(
+        model, trials(seeds=range(2)), tiny_dataset(), batch_size=16, l2_on_output=False
+    ).run_epoch.as_text()
+    for slow in ("all-reduce", "all-gather", "collective", "infeed", "outfeed", "sort(",
+                 "convolution(", "select-and-scatter"):  # fmt: skip
+        assert slow not in program
+    assert "dot(" in program
+
+
+def test_progress_is_one_line_an_epoch_where_there_is_no_terminal(capsys):
+    epochs = run(trials(seeds=(0, 1)))
+    shown = list(sweep.show_progress(iter(epochs), num_epochs=2, num_trials=2))
+    assert shown == epochs
+    lines = capsys.readouterr().out.splitlines()
+    mean = epochs[0]["train_loss"].mean()
+    assert lines[0].startswith(f"Epoch 1/2 - loss: {mean:.4f} - accuracy: ")
+    assert len(lines) == 2
+    assert "val_accuracy: " in lines[1]

@@ -1,0 +1,150 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mnist_jax import models, train
+from mnist_jax.train import Hyperparameters, Recipe, Split
+
+NUM_IMAGES = 11
+
+
+def recipe(model, **changes):
+    defaults = {
+        "batch_size": 4,
+        "block_size": 4,
+        "eval_batch_size": 4,
+        "use_momentum": True,
+        "l2_on_output": False,
+    }
+    return Recipe(model, **(defaults | changes))
+
+
+def hyperparameters(seed=0, learning_rate=0.1, momentum=0.9, l2=0.01):
+    return Hyperparameters(jnp.uint32(seed), *map(jnp.float32, (learning_rate, momentum, l2)))
+
+
+@pytest.fixture
+def mlp():
+    return models.create_model(conv_features=(), hidden_sizes=(6, 5))
+
+
+@pytest.fixture
+def split():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (NUM_IMAGES, 28, 28), np.uint8)
+    return Split(jnp.asarray(images), jnp.asarray(rng.integers(0, 10, NUM_IMAGES, np.uint8)))
+
+
+def assert_trees_close(actual, expected, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
+
+
+def numpy_epochs(params, split, orders, batch_size, learning_rate, momentum, l2):
+    """Trains a 784-6-5-10 network by hand in float64; returns weights and last epoch's sums."""
+    params = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
+    velocity = jax.tree.map(np.zeros_like, params)
+    names = ("hidden_1", "hidden_2", "output")
+    x_all = np.asarray(split.images, np.float64).reshape(len(split.labels), -1) / 255
+    y_all = np.eye(10)[np.asarray(split.labels)]
+    for order in orders:
+        loss, correct = 0.0, 0
+        for start in range(0, len(order), batch_size):
+            index = order[start : start + batch_size]
+            inputs, target = [x_all[index]], y_all[index]
+            for name in names:
+                h = inputs[-1] @ params[name]["kernel"] + params[name]["bias"]
+                inputs.append(np.maximum(h, 0) if name != "output" else h)
+            logits = inputs.pop()
+            p = np.exp(logits - logits.max(axis=1, keepdims=True))
+            p /= p.sum(axis=1, keepdims=True)
+            loss -= np.log(p[target == 1]).sum()
+            correct += (p.argmax(axis=1) == target.argmax(axis=1)).sum()
+            delta = (p - target) / len(index)
+            for name, h in zip(reversed(names), reversed(inputs), strict=True):
+                kernel = params[name]["kernel"]
+                decay = 0 if name == "output" else 2 * l2 * kernel
+                grads = {"kernel": h.T @ delta + decay, "bias": delta.sum(axis=0)}
+                delta = (delta @ kernel.T) * (h > 0)
+                for leaf, g in grads.items():
+                    velocity[name][leaf] = g + momentum * velocity[name][leaf]
+                    params[name][leaf] = params[name][leaf] - learning_rate * velocity[name][leaf]
+    return params, loss, correct
+
+
+def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split):
+    r, hyper = recipe(mlp), hyperparameters()
+    state = start = train.init(r, hyper)
+    orders = [np.random.default_rng(e).permutation(NUM_IMAGES) for e in range(8)]
+    for order in orders:
+        state, sums = jax.jit(train.train_epoch, static_argnums=0)(
+            r, hyper, state, jnp.asarray(order), split
+        )
+    params, loss, correct = numpy_epochs(start.params, split, orders, 4, 0.1, 0.9, 0.01)
+    assert_trees_close(state.params, params, atol=1e-5)
+    assert float(sums.loss) == pytest.approx(loss, rel=1e-5)
+    assert int(sums.correct) == correct
+
+
+@pytest.mark.parametrize("conv_features", [(), (3,)])
+def test_blocks_change_a_step_only_by_rounding(split, conv_features):
+    model = models.create_model(conv_features=conv_features, hidden_sizes=(6,))
+    hyper, order = hyperparameters(), jnp.arange(NUM_IMAGES)
+    whole, halves = recipe(model), recipe(model, block_size=2)
+    state = train.init(whole, hyper)
+    expected, expected_sums = train.train_epoch(whole, hyper, state, order, split)
+    actual, sums = train.train_epoch(halves, hyper, state, order, split)
+    assert_trees_close(actual.params, expected.params, atol=1e-6)
+    assert_trees_close(sums, expected_sums, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, NUM_IMAGES, 100])
+def test_evaluation_scores_every_image_once(mlp, split, batch_size):
+    params = train.init(recipe(mlp), hyperparameters()).params
+    logits = np.asarray(mlp.apply({"params": params}, split.images / 255.0), np.float64)
+    labels = np.asarray(split.labels)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(NUM_IMAGES), labels]
+    sums = train.evaluate(recipe(mlp, eval_batch_size=batch_size), params, split)
+    assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
+    assert int(sums.correct) == (logits.argmax(axis=1) == labels).sum()
+
+
+def test_no_momentum_is_momentum_zero(mlp, split):
+    hyper, order = hyperparameters(momentum=0.0), jnp.arange(NUM_IMAGES)
+    trained = []
+    for use_momentum in (False, True):
+        r = recipe(mlp, use_momentum=use_momentum)
+        state = train.init(r, hyper)
+        trained.append(train.train_epoch(r, hyper, state, order, split)[0].params)
+    assert_trees_close(*trained, rtol=1e-6)
+
+
+def test_initial_weights_depend_on_the_seed_alone(mlp):
+    init = [train.init(recipe(mlp), hyperparameters(seed=s, l2=l)).params for s, l in
+            [(0, 0.0), (0, 0.5), (1, 0.0)]]  # fmt: skip
+    assert_trees_close(init[0], init[1], rtol=0)
+    assert not np.array_equal(init[0]["output"]["kernel"], init[2]["output"]["kernel"])
+
+
+def test_run_epoch_reports_each_held_out_split_and_the_penalty(mlp, split):
+    r, hyper = recipe(mlp), hyperparameters(l2=0.5)
+    tail = Split(split.images[8:], split.labels[8:])
+    state, sums = train.run_epoch(
+        r, hyper, train.init(r, hyper), jnp.arange(8), split, {"validation": split, "test": tail}
+    )
+    assert_trees_close(sums.held_out["test"], train.evaluate(r, state.params, tail))
+    assert_trees_close(sums.held_out["validation"], train.evaluate(r, state.params, split))
+    kernels = [np.asarray(state.params[k]["kernel"]) for k in ("hidden_1", "hidden_2")]
+    assert float(sums.penalty) == pytest.approx(sum(0.5 * (k**2).sum() for k in kernels), rel=1e-5)
+
+
+def test_the_loss_of_equal_logits_is_log_ten(split):
+    class Zero(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            bias = self.param("bias", nn.initializers.zeros, (10,))
+            return jnp.zeros((len(images), 10)) + bias[None]
+
+    sums = train.evaluate(recipe(Zero()), {"bias": jnp.zeros(10)}, split)
+    assert float(sums.loss) / NUM_IMAGES == pytest.approx(np.log(10), rel=1e-6)
