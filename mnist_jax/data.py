@@ -241,10 +241,14 @@ def _check(name: str, arrays: Sequence[np.ndarray], places: Sequence[str], sourc
 # --- the cache -----------------------------------------------------------------------------------
 
 
-def _cache_path(name: str) -> Path:
+def cache_folder() -> Path:
+    """Returns the folder for what can be made again: MNIST_JAX_CACHE_DIR, or the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = os.environ.get("MNIST_JAX_CACHE_DIR") or os.path.join(base, "mnist_jax")
-    return Path(folder) / f"{name}-v1.npz"  # v1: the layout; raise it when that changes
+    return Path(os.environ.get("MNIST_JAX_CACHE_DIR") or os.path.join(base, "mnist_jax"))
+
+
+def _cache_path(name: str) -> Path:
+    return cache_folder() / f"{name}-v1.npz"  # v1: the layout; raise it when that changes
 
 
 def _read_npz(archive, names: Sequence[str]) -> list[np.ndarray]:

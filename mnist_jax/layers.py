@@ -1,13 +1,16 @@
-"""Convolution, ReLU and max-pool in one layer that stays fast inside a compiled loop.
+"""Convolution, ReLU and max-pool as one layer that stays fast inside a compiled loop.
 
 Inside `lax.scan` XLA:CPU runs the gradients of a convolution through an unoptimised emitter
-(jax-ml/jax#12868), and `vmap` over trials with their own kernels makes grouped convolutions, slow on
-every backend. Matrix multiplications have neither trouble. So the convolution is written as patches
-times weights (im2col), and the gradient of the whole layer is written by hand.
+(jax-ml/jax#12868), and `vmap` over trials that have their own kernels makes grouped convolutions,
+slow on every backend. Matrix multiplications have neither trouble, so the layer is made of them, in
+two forms, and its gradient is written by hand: XLA's automatic one repeats work in every consumer.
+Measured on two CPU cores, ms per step of the CNN and trial, batch 64, in a scan: patches with
+automatic gradients 13.2, `Patches` for both layers 10.6, `Tiles` for the second layer 8.0.
 """
 
 import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -15,75 +18,156 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+# Minimal filtering F(2x2, 3x3) of Lavin and Gray (arXiv:1509.09308): 2x2 results of a 3x3
+# convolution from 16 products instead of 36. The 2x2 results are here one window of the pool.
+TO_TILE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+TO_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+TO_WINDOW = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+BOTH_AXES = np.kron(TO_KERNEL, TO_KERNEL)  # [16, 9]
+MIN_CHANNELS = 8  # with fewer, the products are too thin to pay for the transforms
+
 TAPS = tuple((i, j) for i in range(3) for j in range(3))
-WINDOW = np.array([[0, 1], [2, 3]]).reshape(1, 1, 2, 1, 2, 1)  # numbers a pool window's positions
+WINDOW = np.array([[0, 1], [2, 3]]).reshape(1, 2, 1, 2, 1, 1)  # numbers a pool window's positions
 
 
-def _patches(x):
-    """Images [n, h, w, c] to the 3x3 patches that the pool reads: [n, rows, cols, 9 c], even counts.
+def _combine(matrix, arrays):
+    """A small matrix of 0, 1 and -1 times a list of arrays: a list of plain sums."""
+    signed = ([a if s > 0 else -a for s, a in zip(row, arrays, strict=True) if s] for row in matrix)
+    return [functools.reduce(operator.add, terms) for terms in signed]
+
+
+def _pick(first, second, third, last, bias):
+    """ReLU of the largest of four, and which it was: first of equals, or 4 where the ReLU is off."""
+    top = jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
+    winner = jnp.where(first == top, 0, jnp.where(second == top, 1, jnp.where(third == top, 2, 3)))
+    return nn.relu(top + bias), jnp.where(top + bias <= 0, 4, winner).astype(top.dtype)
+
+
+class Patches:
+    """The layer on one block [height, width, n, channels] as 3x3 patches times weights (im2col).
 
     A last row or column of an odd result is never read by the VALID pool, so it is not computed.
     """
-    rows, cols = (x.shape[1] - 2) // 2 * 2, (x.shape[2] - 2) // 2 * 2
-    return jnp.concatenate([x[:, i : i + rows, j : j + cols] for i, j in TAPS], axis=-1)
+
+    @staticmethod
+    def weights(kernel):
+        return kernel.reshape(-1, kernel.shape[-1])
+
+    @staticmethod
+    def inputs(x):
+        rows, cols = (x.shape[0] - 2) // 2 * 2, (x.shape[1] - 2) // 2 * 2
+        return jnp.concatenate([x[i : i + rows, j : j + cols] for i, j in TAPS], axis=-1)
+
+    @staticmethod
+    def forward(x, weights, bias):
+        patches = Patches.inputs(x)
+        rows, cols, n, depth = patches.shape
+        y = (patches.reshape(-1, depth) @ weights).reshape(rows // 2, 2, cols // 2, 2, n, -1)
+        return _pick(y[:, 0, :, 0], y[:, 0, :, 1], y[:, 1, :, 0], y[:, 1, :, 1], bias)
+
+    @staticmethod
+    def backward(x, winner, cotangent, weights):
+        patches = Patches.inputs(x)
+        rows, cols, n, depth = patches.shape
+        grad = jnp.where(winner[:, None, :, None] == WINDOW, cotangent[:, None, :, None], 0)
+        grad = grad.reshape(-1, weights.shape[-1])
+        x_grad = (grad @ weights.T).reshape(rows, cols, n, 9, -1)
+        x_grad = sum(
+            jnp.pad(x_grad[:, :, :, t], ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0)))
+            for t, (i, j) in enumerate(TAPS)
+        )
+        return patches.reshape(-1, depth).T @ grad, grad.sum(0), x_grad
 
 
-def _scatter_patches(patches, height, width):
-    """Transpose of `_patches`: sums [n, rows, cols, 9, c] into images [n, height, width, c]."""
-    _, rows, cols, _, _ = patches.shape
-    image = sum(
-        jnp.pad(patches[:, :, :, t], ((0, 0), (i, 2 - i), (j, 2 - j), (0, 0)))
-        for t, (i, j) in enumerate(TAPS)
-    )
-    return jnp.pad(image, ((0, 0), (0, height - rows - 2), (0, width - cols - 2), (0, 0)))
+class Tiles:
+    """The same by minimal filtering: one product for each of a window's sixteen tile components.
+
+    Where the image does not change along an axis, the components that tell the positions of a
+    window apart are exactly zero, so blank background ties bit for bit, as in a convolution.
+    The axes are transformed one after the other, because the stack between them keeps XLA from
+    computing the first transform again inside every use of it (7.8 ms against 8.4 to 9.2).
+    """
+
+    @staticmethod
+    def weights(kernel):
+        shape = 16, *kernel.shape[2:]
+        both = jnp.asarray(BOTH_AXES, kernel.dtype)
+        return jnp.matmul(both, kernel.reshape(9, -1), precision="highest").reshape(shape)
+
+    @staticmethod
+    def inputs(x):
+        """Tile components [16, windows * n, channels]."""
+        height, width, n, channels = x.shape
+        rows, cols = (height - 2) // 2, (width - 2) // 2
+        x = x.reshape(height, width, -1)  # one long axis: XLA's loops over it become vector code
+        x = jnp.stack(_combine(TO_TILE, [x[i : i + 2 * rows - 1 : 2] for i in range(4)]))
+        x = _combine(TO_TILE, [x[:, :, j : j + 2 * cols - 1 : 2] for j in range(4)])
+        return jnp.stack(x, axis=1).reshape(16, rows * cols * n, channels)
+
+    @staticmethod
+    def forward(x, weights, bias):
+        y = (Tiles.inputs(x) @ weights).reshape(4, 4, -1, weights.shape[-1])
+        top, bottom = _combine(TO_WINDOW, list(y))
+        window = *_combine(TO_WINDOW, list(top)), *_combine(TO_WINDOW, list(bottom))
+        shape = (x.shape[0] - 2) // 2, (x.shape[1] - 2) // 2, x.shape[2], -1
+        return tuple(a.reshape(shape) for a in _pick(*window, bias))
+
+    @staticmethod
+    def backward(x, winner, cotangent, weights):
+        tiles = Tiles.inputs(x)
+        rows, cols, n, features = cotangent.shape
+        winner, cotangent = winner.reshape(-1, features), cotangent.reshape(-1, features)
+        window = [jnp.where(winner == position, cotangent, 0) for position in range(4)]
+        left, right = _combine(TO_WINDOW.T, window[::2]), _combine(TO_WINDOW.T, window[1::2])
+        grad = [g for pair in zip(left, right, strict=True) for g in _combine(TO_WINDOW.T, pair)]
+        bias_grad = grad[5].sum(0)  # component (1, 1) is the sum over the window
+        grad = jnp.stack(grad)
+        weights_grad = tiles.swapaxes(1, 2) @ grad
+        x_grad = (grad @ weights.swapaxes(1, 2)).reshape(4, 4, rows, cols, -1)
+        x_grad = _overlap(_combine(TO_TILE.T, [x_grad[:, j] for j in range(4)]), axis=2)
+        x_grad = _overlap(_combine(TO_TILE.T, list(x_grad)), axis=0)
+        return weights_grad, bias_grad, x_grad.reshape(*x_grad.shape[:2], n, -1)
 
 
-def _forward(x, kernel, bias):
-    """One block: the pooled output, and per output which window position won (4: the ReLU is off)."""
-    patches = _patches(x)
-    n, rows, cols, depth = patches.shape
-    y = patches.reshape(-1, depth) @ kernel.reshape(depth, -1)
-    y = y.reshape(n, rows // 2, 2, cols // 2, 2, -1)
-    first, second, third, last = (y[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
-    top = jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
-    winner = jnp.where(first == top, 0, jnp.where(second == top, 1, jnp.where(third == top, 2, 3)))
-    return nn.relu(top + bias), jnp.where(top + bias <= 0, 4, winner).astype(x.dtype)
+def _overlap(parts, axis):
+    """Adds tiles of 4 that overlap by 2 along `axis`; `parts` are the tiles' four positions."""
 
+    def shifted(array, by):
+        return jnp.pad(array, [(by, 1 - by) if d == axis else (0, 0) for d in range(array.ndim)])
 
-def _backward(x, winner, cotangent, kernel):
-    """One block: gradients of the kernel, the bias and the images."""
-    features = kernel.shape[-1]
-    patches = _patches(x)
-    n, rows, cols, depth = patches.shape
-    grad = jnp.where(winner[:, :, None, :, None] == WINDOW, cotangent[:, :, None, :, None], 0)
-    grad = grad.reshape(-1, features)
-    kernel_grad = (patches.reshape(-1, depth).T @ grad).reshape(kernel.shape)
-    bias_grad = jnp.where(winner < 4, cotangent, 0).sum((0, 1, 2))
-    x_grad = (grad @ kernel.reshape(depth, features).T).reshape(n, rows, cols, 9, -1)
-    return kernel_grad, bias_grad, _scatter_patches(x_grad, *x.shape[1:3])
+    even, odd = (shifted(parts[i], 0) + shifted(parts[i + 2], 1) for i in (0, 1))
+    shape = *even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :]
+    return jnp.stack([even, odd], axis + 1).reshape(shape)
 
 
 def _split(array, block):
-    return array.reshape(-1, math.gcd(block, len(array)), *array.shape[1:])
+    """[batch, h, w, c] to blocks [batch / n, h, w, n, c]: n images together in the last axes."""
+    n = math.gcd(block, len(array))
+    return array.reshape(-1, n, *array.shape[1:]).transpose(0, 2, 3, 1, 4)
 
 
-def _join(array):
-    return array.reshape(-1, *array.shape[2:])
+def _join(blocks):
+    return blocks.transpose(0, 3, 1, 2, 4).reshape(-1, *blocks.shape[1:3], blocks.shape[-1])
+
+
+def _form(x):
+    return Patches if x.shape[-1] < MIN_CHANNELS else Tiles
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def conv_relu_max_pool(x, kernel, bias, block):
     """3x3 VALID convolution, bias, ReLU and 2x2 VALID max-pool.
 
-    Equal to `nn.Conv`, `nn.relu` and `nn.max_pool`. Among equal values in a pool window the first in
-    row-major order takes the gradient, as in XLA's own pool: blank background ties in every window.
+    Equal to `nn.Conv`, `nn.relu` and `nn.max_pool` up to rounding. Among equal values in a window
+    the first in row-major order takes the gradient, as in XLA's own pool: blank background ties in
+    every window, and sharing the gradient there would change training.
 
     Args:
       x: images [batch, height, width, channels], height and width at least 4.
       kernel: [3, 3, channels, features].
       bias: [features].
-      block: images per step of the inner loop, so that patches stay in cache; rounded down to a
-        divisor of the batch.
+      block: images per step of the loop inside, so that what a step makes stays in cache. The
+        greatest common divisor with the batch is used.
 
     Returns:
       [batch, (height - 2) // 2, (width - 2) // 2, features].
@@ -92,21 +176,27 @@ def conv_relu_max_pool(x, kernel, bias, block):
 
 
 def _conv_fwd(x, kernel, bias, block):
-    out, winner = lax.map(lambda images: _forward(images, kernel, bias), _split(x, block))
+    form = _form(x)
+    weights = form.weights(kernel)
+    out, winner = lax.map(lambda images: form.forward(images, weights, bias), _split(x, block))
     return _join(out), (x, kernel, winner)
 
 
 def _conv_bwd(block, residuals, cotangent):
     x, kernel, winner = residuals
+    form = _form(x)
+    weights, weights_vjp = jax.vjp(form.weights, kernel)
 
-    def step(total, images):
-        kernel_grad, bias_grad, x_grad = _backward(*images, kernel)
-        return (total[0] + kernel_grad, total[1] + bias_grad), x_grad
+    def step(totals, images):
+        *grads, x_grad = form.backward(*images, weights)
+        return [total + grad for total, grad in zip(totals, grads, strict=True)], x_grad
 
-    zeros = jnp.zeros_like(kernel), jnp.zeros_like(kernel[0, 0, 0])
+    zeros = [jnp.zeros_like(weights), jnp.zeros_like(kernel[0, 0, 0])]
     blocks = _split(x, block), winner, _split(cotangent, block)
-    (kernel_grad, bias_grad), x_grad = lax.scan(step, zeros, blocks)
-    return _join(x_grad), kernel_grad, bias_grad
+    (weights_grad, bias_grad), x_grad = lax.scan(step, zeros, blocks)
+    x_grad = _join(x_grad)
+    unread = [(0, whole - read) for whole, read in zip(x.shape, x_grad.shape, strict=True)]
+    return jnp.pad(x_grad, unread), *weights_vjp(weights_grad), bias_grad
 
 
 conv_relu_max_pool.defvjp(_conv_fwd, _conv_bwd)

@@ -126,8 +126,8 @@ def _axis(config, key: str, expected: str, valid) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> Path:
-    """Runs an experiment from data to report; returns the work directory."""
+def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> None:
+    """Runs an experiment from data to report."""
     start = time.monotonic()
     dataset = data.load_dataset(experiment.dataset, data_dir)
     dataset = data.hold_out_validation(dataset, experiment.num_validation)
@@ -145,13 +145,13 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> Pa
         l2=experiment.l2,
         seeds=range(experiment.seed, experiment.seed + experiment.num_seeds),
     )
-    sweep.prepare_devices(len(trials.seed))
+    sweep.configure_jax(len(trials.seed))
     model = models.create_model(
         conv_features=experiment.conv_features,
         hidden_sizes=experiment.hidden_sizes,
         num_classes=len(dataset.class_names),
     )
-    print(models.layer_table(model))
+    print(models.layer_table(model), flush=True)
     program = sweep.compile_sweep(
         model,
         trials,
@@ -160,6 +160,10 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> Pa
         l2_on_output=experiment.l2_on_output,
     )
     num_trials, num_epochs = len(trials.seed), experiment.num_epochs
+    held_out = "validation images" if experiment.num_validation else "the test set"
+    count, kind = program.devices["count"], program.devices["kind"]
+    print(f"{dataset.name}: {num_train} training images; val_ is {held_out}")
+    print(f"trials: {num_trials}, epochs: {num_epochs}, devices: {count} ({kind})", flush=True)
     results.write_config(path, experiment._asdict())
     start = time.monotonic()
     epochs = sweep.show_progress(sweep.run(program, num_epochs), num_epochs, num_trials)
@@ -170,8 +174,7 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> Pa
         "train": time.monotonic() - start,
     }
     results.write_summary(path, rows, dataset, program.devices, seconds)
-    report.write_report(path)
-    return path
+    print(report.write_report(path))
 
 
 def _default_workdir(name: str) -> Path:

@@ -13,9 +13,10 @@ import itertools
 import math
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -23,7 +24,6 @@ from mnist_jax import UserError, results
 from mnist_jax.results import GRID_AXES, Row, Run
 
 MAX_PANELS = 9
-MAX_LINES = 6
 # Colour-blind safe: M. Okabe, K. Ito, "Color Universal Design", 2008.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
@@ -35,7 +35,6 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#DDDDDD",
-    "lines.linewidth": 1.4,
     "legend.frameon": False,
     "savefig.dpi": 150,
     "svg.fonttype": "none",  # text stays text
@@ -44,41 +43,35 @@ STYLE = {
 
 
 class Protocol(NamedTuple):
-    """How a run chose its epochs: the columns of results.csv, and the words for them."""
+    """How a run chose its epochs, in columns of `results.csv` and in words."""
 
-    split: str  # the one that chose, and that curves show
-    words: str
-    criterion: str  # by this the epoch, the grid point and the trial were chosen
-    epoch: str
+    criterion: str  # the accuracy that chose epochs, grid point and trial
     column: str  # the test accuracy that this choice gave
+    highest: str
+    words: str
     measure: str
     title: str
-    highest: str
     note: str
 
 
 PROTOCOLS = {
     "test": Protocol(
-        split="test",
-        words="epoch chosen on the test set",
         criterion="best_test_accuracy",
-        epoch="best_test_epoch",
         column="best_test_accuracy",
+        highest="best",
+        words="epoch chosen on the test set",
         measure="best-epoch test accuracy",
         title="best-epoch test accuracy (epoch chosen on the test set)",
-        highest="best",
         note="The images that score an epoch also chose it, the best grid point and the best trial"
         " (the notebook's protocol), so best-epoch accuracies are biased upwards.",
     ),
     "validation": Protocol(
-        split="validation",
-        words="epoch chosen on validation images",
         criterion="best_validation_accuracy",
-        epoch="best_validation_epoch",
         column="test_accuracy_at_best_validation",
+        highest="max",
+        words="epoch chosen on validation images",
         measure="chosen-epoch test accuracy",
         title="test accuracy at the epoch chosen on validation images",
-        highest="max",
         note="Validation images, cut from the training set, chose the epoch, the best grid point"
         " and the best trial; test images chose none of these. The max is the highest test accuracy"
         " over the trials: it shows their spread and is no result.",
@@ -86,26 +79,8 @@ PROTOCOLS = {
 }
 
 
-class Heading(NamedTuple):
-    """A section's title."""
-
-    text: str
-
-
-class Text(NamedTuple):
-    """A paragraph."""
-
-    text: str
-
-
-class Code(NamedTuple):
-    """A line to type."""
-
-    text: str
-
-
 class Table(NamedTuple):
-    """Cells in rows; columns are (group, name), and equal groups stand next to each other."""
+    """Rows of cells; columns are (group, name), and equal groups stand next to each other."""
 
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[str]]
@@ -119,7 +94,12 @@ class Picture(NamedTuple):
     svg: bytes
 
 
-Block = Heading | Text | Code | Table | Picture
+class Code(str):
+    """A line to type."""
+
+
+# A report is a list of sections: a title, and blocks, of which a plain string is a paragraph.
+Section = tuple[str, list[str | Code | Table | Picture]]
 
 
 def write_report(workdir: str | os.PathLike) -> str:
@@ -132,43 +112,42 @@ def write_report(workdir: str | os.PathLike) -> str:
         UserError: The directory holds no finished run, or cannot be written.
     """
     run = results.read_run(workdir)
+    title = f"{run.config['name']} on {run.summary['dataset']}"
     try:
         pictures = _write_figures(run)
-        title = f"{run.config['name']} on {run.summary['dataset']}"
-        blocks = _blocks(run, pictures)
-        results.write_text(run.workdir / "report.md", to_markdown(title, blocks))
-        results.write_text(run.workdir / "report.html", to_html(title, blocks))
+        sections = make_sections(run, pictures)
+        results.write_text(run.workdir / "report.md", to_markdown(title, sections))
+        results.write_text(run.workdir / "report.html", to_html(title, sections))
     except OSError as error:
         problem = f"{error.filename or run.workdir} cannot be written ({error.strerror})"
         raise UserError(f"{problem}; make the run's directory writable") from None
     names = ["report.html", "report.md"]
     names += [f"figures/{p.name}.{kind}" for p in pictures for kind in ("png", "svg")]
+    paths = [f"  {run.workdir / name}" for name in names]
     table = to_terminal(results_table(run))
-    written = "\n".join(f"  {run.workdir / name}" for name in names)
-    return f"{headline(run)}\n\n{table}\n\n{best_trial(run)}\n\nWritten:\n{written}"
+    return "\n\n".join([headline(run), table, best_trial(run), "\n".join(["Written:", *paths])])
 
 
 def _write_figures(run: Run) -> list[Picture]:
     from matplotlib import style
 
-    folder = run.workdir / "figures"
-    folder.mkdir(exist_ok=True)
     pictures = []
     with style.context(STYLE, after_reset=True):  # whatever the user's own matplotlibrc says
         drawn = {"accuracy_curves": draw_curves(run)}
         drawn |= {f"accuracy_vs_{axis}": draw_axis(run, axis) for axis in varying(run)}
         for name, (figure, caption) in drawn.items():
-            svg, png = io.BytesIO(), io.BytesIO()
-            figure.savefig(svg, format="svg", metadata={"Date": None})
-            figure.savefig(png, format="png")
-            _write_bytes(folder / f"{name}.svg", svg.getvalue())
-            _write_bytes(folder / f"{name}.png", png.getvalue())
-            pictures.append(Picture(name, caption, svg.getvalue()))
+            files = {"png": io.BytesIO(), "svg": io.BytesIO()}
+            figure.savefig(files["png"], format="png")
+            figure.savefig(files["svg"], format="svg", metadata={"Date": None})
+            for kind, file in files.items():
+                _write_bytes(run.workdir / "figures" / f"{name}.{kind}", file.getvalue())
+            pictures.append(Picture(name, caption, files["svg"].getvalue()))
     return pictures
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file in one step, as `results.write_text`."""
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     os.replace(temporary, path)
@@ -187,7 +166,7 @@ def varying(run: Run) -> tuple[str, ...]:
     return tuple(a for a in GRID_AXES if len({point[a] for point in run.summary["grid"]}) > 1)
 
 
-def ranked(run: Run) -> list[dict]:
+def ranked(run: Run) -> list[Row]:
     """Returns the grid points from best to worst, by the mean of what chose the epochs."""
 
     def key(point):
@@ -197,15 +176,23 @@ def ranked(run: Run) -> list[dict]:
     return sorted(run.summary["grid"], key=key)
 
 
+def _score(run: Run, point: Row) -> tuple[float, float]:
+    """Returns mean and population standard deviation of a grid point's test accuracy."""
+    statistics = point["statistics"][protocol(run).column]
+    mean, std = (statistics[name] for name in ("mean", "std_ddof0"))
+    return (mean, std) if _finite(mean) else (math.nan, math.nan)
+
+
 def _trials(run: Run, point: Row) -> list[Row]:
     return [row for row in run.results if all(row[axis] == point[axis] for axis in GRID_AXES)]
 
 
-def _diverged(row: Row) -> bool:
-    return any(not _finite(value) for name, value in row.items() if name != "dataset")
+def _diverged(trials: Sequence[Row]) -> int:
+    """Counts the trials with a number that is not finite."""
+    return sum(not all(_finite(v) for k, v in row.items() if k != "dataset") for row in trials)
 
 
-def _finite(value: object) -> bool:
+def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -230,74 +217,66 @@ def _count(n: int, noun: str) -> str:
 
 def headline(run: Run) -> str:
     """Names the experiment, the data set, the protocol, and how much was run."""
-    trials, epochs = len(run.results), run.config["num_epochs"]
-    what = f"{run.config['name']} on {run.summary['dataset']}: {protocol(run).words}"
-    points = _count(len(run.summary["grid"]), "grid point")
-    return f"{what}; {points}, {_count(trials, 'trial')}, {_count(epochs, 'epoch')}"
+    sizes = {
+        "grid point": len(run.summary["grid"]),
+        "trial": len(run.results),
+        "epoch": run.config["num_epochs"],
+    }
+    size = ", ".join(_count(n, noun) for noun, n in sizes.items())
+    return f"{run.config['name']} on {run.summary['dataset']}: {protocol(run).words}; {size}"
 
 
 def verdict(run: Run) -> str:
     """Says which grid point did best, and how that compares with the scatter between seeds."""
-    p = protocol(run)
+    p, axes = protocol(run), varying(run)
     best, *others = ranked(run)
-    n = best["num_trials"]
-
-    def statistic(point, name):
-        return point["statistics"][p.column][name]
-
-    if not _finite(statistic(best, "mean")):
-        return "No grid point has a finite accuracy: the trials diverged."
-    score = f"{percent(statistic(best, 'mean'))} % {p.measure} ({p.words})"
+    (mean, std), n = _score(run, best), best["num_trials"]
+    if not _finite(mean):
+        return "No grid point has a finite mean accuracy: every one has trials that diverged."
+    said = f"{percent(mean)} % {p.measure} ({p.words})"
     if n > 1:
-        std = percent(statistic(best, "std_ddof0"))
-        score = f"mean {score}, standard deviation {std} points (population, ddof=0), n = {n} seeds"
-    lost = sum(map(_diverged, run.results))
-    tail = f" Of {len(run.results)} trials, {lost} diverged." if lost else ""
-    if not others:
-        return f"{score[0].upper()}{score[1:]}.{tail}"
-    score = f"Best of {len(others) + 1} grid points: {label(best, varying(run))}, {score}."
-    if n == 1:
-        return (
-            f"{score} With one trial a point, the scatter between seeds is unknown, so the"
-            f" differences between grid points cannot be judged.{tail}"
-        )
-
-    def near(point):
-        gap = abs((statistic(point, "mean") or math.nan) - statistic(best, "mean"))
-        return gap <= max(statistic(q, "std_ddof0") or 0 for q in (point, best))
-
-    close = [point for point in others if near(point)]
-    names = "; ".join(label(point, varying(run)) for point in close)
+        spread = f"standard deviation {percent(std)} points (population, ddof=0), n = {n} seeds"
+        said = f"mean {said}, {spread}"
+    if others:
+        said = f"best of {len(others) + 1} grid points: {label(best, axes)}, {said}"
+    said = f"{said[0].upper()}{said[1:]}."
+    near = []
+    for point in others:
+        other_mean, other_std = _score(run, point)
+        if abs(mean - other_mean) <= max(std, other_std):
+            near.append(label(point, axes))
     yardstick = "one standard deviation between seeds (the larger of the two)"
-    if len(close) == len(others):
-        noise = (
-            f"All the others lie within {yardstick} of it, so no point stands out from the noise."
-        )
-    elif close:
-        noise = f"Within {yardstick} of it, so not apart from the noise: {names}."
-    else:
-        noise = f"Every other point is further away than {yardstick}."
-    return f"{score} {noise}{tail}"
+    if others and n == 1:
+        said += " With one trial a point, the scatter between seeds is unknown, so differences"
+        said += " between grid points cannot be judged."
+    elif near and len(near) == len(others):
+        said += f" All others lie within {yardstick} of it: none stands out from the noise."
+    elif near:
+        said += f" Within {yardstick} of it, so not apart from the noise: {'; '.join(near)}."
+    elif others:
+        said += f" All others are further from it than {yardstick}."
+    lost = _diverged(run.results)
+    return f"{said} Of {_count(len(run.results), 'trial')}, {lost} diverged." if lost else said
 
 
 def best_trial(run: Run) -> str:
     """Names the best trial, its accuracy, and what chose it."""
-    p = protocol(run)
+    p, split = protocol(run), run.summary["epoch_chosen_on"]
     row = next(row for row in run.results if row["trial"] == run.summary["best_trial"])
-    where = f"Best trial: {row['trial']} (seed {row['seed']}, {label(row, GRID_AXES)})"
-    score = f"{percent(row[p.column])} % test accuracy at epoch {row[p.epoch]}"
-    chosen = f"trial and epoch chosen on the {p.split} images"
-    if p.split != "test":
+    chosen = f"trial and epoch chosen on the {split} images"
+    if split == "validation":
         chosen += f", of which {percent(row[p.criterion])} % were right"
-    return f"{where}: {score}; {chosen}."
+    score = f"{percent(row[p.column])} % test accuracy at epoch {row[f'best_{split}_epoch']}"
+    name = f"{row['trial']} (seed {row['seed']}, {label(row, GRID_AXES)})"
+    return f"Best trial: {name}: {score}; {chosen}."
 
 
 def results_table(run: Run) -> Table:
     """Returns one row per grid point: accuracies in percent, losses in nats an image."""
-    p = protocol(run)
-    axes = varying(run) or ("l2",)
+    p, axes = protocol(run), varying(run) or ("l2",)
     chosen, last = f"{p.measure} %", "last-epoch test accuracy %"
     measured = [
+        ("best validation accuracy %", "mean", "best_validation_accuracy", "mean", percent),
         (chosen, "mean", p.column, "mean", percent),
         (chosen, "std (ddof=0)", p.column, "std_ddof0", percent),
         (chosen, p.highest, p.column, "max", percent),
@@ -306,55 +285,44 @@ def results_table(run: Run) -> Table:
         ("last-epoch test", "loss", "test_loss", "mean", number),
         ("last-epoch test", "objective", "test_objective", "mean", number),
     ]
-    if p.criterion != p.column:
-        by = ("best validation accuracy %", "mean", p.criterion, "mean", percent)
-        measured.insert(0, by)
+    measured = measured[run.summary["epoch_chosen_on"] == "test" :]
     rows = []
     for point in run.summary["grid"]:
-        n, lost = point["num_trials"], sum(map(_diverged, _trials(run, point)))
-        cells = [f"{point[axis]:g}" for axis in axes] + [
-            f"{n} ({lost} diverged)" if lost else f"{n}"
-        ]
+        n, lost = point["num_trials"], _diverged(_trials(run, point))
+        cells = [f"{point[axis]:g}" for axis in axes]
+        cells.append(f"{n} ({lost} diverged)" if lost else str(n))
         for _, _, column, statistic, show in measured:
-            value = point["statistics"][column][statistic]
-            cells.append("—" if n == 1 and statistic.startswith("std") else show(value))
+            alone = n == 1 and statistic == "std_ddof0"
+            cells.append("—" if alone else show(point["statistics"][column][statistic]))
         rows.append(cells)
     columns = [("", axis.replace("_", " ")) for axis in axes] + [("", "trials")]
     return Table([*columns, *((group, name) for group, name, *_ in measured)], rows)
 
 
-def _blocks(run: Run, pictures: Sequence[Picture]) -> list[Block]:
-    config, provenance = run.config, run.summary["provenance"]
-    seconds = provenance["seconds"]
-    per_epoch = seconds["train"] / (config["num_epochs"] * len(run.results))
+def make_sections(run: Run, pictures: Sequence[Picture]) -> list[Section]:
+    """Returns what report.md and report.html say."""
+    provenance = dict(run.summary["provenance"])
+    command, seconds = provenance.pop("command"), provenance.pop("seconds")
+    each = seconds["train"] / (run.config["num_epochs"] * len(run.results))
     timing = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
-    timing.append(["train, by trial and epoch", f"{per_epoch:.4f}"])
+    timing.append(["train, by trial and epoch", f"{each:.4f}"])
+    meaning = (
+        f"One row per grid point, over its trials; {protocol(run).words}. {protocol(run).note}"
+        " Standard deviations (std) are of the population (ddof=0), as in the notebook. The loss is"
+        " cross-entropy in nats an image, the objective adds the L2 penalty; both are means over"
+        " the trials."
+    )
+    clock = "Wall-clock time; training includes scoring the held-out images after each epoch."
+    pair = [("", "key"), ("", "value")]
+    repeat = "To repeat it, with a --workdir that holds no run:"
     return [
-        Text(f"{headline(run)}."),
-        Text(verdict(run)),
-        Text(best_trial(run)),
-        Heading("What was run"),
-        Text("To repeat it, with a --workdir that holds no run:"),
-        Code(provenance["command"]),
-        Table([("", "key"), ("", "value")], _flat(config)),
-        Heading("Results"),
-        results_table(run),
-        Text(
-            f"One row per grid point, over its trials; {protocol(run).words}."
-            f" {protocol(run).note} Standard deviations (std) are of the population (ddof=0), as in"
-            " the notebook. The loss is cross-entropy in nats an image, the objective adds the L2"
-            " penalty; both are means over the trials."
-        ),
-        Heading("Figures"),
-        *pictures,
-        Heading("Timing"),
-        Text("Wall-clock time; training includes scoring the held-out images after each epoch."),
-        Table([("", "phase"), ("", "seconds")], timing),
-        Heading("Provenance"),
-        Table(
-            [("", "what"), ("", "value")],
-            _flat({k: v for k, v in provenance.items() if k not in ("command", "seconds")}),
-        ),
+        ("What was run", [f"{headline(run)}.", repeat, Code(command)]),
+        ("Verdict", [verdict(run), best_trial(run)]),
+        ("Results", [results_table(run), meaning]),
+        ("Figures", [*pictures]),
+        ("Timing", [clock, Table([("", "phase"), ("", "seconds")], timing)]),
+        ("Provenance", [Table(pair, _flat(provenance))]),
+        ("Config", [Table(pair, _flat(run.config))]),
     ]
 
 
@@ -364,26 +332,25 @@ def _flat(record: Row, prefix: str = "") -> list[list[str]]:
         name = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, dict):
             rows += _flat(value, f"{name}: ")
-        elif isinstance(value, list):
-            rows.append([name, ", ".join(map(str, value)) or "none"])
         else:
-            rows.append([name, "—" if value is None else str(value)])
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            rows.append([name, "—" if text in (None, "") else str(text)])
     return rows
 
 
-# --- figures ---
+# --- figures: each function returns (Figure, caption) ---
 
 
 def draw_curves(run: Run):
-    """Draws accuracy against epoch, one panel per grid point; returns (Figure, caption)."""
+    """Draws training and held-out accuracy against epoch, one panel per grid point."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    p, order, points = protocol(run), ranked(run), run.summary["grid"]
-    which = "one panel per grid point"
+    p, dataset, split = protocol(run), run.summary["dataset"], run.summary["epoch_chosen_on"]
+    points, order, which = run.summary["grid"], ranked(run), "one panel per grid point"
     if len(points) > MAX_PANELS:
-        which = f"only the best, the median and the worst of {len(points)} grid points"
-        which += f" by mean {p.criterion.replace('_', ' ')}"
+        which = f"of {len(points)} grid points the best, the median and the worst (by their mean"
+        which += f" {p.criterion.replace('_', ' ')})"
         points = [order[0], order[len(order) // 2], order[-1]]
     num_columns = min(3, len(points))
     num_rows = math.ceil(len(points) / num_columns)
@@ -394,51 +361,50 @@ def draw_curves(run: Run):
     for row in run.metrics:
         by_trial.setdefault(row["trial"], []).append(row)
     epochs = np.arange(1, run.config["num_epochs"] + 1)
-    # The steep first epochs would hide the differences between the later ones.
-    settled, drawn, in_view = len(epochs) // 5, [], []
+    settled = len(epochs) // 5  # the steep first epochs would hide the differences after them
+    in_view, drawn = [], []
     for ax, point in zip(axes, points, strict=False):
         trials = _trials(run, point)
-        lost = sum(map(_diverged, trials))
+        lost = _diverged(trials)
         title = label(point, varying(run)) + f" ({lost} of {len(trials)} diverged)" * bool(lost)
-        ax.set_title(title.strip())
-        for split, color, dash in (("train", COLORS[0], "--"), (p.split, COLORS[1], "-")):
-            values = [[row[f"{split}_accuracy"] for row in by_trial[t["trial"]]] for t in trials]
-            curves = 100 * np.array(values, float)
-            mark = "." if len(epochs) < 3 else None
-            name = f"{'training' if split == 'train' else split} accuracy"
-            ax.plot(epochs, curves.mean(0), dash, color=color, marker=mark, label=name)
+        ax.set_title(textwrap.fill(title.strip(), 30 if len(points) > 1 else 80))
+        for name, color, dash in (("train", COLORS[0], "--"), (split, COLORS[1], "-")):
+            rows = [[row[f"{name}_accuracy"] for row in by_trial[t["trial"]]] for t in trials]
+            curves = 100 * np.array(rows, float)
+            look = {"color": color, "marker": "." if len(epochs) < 3 else None}
+            words = f"{name.replace('train', 'training')} accuracy"
+            ax.plot(epochs, curves.mean(0), dash, **look, label=words)
             ax.fill_between(epochs, curves.min(0), curves.max(0), color=color, alpha=0.2, lw=0)
-            drawn += [*curves.ravel()]
-            sound = [not _diverged(t) for t in trials]
-            in_view += [*curves[sound, settled:].ravel()]
-        chosen = [(t[p.epoch], 100 * t[p.criterion]) for t in trials]
-        ax.plot(*zip(*chosen, strict=True), "o", color="black", ms=3, label="chosen epochs")
-    limits, cut = _limits(in_view, drawn)
+            drawn += curves.ravel().tolist()
+            sound = [not _diverged([trial]) for trial in trials]
+            in_view += curves[sound, settled:].ravel().tolist()
+        best = [(t[f"best_{split}_epoch"], 100 * t[p.criterion]) for t in trials]
+        ax.plot(*zip(*best, strict=True), "o", color="black", ms=3, label="chosen epochs")
+    limits, num_cut = _limits(in_view, drawn)
     axes[0].set(xlim=(0.5, len(epochs) + 0.5), ylim=limits)
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for i, ax in enumerate(axes):
         ax.set_visible(i < len(points))
-        if i + num_columns >= len(points):
+        ax.set_ylabel("accuracy (%)" if i % num_columns == 0 else "")
+        if i + num_columns >= len(points):  # nothing stands below
             ax.set_xlabel("epoch")
             ax.tick_params(labelbottom=True)
-    for ax in axes[::num_columns]:
-        ax.set_ylabel("accuracy (%)")
-    figure.suptitle(f"{run.summary['dataset']}: accuracy by epoch ({p.words})")
+    figure.suptitle(f"{dataset}: accuracy by epoch ({p.words})")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    seeds = _count(points[0]["num_trials"], "seed")
     caption = (
-        f"Accuracy on {run.summary['dataset']} against epoch, {which}. Dashed: training accuracy,"
-        " the running mean over the epoch while the weights change, as Keras reports it. Solid:"
-        f" {p.split} accuracy after the epoch. Lines are means over {seeds}, bands reach from the"
-        f" lowest to the highest. Dots: each trial's best epoch on the {p.split} images."
+        f"Accuracy on {dataset} against epoch, {which}. Dashed: training accuracy, the running"
+        " mean over the epoch while the weights change, as Keras reports it. Solid:"
+        f" {split} accuracy after the epoch. Lines are means over"
+        f" {_count(points[0]['num_trials'], 'seed')}, bands reach from the lowest to the highest."
+        f" Dots: each trial's best epoch ({p.words})."
     )
-    if cut:
+    if num_cut:
         caption += " The axis leaves out lower values, of the first epochs or of diverged trials."
     return figure, caption
 
 
-def _limits(in_view: Sequence[float], drawn: Sequence[float]) -> tuple[tuple[float, float], int]:
-    """Returns limits in percent that show the first values, and how many of all lie below."""
+def _limits(in_view: list[float], drawn: list[float]) -> tuple[tuple[float, float], int]:
+    """Returns limits in percent that show `in_view`, and how many of `drawn` lie below them."""
     shown = [v for v in in_view if _finite(v)] or [v for v in drawn if _finite(v)] or [0.0, 100.0]
     pad = max(0.06 * (max(shown) - min(shown)), 0.05)
     low, high = max(min(shown) - pad, -1.0), min(max(shown) + pad, 101.0)
@@ -446,145 +412,139 @@ def _limits(in_view: Sequence[float], drawn: Sequence[float]) -> tuple[tuple[flo
 
 
 def draw_axis(run: Run, axis: str):
-    """Draws test accuracy against one axis of the grid; returns (Figure, caption)."""
+    """Draws test accuracy against one axis of the grid, one line per combination of the others."""
     from matplotlib.figure import Figure
     from matplotlib.transforms import ScaledTranslation
 
-    p = protocol(run)
+    p, dataset = protocol(run), run.summary["dataset"]
     rest = tuple(other for other in varying(run) if other != axis)
-    lines: dict[tuple, list[dict]] = {}
+    lines: dict[tuple, list[Row]] = {}
     for point in ranked(run):
         lines.setdefault(tuple(point[other] for other in rest), []).append(point)
-    kept = dict(sorted(itertools.islice(lines.items(), MAX_LINES)))
+    kept = sorted(itertools.islice(lines.items(), len(COLORS)), key=lambda line: line[0])
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     ax = figure.subplots()
     in_view, drawn = [], []
 
-    def shifted(points):  # to the right, so that lines and trials do not hide each other
+    def moved(points):  # to the right, so that lines and trials do not hide each other
         return ax.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
 
-    for i, line in enumerate(kept.values()):
+    for i, (_, line) in enumerate(kept):
         line = sorted(line, key=lambda point: point[axis])
-        offset = 9 * (i - (len(kept) - 1) / 2)
-        look = {"color": COLORS[i], "marker": MARKERS[i], "ls": "none"}
-        x = [point[axis] for point in line]
-        statistics = [point["statistics"][p.column] for point in line]
-        mean, std = (
-            100 * np.array([s[name] for s in statistics], float) for name in ("mean", "std_ddof0")
-        )
-        name = label(line[0], rest) or "mean"
-        ax.errorbar(x, mean, std, **look, ms=5, capsize=3, label=name, transform=shifted(offset))
-        joined = [i for i, value in enumerate(x) if value > 0 or axis == "momentum"]
-        ax.plot(
-            *(np.array(values)[joined] for values in (x, mean)),
-            **{**look, "ls": "-", "marker": ""},
+        color, place = COLORS[i], 9 * (i - (len(kept) - 1) / 2)
+        mean, std = 100 * np.array([_score(run, point) for point in line]).T
+        ax.errorbar(
+            [point[axis] for point in line],
+            mean,
+            std,
+            fmt=f"{MARKERS[i]}-",
+            color=color,
+            ms=5,
             lw=0.8,
-            alpha=0.6,
-            transform=shifted(offset),
+            elinewidth=1.4,
+            capsize=3,
+            label=label(line[0], rest),
+            transform=moved(place),
         )
         trials = [row for point in line for row in _trials(run, point)]
-        single = [100 * row[p.column] for row in trials]
-        ax.plot(
-            [row[axis] for row in trials],
-            single,
-            **{**look, "marker": "."},
-            ms=4,
-            alpha=0.6,
-            transform=shifted(offset + 4),
-        )
-        drawn += single
-        in_view += [v for v, row in zip(single, trials, strict=True) if not _diverged(row)]
-    limits, cut = _limits(in_view, drawn)
-    ax.set_ylim(limits)
-    _set_scale(ax, axis, sorted({point[axis] for line in kept.values() for point in line}))
-    ax.set(xlabel=axis.replace("_", " "), ylabel=f"{p.measure} (%)")
-    figure.suptitle(f"{run.summary['dataset']}: {p.title}")
+        values = [100 * row[p.column] for row in trials]
+        places = [row[axis] for row in trials]
+        ax.plot(places, values, ".", color=color, ms=4, alpha=0.6, transform=moved(place + 5))
+        drawn += values
+        in_view += [v for v, row in zip(values, trials, strict=True) if not _diverged([row])]
+        whole = np.array([not _diverged(_trials(run, point)) for point in line])
+        for ends in (mean - std, mean + std):  # which may lie outside of the trials
+            in_view += ends[whole].tolist()
+    limits, num_cut = _limits(in_view, drawn)
+    ax.set(ylim=limits, ylabel=f"{p.measure} (%)")
+    _set_scale(ax, axis, sorted({point[axis] for point in run.summary["grid"]}))
+    figure.suptitle(f"{dataset}: {p.title}")
     if rest:
-        figure.legend(loc="outside lower center", ncols=min(3, len(kept)), markerscale=1)
-    seeds = _count(run.summary["grid"][0]["num_trials"], "seed")
+        figure.legend(loc="outside lower center", ncols=4 - len(rest))
     caption = (
-        f"{p.title[0].upper()}{p.title[1:]}, on {run.summary['dataset']}, against"
-        f" {axis.replace('_', ' ')}. Large markers: means over {seeds}, with error bars of one"
-        " standard deviation (population, ddof=0). Small points, moved a little to the right:"
-        " single trials."
+        f"Against {axis.replace('_', ' ')}, on {dataset}: {p.title}. Large markers: means over"
+        f" {_count(run.summary['grid'][0]['num_trials'], 'seed')}, with error bars of one standard"
+        " deviation (population, ddof=0). Small points, moved a little to the right: single trials."
     )
     if rest:
         caption += " One line per combination of the other axes, moved apart."
     if len(lines) > len(kept):
         caption += f" Of {len(lines)} combinations, the {len(kept)} with the best points are drawn."
-    if cut:
-        caption += f" {_count(cut, 'trial')} below the axis cannot be seen."
+    if num_cut:
+        caption += f" {_count(num_cut, 'trial')} below the axis cannot be seen."
     return figure, caption
 
 
 def _set_scale(ax, axis: str, values: Sequence[float]) -> None:
-    """Scales the x axis to the grid's values, and marks these where there is room."""
-    positive = [value for value in values if value > 0]
-    if axis == "momentum":
-        ax.set_xscale("linear")
-    elif len(positive) == len(values):
+    """Scales and names the x axis, and marks the grid's values where there is room."""
+    name, positive = axis.replace("_", " "), [value for value in values if value > 0]
+    if axis != "momentum":
+        name += " (log scale)"
         ax.set_xscale("log")
-    else:  # zero has a place of its own, left of the smallest value by a sixth of the others' width
-        decades = math.log10(max(positive) / min(positive))
-        ax.set_xscale("symlog", linthresh=min(positive), linscale=max(decades / 6, 0.5))
-        ax.axvline(min(positive) / 2, color="#999999", lw=0.8, ls=":")
+        if len(positive) < len(values):  # zero has a place of its own, left of the dotted line
+            width = max(math.log10(max(positive) / min(positive)) / 6, 0.5)
+            ax.set_xscale("symlog", linthresh=min(positive), linscale=width)
+            name = f"{axis} (log scale, 0 set apart)"
+            ax.axvline(min(positive) / 2, color="#999999", lw=0.8, ls=":")
+    ax.set_xlabel(name)
     transform = ax.xaxis.get_transform()
-    places = transform.transform(np.array(values, float))
+    places = transform.transform(np.array(values))
     width = places[-1] - places[0]
-    margins = np.array([places[0] - 0.08 * width, places[-1] + 0.08 * width])
-    ax.set_xlim(transform.inverted().transform(margins))
+    ends = np.array([places[0] - 0.08 * width, places[-1] + 0.08 * width])
+    ax.set_xlim(transform.inverted().transform(ends))
     gap = np.diff(places).min() / width
     if gap > 0.03:
-        ax.set_xticks(values, [f"{value:g}" for value in values], rotation=0 if gap > 0.12 else 60)
+        ax.set_xticks(values, [f"{value:g}" for value in values], rotation=0 if gap > 0.12 else 90)
         ax.set_xticks([], minor=True)
 
 
-# --- renderers of one list of blocks ---
-
-
-def to_terminal(table: Table) -> str:
-    """Renders a table for a fixed-width font."""
-    cells = [[name for _, name in table.columns], *table.rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    head, start = [], 0
-    for group, span in _groups(table):
-        widths[start] += max(0, len(group) - sum(widths[start : start + span]) - 2 * (span - 1))
-        head.append(group.center(sum(widths[start : start + span]) + 2 * (span - 1)))
-        start += span
-    lines = ["  ".join(head)]
-    lines += ["  ".join(map(str.rjust, row, widths)) for row in cells]
-    return "\n".join(line.rstrip() for line in lines)
+# --- renderers ---
 
 
 def _groups(table: Table) -> list[tuple[str, int]]:
+    """Returns each group of columns and how many it spans."""
     grouped = itertools.groupby(group for group, _ in table.columns)
     return [(group, len(list(members))) for group, members in grouped]
 
 
-def to_markdown(title: str, blocks: Sequence[Block]) -> str:
+def to_terminal(table: Table) -> str:
+    """Renders a table for a fixed-width font."""
+    lines = [[name for _, name in table.columns], *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    head, start = [], 0
+    for group, span in _groups(table):
+        gaps = 2 * (span - 1)
+        widths[start] += max(0, len(group) - sum(widths[start : start + span]) - gaps)
+        head.append(group.center(sum(widths[start : start + span]) + gaps))
+        start += span
+    lines = [head, *([*map(str.rjust, line, widths)] for line in lines)]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
     """Renders a report as Markdown, with links to the pictures."""
 
     def plain(text):
-        return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
+        return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
 
     def row(cells):
-        return f"| {' | '.join(plain(cell) for cell in cells)} |"
+        return f"| {' | '.join(map(plain, cells))} |"
 
     parts = [f"# {plain(title)}"]
-    for block in blocks:
-        match block:
-            case Heading(text):
-                parts.append(f"## {plain(text)}")
-            case Text(text):
-                parts.append(plain(text))
-            case Code(text):
-                parts.append(f"    {text}")
-            case Table(columns, rows):
-                names = [f"{group}: {name}" if group else name for group, name in columns]
-                lines = [row(names), "|" + " ---: |" * len(names), *map(row, rows)]
-                parts.append("\n".join(lines))
-            case Picture(name, caption):
-                parts.append(f"![{plain(name)}](figures/{name}.png)\n\n{plain(caption)}")
+    for heading, blocks in sections:
+        parts.append(f"## {heading}")
+        for block in blocks:
+            match block:
+                case Picture(name, caption):
+                    parts += [f"![{plain(name)}](figures/{name}.png)", plain(caption)]
+                case Table(columns, rows):
+                    names = [f"{group}: {name}" if group else name for group, name in columns]
+                    lines = [row(names), "|" + " ---: |" * len(names), *map(row, rows)]
+                    parts.append("\n".join(lines))
+                case Code():
+                    parts.append(f"    {block}")
+                case _:
+                    parts.append(plain(block))
     return "\n\n".join(parts) + "\n"
 
 
@@ -600,12 +560,12 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; pa
 div {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #8886; }}
-th:first-child, td:first-child {{ text-align: left; }}
 th[colspan] {{ text-align: center; }}
-pre {{ overflow-x: auto; padding: 0.6rem; background: #8882; }}
+:is(th, td):is(:first-child, :nth-child(2):last-child) {{ text-align: left; }}
+td:nth-child(2):last-child {{ overflow-wrap: anywhere; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.6rem; background: #8882; }}
 figure {{ margin: 1.5rem 0; break-inside: avoid; }}
 img {{ max-width: 100%; min-width: 34rem; background: white; }}
-figcaption {{ font-size: 0.9rem; }}
 @media print {{ body {{ max-width: none; padding: 0; }} img {{ min-width: 0; }} }}
 </style>
 </head>
@@ -617,43 +577,47 @@ figcaption {{ font-size: 0.9rem; }}
 """
 
 
-def to_html(title: str, blocks: Sequence[Block]) -> str:
+def to_html(title: str, sections: Sequence[Section]) -> str:
     """Renders a report as one page that needs no other file, network or script."""
     plain = html.escape
+
+    def row(cells, tag="td"):
+        return f"<tr>{''.join(f'<{tag}>{plain(cell)}</{tag}>' for cell in cells)}</tr>"
+
     parts = []
-    for block in blocks:
-        match block:
-            case Heading(text):
-                parts.append(f"<h2>{plain(text)}</h2>")
-            case Text(text):
-                parts.append(f"<p>{plain(text)}</p>")
-            case Code(text):
-                parts.append(f"<pre>{plain(text)}</pre>")
-            case Table(columns, rows):
-                groups = [f'<th colspan="{span}">{plain(g)}</th>' for g, span in _groups(block)]
-                lines = [groups] if any(group for group, _ in columns) else []
-                lines.append([f"<th>{plain(name)}</th>" for _, name in columns])
-                lines += [[f"<td>{plain(cell)}</td>" for cell in row] for row in rows]
-                body = "\n".join(f"<tr>{''.join(line)}</tr>" for line in lines)
-                parts.append(f"<div><table>\n{body}\n</table></div>")
-            case Picture(name, caption, svg):
-                source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-                image = f'<div><img src="{source}" alt="{plain(name)}"></div>'
-                parts.append(f"<figure>{image}\n<figcaption>{plain(caption)}</figcaption></figure>")
+    for heading, blocks in sections:
+        parts.append(f"<h2>{plain(heading)}</h2>")
+        for block in blocks:
+            match block:
+                case Picture(name, caption, svg):
+                    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+                    image = f'<div><img src="{source}" alt="{plain(name)}"></div>'
+                    caption = f"<figcaption>{plain(caption)}</figcaption>"
+                    parts.append(f"<figure>{image}{caption}</figure>")
+                case Table(columns, rows):
+                    spans = "".join(
+                        f'<th colspan="{span}">{plain(group)}</th>'
+                        for group, span in _groups(block)
+                    )
+                    head = f"<tr>{spans}</tr>" if any(group for group, _ in columns) else ""
+                    lines = [head, row([name for _, name in columns], "th"), *map(row, rows)]
+                    parts.append("<div><table>{}</table></div>".format("\n".join(lines)))
+                case Code():
+                    parts.append(f"<pre>{plain(block)}</pre>")
+                case _:
+                    parts.append(f"<p>{plain(block)}</p>")
     return PAGE.format(title=plain(title), body="\n".join(parts))
 
 
 def main(argv: list[str]) -> None:
     """Makes the report of the run in the directory that the command line names."""
     if len(argv) != 2:
-        raise UserError(
-            f"{len(argv) - 1} arguments: expected one, the work directory of a finished run, as in"
-            " python -m mnist_jax.report DIR"
-        )
+        problem = f"{_count(len(argv) - 1, 'argument')}: expected one, a finished run's directory"
+        raise UserError(f"{problem}, as in python -m mnist_jax.report DIR")
     print(write_report(argv[1]))
 
 
 if __name__ == "__main__":
-    from mnist_jax.main import run_command  # the one place that knows how bad input ends
+    from mnist_jax.main import run_command  # knows how bad input ends
 
     run_command(main)

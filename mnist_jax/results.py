@@ -5,6 +5,7 @@ and epoch), `results.csv` (one row per trial) and `summary.json` (statistics per
 provenance). This file writes them and reads them back; `report.py` draws what it reads.
 """
 
+import contextlib
 import csv
 import importlib.metadata
 import io
@@ -236,12 +237,23 @@ def write_summary(
                 "python": platform.python_version(),
                 **{package: importlib.metadata.version(package) for package in packages},
             },
+            "machine": _machine(),
             "devices": devices,
             "data": {"checksum": dataset.checksum, "source": dataset.source},
             "seconds": seconds,
         },
     }
     write_text(workdir / "summary.json", to_json(summary, indent=2) + "\n")
+
+
+def _machine() -> str:
+    """Names the processor and the system."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+    return f"{model}, {platform.system()} {platform.machine()}"
 
 
 def _commit() -> str | None:

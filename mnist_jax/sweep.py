@@ -11,6 +11,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mnist_jax import train
-from mnist_jax.data import Dataset
+from mnist_jax.data import Dataset, cache_folder
 from mnist_jax.train import Hyperparameters, Recipe, Split
 
 EVAL_BATCH_SIZE = 500
@@ -82,11 +83,12 @@ def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
     )
 
 
-def prepare_devices(num_trials: int) -> None:
-    """Makes each CPU core one JAX device, as far as there are trials for them.
+def configure_jax(num_trials: int) -> None:
+    """Sets JAX up for a sweep; must be called before JAX looks for devices.
 
-    Where there are fewer trials than cores, the devices share all cores through threads, so that
-    none is idle. Must be called before JAX looks for devices.
+    Each CPU core becomes one device, as far as there are trials for them. Where there are fewer
+    trials than cores, the devices share all cores through threads, so that none is idle. Compiled
+    programs are kept in the user's cache, unless JAX was told otherwise.
     """
     cores = num_cores()
     jax.config.update("jax_num_cpu_devices", min(cores, num_trials))
@@ -94,6 +96,9 @@ def prepare_devices(num_trials: int) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".lstrip()
     jax.config.update("jax_default_matmul_precision", "float32")
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def num_cores() -> int:
@@ -162,13 +167,17 @@ def compile_sweep(
     inputs = (hyper, seed_index, splits.pop("train"), splits)
     orders = image_orders(seeds, 1, sizes["train"])
     by_input = (P("trial"), P(), P("trial"), P("trial"), P(), P())
-    initialise = jax.jit(shard(init_all, P("trial"))).lower(hyper)
-    run_epoch = jax.jit(shard(run_all, *by_input), donate_argnums=0).lower(
-        initialise.out_info, orders, *inputs
-    )
+    init_lowered = jax.jit(shard(init_all, P("trial"))).lower(hyper)
+    epoch_jit = jax.jit(shard(run_all, *by_input), donate_argnums=0)
+    epoch_lowered = epoch_jit.lower(init_lowered.out_info, orders, *inputs)
+    with ThreadPoolExecutor() as pool:
+        # The random bits of the weights take long to optimise and a moment to compute.
+        unoptimised = {"xla_backend_optimization_level": 0}
+        initialise = pool.submit(init_lowered.compile, compiler_options=unoptimised)
+        run_epoch = pool.submit(epoch_lowered.compile)
     return Sweep(
-        initialise=initialise.compile(),
-        run_epoch=run_epoch.compile(),
+        initialise=initialise.result(),
+        run_epoch=run_epoch.result(),
         inputs=inputs,
         trials=trials,
         seeds=seeds,
@@ -181,14 +190,14 @@ def compile_sweep(
 def _describe_devices(mesh: Mesh) -> dict[str, object]:
     device = mesh.devices.flat[0]
     on_cpu = device.platform == "cpu"
-    threads = "xla_cpu_multi_thread_eigen=false" not in os.environ.get("XLA_FLAGS", "")
+    one_thread = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
     return {
         "platform": device.platform,
         "kind": device.device_kind,
         "count": mesh.size,
         "cores": num_cores(),
+        "threads": "one a device" if on_cpu and one_thread else "shared by the devices",
         "trials_in_a_device": "lax.map" if on_cpu else "vmap",
-        "threads": "shared by all devices" if threads else "one a device",
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     }
 

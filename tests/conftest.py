@@ -1,7 +1,16 @@
-"""The strict machine that the tests run on: two CPU devices of one thread."""
+"""The machine that the tests run on: two CPU devices of one thread each."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers inherit the first process' folder
+    folder = tempfile.mkdtemp(prefix="mnist_jax_tests_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many tests share a program

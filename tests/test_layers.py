@@ -33,7 +33,9 @@ def assert_equal_gradients(x, kernel, bias, rtol=1e-4):
     )
 
     def results(function):
-        objective = lambda *a: (function(*a) * weights.astype(x.dtype)).sum()
+        def objective(*a):
+            return (function(*a) * weights.astype(x.dtype)).sum()
+
         return jax.jit(lambda *a: (function(*a), jax.grad(objective, (0, 1, 2))(*a)))(
             x, kernel, bias
         )
@@ -45,53 +47,66 @@ def assert_equal_gradients(x, kernel, bias, rtol=1e-4):
     jax.tree.map(check, results(layer), results(reference))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 9])
 @pytest.mark.parametrize("size", [(4, 4), (5, 4), (10, 13), (13, 10), (28, 28)])
 def test_equals_flax_on_random_images(size, channels):
     assert_equal_gradients(*random_arguments((4, *size, channels), 6))
 
 
-def test_equals_flax_in_float64():
+@pytest.mark.parametrize("channels", [1, 9])
+def test_equals_flax_in_float64(channels):
     with jax.enable_x64(True):
-        assert_equal_gradients(*random_arguments((2, 9, 8, 2), 5, np.float64), rtol=1e-12)
+        assert_equal_gradients(*random_arguments((2, 9, 8, channels), 5, np.float64), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [0.5, -0.5])
+def test_blank_background_ties_bit_for_bit(bias):
+    """Any kernel: on a constant image each bias gradient is the count of windows, none shared."""
+    _, kernel, _ = random_arguments((2, 10, 9, 9), 6)
+    x = jnp.full((2, 10, 9, 9), 0.7)
+    assert_equal_gradients(x, kernel, jnp.full(6, bias))
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.5, -0.5])
 @pytest.mark.parametrize("image", ["zero", "constant", "stripes"])
-def test_first_of_equal_values_takes_the_gradient(image, bias):
+@pytest.mark.parametrize("channels", [1, 9])
+def test_first_of_equal_values_takes_the_gradient(channels, image, bias):
     """Whole-number kernels, so that equal sums are equal bits whatever their order."""
     rng = np.random.default_rng(0)
-    x = np.zeros((2, 10, 9, 2), np.float32)
+    x = np.zeros((2, 10, 9, channels), np.float32)
     x[...] = {"zero": 0, "constant": 1, "stripes": np.arange(10)[:, None, None] // 3 % 2}[image]
-    kernel = jnp.asarray(rng.integers(-2, 4, (3, 3, 2, 6)), jnp.float32)
+    kernel = jnp.asarray(rng.integers(-2, 4, (3, 3, channels, 6)), jnp.float32)
     assert_equal_gradients(jnp.asarray(x), kernel, jnp.full(6, bias))
 
 
-def test_nan_stays_nan():
-    x, kernel, bias = random_arguments((2, 8, 8, 1), 3)
+@pytest.mark.parametrize("channels", [1, 9])
+def test_nan_stays_nan(channels):
+    x, kernel, bias = random_arguments((2, 8, 8, channels), 3)
     x = x.at[0, 3, 3].set(jnp.nan)
     ours, theirs = layer(x, kernel, bias), reference(x, kernel, bias)
     assert jnp.isnan(ours).any()
     np.testing.assert_array_equal(jnp.isnan(ours), jnp.isnan(theirs))
 
 
+@pytest.mark.parametrize("channels", [1, 9])
 @pytest.mark.parametrize("batch", [1, 5, 8])
-def test_blocks_change_nothing(batch):
-    args = random_arguments((batch, 6, 6, 2), 4)
-    loss = lambda block: lambda *a: jnp.sin(conv_relu_max_pool(*a, block)).sum()
+def test_blocks_change_nothing(batch, channels):
+    args = random_arguments((batch, 6, 6, channels), 4)
+
+    def loss(block):
+        return lambda *a: jnp.sin(conv_relu_max_pool(*a, block)).sum()
+
     whole = jax.value_and_grad(loss(batch), (0, 1, 2))(*args)
     for block in (1, 2, 4):
         blocks = jax.value_and_grad(loss(block), (0, 1, 2))(*args)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), whole, blocks)
 
 
-def trials_gradient(transform):
+def trials_gradient(transform, channels):
     """Gradients of three trials, each with its own weights, over shared images, inside a scan."""
-    kernels, biases = (
-        jnp.stack(a)
-        for a in zip(*(random_arguments((4, 6, 6, 2), 4, seed=s)[1:] for s in range(3)))
-    )
-    x = random_arguments((4, 6, 6, 2), 4)[0]
+    x = random_arguments((4, 6, 6, channels), 4)[0]
+    draws = [random_arguments(x.shape, 4, seed=seed) for seed in range(3)]
+    _, kernels, biases = jax.tree.map(lambda *a: jnp.stack(a), *draws)
 
     def trial(parameters):
         def step(total, images):
@@ -105,19 +120,24 @@ def trials_gradient(transform):
     return jax.jit(lambda p: transform(trial, p)), (kernels, biases)
 
 
-def test_trials_under_vmap_and_map_agree():
-    vmapped, parameters = trials_gradient(lambda f, p: jax.vmap(f)(p))
-    mapped, _ = trials_gradient(jax.lax.map)
-    check = lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5)
+@pytest.mark.parametrize("channels", [1, 9])
+def test_trials_under_vmap_and_map_agree(channels):
+    vmapped, parameters = trials_gradient(lambda f, p: jax.vmap(f)(p), channels)
+    mapped, _ = trials_gradient(jax.lax.map, channels)
+
+    def check(a, b):
+        np.testing.assert_allclose(a, b, 1e-5, 1e-4)
+
     jax.tree.map(check, vmapped(parameters), mapped(parameters))
 
 
+@pytest.mark.parametrize("channels", [1, 9])
 @pytest.mark.parametrize(
     "transform", [lambda f, p: jax.vmap(f)(p), jax.lax.map], ids=["vmap", "map"]
 )
-def test_program_is_matrix_multiplications(transform):
+def test_program_is_matrix_multiplications(transform, channels):
     """The slow operations, and what `vmap` makes of a convolution, never appear."""
-    function, parameters = trials_gradient(transform)
+    function, parameters = trials_gradient(transform, channels)
     program = function.lower(parameters).as_text()
     assert "stablehlo.dot_general" in program
     for slow in (

@@ -1,0 +1,655 @@
+"""How fast training is on this machine, where a step's time goes, and how fast others are.
+
+    python -m mnist_jax.benchmark --config=configs/cnn.py [--config.KEY=VALUE ...]
+        [--peers=keras,torch,flax] [--rounds=5] [--json=FILE] [--profile=DIR]
+
+In a round every side trains one epoch, ours and each peer's, one at a time on the machine; a first
+epoch warms up and is not counted. Numbers are medians over the rounds, with their extremes. A peer
+is compared with ours pair by pair, within a round, since a machine's speed drifts. An epoch of more
+work than `WORK_PER_ROUND` is cut: then all sides train on the first part of the images.
+
+A CPU times one trial for each of its cores, as a sweep keeps them busy; a GPU or TPU times the
+config's own trials together, at least one a device. Trials are chosen evenly from the config's. The
+peers train its first one. Progress goes to the error stream, the table to the output.
+"""
+
+import importlib.metadata
+import itertools
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags, logging
+from ml_collections import config_flags
+
+from mnist_jax import UserError, __version__, data, results
+from mnist_jax.main import Experiment, read_config, run_command
+from mnist_jax.peers import PACKAGES, Peer, PeerError, Task
+
+WORK_PER_ROUND = 150e9
+"""Floating-point operations of one trial in a round: a whole epoch of 784-500-300-10 fits."""
+
+STAGES = {
+    "gather": "input gather",
+    "forward": "forward",
+    "backward": "backward",
+    "update": "update",
+    "dispatch": "dispatch",
+    "evaluation": "+ evaluation, an epoch's",
+    "shuffle": "+ shuffle on the host",
+}
+"""Where time goes, in the table's words; the first five make `ms_per_step`, the others come on top."""
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("peers", [], f"Rivals to time in turn with ours: {', '.join(PACKAGES)}.")
+flags.DEFINE_integer("rounds", 5, "Epochs that every side is timed for.", lower_bound=1)
+flags.DEFINE_string("json", None, "File for the result.")
+flags.DEFINE_string("profile", None, "Folder for a profiler's trace of one warm epoch.")
+for flag in ("config", "seed", "data_dir"):
+    flags.declare_key_flag(flag)
+
+
+class Layer(NamedTuple):
+    """A layer as the matrix product [rows, depth] x [depth, features] that one image makes."""
+
+    rows: int
+    depth: int
+    features: int
+
+
+def layers(
+    conv_features: Sequence[int], hidden_sizes: Sequence[int], num_classes: int
+) -> list[Layer]:
+    """Returns the matrix products of a forward pass over one image of 28x28 pixels.
+
+    A convolution counts at every position where it is defined, as a plain implementation computes
+    it, even if the pool drops the last row and column.
+    """
+    side, channels = 28, 1
+    products = []
+    for features in conv_features:
+        side -= 2
+        products.append(Layer(side * side, 9 * channels, features))
+        side, channels = side // 2, features
+    sizes = (side * side * channels, *hidden_sizes, num_classes)
+    return products + [Layer(1, *pair) for pair in itertools.pairwise(sizes)]
+
+
+def work_per_image(products: Sequence[Layer]) -> int:
+    """Returns the floating-point operations of training on one image; a multiply-add is two.
+
+    Each layer multiplies once forward, once for the gradient of its weights and once for that of
+    its input, which the first layer does without. (`Compiled.cost_analysis` would count a loop's
+    body once, however often it runs.)
+    """
+    forward = [2 * math.prod(product) for product in products]
+    return 3 * sum(forward) - forward[0]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """Returns how many times as long theirs took, pair by pair."""
+    return spread([t / o for t, o in zip(theirs, ours, strict=True)])
+
+
+class Ours:
+    """Our side, compiled: whole epochs as `main` runs them, training alone, and its stages.
+
+    Attributes:
+        sweep: The program of whole epochs, with the arrays on the devices.
+        trials: Number of trials that run at once.
+        lower_seconds: Time that tracing and lowering took, of `sweep.compile_seconds`.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: data.Dataset):
+        """Compiles; must come before anything else asks JAX for its devices.
+
+        Args:
+            experiment: What to train.
+            dataset: Its training images are those of a round.
+        """
+        from mnist_jax import models, sweep, train
+
+        points = sweep.create_trials(
+            learning_rate=experiment.learning_rate,
+            momentum=experiment.momentum,
+            l2=experiment.l2,
+            seeds=range(experiment.seed, experiment.seed + experiment.num_seeds),
+        )
+        sweep.configure_jax(max(sweep.num_cores(), len(points.seed)))
+
+        import jax
+
+        jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
+        num_devices = len(jax.devices())
+        on_cpu = jax.default_backend() == "cpu"
+        self.trials = num_devices if on_cpu else max(num_devices, len(points.seed))
+        chosen = np.arange(self.trials) * len(points.seed) // self.trials
+        model = models.create_model(
+            conv_features=experiment.conv_features,
+            hidden_sizes=experiment.hidden_sizes,
+            num_classes=len(dataset.class_names),
+        )
+        backend_seconds = []
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda event, seconds, **_: (
+                backend_seconds.append(seconds)
+                if event == "/jax/core/compile/backend_compile_duration"
+                else None
+            )
+        )
+
+        def compile_epoch(epoch: Callable):
+            """Compiles a sweep whose epoch of one trial is another function than `train`'s."""
+            whole, train.run_epoch = train.run_epoch, epoch
+            try:
+                return sweep.compile_sweep(
+                    model,
+                    jax.tree.map(lambda x: x[chosen], points),
+                    dataset,
+                    batch_size=experiment.batch_size,
+                    l2_on_output=experiment.l2_on_output,
+                )
+            finally:
+                train.run_epoch = whole
+
+        self.sweep = compile_epoch(train.run_epoch)
+        self.lower_seconds = self.sweep.compile_seconds - max(backend_seconds)
+        epochs = _partial_epochs()
+        self._stages = [name for name in epochs if name != "training"]
+        self._programs = {name: compile_epoch(epoch).run_epoch for name, epoch in epochs.items()}
+        self._programs["whole"] = self.sweep.run_epoch
+        self._states = {
+            name: self.sweep.initialise(self.sweep.inputs[0]) for name in self._programs
+        }
+        self._image_orders = sweep.image_orders
+        self._epoch = 0
+
+    def time_round(self, epoch_images: int) -> tuple[dict[str, float], float]:
+        """Trains once and runs each stage; returns seconds by name, and the training loss.
+
+        Args:
+            epoch_images: Images of a whole epoch, which the host shuffles in `shuffle` seconds.
+        """
+        seconds, sums = self.time_epoch("training")
+        stages = {name: self.time_epoch(name)[0] for name in self._stages}
+        start = time.perf_counter()
+        self._image_orders(self.sweep.seeds, 0, epoch_images)
+        shuffle = time.perf_counter() - start
+        loss = float(np.mean(sums.loss)) / self.sweep.sizes["train"]
+        return {"training": seconds, **stages, "shuffle": shuffle}, loss
+
+    def time_epoch(self, name: str) -> tuple[float, Any]:
+        """Runs a program once; returns its seconds, until all is done, and its sums."""
+        import jax
+
+        self._epoch += 1
+        orders = self._image_orders(self.sweep.seeds, self._epoch, self.sweep.sizes["train"])
+        start = time.perf_counter()
+        self._states[name], sums = jax.block_until_ready(
+            self._programs[name](self._states[name], orders, *self.sweep.inputs)
+        )
+        return time.perf_counter() - start, sums
+
+
+def _partial_epochs() -> dict[str, Callable]:
+    """Returns epochs that do a part of the work, with the signature of `train.run_epoch`.
+
+    Each carries something through its loop, or returns it, so that XLA cannot leave the work out.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from mnist_jax import train
+    from mnist_jax.optimizer import create_optimizer
+
+    def training(recipe, hyper, state, order, split, held_out):
+        return train.train_epoch(recipe, hyper, state, order, split)
+
+    def forward(recipe, hyper, state, order, split, held_out):
+        """Gathers too; images in their stored order, which costs the same."""
+        recipe = recipe._replace(eval_batch_size=recipe.batch_size)
+        return state, train.evaluate(recipe, state.params, split)
+
+    def gather(recipe, hyper, state, order, split, held_out):
+        def step(total, indices):
+            images = split.images[indices].astype(jnp.float32) / 255
+            labels = split.labels[indices].astype(jnp.float32)
+            return total + labels + jnp.sum(images, (1, 2)), None
+
+        steps = -(-len(order) // recipe.batch_size)
+        batches = jnp.resize(order.astype(jnp.int32), (steps, recipe.batch_size))
+        return state, jax.lax.scan(step, jnp.zeros(recipe.batch_size), batches)[0]
+
+    def update(recipe, hyper, state, order, split, held_out):
+        momentum = hyper.momentum if recipe.use_momentum else None
+        optimizer = create_optimizer(
+            hyper.learning_rate, momentum, hyper.l2, l2_on_output=recipe.l2_on_output
+        )
+        grads = jax.tree.map(lambda w: 1e-6 * w, state.params)
+
+        def step(state, _):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            return train.TrialState(optax.apply_updates(state.params, updates), opt_state), None
+
+        steps = -(-len(order) // recipe.batch_size)
+        return jax.lax.scan(step, state, length=steps)[0], ()
+
+    def evaluation(recipe, hyper, state, order, split, held_out):
+        return state, {
+            name: train.evaluate(recipe, state.params, held) for name, held in held_out.items()
+        }
+
+    def dispatch(recipe, hyper, state, order, split, held_out):
+        return state, order[0]
+
+    stages = (training, forward, gather, update, evaluation, dispatch)
+    return {stage.__name__: stage for stage in stages}
+
+
+def breakdown(seconds: Mapping[str, float], num_steps: int, epoch_steps: int) -> dict[str, float]:
+    """Returns milliseconds a step by stage.
+
+    Args:
+        seconds: Times of a round: `training`, and each partial program's, which have the dispatch
+            in them; `forward` has the gather in it, too.
+        num_steps: Steps of all trials in a round.
+        epoch_steps: Steps of all trials in an epoch, over which its evaluation and its shuffle are
+            spread.
+    """
+    s = seconds
+    update = s["update"] - s["dispatch"]
+    stages = {
+        "gather": s["gather"] - s["dispatch"],
+        "forward": s["forward"] - s["gather"],
+        "backward": s["training"] - s["forward"] - update,
+        "update": update,
+        "dispatch": s["dispatch"],
+    }
+    return {
+        **{name: value * 1e3 / num_steps for name, value in stages.items()},
+        "evaluation": s["evaluation"] * 1e3 / epoch_steps,
+        "shuffle": s["shuffle"] * 1e3 / epoch_steps,
+    }
+
+
+def matmul_timer(shapes: Sequence[tuple[int, int, int]], work: float) -> Callable[[], float]:
+    """Compiles float32 products [m, k] x [k, n] that keep all devices busy at once.
+
+    Args:
+        shapes: (m, k, n) of products to try.
+        work: Floating-point operations of a device per shape and call, about.
+
+    Returns:
+        Function that times each shape once and returns the best GFLOP/s of all devices together.
+    """
+    import jax
+    from jax.sharding import Mesh
+    from jax.sharding import PartitionSpec as P
+
+    mesh = Mesh(np.array(jax.devices()), ("device",))
+    rng = np.random.default_rng(0)
+    programs = []
+    for m, k, n in shapes:
+        repeats = math.ceil(work / (4 * m * k * n))
+        there, back = (
+            rng.normal(0, a**-0.5, (a, b)).astype(np.float32) for a, b in ((k, n), (n, k))
+        )
+        start = np.ones((mesh.size * m, k), np.float32)
+
+        def multiply(x, there, back, repeats=repeats):
+            step = lambda x, _: ((x @ there) @ back, None)  # noqa: E731
+            return jax.lax.scan(step, x, length=repeats)[0]
+
+        spread_out = jax.shard_map(
+            multiply,
+            mesh=mesh,
+            in_specs=(P("device"), P(), P()),
+            out_specs=P("device"),
+            check_vma=False,
+        )
+        arguments = jax.device_put(
+            (start, there, back),
+            tuple(jax.sharding.NamedSharding(mesh, p) for p in (P("device"), P(), P())),
+        )
+        program = jax.jit(spread_out).lower(*arguments).compile()
+        jax.block_until_ready(program(*arguments))
+        programs.append((program, arguments, 4 * m * k * n * repeats * mesh.size))
+
+    def best() -> float:
+        speeds = []
+        for program, arguments, flop in programs:
+            start = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            speeds.append(flop / (time.perf_counter() - start) / 1e9)
+        return max(speeds)
+
+    return best
+
+
+def matmul_shapes(products: Sequence[Layer], batch_size: int, on_cpu: bool) -> list[tuple]:
+    """Returns large squares, and the product of the model's that is the most work."""
+    most = max(products, key=math.prod)
+    sizes = (512, 1024) if on_cpu else (4096, 8192)
+    return [(n, n, n) for n in sizes] + [(batch_size * most.rows, most.depth, most.features)]
+
+
+class Timings(NamedTuple):
+    """One side's milliseconds a step and losses, a number for each round; the first warmed up."""
+
+    ms: list[float]
+    losses: list[float]
+
+
+def run_rounds(
+    sides: Mapping[str, Callable[[], tuple[float, float]]], rounds: int
+) -> tuple[dict[str, Timings], dict[str, str]]:
+    """Has all sides train in turn, in an order that is reversed from round to round.
+
+    Args:
+        sides: By name, a function that trains once and returns milliseconds a step and the loss.
+        rounds: How often each is called after its warm-up.
+
+    Returns:
+        Timings by side, and why a side was left out, by name: it failed, or it does not train.
+    """
+    timings = {name: Timings([], []) for name in sides}
+    left_out = {}
+    for number in range(rounds + 1):
+        names = [name for name in sides if name not in left_out]
+        for name in names if number % 2 else names[::-1]:
+            try:
+                ms, loss = sides[name]()
+            except PeerError as error:
+                left_out[name] = str(error)
+                _say(f"{name} is left out: {error}")
+                continue
+            timings[name].ms.append(ms)
+            timings[name].losses.append(loss)
+        steps = (f"{n} {timings[n].ms[-1]:.3f}" for n in names if n not in left_out)
+        _say(f"{f'round {number}/{rounds}' if number else 'warm-up'}: {', '.join(steps)} ms a step")
+    for name in sides.keys() - left_out.keys():
+        losses = timings[name].losses
+        if not (all(map(math.isfinite, losses)) and losses[-1] < losses[0]):
+            left_out[name] = f"it does not train: its loss went from {losses[0]} to {losses[-1]}"
+    return {name: t for name, t in timings.items() if name not in left_out}, left_out
+
+
+def measure(
+    experiment: Experiment,
+    dataset: data.Dataset,
+    *,
+    peers: Sequence[str],
+    rounds: int,
+    profile: str | None,
+) -> dict[str, Any]:
+    """Times all sides; returns the record that `--json` writes.
+
+    Raises:
+        UserError: Our side does not train with these hyper-parameters.
+    """
+    load_average = os.getloadavg()[0]
+    environment = dict(os.environ)  # before our side's devices are prepared through it
+    products = layers(experiment.conv_features, experiment.hidden_sizes, len(dataset.class_names))
+    work = work_per_image(products)
+    epoch_images = len(dataset.train_labels)
+    cut = _cut(dataset, experiment.batch_size, work)
+    num_images = len(cut.train_labels)
+    steps, epoch_steps = (-(-n // experiment.batch_size) for n in (num_images, epoch_images))
+
+    ours = Ours(experiment, cut)
+    devices = ours.sweep.devices
+    _say(
+        f"compiled in {ours.sweep.compile_seconds:.1f} s; a round is {steps} of an epoch's"
+        f" {epoch_steps} steps in {ours.trials} trials on {devices['count']} {devices['kind']}"
+    )
+    on_cpu = devices["platform"] == "cpu"
+    time_matmul = matmul_timer(
+        matmul_shapes(products, experiment.batch_size, on_cpu), work=2e9 if on_cpu else 2e12
+    )
+    peaks, stages = [], []
+
+    def train_ours() -> tuple[float, float]:
+        peaks.append(time_matmul())
+        seconds, loss = ours.time_round(epoch_images)
+        stages.append(breakdown(seconds, steps * ours.trials, epoch_steps * ours.trials))
+        return seconds["training"] * 1e3 / (steps * ours.trials), loss
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        running, missing = _start_peers(
+            peers, experiment, cut, folder, environment, devices["platform"]
+        )
+        for peer in running.values():
+            stack.callback(peer.close)
+        sides = {"ours": train_ours} | {n: _peer_side(peer) for n, peer in running.items()}
+        timings, left_out = run_rounds(sides, rounds)
+    if "ours" in left_out:
+        raise UserError(
+            f"--config.learning_rate={experiment.learning_rate}: {left_out['ours']}; choose another"
+        )
+    if profile:
+        _trace(ours, profile)
+
+    our_ms = timings["ours"].ms[1:]
+    images_per_second = [1e3 * num_images / (steps * ms) for ms in our_ms]
+    gflops, peak = work * statistics.median(images_per_second) / 1e9, max(peaks)
+    return {
+        "config": experiment._asdict(),
+        **_with_extremes("ms_per_step", our_ms),
+        **_with_extremes("images_per_second", images_per_second),
+        "gflops": gflops,
+        "matmul_peak_gflops": peak,
+        "share_of_peak": gflops / peak,
+        "mflop_per_step": work * experiment.batch_size / 1e6,
+        "lower_seconds": ours.lower_seconds,
+        "compile_seconds": ours.sweep.compile_seconds - ours.lower_seconds,
+        "breakdown_ms_per_step": {
+            name: statistics.median(stage[name] for stage in stages[1:]) for name in stages[0]
+        },
+        "peers": {
+            name: {
+                **_with_extremes("ms_per_step", timings[name].ms[1:]),
+                "ratio": ratio(timings[name].ms[1:], our_ms),
+                **peer.about,
+            }
+            for name, peer in running.items()
+            if name in timings
+        },
+        "peers_left_out": missing | left_out,
+        "rounds": {name: t._asdict() for name, t in timings.items()},
+        "trials": ours.trials,
+        "steps_per_round": steps,
+        "steps_per_epoch": epoch_steps,
+        "devices": devices,
+        "load_average": load_average,
+        "versions": _versions(),
+        "data_checksum": dataset.checksum,
+    }
+
+
+def _cut(dataset: data.Dataset, batch_size: int, work: int) -> data.Dataset:
+    """Returns the data set with the training images of a round, in whole batches if it is cut."""
+    most = max(1, int(WORK_PER_ROUND / (work * batch_size))) * batch_size
+    return dataset._replace(
+        train_images=dataset.train_images[:most], train_labels=dataset.train_labels[:most]
+    )
+
+
+def _start_peers(
+    names: Sequence[str],
+    experiment: Experiment,
+    dataset: data.Dataset,
+    folder: Path,
+    environment: Mapping[str, str],
+    platform_name: str,
+) -> tuple[dict[str, Peer], dict[str, str]]:
+    """Returns the peers that run, and why the others do not."""
+    task = Task(
+        conv_features=experiment.conv_features,
+        hidden_sizes=experiment.hidden_sizes,
+        num_classes=len(dataset.class_names),
+        batch_size=experiment.batch_size,
+        learning_rate=experiment.learning_rate[0],
+        momentum=experiment.momentum[0],
+        l2=experiment.l2[0],
+        l2_on_output=experiment.l2_on_output,
+    )
+    if platform_name == "cpu":
+        environment = {**environment, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    np.savez(folder / "images.npz", images=dataset.train_images, labels=dataset.train_labels)
+    running: dict[str, Peer] = {}
+    missing = {}
+    for name in names:
+        try:
+            peer = Peer(name, task, folder / "images.npz", environment)
+            if peer.about["platform"] != platform_name:
+                peer.close()
+                raise PeerError(
+                    f"it runs on {peer.about['platform']} here, ours on {platform_name}"
+                )
+            running[name] = peer
+        except PeerError as error:
+            missing[name] = str(error)
+            _say(f"{name} is left out: {error}")
+    return running, missing
+
+
+def _peer_side(peer: Peer) -> Callable[[], tuple[float, float]]:
+    def train() -> tuple[float, float]:
+        epoch = peer.train_epoch()
+        return epoch.seconds * 1e3 / epoch.steps, epoch.loss
+
+    return train
+
+
+def _with_extremes(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "mnist_jax": __version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }
+
+
+def _trace(ours: Ours, folder: str) -> None:
+    """Leaves a profiler's trace of one warm epoch, evaluation included."""
+    import jax
+
+    ours.time_epoch("whole")
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+        ours.time_epoch("whole")
+    trace = max(Path(folder).glob("plugins/profile/*/perfetto_trace.json.gz"))
+    _say(f"trace: open {trace} at https://ui.perfetto.dev, or run: xprof --logdir={folder}")
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """Returns the result for a terminal."""
+    r, devices = record, record["devices"]
+    stages = r["breakdown_ms_per_step"]
+    lines = [
+        f"{r['trials']} trials on {devices['count']} {devices['platform']} devices"
+        f" ({devices['kind']}, {devices['cores']} cores, threads {devices['threads']}),"
+        f" matmul precision {devices['matmul_precision']}",
+        f"{r['mflop_per_step']:.1f} MFLOP a step, {r['steps_per_round']} steps a round of"
+        f" {r['steps_per_epoch']} an epoch; load average {r['load_average']:.1f} before",
+        "",
+        f"{'':<28}{'median':>11}{'min':>11}{'max':>11}",
+        _row("ms a step and trial", r, "ms_per_step", ",.3f"),
+        _row("images a second, all trials", r, "images_per_second", ",.0f"),
+        f"{'GFLOP/s':<28}{r['gflops']:>11.1f}   {r['share_of_peak']:.0%} of the"
+        f" {r['matmul_peak_gflops']:.1f} that matrix products reach",
+        f"{'seconds to lower, compile':<28}{r['lower_seconds']:>11.2f}{r['compile_seconds']:>11.2f}",
+        "",
+        f"{'where a step goes':<28}{'ms':>11}{'of a step':>11}",
+    ]
+    for name, ms in stages.items():
+        lines.append(f"{STAGES[name]:<28}{ms:>11.4f}{ms / r['ms_per_step']:>11.1%}")
+    if r["peers"]:
+        lines += ["", f"{'peer':<28}{'ms a step':>11}{'ours is faster':>18}{'(min to max)':>20}"]
+    for name, peer in r["peers"].items():
+        label = f"{name} ({' '.join(f'{k} {v}' for k, v in peer['versions'].items() if k == name)})"
+        times = peer["ratio"]
+        extremes = f"({times['min']:.2f} to {times['max']:.2f})"
+        lines.append(
+            f"{label:<28}{peer['ms_per_step']:>11.3f}{times['median']:>12.2f} times{extremes:>20}"
+        )
+    lines += [f"{name} is left out: {why}" for name, why in r["peers_left_out"].items()]
+    return "\n".join(lines)
+
+
+def _row(label: str, record: Mapping[str, Any], name: str, style: str) -> str:
+    cells = (format(record[key], style) for key in (name, f"{name}_min", f"{name}_max"))
+    return f"{label:<28}{''.join(f'{cell:>11}' for cell in cells)}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(argv: list[str]) -> None:
+    """Benchmarks the experiment that the flags name."""
+    logging.set_verbosity(logging.WARNING)
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]}: unexpected; every option is a flag, as in --config=FILE")
+    if FLAGS.config is None:
+        raise UserError("--config: missing; expected a file, as in --config=configs/l2_sweep.py")
+    if FLAGS.workdir is not None:
+        raise UserError(f"--workdir={FLAGS.workdir}: a benchmark has none; give --json=FILE")
+    for name in FLAGS.peers:
+        if name not in PACKAGES:
+            raise UserError(f"--peers={name}: unknown; expected some of {', '.join(PACKAGES)}")
+    if FLAGS.json is not None and not os.access(Path(FLAGS.json).parent, os.W_OK):
+        raise UserError(f"--json={FLAGS.json}: its folder cannot be written; choose another")
+    if FLAGS.profile is not None:
+        _make_folder(FLAGS.profile)
+    name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
+    experiment = read_config(FLAGS.config, name, FLAGS.seed)
+    dataset = data.load_dataset(experiment.dataset, FLAGS.data_dir)
+    dataset = data.hold_out_validation(dataset, experiment.num_validation)
+    num_train = len(dataset.train_labels)
+    if experiment.batch_size > num_train:
+        raise UserError(
+            f"--config.batch_size={experiment.batch_size}: expected at most {num_train},"
+            " the training images"
+        )
+    record = measure(
+        experiment,
+        dataset,
+        peers=list(dict.fromkeys(FLAGS.peers)),
+        rounds=FLAGS.rounds,
+        profile=FLAGS.profile,
+    )
+    if FLAGS.json is not None:
+        results.write_text(Path(FLAGS.json), results.to_json(record, indent=2) + "\n")
+    print(table(record))
+
+
+def _make_folder(profile: str) -> None:
+    try:
+        Path(profile).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--profile={profile}: cannot be made ({error.strerror}); choose another folder"
+        ) from None
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,198 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = ("--config=configs/baseline.py", "--config.dataset=digits", "--config.num_epochs=2")
+
+
+def main(*arguments, **environment):
+    """Runs the program as a user would, from the checkout, and without the tests' JAX settings."""
+    ours = {"XLA_FLAGS", "JAX_NUM_CPU_DEVICES"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        [sys.executable, "-m", "mnist_jax.main", *map(str, arguments)],
+        cwd=ROOT,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def snapshot(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "first"
+    done = main(*TINY, "--config.l2=0,1e-3", "--config.num_seeds=2", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_a_run_leaves_what_is_promised(finished):
+    workdir, _ = finished
+    assert set(map(str, snapshot(workdir))) >= {
+        "config.json", "metrics.jsonl", "results.csv", "summary.json", "report.md", "report.html",
+        "figures/accuracy_curves.png", "figures/accuracy_curves.svg",
+        "figures/accuracy_vs_l2.png", "figures/accuracy_vs_l2.svg",
+    }  # fmt: skip
+    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2 * 4
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["name"] == "baseline"
+    assert config["l2"] == [0.0, 1e-3]
+    columns = (workdir / "results.csv").read_text().splitlines()[0].split(",")
+    assert set(columns) >= {
+        "trial", "seed", "l2", "learning_rate", "momentum", "num_epochs", "train_loss",
+        "train_accuracy", "test_loss", "test_objective", "test_accuracy", "best_test_accuracy",
+        "best_test_epoch",
+    }  # fmt: skip
+
+
+def test_a_run_shows_layers_progress_table_and_paths(finished):
+    workdir, done = finished
+    for part in ("hidden_1", "55,050", "Epoch 1/2 - loss: ", "val_accuracy: ", str(workdir)):
+        assert part in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_same_command_gives_the_same_files(finished, tmp_path):
+    workdir, _ = finished
+    done = main(*TINY, "--config.l2=0,1e-3", "--config.num_seeds=2", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for name in ("config.json", "metrics.jsonl", "results.csv"):
+        assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
+    grids = [json.loads((w / "summary.json").read_text())["grid"] for w in (tmp_path, workdir)]
+    assert grids[0] == grids[1]
+
+
+def test_seed_shifts_the_seeds(finished, tmp_path):
+    workdir, _ = finished
+    done = main(*TINY, "--config.num_seeds=2", "--seed=1", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    first = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    shifted = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [row["seed"] for row in shifted] == [1, 2, 1, 2]
+    by_seed = {row["seed"]: row for row in first if row["l2"] == 0.0 and row["epoch"] == 2}
+    assert shifted[2]["test_loss"] == by_seed[1]["test_loss"]
+
+
+def test_a_validation_split_is_held_out(tmp_path):
+    done = main(*TINY, "--config.num_validation=400", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"validation_accuracy", "test_accuracy", "validation_loss"} <= set(row)
+    assert json.loads((tmp_path / "summary.json").read_text())["epoch_chosen_on"] == "validation"
+
+
+BAD_INPUT = {
+    "--config.num_epoch=3": "num_epoch",
+    "--config.num_epochs=0": "num_epochs=0",
+    "--config.num_epochs=-2": "num_epochs=-2",
+    "--config.num_epochs=1.5": "num_epochs=1.5",
+    "--config.num_seeds=0": "num_seeds=0",
+    "--config.batch_size=0": "batch_size=0",
+    "--config.batch_size=1438": "at most 1437",
+    "--config.num_validation=-1": "num_validation=-1",
+    "--config.num_validation=1437": "num_validation=1437",
+    "--config.hidden_sizes=64,0": "hidden_sizes",
+    "--config.hidden_sizes=6.5": "hidden_sizes",
+    "--config.conv_features=1,1,1,1": "at most 3",
+    "--config.l2=-1": "l2=-1",
+    "--config.l2=nan": "l2=nan",
+    "--config.l2=inf": "l2=inf",
+    "--config.l2=()": "l2=()",
+    "--config.l2=0.1,0.1": "distinct",
+    "--config.l2=small": "l2=small",
+    "--config.learning_rate=0": "learning_rate=0",
+    "--config.momentum=1": "momentum=1",
+    "--config.dataset=mnst": "mnst",
+    "--config.l2_on_output=maybe": "maybe",
+    "--seed=-1": "--seed=-1",
+    "--seed=4294967296": "--seed=4294967296",
+    "--seed=one": "--seed=one",
+    "--sed=1": "Did you mean: seed",
+    "baseline": "baseline: unexpected",
+    "--data_dir=/nowhere": "--data_dir=/nowhere",
+    "--config=configs/nowhere.py": "configs/nowhere.py",
+    "--config=configs": "configs",
+    "--config=README.md": "README.md",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_INPUT)
+def test_bad_input_is_one_line_and_status_2(bad, tmp_path):
+    workdir = tmp_path / "run"
+    given = [bad] if bad.startswith("--config=") else [*TINY, bad]
+    if bad.startswith("--data_dir"):
+        given.append("--config.dataset=mnist")
+    if bad.startswith("--config.num_epochs"):
+        given.remove(TINY[2])
+    done = main(*given, f"--workdir={workdir}", MNIST_JAX_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert BAD_INPUT[bad] in done.stderr
+    assert done.stdout == ""
+    assert not workdir.exists()
+
+
+BAD_CONFIGS = {
+    "def get_config(:": "invalid syntax",
+    "x = 1": "get_config",
+    "def get_config(): raise RuntimeError('no\\nluck')": "no luck",
+    "def get_config(): return 3": "",
+    "import ml_collections\ndef get_config(): return ml_collections.ConfigDict({'l3': 1.0})": "l3",
+    "import ml_collections\ndef get_config(): return ml_collections.ConfigDict()": "missing",
+}
+
+
+@pytest.mark.parametrize("text", BAD_CONFIGS)
+def test_a_bad_config_file_is_one_line_and_status_2(text, tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    done = main(f"--config={path}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert BAD_CONFIGS[text] in done.stderr
+
+
+def test_a_used_work_directory_is_refused_and_left_as_it_is(finished):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    done = main(*TINY, f"--workdir={workdir}")
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_a_work_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = main(*TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["mnist_jax.main", "mnist_jax.report"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--sed=1"]])
+def test_help_and_mistakes_do_not_wait_for_jax(module, arguments):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = {['x', *arguments]!r}\n"
+        "try:\n"
+        f"    runpy.run_module({module!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    slow = {'jax', 'matplotlib', 'tensorflow_datasets', 'sklearn', 'scipy'}\n"
+        "    assert not slow & set(sys.modules), slow & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (0 if arguments == ["--help"] else 2), done.stderr
+    assert "AssertionError" not in done.stderr
