@@ -47,7 +47,7 @@ STAGES = {
     "evaluation": "+ evaluation, an epoch's",
     "shuffle": "+ shuffle on the host",
 }
-"""Where time goes, in the table's words; the first five make `ms_per_step`, the others come on top."""
+"""Where time goes, in the table's words; the first five make `ms_per_step`, the rest is on top."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("peers", [], f"Rivals to time in turn with ours: {', '.join(PACKAGES)}.")
@@ -167,7 +167,7 @@ class Ours:
 
         self.sweep = compile_epoch(train.run_epoch)
         self.lower_seconds = self.sweep.compile_seconds - max(backend_seconds)
-        epochs = _partial_epochs()
+        epochs = partial_epochs()
         self._stages = [name for name in epochs if name != "training"]
         self._programs = {name: compile_epoch(epoch).run_epoch for name, epoch in epochs.items()}
         self._programs["whole"] = self.sweep.run_epoch
@@ -204,7 +204,7 @@ class Ours:
         return time.perf_counter() - start, sums
 
 
-def _partial_epochs() -> dict[str, Callable]:
+def partial_epochs() -> dict[str, Callable]:
     """Returns epochs that do a part of the work, with the signature of `train.run_epoch`.
 
     Each carries something through its loop, or returns it, so that XLA cannot leave the work out.
@@ -430,7 +430,7 @@ def measure(
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running, missing = _start_peers(
+        running, missing = start_peers(
             peers, experiment, cut, folder, environment, devices["platform"]
         )
         for peer in running.values():
@@ -489,7 +489,7 @@ def _cut(dataset: data.Dataset, batch_size: int, work: int) -> data.Dataset:
     )
 
 
-def _start_peers(
+def start_peers(
     names: Sequence[str],
     experiment: Experiment,
     dataset: data.Dataset,
@@ -576,7 +576,8 @@ def table(record: Mapping[str, Any]) -> str:
         _row("images a second, all trials", r, "images_per_second", ",.0f"),
         f"{'GFLOP/s':<28}{r['gflops']:>11.1f}   {r['share_of_peak']:.0%} of the"
         f" {r['matmul_peak_gflops']:.1f} that matrix products reach",
-        f"{'seconds to lower, compile':<28}{r['lower_seconds']:>11.2f}{r['compile_seconds']:>11.2f}",
+        f"{'seconds to lower':<28}{r['lower_seconds']:>11.2f}",
+        f"{'seconds to compile':<28}{r['compile_seconds']:>11.2f}",
         "",
         f"{'where a step goes':<28}{'ms':>11}{'of a step':>11}",
     ]

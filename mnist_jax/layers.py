@@ -37,7 +37,7 @@ def _combine(matrix, arrays):
 
 
 def _pick(first, second, third, last, bias):
-    """ReLU of the largest of four, and which it was: first of equals, or 4 where the ReLU is off."""
+    """ReLU of the largest of four, and which it was: first of equals, 4 where ReLU is off."""
     top = jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
     winner = jnp.where(first == top, 0, jnp.where(second == top, 1, jnp.where(third == top, 2, 3)))
     return nn.relu(top + bias), jnp.where(top + bias <= 0, 4, winner).astype(top.dtype)

@@ -6,6 +6,7 @@ line `epoch` with an `Epoch` (a JSON object), and it leaves when its input ends.
 """
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 
@@ -106,14 +107,14 @@ class Peer:
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
-            self.close()
+            status = self._process.wait()
             said = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((text for text in reversed(said) if text.strip()), "no message")
-            raise PeerError(f"its process ended with status {self._process.returncode}: {last}")
+            raise PeerError(f"its process ended with status {status}: {last}")
         return json.loads(line)
 
 
-def serve(train: Trainer, about: dict, requests: Iterable[str], answers: TextIO) -> None:
+def serve(train: Trainer, about: dict, requests: Iterable[str], answers: io.TextIOBase) -> None:
     """The peer's end: says what it is, then trains one epoch for each request."""
     print(json.dumps(about), file=answers, flush=True)
     for request in requests:

@@ -24,7 +24,7 @@ from mnist_jax import train
 from mnist_jax.data import Dataset, cache_folder
 from mnist_jax.train import Hyperparameters, Recipe, Split
 
-EVAL_BATCH_SIZE = 500
+EVAL_BATCH_SIZE = 400
 
 
 class Sweep(NamedTuple):
@@ -128,7 +128,6 @@ def compile_sweep(
     recipe = Recipe(
         model=model,
         batch_size=batch_size,
-        block_size=batch_size,
         eval_batch_size=EVAL_BATCH_SIZE,
         use_momentum=bool(np.any(trials.momentum)),
         l2_on_output=l2_on_output,
@@ -172,7 +171,7 @@ def compile_sweep(
     epoch_lowered = epoch_jit.lower(init_lowered.out_info, orders, *inputs)
     with ThreadPoolExecutor() as pool:
         # The random bits of the weights take long to optimise and a moment to compute.
-        unoptimised = {"xla_backend_optimization_level": 0}
+        unoptimised: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
         initialise = pool.submit(init_lowered.compile, compiler_options=unoptimised)
         run_epoch = pool.submit(epoch_lowered.compile)
     return Sweep(

@@ -37,8 +37,6 @@ class Recipe(NamedTuple):
     Attributes:
         model: The Flax module.
         batch_size: Images in a training step.
-        block_size: Images whose gradients are computed at a time; a step sums its blocks'
-            gradients, so this changes speed, and results only by rounding.
         eval_batch_size: Images scored at a time.
         use_momentum: Whether any trial has momentum, and so needs a buffer for it.
         l2_on_output: Whether the penalty covers the output kernel too.
@@ -46,7 +44,6 @@ class Recipe(NamedTuple):
 
     model: nn.Module
     batch_size: int
-    block_size: int
     eval_batch_size: int
     use_momentum: bool
     l2_on_output: bool
@@ -109,7 +106,11 @@ def run_epoch(
 
 
 def train_epoch(
-    recipe: Recipe, hyper: Hyperparameters, state: TrialState, order: Integer[Array, " n"], split: Split
+    recipe: Recipe,
+    hyper: Hyperparameters,
+    state: TrialState,
+    order: Integer[Array, " n"],
+    split: Split,
 ) -> tuple[TrialState, Sums]:
     """Visits every image once, in the given order."""
 
@@ -134,18 +135,7 @@ def train_step(
 ) -> tuple[TrialState, Sums]:
     """Takes one SGD step on the mean loss; the sums are those of the weights before it."""
     gradient = jax.grad(_mean_loss, has_aux=True)
-    count = jnp.sum(weights)
-
-    def add_block(total, block):
-        return jax.tree.map(jnp.add, total, gradient(state.params, recipe, *block, count)), None
-
-    batch = (images, labels, weights)
-    if recipe.block_size == recipe.batch_size:
-        grads, sums = gradient(state.params, recipe, *batch, count)
-    else:
-        blocks = jax.tree.map(lambda x: x.reshape(-1, recipe.block_size, *x.shape[1:]), batch)
-        zero = (jax.tree.map(jnp.zeros_like, state.params), _zero())
-        (grads, sums), _ = jax.lax.scan(add_block, zero, blocks)
+    grads, sums = gradient(state.params, recipe, images, labels, weights)
     updates, opt_state = _optimizer(recipe, hyper).update(grads, state.opt_state, state.params)
     return TrialState(optax.apply_updates(state.params, updates), opt_state), sums
 
@@ -169,9 +159,9 @@ def _optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransfor
     )
 
 
-def _mean_loss(params, recipe, images, labels, weights, count) -> tuple[Array, Sums]:
+def _mean_loss(params, recipe, images, labels, weights) -> tuple[Array, Sums]:
     sums = _sums(params, recipe, images, labels, weights)
-    return sums.loss / count, sums
+    return sums.loss / jnp.sum(weights), sums
 
 
 def _sums(params, recipe, images, labels, weights) -> Sums:

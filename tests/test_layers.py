@@ -1,5 +1,7 @@
 """The fused layer is `nn.Conv`, `nn.relu` and `nn.max_pool`, in values, gradients and programs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,29 +28,26 @@ def random_arguments(shape, features, dtype=np.float32, seed=0):
     return tuple(jnp.asarray(rng.standard_normal(s), dtype) for s in shapes)
 
 
-def assert_equal_gradients(x, kernel, bias, rtol=1e-4):
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(function, weights, *args):
+    return function(*args), jax.grad(lambda *a: (function(*a) * weights).sum(), (0, 1, 2))(*args)
+
+
+def assert_equal_gradients(*args, rtol=1e-4):
     """Values and all three gradients, under a cotangent that differs at every output."""
-    weights = jnp.asarray(
-        np.random.default_rng(1).standard_normal(reference(x, kernel, bias).shape)
-    )
-
-    def results(function):
-        def objective(*a):
-            return (function(*a) * weights.astype(x.dtype)).sum()
-
-        return jax.jit(lambda *a: (function(*a), jax.grad(objective, (0, 1, 2))(*a)))(
-            x, kernel, bias
-        )
+    shape = jax.eval_shape(reference, *args).shape
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal(shape), args[0].dtype)
 
     def check(ours, theirs):
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, rtol, rtol * (float(jnp.abs(theirs).max()) + 1e-9))
 
-    jax.tree.map(check, results(layer), results(reference))
+    results = (value_and_gradients(function, weights, *args) for function in (layer, reference))
+    jax.tree.map(check, *results)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 9])
-@pytest.mark.parametrize("size", [(4, 4), (5, 4), (10, 13), (13, 10), (28, 28)])
+@pytest.mark.parametrize("size", [(5, 4), (10, 13), (28, 28)])
 def test_equals_flax_on_random_images(size, channels):
     assert_equal_gradients(*random_arguments((4, *size, channels), 6))
 
@@ -96,9 +95,9 @@ def test_blocks_change_nothing(batch, channels):
     def loss(block):
         return lambda *a: jnp.sin(conv_relu_max_pool(*a, block)).sum()
 
-    whole = jax.value_and_grad(loss(batch), (0, 1, 2))(*args)
+    whole = jax.jit(jax.value_and_grad(loss(batch), (0, 1, 2)))(*args)
     for block in (1, 2, 4):
-        blocks = jax.value_and_grad(loss(block), (0, 1, 2))(*args)
+        blocks = jax.jit(jax.value_and_grad(loss(block), (0, 1, 2)))(*args)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), whole, blocks)
 
 

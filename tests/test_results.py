@@ -37,7 +37,9 @@ def finished_run(path, validation=False):
     workdir = results.create_workdir(path)
     results.write_config(workdir, {"name": "tiny", "l2": (0.0, 1e-3)})
     rows = results.record(workdir, results.trial_rows(TRIALS, "tiny"), epochs(validation))
-    results.write_summary(workdir, rows, dataset(4 * validation), {"platform": "cpu"}, {"load": 1.0})
+    results.write_summary(
+        workdir, rows, dataset(4 * validation), {"platform": "cpu"}, {"load": 1.0}
+    )
     return results.read_run(workdir)
 
 
@@ -68,7 +70,9 @@ def test_validation_chooses_an_epoch_without_looking_at_the_test_set(tmp_path):
     assert [row["test_accuracy_at_best_validation"] for row in rows] == [0.8, 0.9, 0.7, 0.4]
 
 
-@pytest.mark.parametrize(("validation", "chosen_on", "best"), [(False, "test", 1), (True, "validation", 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("validation", "chosen_on", "best"), [(False, "test", 1), (True, "validation", 2)]
+)
 def test_summary_says_what_chose_the_epoch(tmp_path, validation, chosen_on, best):
     summary = finished_run(tmp_path / "run", validation).summary
     assert summary["epoch_chosen_on"] == chosen_on

@@ -13,7 +13,6 @@ NUM_IMAGES = 11
 def recipe(model, **changes):
     defaults = {
         "batch_size": 4,
-        "block_size": 4,
         "eval_batch_size": 4,
         "use_momentum": True,
         "l2_on_output": False,
@@ -87,18 +86,6 @@ def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split):
     assert int(sums.correct) == correct
 
 
-@pytest.mark.parametrize("conv_features", [(), (3,)])
-def test_blocks_change_a_step_only_by_rounding(split, conv_features):
-    model = models.create_model(conv_features=conv_features, hidden_sizes=(6,))
-    hyper, order = hyperparameters(), jnp.arange(NUM_IMAGES)
-    whole, halves = recipe(model), recipe(model, block_size=2)
-    state = train.init(whole, hyper)
-    expected, expected_sums = train.train_epoch(whole, hyper, state, order, split)
-    actual, sums = train.train_epoch(halves, hyper, state, order, split)
-    assert_trees_close(actual.params, expected.params, atol=1e-6)
-    assert_trees_close(sums, expected_sums, rtol=1e-6)
-
-
 @pytest.mark.parametrize("batch_size", [1, 4, NUM_IMAGES, 100])
 def test_evaluation_scores_every_image_once(mlp, split, batch_size):
     params = train.init(recipe(mlp), hyperparameters()).params
@@ -121,8 +108,10 @@ def test_no_momentum_is_momentum_zero(mlp, split):
 
 
 def test_initial_weights_depend_on_the_seed_alone(mlp):
-    init = [train.init(recipe(mlp), hyperparameters(seed=s, l2=l)).params for s, l in
-            [(0, 0.0), (0, 0.5), (1, 0.0)]]  # fmt: skip
+    init = [
+        train.init(recipe(mlp), hyperparameters(seed=seed, l2=l2)).params
+        for seed, l2 in [(0, 0.0), (0, 0.5), (1, 0.0)]
+    ]
     assert_trees_close(init[0], init[1], rtol=0)
     assert not np.array_equal(init[0]["output"]["kernel"], init[2]["output"]["kernel"])
 

@@ -1,0 +1,315 @@
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from mnist_jax import benchmark, data, main, models, peers, train
+
+ROOT = Path(__file__).parent.parent
+TASK = peers.Task([], [8], 10, 16, 0.1, 0.9, 1e-3, False)
+NETWORKS = {  # the configs' (conv_features, hidden_sizes, batch_size) and MFLOP a step
+    "baseline": ((), (64, 64), 128, 29.3),
+    "mlp": ((), (500, 300), 128, 318),
+    "l2_sweep": ((), (500, 300), 128, 318),
+    "cnn": ((32, 64), (64,), 64, 946),
+}
+
+
+def run(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "mnist_jax.benchmark", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
+
+
+class PlainNetwork(nn.Module):
+    """As a plain implementation writes it, for an independent count of its work."""
+
+    conv_features: tuple
+    hidden_sizes: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        for features in self.conv_features:
+            x = nn.relu(nn.Conv(features, (3, 3), padding="VALID")(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for size in self.hidden_sizes:
+            x = nn.relu(nn.Dense(size)(x))
+        return nn.Dense(10)(x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_work_is_what_xla_counts_in_a_plain_step_without_a_loop(name):
+    conv_features, hidden_sizes, batch_size, mflop = NETWORKS[name]
+    model = PlainNetwork(conv_features, hidden_sizes)
+    images = jnp.zeros((batch_size, 28, 28, 1))
+    labels = jnp.zeros(batch_size, jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def loss(params):
+        logits = model.apply(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    counted = jax.jit(jax.grad(loss)).lower(params).cost_analysis()["flops"]
+    work = batch_size * benchmark.work_per_image(benchmark.layers(conv_features, hidden_sizes, 10))
+    assert work / 1e6 == pytest.approx(mflop, rel=2e-3)
+    assert work == pytest.approx(counted, rel=0.04)  # XLA counts the element-wise work, too
+    assert work < counted
+
+
+def test_layers_of_a_convolution_count_every_position():
+    assert benchmark.layers((32, 64), (64,), 10) == [
+        (26 * 26, 9, 32),
+        (11 * 11, 9 * 32, 64),
+        (1, 5 * 5 * 64, 64),
+        (1, 64, 10),
+    ]
+
+
+def test_ratio_is_taken_pair_by_pair():
+    # The medians' ratio would be 20 / 4 = 5.
+    assert benchmark.ratio([10.0, 20.0, 60.0], [5.0, 2.0, 4.0]) == {
+        "median": 10.0,
+        "min": 2.0,
+        "max": 15.0,
+    }
+    with pytest.raises(ValueError, match="zip"):
+        benchmark.ratio([1.0, 2.0], [1.0])
+
+
+def test_breakdown_sums_to_the_step():
+    seconds = {
+        "training": 10.0,
+        "forward": 4.0,
+        "gather": 1.0,
+        "update": 0.75,
+        "dispatch": 0.5,
+        "evaluation": 3.0,
+        "shuffle": 0.25,
+    }
+    stages = benchmark.breakdown(seconds, num_steps=100, epoch_steps=1000)
+    assert stages == pytest.approx(
+        {
+            "gather": 5.0,
+            "forward": 30.0,
+            "backward": 57.5,
+            "update": 2.5,
+            "dispatch": 5.0,
+            "evaluation": 3.0,
+            "shuffle": 0.25,
+        }
+    )
+    assert sum(list(stages.values())[:5]) == pytest.approx(100.0)  # 10 s / 100 steps
+    assert list(stages) == list(benchmark.STAGES)
+
+
+def side(rounds):
+    answers = iter(rounds)
+
+    def train():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return train
+
+
+def test_rounds_count_no_warm_up_and_leave_out_who_does_not_train(capsys):
+    sides = {
+        "ours": side([(9.0, 2.3), (1.0, 1.0), (2.0, 0.5)]),
+        "keras": side([(9.0, 2.3), (4.0, 2.4), (4.0, 2.3)]),
+        "torch": side([(9.0, 2.3), (4.0, math.nan), (4.0, math.nan)]),
+        "flax": side([(9.0, 2.3), peers.PeerError("it died")]),
+    }
+    timings, left_out = benchmark.run_rounds(sides, rounds=2)
+    assert timings == {"ours": ([9.0, 1.0, 2.0], [2.3, 1.0, 0.5])}
+    assert left_out.keys() == {"keras", "torch", "flax"}
+    assert left_out["flax"] == "it died"
+    assert "does not train" in left_out["keras"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines if "ms a step" in line] == [
+        "warm-up",
+        "round 1/2",
+        "round 2/2",
+    ]
+
+
+def test_rounds_alternate_their_order():
+    called = []
+
+    def named(name):
+        def train():
+            called.append(name)
+            return 1.0, 1.0 / len(called)
+
+        return train
+
+    benchmark.run_rounds({"ours": named("ours"), "keras": named("keras")}, rounds=2)
+    assert called == ["keras", "ours", "ours", "keras", "keras", "ours"]
+
+
+def test_peers_speak_in_lines():
+    answers = io.StringIO()
+    epochs = iter([peers.Epoch(2.0, 10, 0.5), peers.Epoch(1.0, 10, 0.25)])
+    peers.serve(lambda: next(epochs), {"platform": "cpu"}, ["epoch\n", "epoch\n"], answers)
+    assert [json.loads(line) for line in answers.getvalue().splitlines()] == [
+        {"platform": "cpu"},
+        {"seconds": 2.0, "steps": 10, "loss": 0.5},
+        {"seconds": 1.0, "steps": 10, "loss": 0.25},
+    ]
+    with pytest.raises(ValueError, match="expected 'epoch'"):
+        peers.serve(lambda: next(epochs), {}, ["stop\n"], answers)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 28, 28), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(64, dtype=np.uint8) % 10)
+    return tmp_path / "images.npz"
+
+
+def test_a_peer_that_dies_says_why(archive):
+    peer = peers.Peer("flax", TASK._replace(batch_size=0), archive, dict(os.environ))
+    with pytest.raises(peers.PeerError, match=r"^its process ended with status 1: \w*Error"):
+        peer.train_epoch()
+
+
+@pytest.mark.parametrize("conv_features", [[], [2]])
+def test_flax_peer_trains(archive, conv_features):
+    with np.load(archive) as arrays:
+        task = TASK._replace(conv_features=conv_features)
+        train, about = peers.flax_trainer(task, arrays["images"], arrays["labels"])
+    epochs = [train() for _ in range(4)]
+    assert about["platform"] == "cpu"
+    assert [epoch.steps for epoch in epochs] == [4] * 4
+    assert epochs[-1].loss < epochs[0].loss
+
+
+@pytest.mark.parametrize(("name", "package"), [("keras", "tensorflow"), ("torch", "torch")])
+def test_other_peers_train_where_they_are_installed(archive, name, package):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    peer = peers.Peer(name, TASK._replace(conv_features=[2]), archive, environment)
+    epochs = [peer.train_epoch() for _ in range(4)]
+    peer.close()
+    assert epochs[-1].loss < epochs[0].loss
+    assert epochs[0].steps == 4
+
+
+def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
+    done = run(
+        f"--config={ROOT}/configs/baseline.py",
+        "--config.dataset=digits",
+        "--config.hidden_sizes=(16,)",
+        "--peers=flax",
+        "--rounds=2",
+        f"--json={tmp_path}/result.json",
+        f"--profile={tmp_path}/trace",
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    keys = ("ms_per_step", "images_per_second", "gflops", "matmul_peak_gflops", "share_of_peak")
+    for key in (*keys, "compile_seconds", "lower_seconds", "ms_per_step_min", "ms_per_step_max"):
+        assert math.isfinite(record[key])
+        assert record[key] > 0
+    flax = record["peers"]["flax"]
+    assert flax["ms_per_step"] > 0
+    assert flax["ratio"]["min"] <= flax["ratio"]["median"] <= flax["ratio"]["max"]
+    pairs = zip(record["rounds"]["flax"]["ms"], record["rounds"]["ours"]["ms"], strict=True)
+    assert flax["ratio"] == benchmark.spread([t / o for t, o in list(pairs)[1:]])
+    assert set(record["breakdown_ms_per_step"]) == set(benchmark.STAGES)
+    assert all(map(math.isfinite, record["breakdown_ms_per_step"].values()))
+    assert record["trials"] == record["devices"]["count"]
+    assert "flax" in done.stdout
+    assert "input gather" in done.stdout
+    assert list(tmp_path.glob("trace/plugins/profile/*/perfetto_trace.json.gz"))
+    assert list(tmp_path.glob("trace/plugins/profile/*/*.xplane.pb"))
+    assert "ui.perfetto.dev" in done.stderr
+
+
+def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(peers.PACKAGES, "keras", ("no_such_package",))
+    experiment = main.Experiment(
+        name="baseline",
+        dataset="digits",
+        num_validation=0,
+        conv_features=(),
+        hidden_sizes=(8,),
+        num_epochs=1,
+        batch_size=128,
+        learning_rate=(0.1,),
+        momentum=(0.0,),
+        l2=(0.0,),
+        l2_on_output=False,
+        num_seeds=1,
+        seed=0,
+    )
+    dataset = data.load_dataset("digits")
+    running, missing = benchmark.start_peers(
+        ["keras"], experiment, dataset, tmp_path, os.environ, "cpu"
+    )
+    assert running == {}
+    assert missing == {"keras": "no_such_package is not installed; pip install 'mnist_jax[bench]'"}
+    assert capsys.readouterr().err == f"keras is left out: {missing['keras']}\n"
+
+
+def test_partial_epochs_do_their_work():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (8, 28, 28), np.uint8), np.arange(8, dtype=np.uint8)
+    split = train.Split(jnp.asarray(images), jnp.asarray(labels))
+    recipe = train.Recipe(
+        model=models.create_model(conv_features=(), hidden_sizes=(3,)),
+        batch_size=2,
+        block_size=2,
+        eval_batch_size=4,
+        use_momentum=False,
+        l2_on_output=False,
+    )
+    hyper = train.Hyperparameters(jnp.uint32(0), *map(jnp.float32, (1e4, 0.0, 0.0)))
+    state, order = train.init(recipe, hyper), jnp.asarray(rng.permutation(8))
+    epochs = benchmark.partial_epochs()
+    results = jax.jit(
+        lambda *inputs: {name: epoch(recipe, *inputs) for name, epoch in epochs.items()}
+    )(hyper, state, order, split, {"test": split})
+
+    same = train.evaluate(recipe, state.params, split)
+    np.testing.assert_allclose(results["gather"][1].sum(), (images / 255).sum() + 28, rtol=1e-5)
+    np.testing.assert_allclose(results["forward"][1].loss, same.loss, rtol=1e-5)
+    np.testing.assert_allclose(results["evaluation"][1]["test"].loss, same.loss, rtol=1e-5)
+    # Four steps of gradient 1e-6 w at a rate of 1e4.
+    before, after = (s.params["output"]["kernel"] for s in (state, results["update"][0]))
+    np.testing.assert_allclose(after, 0.96 * before, rtol=1e-5)
+    trained = train.train_epoch(recipe, hyper, state, order, split)
+    np.testing.assert_array_equal(results["training"][1].loss, trained[1].loss)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--peers=flax,nothing"], "--peers=nothing: unknown; expected some of keras, torch, flax"),
+        (["--rounds=0"], "rounds"),
+        (["--json=/no/such/folder/result.json"], "--json=/no/such/folder/result.json"),
+        (["--workdir=there"], "--workdir=there"),
+        (["--profile=/dev/null/trace"], "--profile=/dev/null/trace"),
+        (["--config.dataset=digits", "--config.batch_size=5000"], "batch_size"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, said):
+    done = run("--config=configs/baseline.py", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
