@@ -508,8 +508,15 @@ def start_peers(
         l2=experiment.l2[0],
         l2_on_output=experiment.l2_on_output,
     )
+    environment = {
+        **environment,
+        "KERAS_BACKEND": "tensorflow",
+        # On a GPU they share its memory with ours.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
     if platform_name == "cpu":
-        environment = {**environment, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     np.savez(folder / "images.npz", images=dataset.train_images, labels=dataset.train_labels)
     running: dict[str, Peer] = {}
     missing = {}

@@ -51,15 +51,18 @@ class Patches:
 
     @staticmethod
     def weights(kernel):
+        """Kernel [3, 3, channels, features] to [9 * channels, features]."""
         return kernel.reshape(-1, kernel.shape[-1])
 
     @staticmethod
     def inputs(x):
+        """Patches [rows, cols, n, 9 * channels], row and column counts even."""
         rows, cols = (x.shape[0] - 2) // 2 * 2, (x.shape[1] - 2) // 2 * 2
         return jnp.concatenate([x[i : i + rows, j : j + cols] for i, j in TAPS], axis=-1)
 
     @staticmethod
     def forward(x, weights, bias):
+        """Pooled output and winners, both [height, width, n, features]."""
         patches = Patches.inputs(x)
         rows, cols, n, depth = patches.shape
         y = (patches.reshape(-1, depth) @ weights).reshape(rows // 2, 2, cols // 2, 2, n, -1)
@@ -67,6 +70,7 @@ class Patches:
 
     @staticmethod
     def backward(x, winner, cotangent, weights):
+        """Gradients of the weights, of the bias, and of the part of x that the pool reads."""
         patches = Patches.inputs(x)
         rows, cols, n, depth = patches.shape
         grad = jnp.where(winner[:, None, :, None] == WINDOW, cotangent[:, None, :, None], 0)
@@ -90,6 +94,7 @@ class Tiles:
 
     @staticmethod
     def weights(kernel):
+        """Kernel [3, 3, channels, features] to [16, channels, features]."""
         shape = 16, *kernel.shape[2:]
         both = jnp.asarray(BOTH_AXES, kernel.dtype)
         return jnp.matmul(both, kernel.reshape(9, -1), precision="highest").reshape(shape)
@@ -106,6 +111,7 @@ class Tiles:
 
     @staticmethod
     def forward(x, weights, bias):
+        """Pooled output and winners, both [height, width, n, features]."""
         y = (Tiles.inputs(x) @ weights).reshape(4, 4, -1, weights.shape[-1])
         top, bottom = _combine(TO_WINDOW, list(y))
         window = *_combine(TO_WINDOW, list(top)), *_combine(TO_WINDOW, list(bottom))
@@ -114,6 +120,7 @@ class Tiles:
 
     @staticmethod
     def backward(x, winner, cotangent, weights):
+        """Gradients of the weights, of the bias, and of the part of x that the pool reads."""
         tiles = Tiles.inputs(x)
         rows, cols, n, features = cotangent.shape
         winner, cotangent = winner.reshape(-1, features), cotangent.reshape(-1, features)
@@ -206,11 +213,12 @@ class ConvReluMaxPool(nn.Module):
     """`conv_relu_max_pool` with the parameters of `nn.Conv(features, (3, 3), padding="VALID")`."""
 
     features: int
-    block: int = 8
 
     @nn.compact
     def __call__(self, x):
+        """Returns [batch, (height - 2) // 2, (width - 2) // 2, features]."""
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return conv_relu_max_pool(x, kernel, bias, self.block)
+        block = 8 if jax.default_backend() == "cpu" else len(x)  # only a CPU gains from small ones
+        return conv_relu_max_pool(x, kernel, bias, block)

@@ -272,7 +272,6 @@ def test_partial_epochs_do_their_work():
     recipe = train.Recipe(
         model=models.create_model(conv_features=(), hidden_sizes=(3,)),
         batch_size=2,
-        block_size=2,
         eval_batch_size=4,
         use_momentum=False,
         l2_on_output=False,
