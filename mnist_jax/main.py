@@ -163,7 +163,8 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> No
     held_out = "validation images" if experiment.num_validation else "the test set"
     count, kind = program.devices["count"], program.devices["kind"]
     print(f"{dataset.name}: {num_train} training images; val_ is {held_out}")
-    print(f"trials: {num_trials}, epochs: {num_epochs}, devices: {count} ({kind})", flush=True)
+    size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
+    print(f"{size} on {results.count(count, f'{kind} device')}", flush=True)
     results.write_config(path, experiment._asdict())
     start = time.monotonic()
     epochs = sweep.show_progress(sweep.run(program, num_epochs), num_epochs, num_trials)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -88,11 +88,16 @@ def trial_rows(trials: Mapping[str, np.ndarray], dataset: str) -> list[Row]:
     ]
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file in one step, so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file in one step, as `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def to_json(value: object, indent: int | None = None) -> str:
@@ -300,3 +305,95 @@ def _number(text: str) -> object:
         except ValueError:
             pass
     return text
+
+
+# --- what a run says ---
+
+
+class Protocol(NamedTuple):
+    """How a run chose its epochs, in columns of `results.csv` and in words."""
+
+    criterion: str  # the accuracy that chose epochs, grid point and trial
+    column: str  # the test accuracy that this choice gave
+    highest: str
+    words: str
+    measure: str
+    title: str
+    note: str
+
+
+PROTOCOLS = {
+    "test": Protocol(
+        criterion="best_test_accuracy",
+        column="best_test_accuracy",
+        highest="best",
+        words="epoch chosen on the test set",
+        measure="best-epoch test accuracy",
+        title="best-epoch test accuracy (epoch chosen on the test set)",
+        note="The images that score an epoch also chose it, the best grid point and the best trial"
+        " (the notebook's protocol), so best-epoch accuracies are biased upwards.",
+    ),
+    "validation": Protocol(
+        criterion="best_validation_accuracy",
+        column="test_accuracy_at_best_validation",
+        highest="max",
+        words="epoch chosen on validation images",
+        measure="chosen-epoch test accuracy",
+        title="test accuracy at the epoch chosen on validation images",
+        note="Validation images, cut from the training set, chose the epoch, the best grid point"
+        " and the best trial; test images chose none of these. The max is the highest test accuracy"
+        " over the trials: it shows their spread and is no result.",
+    ),
+}
+
+
+def protocol(run: Run) -> Protocol:
+    """Returns how the run chose its epochs."""
+    return PROTOCOLS[run.summary["epoch_chosen_on"]]
+
+
+def varying(run: Run) -> tuple[str, ...]:
+    """Returns the grid's axes that have more than one value."""
+    return tuple(a for a in GRID_AXES if len({point[a] for point in run.summary["grid"]}) > 1)
+
+
+def ranked(run: Run) -> list[Row]:
+    """Returns the grid points from best to worst, by the mean of what chose the epochs."""
+
+    def key(point):
+        mean = point["statistics"][protocol(run).criterion]["mean"]
+        return -mean if is_finite(mean) else math.inf
+
+    return sorted(run.summary["grid"], key=key)
+
+
+def score(run: Run, point: Row) -> tuple[float, float]:
+    """Returns mean and population standard deviation of a grid point's test accuracy."""
+    statistics = point["statistics"][protocol(run).column]
+    mean, std = (statistics[name] for name in ("mean", "std_ddof0"))
+    return (mean, std) if is_finite(mean) else (math.nan, math.nan)
+
+
+def trials_of(run: Run, point: Row) -> list[Row]:
+    """Returns the trials of a grid point, as rows of `results.csv`."""
+    return [row for row in run.results if all(row[axis] == point[axis] for axis in GRID_AXES)]
+
+
+def count_diverged(trials: Sequence[Row]) -> int:
+    """Counts the trials with a number that is not finite."""
+    return sum(not all(is_finite(v) for k, v in row.items() if k != "dataset") for row in trials)
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Says whether a value, which may be missing, is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def label(point: Row, axes: Sequence[str]) -> str:
+    """Names a grid point, or a trial, by its values on some axes."""
+    return ", ".join(f"{axis.replace('_', ' ')} {point[axis]:g}" for axis in axes)
+
+
+def count(n: int, noun: str) -> str:
+    """Writes a number of things, as in 1 trial, 2 trials."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

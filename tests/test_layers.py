@@ -39,7 +39,7 @@ def assert_equal_gradients(*args, rtol=1e-4):
     weights = jnp.asarray(np.random.default_rng(1).standard_normal(shape), args[0].dtype)
 
     def check(ours, theirs):
-        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
         np.testing.assert_allclose(ours, theirs, rtol, rtol * (float(jnp.abs(theirs).max()) + 1e-9))
 
     results = (value_and_gradients(function, weights, *args) for function in (layer, reference))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_jax import UserError, report, results
+from mnist_jax import UserError, figures, report, results
 from mnist_jax.data import Dataset
 
 ROOT = Path(__file__).parent.parent
@@ -127,9 +127,9 @@ def test_returned_text_names_run_best_trial_and_files(tmp_path):
 def test_every_place_says_the_protocol_of_the_run(tmp_path, validation):
     run = make_run(tmp_path / "run", validation=validation)
     page = report.to_markdown("", report.make_sections(run, []))
-    figures = [report.draw_curves(run), report.draw_axis(run, "l2")]
-    places = [report.headline(run), page, *(caption for _, caption in figures)]
-    places += [figure.get_suptitle() for figure, _ in figures]
+    drawn = [figures.draw_curves(run), figures.draw_axis(run, "l2")]
+    places = [report.headline(run), page, *(caption for _, caption in drawn)]
+    places += [figure.get_suptitle() for figure, _ in drawn]
     right = "chosen on validation images" if validation else "chosen on the test set"
     wrong = "chosen on the test set" if validation else "validation"
     for place in places:
@@ -190,7 +190,7 @@ def test_diverged_trials_are_shown_as_such(tmp_path):
     assert report.verdict(run).endswith("Of 9 trials, 1 diverged.")
     page = report.to_html("", report.make_sections(run, []))
     assert not re.search(r"\b(nan|None|inf)\b", page)
-    figure, _ = report.draw_curves(run)
+    figure, _ = figures.draw_curves(run)
     assert "1 of 3" in figure.axes[0].get_title()
 
 
@@ -260,7 +260,7 @@ def test_users_matplotlib_settings_do_not_reach_the_figures(tmp_path):
 
 def test_curves_show_both_splits_of_each_grid_point(tmp_path):
     run = make_run(tmp_path / "run", validation=True)
-    figure, caption = report.draw_curves(run)
+    figure, caption = figures.draw_curves(run)
     panels = [ax for ax in figure.axes if ax.get_visible()]
     assert [ax.get_title() for ax in panels] == ["l2 0.001", "l2 0.00075", "l2 1e-06"]
     for i, ax in enumerate(panels):
@@ -283,17 +283,17 @@ def test_curves_show_both_splits_of_each_grid_point(tmp_path):
 def test_large_grid_shows_best_median_and_worst(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0, 1e-4, 1e-3), learning_rate=(0.1, 0.2, 0.3, 0.4))
     assert len(cells(run)) == 12
-    figure, caption = report.draw_curves(run)
+    figure, caption = figures.draw_curves(run)
     means = [p["statistics"]["best_test_accuracy"]["mean"] for p in run.summary["grid"]]
     order = [run.summary["grid"][i] for i in np.argsort(means)[::-1]]
-    wanted = [report.label(order[i], ("l2", "learning_rate")) for i in (0, 6, 11)]
+    wanted = [results.label(order[i], ("l2", "learning_rate")) for i in (0, 6, 11)]
     assert [ax.get_title() for ax in figure.axes] == wanted
     assert "of 12 grid points the best, the median and the worst" in caption
 
 
 def test_axis_figure_shows_means_deviations_and_trials(tmp_path):
     run = make_run(tmp_path / "run")
-    figure, caption = report.draw_axis(run, "l2")
+    figure, caption = figures.draw_axis(run, "l2")
     [ax] = figure.axes
     assert ax.get_xscale() == "log"
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1e-06", "0.00075", "0.001"]
@@ -322,14 +322,14 @@ def test_error_bars_longer_than_the_trials_range_are_in_view(tmp_path):
     for row in run.results:
         row["best_test_accuracy"] = 0.99 if row["seed"] == 2 else 0.97
     run.summary["grid"][:] = results.summarise(run.results)
-    figure, _ = report.draw_axis(run, "l2")
+    figure, _ = figures.draw_axis(run, "l2")
     values = 100 * np.array([0.97, 0.97, 0.99])
     assert figure.axes[0].get_ylim()[0] < values.mean() - values.std() < 97
 
 
 def test_zero_has_a_place_on_the_axis(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0, 1e-4, 1e-3))
-    figure, _ = report.draw_axis(run, "l2")
+    figure, _ = figures.draw_axis(run, "l2")
     [ax] = figure.axes
     figure.draw_without_rendering()
     assert ax.get_xscale() == "symlog"
@@ -347,7 +347,7 @@ def test_other_axes_become_lines(tmp_path):
     report.write_report(run.workdir)
     names = {path.stem for path in (run.workdir / "figures").iterdir()}
     assert names == {"accuracy_curves", *(f"accuracy_vs_{a}" for a in results.GRID_AXES)}
-    figure, caption = report.draw_axis(run, "momentum")
+    figure, caption = figures.draw_axis(run, "momentum")
     assert figure.axes[0].get_xscale() == "linear"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     wanted = [f"l2 {w}, learning rate {r}" for w in (1e-6, 0.00075, 0.001) for r in (0.1, 0.2)]
@@ -357,10 +357,10 @@ def test_other_axes_become_lines(tmp_path):
 
 def test_only_the_best_lines_of_many_are_drawn(tmp_path):
     run = make_run(tmp_path / "run", l2=np.arange(8) * 1e-3, learning_rate=(0.1, 0.2), seeds=1)
-    figure, caption = report.draw_axis(run, "learning_rate")
+    figure, caption = figures.draw_axis(run, "learning_rate")
     assert len(figure.axes[0].containers) == 6
     assert "Of 8 combinations, the 6 with the best points are drawn." in caption
-    best = report.ranked(run)[0]["l2"]
+    best = results.ranked(run)[0]["l2"]
     assert f"l2 {best:g}" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
