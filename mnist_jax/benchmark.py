@@ -13,11 +13,9 @@ config's own trials together, at least one a device. Trials are chosen evenly fr
 peers train its first one. Progress goes to the error stream, the table to the output.
 """
 
-import importlib.metadata
 import itertools
 import math
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,11 +26,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import flags
 
-from mnist_jax import UserError, __version__, data, results
-from mnist_jax.main import Experiment, read_config, run_command
+from mnist_jax import UserError, data, results
+from mnist_jax.main import Experiment, load_data, read_flags, run_command
 from mnist_jax.peers import PACKAGES, Peer, PeerError, Task
 
 WORK_PER_ROUND = 150e9
@@ -96,6 +93,8 @@ def work_per_image(products: Sequence[Layer]) -> int:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median and the extremes."""
+    """Returns the median and the extremes."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -110,7 +109,6 @@ class Ours:
     Attributes:
         sweep: The program of whole epochs, with the arrays on the devices.
         trials: Number of trials that run at once.
-        lower_seconds: Time that tracing and lowering took, of `sweep.compile_seconds`.
     """
 
     def __init__(self, experiment: Experiment, dataset: data.Dataset):
@@ -142,31 +140,18 @@ class Ours:
             hidden_sizes=experiment.hidden_sizes,
             num_classes=len(dataset.class_names),
         )
-        backend_seconds = []
-        jax.monitoring.register_event_duration_secs_listener(
-            lambda event, seconds, **_: (
-                backend_seconds.append(seconds)
-                if event == "/jax/core/compile/backend_compile_duration"
-                else None
-            )
-        )
 
         def compile_epoch(epoch: Callable):
-            """Compiles a sweep whose epoch of one trial is another function than `train`'s."""
-            whole, train.run_epoch = train.run_epoch, epoch
-            try:
-                return sweep.compile_sweep(
-                    model,
-                    jax.tree.map(lambda x: x[chosen], points),
-                    dataset,
-                    batch_size=experiment.batch_size,
-                    l2_on_output=experiment.l2_on_output,
-                )
-            finally:
-                train.run_epoch = whole
+            return sweep.compile_sweep(
+                model,
+                jax.tree.map(lambda x: x[chosen], points),
+                dataset,
+                batch_size=experiment.batch_size,
+                l2_on_output=experiment.l2_on_output,
+                epoch=epoch,
+            )
 
         self.sweep = compile_epoch(train.run_epoch)
-        self.lower_seconds = self.sweep.compile_seconds - max(backend_seconds)
         epochs = partial_epochs()
         self._stages = [name for name in epochs if name != "training"]
         self._programs = {name: compile_epoch(epoch).run_epoch for name, epoch in epochs.items()}
@@ -214,7 +199,6 @@ def partial_epochs() -> dict[str, Callable]:
     import optax
 
     from mnist_jax import train
-    from mnist_jax.optimizer import create_optimizer
 
     def training(recipe, hyper, state, order, split, held_out):
         return train.train_epoch(recipe, hyper, state, order, split)
@@ -235,10 +219,7 @@ def partial_epochs() -> dict[str, Callable]:
         return state, jax.lax.scan(step, jnp.zeros(recipe.batch_size), batches)[0]
 
     def update(recipe, hyper, state, order, split, held_out):
-        momentum = hyper.momentum if recipe.use_momentum else None
-        optimizer = create_optimizer(
-            hyper.learning_rate, momentum, hyper.l2, l2_on_output=recipe.l2_on_output
-        )
+        optimizer = train.make_optimizer(recipe, hyper)
         grads = jax.tree.map(lambda w: 1e-6 * w, state.params)
 
         def step(state, _):
@@ -416,6 +397,8 @@ def measure(
         f"compiled in {ours.sweep.compile_seconds:.1f} s; a round is {steps} of an epoch's"
         f" {epoch_steps} steps in {ours.trials} trials on {devices['count']} {devices['kind']}"
     )
+    if load_average > devices["cores"] / 2:
+        _say(f"load average {load_average:.1f}: other programs take part of the machine's speed")
     on_cpu = devices["platform"] == "cpu"
     time_matmul = matmul_timer(
         matmul_shapes(products, experiment.batch_size, on_cpu), work=2e9 if on_cpu else 2e12
@@ -455,8 +438,8 @@ def measure(
         "matmul_peak_gflops": peak,
         "share_of_peak": gflops / peak,
         "mflop_per_step": work * experiment.batch_size / 1e6,
-        "lower_seconds": ours.lower_seconds,
-        "compile_seconds": ours.sweep.compile_seconds - ours.lower_seconds,
+        "lower_seconds": ours.sweep.lower_seconds,
+        "compile_seconds": ours.sweep.compile_seconds,
         "breakdown_ms_per_step": {
             name: statistics.median(stage[name] for stage in stages[1:]) for name in stages[0]
         },
@@ -476,8 +459,7 @@ def measure(
         "steps_per_epoch": epoch_steps,
         "devices": devices,
         "load_average": load_average,
-        "versions": _versions(),
-        "data_checksum": dataset.checksum,
+        "provenance": {**results.provenance(), "data": dataset.checksum},
     }
 
 
@@ -547,15 +529,6 @@ def _with_extremes(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
 
 
-def _versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {
-        "mnist_jax": __version__,
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
-    }
-
-
 def _trace(ours: Ours, folder: str) -> None:
     """Leaves a profiler's trace of one warm epoch, evaluation included."""
     import jax
@@ -614,11 +587,7 @@ def _say(line: str) -> None:
 
 def main(argv: list[str]) -> None:
     """Benchmarks the experiment that the flags name."""
-    logging.set_verbosity(logging.WARNING)
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]}: unexpected; every option is a flag, as in --config=FILE")
-    if FLAGS.config is None:
-        raise UserError("--config: missing; expected a file, as in --config=configs/l2_sweep.py")
+    experiment = read_flags(argv)
     if FLAGS.workdir is not None:
         raise UserError(f"--workdir={FLAGS.workdir}: a benchmark has none; give --json=FILE")
     for name in FLAGS.peers:
@@ -628,16 +597,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--json={FLAGS.json}: its folder cannot be written; choose another")
     if FLAGS.profile is not None:
         _make_folder(FLAGS.profile)
-    name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
-    experiment = read_config(FLAGS.config, name, FLAGS.seed)
-    dataset = data.load_dataset(experiment.dataset, FLAGS.data_dir)
-    dataset = data.hold_out_validation(dataset, experiment.num_validation)
-    num_train = len(dataset.train_labels)
-    if experiment.batch_size > num_train:
-        raise UserError(
-            f"--config.batch_size={experiment.batch_size}: expected at most {num_train},"
-            " the training images"
-        )
+    dataset = load_data(experiment, FLAGS.data_dir)
     record = measure(
         experiment,
         dataset,

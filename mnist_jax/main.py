@@ -126,14 +126,24 @@ def _axis(config, key: str, expected: str, valid) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> None:
-    """Runs an experiment from data to report."""
-    start = time.monotonic()
+def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:
+    """Loads an experiment's data set, cut into its splits.
+
+    Raises:
+        UserError: It cannot be had, or is too small for the experiment.
+    """
     dataset = data.load_dataset(experiment.dataset, data_dir)
     dataset = data.hold_out_validation(dataset, experiment.num_validation)
     num_train = len(dataset.train_labels)
     if experiment.batch_size > num_train:
         raise _bad("batch_size", experiment.batch_size, f"at most {num_train}, the training images")
+    return dataset
+
+
+def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> None:
+    """Runs an experiment from data to report."""
+    start = time.monotonic()
+    dataset = load_data(experiment, data_dir)
     path = results.create_workdir(workdir or _default_workdir(experiment.name))
     load_seconds = time.monotonic() - start
 
@@ -162,6 +172,7 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> No
     num_trials, num_epochs = len(trials.seed), experiment.num_epochs
     held_out = "validation images" if experiment.num_validation else "the test set"
     count, kind = program.devices["count"], program.devices["kind"]
+    num_train = len(dataset.train_labels)
     print(f"{dataset.name}: {num_train} training images; val_ is {held_out}")
     size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
     print(f"{size} on {results.count(count, f'{kind} device')}", flush=True)
@@ -171,7 +182,7 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> No
     rows = results.record(path, results.trial_rows(trials._asdict(), dataset.name), epochs)
     seconds = {
         "load": load_seconds,
-        "compile": program.compile_seconds,
+        "compile": program.lower_seconds + program.compile_seconds,
         "train": time.monotonic() - start,
     }
     results.write_summary(path, rows, dataset, program.devices, seconds)
@@ -182,16 +193,20 @@ def _default_workdir(name: str) -> Path:
     return Path("runs", name, datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
 
 
-def main(argv: list[str]) -> None:
-    """Runs the experiment that the flags name."""
+def read_flags(argv: list[str]) -> Experiment:
+    """Returns the experiment that the command line names, checked."""
     logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         raise UserError(f"{argv[1]}: unexpected; every option is a flag, as in --config=FILE")
     if FLAGS.config is None:
         raise UserError("--config: missing; expected a file, as in --config=configs/l2_sweep.py")
     name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
-    experiment = read_config(FLAGS.config, name, FLAGS.seed)
-    run(experiment, FLAGS.workdir, FLAGS.data_dir)
+    return read_config(FLAGS.config, name, FLAGS.seed)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the experiment that the flags name."""
+    run(read_flags(argv), FLAGS.workdir, FLAGS.data_dir)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ PACKAGES = {
 class Task(NamedTuple):
     """What every peer trains: the numbers of one trial."""
 
-    conv_features: list[int]
-    hidden_sizes: list[int]
+    conv_features: Sequence[int]
+    hidden_sizes: Sequence[int]
     num_classes: int
     batch_size: int
     learning_rate: float
@@ -88,13 +88,15 @@ class Peer:
                 env=environment,
                 encoding="utf-8",
             )
+        assert self._process.stdin and self._process.stdout  # both are pipes
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self.about = self._answer()
 
     def train_epoch(self) -> Epoch:
         """Has the peer train one epoch."""
         try:
-            self._process.stdin.write("epoch\n")
-            self._process.stdin.flush()
+            self._requests.write("epoch\n")
+            self._requests.flush()
         except BrokenPipeError:
             pass  # it died; its answer will say so
         return Epoch(**self._answer())
@@ -105,7 +107,7 @@ class Peer:
         self._process.communicate()
 
     def _answer(self) -> dict:
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             status = self._process.wait()
             said = self._log.read_text(encoding="utf-8", errors="replace").split("\n")

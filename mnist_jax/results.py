@@ -228,27 +228,35 @@ def write_summary(
     """
     chosen_on = "validation" if len(dataset.validation_labels) else "test"
     best = max(rows, key=lambda row: row[f"best_{chosen_on}_accuracy"])
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     summary = {
         "dataset": dataset.name,
         "epoch_chosen_on": chosen_on,
         "best_trial": best["trial"],
         "grid": summarise(rows),
         "provenance": {
-            "command": shlex.join(["python", "-m", "mnist_jax.main", *sys.argv[1:]]),
-            "commit": _commit(),
-            "versions": {
-                "mnist_jax": __version__,
-                "python": platform.python_version(),
-                **{package: importlib.metadata.version(package) for package in packages},
-            },
-            "machine": _machine(),
+            **provenance(),
             "devices": devices,
             "data": {"checksum": dataset.checksum, "source": dataset.source},
             "seconds": seconds,
         },
     }
     write_text(workdir / "summary.json", to_json(summary, indent=2) + "\n")
+
+
+def provenance() -> Row:
+    """Returns what made a result: command, commit, versions and machine."""
+    module = Path(sys.argv[0]).stem
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "command": shlex.join(["python", "-m", f"mnist_jax.{module}", *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {
+            "mnist_jax": __version__,
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+        "machine": _machine(),
+    }
 
 
 def _machine() -> str:

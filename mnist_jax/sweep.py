@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,7 +38,8 @@ class Sweep(NamedTuple):
         seeds: The distinct seeds among the trials.
         sizes: Number of images by split.
         devices: What runs the trials and how, for the record.
-        compile_seconds: Time that tracing and compiling took.
+        lower_seconds: Time that tracing and lowering took.
+        compile_seconds: Time that compiling took after that.
     """
 
     initialise: jax.stages.Compiled
@@ -47,7 +48,8 @@ class Sweep(NamedTuple):
     trials: Hyperparameters
     seeds: np.ndarray
     sizes: dict[str, int]
-    devices: dict[str, object]
+    devices: dict[str, Any]
+    lower_seconds: float
     compile_seconds: float
 
 
@@ -115,6 +117,7 @@ def compile_sweep(
     *,
     batch_size: int,
     l2_on_output: bool,
+    epoch: Callable = train.run_epoch,
 ) -> Sweep:
     """Places data and trials on the devices and compiles the two programs of a sweep.
 
@@ -124,6 +127,7 @@ def compile_sweep(
         dataset: All of its training images are trained on; the other splits are scored.
         batch_size: Images in a training step.
         l2_on_output: Whether the L2 penalty covers the output kernel too.
+        epoch: What a trial does in an epoch; `benchmark.py` times parts of it.
     """
     recipe = Recipe(
         model=model,
@@ -153,7 +157,7 @@ def compile_sweep(
 
     def run_all(state, orders, hyper, seed_index, split, held_out):
         def run_one(hyper, state, i):
-            return train.run_epoch(recipe, hyper, state, orders[i], split, held_out)
+            return epoch(recipe, hyper, state, orders[i], split, held_out)
 
         return _over_trials(run_one, hyper, state, seed_index)
 
@@ -169,6 +173,7 @@ def compile_sweep(
     init_lowered = jax.jit(shard(init_all, P("trial"))).lower(hyper)
     epoch_jit = jax.jit(shard(run_all, *by_input), donate_argnums=0)
     epoch_lowered = epoch_jit.lower(init_lowered.out_info, orders, *inputs)
+    lowered = time.monotonic()
     with ThreadPoolExecutor() as pool:
         # The random bits of the weights take long to optimise and a moment to compute.
         unoptimised: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
@@ -182,11 +187,12 @@ def compile_sweep(
         seeds=seeds,
         sizes=sizes,
         devices=_describe_devices(mesh),
-        compile_seconds=time.monotonic() - start,
+        lower_seconds=lowered - start,
+        compile_seconds=time.monotonic() - lowered,
     )
 
 
-def _describe_devices(mesh: Mesh) -> dict[str, object]:
+def _describe_devices(mesh: Mesh) -> dict[str, Any]:
     device = mesh.devices.flat[0]
     on_cpu = device.platform == "cpu"
     one_thread = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")

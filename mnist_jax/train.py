@@ -87,7 +87,7 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
     """Returns initial weights, which depend on the seed alone, and the optimizer's state."""
     images = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE))
     params = recipe.model.init(jax.random.key(hyper.seed), images)["params"]
-    return TrialState(params, _optimizer(recipe, hyper).init(params))
+    return TrialState(params, make_optimizer(recipe, hyper).init(params))
 
 
 def run_epoch(
@@ -136,7 +136,7 @@ def train_step(
     """Takes one SGD step on the mean loss; the sums are those of the weights before it."""
     gradient = jax.grad(_mean_loss, has_aux=True)
     grads, sums = gradient(state.params, recipe, images, labels, weights)
-    updates, opt_state = _optimizer(recipe, hyper).update(grads, state.opt_state, state.params)
+    updates, opt_state = make_optimizer(recipe, hyper).update(grads, state.opt_state, state.params)
     return TrialState(optax.apply_updates(state.params, updates), opt_state), sums
 
 
@@ -152,7 +152,8 @@ def evaluate(recipe: Recipe, params: PyTree, split: Split) -> Sums:
     return jax.lax.scan(step, _zero(), _batches(in_order, recipe.eval_batch_size))[0]
 
 
-def _optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:
+def make_optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:
+    """Returns the trial's optimizer; made anew where it is used, since it holds traced numbers."""
     momentum = hyper.momentum if recipe.use_momentum else None
     return create_optimizer(
         hyper.learning_rate, momentum, hyper.l2, l2_on_output=recipe.l2_on_output
