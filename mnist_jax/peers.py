@@ -88,7 +88,8 @@ class Peer:
                 env=environment,
                 encoding="utf-8",
             )
-        assert self._process.stdin and self._process.stdout  # both are pipes
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self.about = self._answer()
 
