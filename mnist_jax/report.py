@@ -12,7 +12,8 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from mnist_jax import UserError, figures, results
@@ -260,14 +261,28 @@ def to_terminal(table: Table) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Renders cells that are Markdown already; columns after the first are aligned as numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def fill_in(path: Path, sections: Mapping[str, str]) -> None:
+    """Replaces what stands between `<!-- NAME -->` and `<!-- end NAME -->` in a Markdown file."""
+    text = path.read_text(encoding="utf-8")
+    for name, section in sections.items():
+        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        text = f"{before}{start}\n{section}\n{end}{after}"
+    results.write_text(path, text)
+
+
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
     """Renders a report as Markdown, with links to the pictures."""
 
     def plain(text):
         return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
-
-    def row(cells):
-        return f"| {' | '.join(map(plain, cells))} |"
 
     parts = [f"# {plain(title)}"]
     for heading, blocks in sections:
@@ -278,8 +293,8 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
                     parts += [f"![{plain(name)}](figures/{name}.png)", plain(caption)]
                 case Table(columns, rows):
                     names = [f"{group}: {name}" if group else name for group, name in columns]
-                    lines = [row(names), "|" + " ---: |" * len(names), *map(row, rows)]
-                    parts.append("\n".join(lines))
+                    escaped = [[plain(cell) for cell in cells] for cells in (names, *rows)]
+                    parts.append(markdown_table(escaped[0], escaped[1:]))
                 case Code():
                     parts.append(f"    {block}")
                 case _:

@@ -414,3 +414,12 @@ def test_help_is_light_and_a_report_needs_no_jax(tmp_path, extra):
         assert "python -m mnist_jax.report DIR" in done.stdout
     else:
         assert done.stdout == report.write_report(run.workdir) + "\n"
+
+
+def test_fill_in_replaces_what_stands_between_the_marks(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
+    for _ in range(2):
+        report.fill_in(path, {"x": report.markdown_table(["h", "n"], [["1", "`2`"]])})
+    expected = "| h | n |\n| --- | ---: |\n| 1 | `2` |"
+    assert path.read_text() == f"a\n<!-- x -->\n{expected}\n<!-- end x -->\nb\n"

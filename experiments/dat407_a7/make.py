@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_jax import results
+from mnist_jax.report import fill_in, markdown_table
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/dat407_a7")
@@ -41,12 +42,6 @@ def spread(values: list[float], scale: float = 100, digits: int = 2) -> str:
     return f"{array.mean():.{digits}f} ± {array.std():.{digits}f}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Writes a Markdown table, numbers to the right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-
-
 def single_networks(runs: dict[str, results.Run]) -> str:
     """Compares the three experiments of one grid point."""
     rows = []
@@ -62,7 +57,7 @@ def single_networks(runs: dict[str, results.Run]) -> str:
         rows.append([f"{name}, test loss of the last epoch", f"{theirs['test_loss']:.4f}",
                      spread(values, 1, 4), str(len(ours)),
                      f"{min(values):.4f} to {max(values):.4f}"])  # fmt: skip
-    return table(["", "notebook", "here: mean ± sd", "seeds", "range"], rows)
+    return markdown_table(["", "notebook", "here: mean ± sd", "seeds", "range"], rows)
 
 
 def sweep(run: results.Run) -> str:
@@ -83,7 +78,7 @@ def sweep(run: results.Run) -> str:
     header = ["L2 factor"]
     for quantity in ("best epoch, %", "last epoch, %", "test objective"):
         header += [f"{quantity}: notebook", "here"]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def learning_curve(run: results.Run) -> str:
@@ -104,7 +99,7 @@ def learning_curve(run: results.Run) -> str:
     header = ["epoch"]
     for quantity in ("training loss", "training accuracy, %", "test loss", "test accuracy, %"):
         header += [f"{quantity}: notebook", "here"]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def record(runs: dict[str, results.Run]) -> str:
@@ -127,7 +122,7 @@ def record(runs: dict[str, results.Run]) -> str:
         + f". Data: {made['data']['checksum']}."
     )
     header = ["command", "commit", "compile, s", "train, s"]
-    return f"{table(header, rows)}\n\n{machine}"
+    return f"{markdown_table(header, rows)}\n\n{machine}"
 
 
 def main() -> None:
@@ -139,14 +134,7 @@ def main() -> None:
         "curve": learning_curve(runs["baseline"]),
         "record": record(runs),
     }
-    readme = HERE / "README.md"
-    text = readme.read_text()
-    for name, section in sections.items():
-        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-        before, rest = text.split(start)
-        _, after = rest.split(end)
-        text = f"{before}{start}\n{section}\n{end}{after}"
-    results.write_text(readme, text)
+    fill_in(HERE / "README.md", sections)
     for name, figure in (("l2_sweep", "accuracy_vs_l2"), ("l2_sweep", "accuracy_curves"),
                          ("cnn", "accuracy_curves"), ("baseline", "accuracy_curves")):  # fmt: skip
         shutil.copyfile(RUNS / name / "figures" / f"{figure}.png", HERE / f"{name}_{figure}.png")

@@ -1,0 +1,205 @@
+"""Times a training step of each network here and in its peers, and whole runs from their start.
+
+    pip install -e '.[bench]' && python experiments/step_time/make.py [--rounds=N]
+
+Writes a JSON record for each network, the tables of README.md between its markers, and the chart.
+It wants a quiet machine; a record that is there already is kept.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mnist_jax import figures, results
+from mnist_jax.report import fill_in, markdown_table
+
+HERE = Path(__file__).parent
+NETWORKS = {"baseline": "MLP 784-64-64-10", "mlp": "MLP 784-500-300-10", "cnn": "CNN"}
+PEERS = {"keras": "Keras", "torch": "PyTorch", "flax": "Flax, a call a batch"}
+
+
+def benchmark(name: str, arguments: list[str]) -> dict:
+    """Benchmarks a network against all peers, unless its record exists."""
+    path = HERE / f"{name}.json"
+    if not path.exists():
+        module = (sys.executable, "-m", "mnist_jax.benchmark", f"--config=configs/{name}.py")
+        options = (f"--peers={','.join(PEERS)}", f"--json={path}")
+        subprocess.run([*module, *options, *arguments], check=True)
+    return json.loads(path.read_text())
+
+
+def time_starts() -> dict:
+    """Times `baseline.py` from the start of the process to its first epoch, cold and warm.
+
+    Cold means that neither data nor compiled programs are in the cache (files are in the memory of
+    the operating system); warm repeats it. Both read the data from MNIST_JAX_DATA_DIR.
+    """
+    path = HERE / "start.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    record: dict = {"seconds": {"cold": [], "warm": []}, "provenance": results.provenance()}
+    for _ in range(3):
+        folder = tempfile.mkdtemp()
+        for kind in ("cold", "warm"):
+            workdir = Path(folder, kind)
+            start = time.time()
+            subprocess.run(
+                [sys.executable, "-m", "mnist_jax.main", "--config=configs/baseline.py",
+                 "--config.num_epochs=1", f"--workdir={workdir}"],
+                check=True,
+                env=os.environ | {"MNIST_JAX_CACHE_DIR": str(Path(folder, "cache"))},
+                stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+            epoch_ended = (workdir / "metrics.jsonl").stat().st_mtime
+            record["seconds"][kind].append(epoch_ended - start)
+        shutil.rmtree(folder)
+    results.write_text(path, results.to_json(record, indent=2) + "\n")
+    return record
+
+
+def time_sweep() -> dict:
+    """Times `l2_sweep.py` from process start to report, 4 of its 40 epochs, and its memory.
+
+    The parts that do not grow with the epochs weigh more in 4 than in 40.
+    """
+    path = HERE / "l2_sweep.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.time()
+        subprocess.run(
+            [sys.executable, "-m", "mnist_jax.main", "--config=configs/l2_sweep.py",
+             "--config.num_epochs=4", f"--workdir={folder}"],
+            check=True,
+        )  # fmt: skip
+        seconds = time.time() - start
+        run = results.read_run(folder)
+    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    record = {
+        "seconds": seconds,
+        "peak_memory_gib": kilobytes / 2**20,
+        "provenance": run.summary["provenance"],
+    }
+    results.write_text(path, results.to_json(record, indent=2) + "\n")
+    return record
+
+
+def steps(records: dict[str, dict]) -> str:
+    """Compares the steps."""
+    rows = []
+    for name, record in records.items():
+        cells = [NETWORKS[name], f"{record['ms_per_step']:.3f}"]
+        for peer in PEERS:
+            times = record["peers"][peer]["ratio"]
+            cells.append(f"{times['median']:.1f} ({times['min']:.1f} to {times['max']:.1f})")
+        cells.append(f"{record['share_of_peak']:.0%} of {record['matmul_peak_gflops']:.0f}")
+        rows.append(cells)
+    header = ["", "ms a step and trial", *(f"times as fast as {p}" for p in PEERS.values()),
+              "share of the matmul peak, GFLOP/s"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def breakdown(records: dict[str, dict]) -> str:
+    """Shows where a step's time goes."""
+    stages = next(iter(records.values()))["breakdown_ms_per_step"]
+    rows = [
+        [NETWORKS[name], *(f"{record['breakdown_ms_per_step'][stage]:.3f}" for stage in stages)]
+        for name, record in records.items()
+    ]
+    return markdown_table(["ms a step and trial", *stages], rows)
+
+
+def whole(start: dict, sweep: dict, mlp: dict) -> str:
+    """Shows whole runs."""
+    keras = mlp["peers"]["keras"]["ms_per_step"] * mlp["steps_per_epoch"] * 4 * 15 / 1e3
+    rows = [
+        [f"process start to the end of the first MNIST epoch, {kind} caches",
+         f"{sorted(values)[1]:.1f} s ({min(values):.1f} to {max(values):.1f}, n = {len(values)})"]
+        for kind, values in start["seconds"].items()
+    ]  # fmt: skip
+    rows += [
+        ["`l2_sweep.py` with 4 epochs, process start to report", f"{sweep['seconds']:.0f} s"],
+        [
+            "the training steps alone of 15 Keras fits of 4 epochs, by their time a step",
+            f"{keras:.0f} s",
+        ],
+        ["ratio of the two", f"{keras / sweep['seconds']:.1f}"],
+        ["peak memory of the `l2_sweep.py` process", f"{sweep['peak_memory_gib']:.2f} GiB"],
+    ]
+    return markdown_table(["", ""], rows)
+
+
+def record_of(records: dict[str, dict]) -> str:
+    """Lists what made the numbers."""
+    rows = []
+    for record in records.values():
+        made = record["provenance"]
+        load = record.get("load_average")
+        rows.append([f"`{made['command']}`", str(made["commit"])[:12],
+                     f"{load:.1f}" if load is not None else "—"])  # fmt: skip
+    made, mlp = records["mlp"]["provenance"], records["mlp"]
+    versions = made["versions"] | {
+        package: version
+        for peer in mlp["peers"].values()
+        for package, version in peer["versions"].items()
+    }
+    machine = (
+        f"Machine: {mlp['devices']['cores']} cores of {made['machine']}. Versions: "
+        + ", ".join(f"{package} {version}" for package, version in versions.items())
+        + "."
+    )
+    return f"{markdown_table(['command', 'commit', 'load average before'], rows)}\n\n{machine}"
+
+
+def chart(records: dict[str, dict]) -> None:
+    """Draws how many times as fast a step is here as in each peer."""
+    from matplotlib import style
+
+    with style.context(figures.STYLE, after_reset=True):
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        ax = figure.subplots()
+        for i, (peer, label) in enumerate(PEERS.items()):
+            ratios = [record["peers"][peer]["ratio"] for record in records.values()]
+            middle = [r["median"] for r in ratios]
+            ends = [
+                [r["median"] - r["min"] for r in ratios],
+                [r["max"] - r["median"] for r in ratios],
+            ]
+            places = [j + 0.27 * (i - 1) for j in range(len(records))]
+            bars = ax.bar(places, middle, 0.25, yerr=[below, above], color=figures.COLORS[i], label=label,
+                          capsize=2, error_kw={"lw": 0.8})  # fmt: skip
+            ax.bar_label(bars, [f"{m:.1f}" for m in middle], padding=2)
+        ax.axhline(1, color="black", lw=0.8)
+        ax.set_xticks(range(len(records)), [NETWORKS[name] for name in records])
+        ax.set_ylabel("times as fast (1: no faster)")
+        ax.grid(visible=False, axis="x")
+        ax.legend()
+        cores = records["mlp"]["devices"]["cores"]
+        figure.suptitle(f"A training step here against its peers, {cores} CPU cores")
+        figure.savefig(HERE / "step_time.png")
+
+
+def main() -> None:
+    """Measures what is missing, then writes the study's tables and chart."""
+    records = {name: benchmark(name, sys.argv[1:]) for name in NETWORKS}
+    start, sweep = time_starts(), time_sweep()
+    sections = {
+        "steps": steps(records),
+        "whole": whole(start, sweep, records["mlp"]),
+        "breakdown": breakdown(records),
+        "record": record_of(records | {"l2_sweep": sweep}),
+    }
+    fill_in(HERE / "README.md", sections)
+    chart(records)
+
+
+if __name__ == "__main__":
+    main()
