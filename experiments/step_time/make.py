@@ -169,13 +169,11 @@ def chart(records: dict[str, dict]) -> None:
         for i, (peer, label) in enumerate(PEERS.items()):
             ratios = [record["peers"][peer]["ratio"] for record in records.values()]
             middle = [r["median"] for r in ratios]
-            ends = [
-                [r["median"] - r["min"] for r in ratios],
-                [r["max"] - r["median"] for r in ratios],
-            ]
+            below = [r["median"] - r["min"] for r in ratios]
+            above = [r["max"] - r["median"] for r in ratios]
             places = [j + 0.27 * (i - 1) for j in range(len(records))]
-            bars = ax.bar(places, middle, 0.25, yerr=[below, above], color=figures.COLORS[i], label=label,
-                          capsize=2, error_kw={"lw": 0.8})  # fmt: skip
+            bars = ax.bar(places, middle, 0.25, color=figures.COLORS[i], label=label)
+            ax.errorbar(places, middle, [below, above], fmt="none", ecolor="black", capsize=2)
             ax.bar_label(bars, [f"{m:.1f}" for m in middle], padding=2)
         ax.axhline(1, color="black", lw=0.8)
         ax.set_xticks(range(len(records)), [NETWORKS[name] for name in records])
