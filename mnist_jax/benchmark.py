@@ -94,7 +94,6 @@ def work_per_image(products: Sequence[Layer]) -> int:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Returns the median and the extremes."""
-    """Returns the median and the extremes."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -548,8 +547,8 @@ def table(record: Mapping[str, Any]) -> str:
         f"{r['trials']} trials on {devices['count']} {devices['platform']} devices"
         f" ({devices['kind']}, {devices['cores']} cores, threads {devices['threads']}),"
         f" matmul precision {devices['matmul_precision']}",
-        f"{r['mflop_per_step']:.1f} MFLOP a step, {r['steps_per_round']} steps a round of"
-        f" {r['steps_per_epoch']} an epoch; load average {r['load_average']:.1f} before",
+        f"{r['mflop_per_step']:.1f} MFLOP a step if computed plainly; {r['steps_per_round']} of"
+        f" {r['steps_per_epoch']} steps a round; load average {r['load_average']:.1f} before",
         "",
         f"{'':<28}{'median':>11}{'min':>11}{'max':>11}",
         _row("ms a step and trial", r, "ms_per_step", ",.3f"),
@@ -564,7 +563,8 @@ def table(record: Mapping[str, Any]) -> str:
     for name, ms in stages.items():
         lines.append(f"{STAGES[name]:<28}{ms:>11.4f}{ms / r['ms_per_step']:>11.1%}")
     if r["peers"]:
-        lines += ["", f"{'peer':<28}{'ms a step':>11}{'ours is faster':>18}{'(min to max)':>20}"]
+        header = f"{'peer, one network at a time':<28}{'ms a step':>11}{'ours is faster':>18}"
+        lines += ["", f"{header}{'(min to max)':>20}"]
     for name, peer in r["peers"].items():
         label = f"{name} ({' '.join(f'{k} {v}' for k, v in peer['versions'].items() if k == name)})"
         times = peer["ratio"]
@@ -605,9 +605,9 @@ def main(argv: list[str]) -> None:
         rounds=FLAGS.rounds,
         profile=FLAGS.profile,
     )
+    print(table(record))
     if FLAGS.json is not None:
         results.write_text(Path(FLAGS.json), results.to_json(record, indent=2) + "\n")
-    print(table(record))
 
 
 def _make_folder(profile: str) -> None:

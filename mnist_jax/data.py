@@ -36,6 +36,7 @@ CLASS_NAMES = {
 DATASETS = tuple(CLASS_NAMES)
 
 NUM_TRAIN, NUM_TEST = 60_000, 10_000  # of mnist, fashion_mnist and kmnist alike
+NUM_TRAINING_IMAGES = {name: 1_437 if name == "digits" else NUM_TRAIN for name in DATASETS}
 # MD5 of mnist's decompressed files: gzip wrappers of the same bytes differ from mirror to mirror.
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",

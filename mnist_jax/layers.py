@@ -9,7 +9,6 @@ automatic gradients 13.2, `Patches` for both layers 10.6, `Tiles` for the second
 """
 
 import functools
-import math
 import operator
 
 import jax
@@ -149,7 +148,7 @@ def _overlap(parts, axis):
 
 def _split(array, block):
     """[batch, h, w, c] to blocks [batch / n, h, w, n, c]: n images together in the last axes."""
-    n = math.gcd(block, len(array))
+    n = max(size for size in range(1, block + 1) if len(array) % size == 0)
     return array.reshape(-1, n, *array.shape[1:]).transpose(0, 2, 3, 1, 4)
 
 
@@ -173,8 +172,8 @@ def conv_relu_max_pool(x, kernel, bias, block):
       x: images [batch, height, width, channels], height and width at least 4.
       kernel: [3, 3, channels, features].
       bias: [features].
-      block: images per step of the loop inside, so that what a step makes stays in cache. The
-        greatest common divisor with the batch is used.
+      block: at most this many images per step of the loop inside, so that what a step makes stays
+        in cache; the largest divisor of the batch that this allows.
 
     Returns:
       [batch, (height - 2) // 2, (width - 2) // 2, features].

@@ -7,7 +7,9 @@ and a mistake answer at once.
 """
 
 import difflib
+import io
 import math
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -74,20 +76,34 @@ def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Expe
     num_seeds = _whole(config, "num_seeds", at_least=1)
     if not 0 <= seed <= 2**32 - num_seeds:
         raise UserError(f"--seed={seed}: expected a whole number from 0 to {2**32 - num_seeds}")
+    num_images = data.NUM_TRAINING_IMAGES[config.dataset]
+    num_validation = _whole(config, "num_validation", at_least=0)
+    if num_validation >= num_images:
+        raise _bad("num_validation", num_validation, f"less than the {num_images} training images")
+    num_train = num_images - num_validation
+    batch_size = _whole(config, "batch_size", at_least=1)
+    if batch_size > num_train:
+        raise _bad("batch_size", batch_size, f"at most {num_train}, the training images")
     conv_features = _sizes(config, "conv_features")
     if len(conv_features) > 3:
         raise _bad("conv_features", conv_features, "at most 3 blocks, which leave 1 pixel of 28")
+    hidden_sizes = _sizes(config, "hidden_sizes")
+    l2 = _axis(config, "l2", "0 or positive", lambda x: x >= 0)
+    if any(l2) and not (conv_features or hidden_sizes or config.l2_on_output):
+        raise _bad(
+            "l2", l2, "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
+        )
     return Experiment(
         name=name,
         dataset=config.dataset,
-        num_validation=_whole(config, "num_validation", at_least=0),
+        num_validation=num_validation,
         conv_features=conv_features,
-        hidden_sizes=_sizes(config, "hidden_sizes"),
+        hidden_sizes=hidden_sizes,
         num_epochs=_whole(config, "num_epochs", at_least=1),
-        batch_size=_whole(config, "batch_size", at_least=1),
+        batch_size=batch_size,
         learning_rate=_axis(config, "learning_rate", "positive", lambda x: x > 0),
         momentum=_axis(config, "momentum", "from 0 to below 1", lambda x: 0 <= x < 1),
-        l2=_axis(config, "l2", "0 or positive", lambda x: x >= 0),
+        l2=l2,
         l2_on_output=config.l2_on_output,
         num_seeds=num_seeds,
         seed=seed,
@@ -127,25 +143,19 @@ def _axis(config, key: str, expected: str, valid) -> tuple[float, ...]:
 
 
 def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:
-    """Loads an experiment's data set, cut into its splits.
-
-    Raises:
-        UserError: It cannot be had, or is too small for the experiment.
-    """
+    """Loads an experiment's data set, cut into its splits."""
     dataset = data.load_dataset(experiment.dataset, data_dir)
-    dataset = data.hold_out_validation(dataset, experiment.num_validation)
-    num_train = len(dataset.train_labels)
-    if experiment.batch_size > num_train:
-        raise _bad("batch_size", experiment.batch_size, f"at most {num_train}, the training images")
-    return dataset
+    return data.hold_out_validation(dataset, experiment.num_validation)
 
 
 def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> None:
     """Runs an experiment from data to report."""
     start = time.monotonic()
+    provenance = results.provenance()  # now: the checkout may change while the run goes on
+    path = results.check_workdir(workdir or _default_workdir(experiment.name))
     dataset = load_data(experiment, data_dir)
-    path = results.create_workdir(workdir or _default_workdir(experiment.name))
-    load_seconds = time.monotonic() - start
+    results.create_workdir(path)
+    loaded = time.monotonic()
 
     from mnist_jax import models, report, sweep
 
@@ -177,15 +187,17 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> No
     size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
     print(f"{size} on {results.count(count, f'{kind} device')}", flush=True)
     results.write_config(path, experiment._asdict())
-    start = time.monotonic()
+    compiled = time.monotonic()
     epochs = sweep.show_progress(sweep.run(program, num_epochs), num_epochs, num_trials)
     rows = results.record(path, results.trial_rows(trials._asdict(), dataset.name), epochs)
     seconds = {
-        "load": load_seconds,
+        "load": loaded - start,
         "compile": program.lower_seconds + program.compile_seconds,
-        "train": time.monotonic() - start,
+        "train": time.monotonic() - compiled,
+        "total": time.monotonic() - start,
     }
-    results.write_summary(path, rows, dataset, program.devices, seconds)
+    provenance |= {"devices": program.devices, "seconds": seconds}
+    results.write_summary(path, rows, dataset, provenance)
     print(report.write_report(path))
 
 
@@ -234,11 +246,17 @@ def _one_line(error: Exception) -> str:
 
 def run_command(main, argv: list[str] | None = None) -> None:
     """Runs a program's `main` on its command line; bad input ends it with status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a run
     try:
         app.run(main, argv, flags_parser=_parse_flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

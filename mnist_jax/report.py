@@ -25,6 +25,7 @@ from mnist_jax.results import (
     count_diverged,
     is_finite,
     label,
+    paired_difference,
     protocol,
     ranked,
     score,
@@ -83,6 +84,7 @@ def write_report(workdir: str | os.PathLike) -> str:
 
 
 def _write_figures(run: Run) -> list[Picture]:
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and none is needed
     from matplotlib import style
 
     pictures = []
@@ -127,7 +129,7 @@ def headline(run: Run) -> str:
 
 
 def verdict(run: Run) -> str:
-    """Says which grid point did best, and how that compares with the scatter between seeds."""
+    """Says which grid point did best, and whether its seeds tell it apart from the others."""
     p, axes = protocol(run), varying(run)
     best, *others = ranked(run)
     (mean, std), n = score(run, best), best["num_trials"]
@@ -140,21 +142,22 @@ def verdict(run: Run) -> str:
     if others:
         said = f"best of {len(others) + 1} grid points: {label(best, axes)}, {said}"
     said = f"{said[0].upper()}{said[1:]}."
-    near = []
-    for point in others:
-        other_mean, other_std = score(run, point)
-        if abs(mean - other_mean) <= max(std, other_std):
-            near.append(label(point, axes))
-    yardstick = "one standard deviation between seeds (the larger of the two)"
+    tied = []
+    for point in others if n > 1 else ():
+        difference, half_width = paired_difference(run, best, point, p.criterion)
+        if not difference > half_width:
+            tied.append(label(point, axes))
+    test = "the 95 % interval of the paired difference (Student, not corrected for the number of"
+    test += f" comparisons) over {n} seeds"
     if others and n == 1:
         said += " With one trial a point, the scatter between seeds is unknown, so differences"
         said += " between grid points cannot be judged."
-    elif near and len(near) == len(others):
-        said += f" All others lie within {yardstick} of it: none stands out from the noise."
-    elif near:
-        said += f" Within {yardstick} of it, so not apart from the noise: {'; '.join(near)}."
+    elif tied and len(tied) == len(others):
+        said += f" But {test} includes 0 for every other point: they cannot be told apart."
+    elif tied:
+        said += f" It cannot be told apart from {'; '.join(tied)}: {test} includes 0."
     elif others:
-        said += f" All others are further from it than {yardstick}."
+        said += f" It differs from every other point: {test} excludes 0."
     lost = count_diverged(run.results)
     return f"{said} Of {count(len(run.results), 'trial')}, {lost} diverged." if lost else said
 
@@ -259,6 +262,12 @@ def to_terminal(table: Table) -> str:
         start += span
     lines = [head, *([*map(str.rjust, line, widths)] for line in lines)]
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def commit_of(provenance: Row) -> str:
+    """Shortens the recorded commit, and says where the checkout had changes of its own."""
+    commit, *changed = str(provenance["commit"]).partition("-")
+    return commit[:12] + "".join(changed)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -56,18 +56,35 @@ def create_workdir(workdir: str | os.PathLike) -> Path:
     Raises:
         UserError: It already holds a run, or cannot be written.
     """
-    path = Path(workdir)
-    advice = "choose another --workdir"
+    path = check_workdir(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if (path / "config.json").exists():
-            raise UserError(f"--workdir={path} already holds a run; {advice}")
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        reason = f"--workdir={path} cannot be written ({error.strerror}); {advice}"
-        raise UserError(reason) from None
+        raise _unwritable(path, error.strerror) from None
     return path
+
+
+def check_workdir(workdir: str | os.PathLike) -> Path:
+    """Refuses what cannot be the directory of a new run, without touching the disk.
+
+    Raises:
+        UserError: It already holds a run, or lies where nothing can be written.
+    """
+    path = Path(workdir).expanduser()
+    if (path / "config.json").exists():
+        raise UserError(f"--workdir={path} already holds a run; choose another --workdir")
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise _unwritable(path, f"{existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise _unwritable(path, f"{existing} is read-only")
+    return path
+
+
+def _unwritable(path: Path, reason: str | None) -> UserError:
+    return UserError(f"--workdir={path} cannot be written ({reason}); choose another --workdir")
 
 
 def write_config(workdir: Path, config: Row) -> None:
@@ -162,7 +179,8 @@ def _update_best(
         columns = {name: accuracy, name.replace("accuracy", "epoch"): np.full(len(accuracy), epoch)}
         if name == "best_validation_accuracy":
             columns["test_accuracy_at_best_validation"] = metrics["test_accuracy"]
-        better = accuracy > best[name] if best else np.full(len(accuracy), True)
+        # Written so that a number replaces NaN, and NaN never a number.
+        better = ~(best[name] >= accuracy) & ~np.isnan(accuracy) if best else True
         for column, values in columns.items():
             updated[column] = np.where(better, values, best[column]) if best else values
     return updated
@@ -202,7 +220,7 @@ def summarise(rows: Sequence[Row]) -> list[dict]:
 
 def _statistics(values: np.ndarray) -> dict[str, float]:
     return {
-        "mean": values.mean(),
+        "mean": math.fsum(values) / len(values),  # exact: equal trials tie in any order
         "std_ddof0": values.std(),
         "std_ddof1": values.std(ddof=1) if len(values) > 1 else math.nan,
         "min": values.min(),
@@ -214,8 +232,7 @@ def write_summary(
     workdir: Path,
     rows: Sequence[Row],
     dataset: Dataset,
-    devices: Row,
-    seconds: Mapping[str, float],
+    provenance: Row,
 ) -> None:
     """Writes `summary.json`: statistics by grid point, the best trial, and provenance.
 
@@ -223,21 +240,18 @@ def write_summary(
         workdir: The work directory.
         rows: Those of `results.csv`.
         dataset: What was trained on.
-        devices: What ran the trials and how, for the record.
-        seconds: Wall-clock time of each phase.
+        provenance: What made them, to which that of the data is added.
     """
     chosen_on = "validation" if len(dataset.validation_labels) else "test"
-    best = max(rows, key=lambda row: row[f"best_{chosen_on}_accuracy"])
+    best = max(rows, key=lambda row: np.nan_to_num(row[f"best_{chosen_on}_accuracy"], nan=-1))
     summary = {
         "dataset": dataset.name,
         "epoch_chosen_on": chosen_on,
         "best_trial": best["trial"],
         "grid": summarise(rows),
         "provenance": {
-            **provenance(),
-            "devices": devices,
+            **provenance,
             "data": {"checksum": dataset.checksum, "source": dataset.source},
-            "seconds": seconds,
         },
     }
     write_text(workdir / "summary.json", to_json(summary, indent=2) + "\n")
@@ -245,10 +259,9 @@ def write_summary(
 
 def provenance() -> Row:
     """Returns what made a result: command, commit, versions and machine."""
-    module = Path(sys.argv[0]).stem
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
-        "command": shlex.join(["python", "-m", f"mnist_jax.{module}", *sys.argv[1:]]),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "commit": _commit(),
         "versions": {
             "mnist_jax": __version__,
@@ -385,6 +398,24 @@ def score(run: Run, point: Row) -> tuple[float, float]:
 def trials_of(run: Run, point: Row) -> list[Row]:
     """Returns the trials of a grid point, as rows of `results.csv`."""
     return [row for row in run.results if all(row[axis] == point[axis] for axis in GRID_AXES)]
+
+
+def paired_difference(run: Run, point: Row, other: Row, column: str) -> tuple[float, float]:
+    """Compares two grid points seed by seed.
+
+    Returns:
+        Mean difference of a column of `results.csv`, `point` less `other`, and half the width of
+        its 95 % interval (Student).
+    """
+    from scipy.special import stdtrit
+
+    values, others = (
+        {row["seed"]: row[column] for row in trials_of(run, p)} for p in (point, other)
+    )
+    differences = np.array([values[seed] - others[seed] for seed in values], float)
+    n = len(differences)
+    half_width = stdtrit(n - 1, 0.975) * differences.std(ddof=1) / math.sqrt(n)
+    return math.fsum(differences) / n, half_width
 
 
 def count_diverged(trials: Sequence[Row]) -> int:

@@ -90,14 +90,16 @@ def configure_jax(num_trials: int) -> None:
 
     Each CPU core becomes one device, as far as there are trials for them. Where there are fewer
     trials than cores, the devices share all cores through threads, so that none is idle. Compiled
-    programs are kept in the user's cache, unless JAX was told otherwise.
+    programs are kept in the user's cache, and float32 means float32 in matrix products, unless JAX
+    was told otherwise.
     """
     cores = num_cores()
     jax.config.update("jax_num_cpu_devices", min(cores, num_trials))
     if num_trials >= cores:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".lstrip()
-    jax.config.update("jax_default_matmul_precision", "float32")
+    if jax.config.values["jax_default_matmul_precision"] is None:
+        jax.config.update("jax_default_matmul_precision", "float32")
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -175,9 +177,11 @@ def compile_sweep(
     epoch_lowered = epoch_jit.lower(init_lowered.out_info, orders, *inputs)
     lowered = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        # The random bits of the weights take long to optimise and a moment to compute.
-        unoptimised: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-        initialise = pool.submit(init_lowered.compile, compiler_options=unoptimised)
+        # The random bits of the weights take a CPU long to optimise and a moment to compute.
+        options: dict[str, str | bool] = {}
+        if jax.default_backend() == "cpu":
+            options["xla_backend_optimization_level"] = "0"
+        initialise = pool.submit(init_lowered.compile, compiler_options=options)
         run_epoch = pool.submit(epoch_lowered.compile)
     return Sweep(
         initialise=initialise.result(),
@@ -195,13 +199,14 @@ def compile_sweep(
 def _describe_devices(mesh: Mesh) -> dict[str, Any]:
     device = mesh.devices.flat[0]
     on_cpu = device.platform == "cpu"
-    one_thread = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
+    alone = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
+    threads = "one a device" if alone else "shared by the devices"
     return {
         "platform": device.platform,
         "kind": device.device_kind,
         "count": mesh.size,
         "cores": num_cores(),
-        "threads": "one a device" if on_cpu and one_thread else "shared by the devices",
+        "threads": threads if on_cpu else None,
         "trials_in_a_device": "lax.map" if on_cpu else "vmap",
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     }
@@ -235,8 +240,11 @@ def _metrics(sums: train.EpochSums, sweep: Sweep) -> dict[str, np.ndarray]:
     sums = jax.tree.map(lambda x: np.asarray(x, np.float64)[:num_trials], jax.device_get(sums))
     metrics: dict[str, np.ndarray] = {}
     for name, split in {"train": sums.train, **sums.held_out}.items():
-        metrics[f"{name}_loss"] = np.asarray(split.loss / sweep.sizes[name])
-        metrics[f"{name}_accuracy"] = np.asarray(split.correct / sweep.sizes[name])
+        loss = np.asarray(split.loss / sweep.sizes[name])
+        metrics[f"{name}_loss"] = loss
+        # The largest of logits that are not numbers is no prediction.
+        right = np.where(np.isfinite(loss), split.correct, np.nan)
+        metrics[f"{name}_accuracy"] = right / sweep.sizes[name]
         if name != "train":
             metrics[f"{name}_objective"] = metrics[f"{name}_loss"] + sums.penalty
     return metrics

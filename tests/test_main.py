@@ -101,10 +101,11 @@ BAD_INPUT = {
     "--config.batch_size=0": "batch_size=0",
     "--config.batch_size=1438": "at most 1437",
     "--config.num_validation=-1": "num_validation=-1",
-    "--config.num_validation=1437": "num_validation=1437",
+    "--config.num_validation=1437": "less than the 1437",
     "--config.hidden_sizes=64,0": "hidden_sizes",
     "--config.hidden_sizes=6.5": "hidden_sizes",
     "--config.conv_features=1,1,1,1": "at most 3",
+    "--config.hidden_sizes=()": "no kernel",
     "--config.l2=-1": "l2=-1",
     "--config.l2=nan": "l2=nan",
     "--config.l2=inf": "l2=inf",
@@ -131,6 +132,8 @@ BAD_INPUT = {
 def test_bad_input_is_one_line_and_status_2(bad, tmp_path):
     workdir = tmp_path / "run"
     given = [bad] if bad.startswith("--config=") else [*TINY, bad]
+    if bad == "--config.hidden_sizes=()":
+        given.append("--config.l2=1e-3")
     if bad.startswith("--data_dir"):
         given.append("--config.dataset=mnist")
     if bad.startswith("--config.num_epochs"):

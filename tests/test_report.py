@@ -48,8 +48,9 @@ def make_run(path, l2=L2S, learning_rate=(0.1,), momentum=(0.0,), seeds=3, epoch
     none, some = np.zeros(0), np.zeros(5 if validation else 0)
     arrays = [none, none, some, some, none, none]
     dataset = Dataset("digits", *arrays, tuple("0123456789"), "sha256:0", "<made & up>")
-    seconds = {"load": 1.0, "compile": 2.0, "train": 3.0}
-    results.write_summary(path, rows, dataset, {"platform": "cpu"}, seconds)
+    seconds = {"load": 1.0, "compile": 2.0, "train": 3.0, "total": 6.0}
+    made = results.provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
+    results.write_summary(path, rows, dataset, made)
     return results.read_run(path)
 
 
@@ -148,17 +149,20 @@ def test_validation_chooses_the_grid_point_and_the_test_set_does_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("means", "said"),
-    [
-        ((0.97, 0.975, 0.98), "All others lie within one standard deviation"),
-        ((0.97, 0.965, 0.90), "not apart from the noise: l2 0.00075."),
-        ((0.97, 0.95, 0.90), "All others are further from it than one standard deviation"),
+    ("gaps", "said"),
+    [  # less of the best point's accuracy; its seeds scatter by 0.01, the gaps by 0.001 (n = 3)
+        ((0.0, 0.001, 0.0015), "includes 0 for every other point: they cannot be told apart."),
+        ((0.0, 0.001, 0.02), "It cannot be told apart from l2 0.00075: the 95 % interval"),
+        ((0.0, 0.005, 0.02), "It differs from every other point: the 95 % interval"),
     ],
 )
-def test_verdict_sets_gaps_beside_the_scatter_between_seeds(tmp_path, means, said):
+def test_verdict_compares_points_seed_by_seed(tmp_path, gaps, said):
     run = make_run(tmp_path / "run")
-    for point, mean in zip(run.summary["grid"], means, strict=True):
-        point["statistics"]["best_test_accuracy"] |= {"mean": mean, "std_ddof0": 0.0101}
+    for point, gap in zip(run.summary["grid"], gaps, strict=True):
+        trials = results.trials_of(run, point)
+        for i, row in enumerate(trials):
+            row["best_test_accuracy"] = 0.97 + 0.01 * i - gap + 0.001 * (i == 1) * (gap > 0)
+        point["statistics"]["best_test_accuracy"] |= {"mean": 0.98 - gap, "std_ddof0": 0.0101}
     assert said in report.verdict(run)
     assert "standard deviation 1.01 points (population, ddof=0), n = 3 seeds" in report.verdict(run)
 

@@ -37,9 +37,7 @@ def finished_run(path, validation=False):
     workdir = results.create_workdir(path)
     results.write_config(workdir, {"name": "tiny", "l2": (0.0, 1e-3)})
     rows = results.record(workdir, results.trial_rows(TRIALS, "tiny"), epochs(validation))
-    results.write_summary(
-        workdir, rows, dataset(4 * validation), {"platform": "cpu"}, {"load": 1.0}
-    )
+    results.write_summary(workdir, rows, dataset(4 * validation), results.provenance())
     return results.read_run(workdir)
 
 
@@ -143,3 +141,37 @@ def test_reading_needs_every_file_whole(tmp_path, name):
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=f"expected {name}"):
         results.read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best", "epoch"),
+    [([0.2, 0.5, math.nan], 0.5, 2), ([math.nan, 0.3, 0.2], 0.3, 2), ([math.nan] * 3, math.nan, 1)],
+)
+def test_an_epoch_that_is_not_a_number_is_not_the_best(tmp_path, accuracies, best, epoch):
+    trial = [{"trial": 0} | dict.fromkeys(results.GRID_AXES, 0.0)]
+    metrics = ({"test_accuracy": np.array([a])} for a in accuracies)
+    (row,) = results.record(tmp_path, trial, metrics)
+    np.testing.assert_equal(row["best_test_accuracy"], best)
+    assert row["best_test_epoch"] == epoch
+
+
+def test_equal_trials_tie_in_any_order():
+    values = [0.9555555555555556, 0.9472222222222222, 0.9527777777777777]
+    rows = [
+        dict.fromkeys(results.GRID_AXES, point) | {"test_accuracy": value}
+        for point, order in [(0.0, (0, 1, 2)), (1.0, (2, 1, 0))]
+        for value in (values[i] for i in order)
+    ]
+    first, second = (p["statistics"]["test_accuracy"]["mean"] for p in results.summarise(rows))
+    assert first == second
+
+
+def test_paired_difference_is_students(tmp_path):
+    from scipy import stats
+
+    run = finished_run(tmp_path / "run")
+    a, b = run.summary["grid"]
+    mean, half_width = results.paired_difference(run, a, b, "best_test_accuracy")
+    differences = [0.8 - 0.7, 0.9 - 0.4]
+    interval = stats.t.interval(0.95, 1, np.mean(differences), stats.sem(differences))
+    assert (mean - half_width, mean + half_width) == pytest.approx(interval)

@@ -99,6 +99,7 @@ def test_a_diverging_trial_leaves_the_others_alone():
     both = run(trials(learning_rate=(0.1, 1e30)))[-1]
     assert both["test_loss"][0] == run(trials())[-1]["test_loss"][0]
     assert not np.isfinite(both["test_loss"][1])
+    assert np.isnan(both["test_accuracy"][1])
 
 
 def test_a_validation_split_is_scored_beside_the_test_set():

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_jax import results
-from mnist_jax.report import fill_in, markdown_table
+from mnist_jax.report import commit_of, fill_in, markdown_table
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/dat407_a7")
@@ -28,6 +28,7 @@ def run_all(arguments: list[str]) -> dict[str, results.Run]:
     """Runs each experiment once; a finished one is read back."""
     for name, num_seeds in NUM_SEEDS.items():
         if not (RUNS / name / "summary.json").exists():
+            shutil.rmtree(RUNS / name, ignore_errors=True)  # what an interrupted run left
             command = [
                 *(sys.executable, "-m", "mnist_jax.main", f"--config=configs/{name}.py"),
                 *(f"--config.num_seeds={num_seeds}", f"--workdir={RUNS / name}", *arguments),
@@ -108,7 +109,7 @@ def record(runs: dict[str, results.Run]) -> str:
     for name, run in runs.items():
         made = run.summary["provenance"]
         seconds = made["seconds"]
-        rows.append([f"`{made['command']}`", str(made["commit"])[:12],
+        rows.append([f"`{made['command']}`", commit_of(made),
                      f"{seconds['compile']:.0f}", f"{seconds['train']:.0f}"])  # fmt: skip
         for file in KEPT:
             (HERE / name).mkdir(exist_ok=True)

@@ -8,7 +8,6 @@ It wants a quiet machine; a record that is there already is kept.
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mnist_jax import figures, results
-from mnist_jax.report import fill_in, markdown_table
+from mnist_jax.report import commit_of, fill_in, markdown_table
 
 HERE = Path(__file__).parent
 NETWORKS = {"baseline": "MLP 784-64-64-10", "mlp": "MLP 784-500-300-10", "cnn": "CNN"}
@@ -74,15 +73,15 @@ def time_sweep() -> dict:
     if path.exists():
         return json.loads(path.read_text())
     with tempfile.TemporaryDirectory() as folder:
+        options = ("--config=configs/l2_sweep.py", "--config.num_epochs=4", f"--workdir={folder}")
         start = time.time()
-        subprocess.run(
-            [sys.executable, "-m", "mnist_jax.main", "--config=configs/l2_sweep.py",
-             "--config.num_epochs=4", f"--workdir={folder}"],
-            check=True,
-        )  # fmt: skip
+        process = subprocess.Popen([sys.executable, "-m", "mnist_jax.main", *options])
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.time() - start
+        if status:
+            raise SystemExit(f"the sweep ended with status {status}")
         run = results.read_run(folder)
-    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    kilobytes = usage.ru_maxrss  # as Linux counts
     record = {
         "seconds": seconds,
         "peak_memory_gib": kilobytes / 2**20,
@@ -143,7 +142,7 @@ def record_of(records: dict[str, dict]) -> str:
     for record in records.values():
         made = record["provenance"]
         load = record.get("load_average")
-        rows.append([f"`{made['command']}`", str(made["commit"])[:12],
+        rows.append([f"`{made['command']}`", commit_of(made),
                      f"{load:.1f}" if load is not None else "—"])  # fmt: skip
     made, mlp = records["mlp"]["provenance"], records["mlp"]
     versions = made["versions"] | {
