@@ -458,7 +458,7 @@ def measure(
         "steps_per_epoch": epoch_steps,
         "devices": devices,
         "load_average": load_average,
-        "provenance": {**results.provenance(), "data": dataset.checksum},
+        "provenance": {**results.provenance(), "data_checksum": dataset.checksum},
     }
 
 

@@ -183,7 +183,7 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> No
     held_out = "validation images" if experiment.num_validation else "the test set"
     count, kind = program.devices["count"], program.devices["kind"]
     num_train = len(dataset.train_labels)
-    print(f"{dataset.name}: {num_train} training images; val_ is {held_out}")
+    print(f"{dataset.name} ({dataset.source}): {num_train} training images; val_ is {held_out}")
     size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
     print(f"{size} on {results.count(count, f'{kind} device')}", flush=True)
     results.write_config(path, experiment._asdict())

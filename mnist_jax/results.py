@@ -251,7 +251,7 @@ def write_summary(
         "grid": summarise(rows),
         "provenance": {
             **provenance,
-            "data": {"checksum": dataset.checksum, "source": dataset.source},
+            "data_checksum": dataset.checksum,
         },
     }
     write_text(workdir / "summary.json", to_json(summary, indent=2) + "\n")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,12 @@ TINY = ("--config=configs/baseline.py", "--config.dataset=digits", "--config.num
 
 def main(*arguments, **environment):
     """Runs the program as a user would, from the checkout, and without the tests' JAX settings."""
-    ours = {"XLA_FLAGS", "JAX_NUM_CPU_DEVICES"}
-    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    ours = {"XLA_FLAGS": None, "JAX_NUM_CPU_DEVICES": None}
+    variables = os.environ | ours | environment
     return subprocess.run(
         [sys.executable, "-m", "mnist_jax.main", *map(str, arguments)],
         cwd=ROOT,
-        env=inherited | environment,
+        env={name: value for name, value in variables.items() if value is not None},
         capture_output=True,
         text=True,
         timeout=300,
@@ -90,6 +91,28 @@ def test_a_validation_split_is_held_out(tmp_path):
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert {"validation_accuracy", "test_accuracy", "validation_loss"} <= set(row)
     assert json.loads((tmp_path / "summary.json").read_text())["epoch_chosen_on"] == "validation"
+
+
+def test_a_bad_compile_cache_costs_no_run(tmp_path):
+    own = {"JAX_COMPILATION_CACHE_DIR": None, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": None}
+    own |= {"MNIST_JAX_CACHE_DIR": str(tmp_path / "cache")}
+    folder, metrics = tmp_path / "cache" / "jax", []
+
+    def run(name):
+        done = main(*TINY, f"--workdir={tmp_path / name}", **own)
+        assert done.returncode == 0, done.stderr
+        metrics.append((tmp_path / name / "metrics.jsonl").read_bytes())
+
+    run("filled")
+    entries = list(folder.glob("*-cache"))
+    assert entries
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:100])
+    run("corrupt")
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+    run("unwritable")
+    assert len(set(metrics)) == 1
 
 
 BAD_INPUT = {

@@ -120,10 +120,14 @@ def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
         np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("conv_features", [(), (32, 64)])
-def test_the_program_has_nothing_slow_in_it(conv_features):
+@pytest.mark.parametrize(
+    ("conv_features", "hidden_sizes"),
+    [((), (64, 64)), ((), (500, 300)), ((32, 64), (64,))],
+    ids=["baseline", "mlp and l2_sweep", "cnn"],
+)
+def test_the_program_has_nothing_slow_in_it(conv_features, hidden_sizes):
     """No communication, no host, no sort; no convolution, which XLA's CPU loops run unoptimised."""
-    model = models.create_model(conv_features=conv_features, hidden_sizes=(8,))
+    model = models.create_model(conv_features=conv_features, hidden_sizes=hidden_sizes)
     program = sweep.compile_sweep(
         model, trials(seeds=range(2)), tiny_dataset(), batch_size=16, l2_on_output=False
     ).run_epoch.as_text()

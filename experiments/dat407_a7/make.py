@@ -120,7 +120,7 @@ def record(runs: dict[str, results.Run]) -> str:
         f"Machine: {devices['cores']} cores of {made['machine']}; {devices['count']} "
         f"{devices['platform']} devices, matmul precision {devices['matmul_precision']}. Versions: "
         + ", ".join(f"{package} {version}" for package, version in versions.items())
-        + f". Data: {made['data']['checksum']}."
+        + f". Data: {made['data_checksum']}."
     )
     header = ["command", "commit", "compile, s", "train, s"]
     return f"{markdown_table(header, rows)}\n\n{machine}"

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from mnist_jax import figures, results
 from mnist_jax.report import commit_of, fill_in, markdown_table
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(Path(__file__).parent))
 NETWORKS = {"baseline": "MLP 784-64-64-10", "mlp": "MLP 784-500-300-10", "cnn": "CNN"}
 PEERS = {"keras": "Keras", "torch": "PyTorch", "flax": "Flax, a call a batch"}
 
@@ -72,7 +72,8 @@ def time_sweep() -> dict:
     path = HERE / "l2_sweep.json"
     if path.exists():
         return json.loads(path.read_text())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = os.path.relpath(name)
         options = ("--config=configs/l2_sweep.py", "--config.num_epochs=4", f"--workdir={folder}")
         start = time.time()
         process = subprocess.Popen([sys.executable, "-m", "mnist_jax.main", *options])
@@ -171,13 +172,14 @@ def chart(records: dict[str, dict]) -> None:
             below = [r["median"] - r["min"] for r in ratios]
             above = [r["max"] - r["median"] for r in ratios]
             places = [j + 0.27 * (i - 1) for j in range(len(records))]
-            bars = ax.bar(places, middle, 0.25, color=figures.COLORS[i], label=label)
-            ax.errorbar(places, middle, [below, above], fmt="none", ecolor="black", capsize=2)
+            look = {"color": figures.COLORS[i], "error_kw": {"lw": 0.8}, "capsize": 2}
+            bars = ax.bar(places, middle, 0.25, yerr=[below, above], label=label, **look)
             ax.bar_label(bars, [f"{m:.1f}" for m in middle], padding=2)
         ax.axhline(1, color="black", lw=0.8)
         ax.set_xticks(range(len(records)), [NETWORKS[name] for name in records])
         ax.set_ylabel("times as fast (1: no faster)")
         ax.grid(visible=False, axis="x")
+        ax.set_axisbelow(True)
         ax.legend()
         cores = records["mlp"]["devices"]["cores"]
         figure.suptitle(f"A training step here against its peers, {cores} CPU cores")
