@@ -1,6 +1,10 @@
 """The notebook's first network: 784-64-64-10, 10 epochs.
 
 python -m mnist_jax.main --config=configs/baseline.py
+
+Ten seeds took 34 s to train on two CPU cores. Best-epoch test accuracy, the epoch chosen on the
+test set: 97.16 % +- 0.17 (population standard deviation, 10 seeds); the notebook has 97.18 %.
+See experiments/dat407_a7/.
 """
 
 import ml_collections

@@ -1,6 +1,10 @@
 """The notebook's convolutional network: 32 and 64 features, 64 hidden units, 10 epochs.
 
 python -m mnist_jax.main --config=configs/cnn.py
+
+Four seeds took 7 minutes to train on two busy CPU cores. Best-epoch test accuracy, the epoch
+chosen on the test set: 99.04 % +- 0.03 (population standard deviation, 4 seeds); the notebook
+has 99.19 %. See experiments/dat407_a7/.
 """
 
 import ml_collections

@@ -1,6 +1,10 @@
 """The notebook's sweep: 784-500-300-10 with five L2 factors, three seeds each, 40 epochs.
 
 python -m mnist_jax.main --config=configs/l2_sweep.py
+
+It took 17 minutes to train on two CPU cores. Mean best-epoch test accuracies, the epoch chosen
+on the test set: 98.19 to 98.29 % by factor (3 seeds each); the notebook has 98.21 to 98.32 %.
+See experiments/dat407_a7/.
 """
 
 import ml_collections

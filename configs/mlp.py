@@ -1,6 +1,10 @@
 """The network of the open question: 784-500-300-10, 40 epochs, no penalty.
 
 python -m mnist_jax.main --config=configs/mlp.py
+
+Four seeds took 9 minutes to train on two busy CPU cores. Best-epoch test accuracy, the epoch
+chosen on the test set: 98.21 % +- 0.06 (population standard deviation, 4 seeds); the notebook
+has 98.19 %. See experiments/dat407_a7/.
 """
 
 import ml_collections
