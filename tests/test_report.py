@@ -47,7 +47,7 @@ def make_run(path, l2=L2S, learning_rate=(0.1,), momentum=(0.0,), seeds=3, epoch
     rows = results.record(path, results.trial_rows(trials, "digits"), made_up())
     none, some = np.zeros(0), np.zeros(5 if validation else 0)
     arrays = [none, none, some, some, none, none]
-    dataset = Dataset("digits", *arrays, tuple("0123456789"), "sha256:0", "<made & up>")
+    dataset = Dataset("digits", *arrays, tuple("0123456789"), "sha256:<made & up>", "made up")
     seconds = {"load": 1.0, "compile": 2.0, "train": 3.0, "total": 6.0}
     made = results.provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
     results.write_summary(path, rows, dataset, made)
@@ -219,7 +219,7 @@ def test_page_is_balanced_escaped_and_self_contained(tmp_path):
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     text = " ".join(parser.text)
     assert "<b>&'x' on digits" in text
-    assert "<made & up>" in text
+    assert "sha256:<made & up>" in text
     assert "epoch chosen on the test set" in text
 
 

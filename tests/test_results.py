@@ -76,7 +76,7 @@ def test_summary_says_what_chose_the_epoch(tmp_path, validation, chosen_on, best
     assert summary["epoch_chosen_on"] == chosen_on
     assert summary["best_trial"] == best
     assert summary["dataset"] == "tiny"
-    assert summary["provenance"]["data"]["checksum"] == "sha256:0"
+    assert summary["provenance"]["data_checksum"] == "sha256:0"
     assert set(summary["provenance"]["versions"]) >= {"jax", "flax", "optax", "numpy", "python"}
 
 
