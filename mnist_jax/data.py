@@ -437,10 +437,14 @@ def _impatient_requests() -> Iterator[None]:
 
     downloader.MAX_RETRIES = 1  # private: a version that lacks it ignores this and is only slower
     adapter.send = send_with_timeout
+    retries = logging.getLogger("urllib3")  # whose warnings say what the error says again
+    level = retries.level
+    retries.setLevel(logging.ERROR)
     try:
         yield
     finally:
         adapter.send = send
+        retries.setLevel(level)
 
 
 def _load_digits() -> Dataset:
