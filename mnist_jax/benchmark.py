@@ -29,7 +29,13 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import UserError, data, results
-from mnist_jax.main import Experiment, load_data, read_flags, run_command
+from mnist_jax.main import (
+    Experiment,
+    create_model_and_trials,
+    load_data,
+    read_flags,
+    run_command,
+)
 from mnist_jax.peers import PACKAGES, Peer, PeerError, Task
 
 WORK_PER_ROUND = 150e9
@@ -117,14 +123,9 @@ class Ours:
             experiment: What to train.
             dataset: Its training images are those of a round.
         """
-        from mnist_jax import models, sweep, train
+        from mnist_jax import sweep, train
 
-        points = sweep.create_trials(
-            learning_rate=experiment.learning_rate,
-            momentum=experiment.momentum,
-            l2=experiment.l2,
-            seeds=range(experiment.seed, experiment.seed + experiment.num_seeds),
-        )
+        model, points = create_model_and_trials(experiment, len(dataset.class_names))
         sweep.configure_jax(max(sweep.num_cores(), len(points.seed)))
 
         import jax
@@ -134,11 +135,6 @@ class Ours:
         on_cpu = jax.default_backend() == "cpu"
         self.trials = num_devices if on_cpu else max(num_devices, len(points.seed))
         chosen = np.arange(self.trials) * len(points.seed) // self.trials
-        model = models.create_model(
-            conv_features=experiment.conv_features,
-            hidden_sizes=experiment.hidden_sizes,
-            num_classes=len(dataset.class_names),
-        )
 
         def compile_epoch(epoch: Callable):
             return sweep.compile_sweep(
@@ -203,7 +199,7 @@ def partial_epochs() -> dict[str, Callable]:
         return train.train_epoch(recipe, hyper, state, order, split)
 
     def forward(recipe, hyper, state, order, split, held_out):
-        """Gathers too; images in their stored order, which costs the same."""
+        """Gathers too, but images in their stored order, which may cost a little less."""
         recipe = recipe._replace(eval_batch_size=recipe.batch_size)
         return state, train.evaluate(recipe, state.params, split)
 
@@ -381,6 +377,7 @@ def measure(
     Raises:
         UserError: Our side does not train with these hyper-parameters.
     """
+    provenance = results.provenance()  # now: the checkout may change while this goes on
     load_average = os.getloadavg()[0]
     environment = dict(os.environ)  # before our side's devices are prepared through it
     products = layers(experiment.conv_features, experiment.hidden_sizes, len(dataset.class_names))
@@ -458,7 +455,7 @@ def measure(
         "steps_per_epoch": epoch_steps,
         "devices": devices,
         "load_average": load_average,
-        "provenance": {**results.provenance(), "data_checksum": dataset.checksum},
+        "provenance": {**provenance, "data_checksum": dataset.checksum},
     }
 
 

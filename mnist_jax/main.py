@@ -148,6 +148,24 @@ def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:
     return data.hold_out_validation(dataset, experiment.num_validation)
 
 
+def create_model_and_trials(experiment: Experiment, num_classes: int):
+    """Returns an experiment's Flax module, and its trials as arrays of shape [trials]."""
+    from mnist_jax import models, sweep
+
+    model = models.create_model(
+        conv_features=experiment.conv_features,
+        hidden_sizes=experiment.hidden_sizes,
+        num_classes=num_classes,
+    )
+    trials = sweep.create_trials(
+        learning_rate=experiment.learning_rate,
+        momentum=experiment.momentum,
+        l2=experiment.l2,
+        seeds=range(experiment.seed, experiment.seed + experiment.num_seeds),
+    )
+    return model, trials
+
+
 def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> None:
     """Runs an experiment from data to report."""
     start = time.monotonic()
@@ -159,18 +177,8 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> No
 
     from mnist_jax import models, report, sweep
 
-    trials = sweep.create_trials(
-        learning_rate=experiment.learning_rate,
-        momentum=experiment.momentum,
-        l2=experiment.l2,
-        seeds=range(experiment.seed, experiment.seed + experiment.num_seeds),
-    )
+    model, trials = create_model_and_trials(experiment, len(dataset.class_names))
     sweep.configure_jax(len(trials.seed))
-    model = models.create_model(
-        conv_features=experiment.conv_features,
-        hidden_sizes=experiment.hidden_sizes,
-        num_classes=len(dataset.class_names),
-    )
     print(models.layer_table(model), flush=True)
     program = sweep.compile_sweep(
         model,

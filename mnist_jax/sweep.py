@@ -230,8 +230,8 @@ def run(sweep: Sweep, num_epochs: int) -> Iterator[dict[str, np.ndarray]]:
     orders = image_orders(sweep.seeds, 1, sweep.sizes["train"])
     for epoch in range(1, num_epochs + 1):
         state, sums = sweep.run_epoch(state, orders, *sweep.inputs)
-        # The devices are busy with this epoch while the host prepares the next.
-        orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
+        if epoch < num_epochs:  # the devices are busy while the host prepares the next
+            orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
         yield _metrics(sums, sweep)
 
 

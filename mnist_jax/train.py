@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Integer, PyTree, UInt8
+from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
 from mnist_jax.optimizer import create_optimizer, l2_penalty
 
@@ -25,7 +25,7 @@ HostOrDevice = Array | np.ndarray
 class Hyperparameters(NamedTuple):
     """The traced numbers of a trial: one compiled program serves all their values."""
 
-    seed: Int[HostOrDevice, ""]
+    seed: Integer[HostOrDevice, ""]
     learning_rate: Float[HostOrDevice, ""]
     momentum: Float[HostOrDevice, ""]
     l2: Float[HostOrDevice, ""]

@@ -151,6 +151,13 @@ BAD_INPUT = {
 }
 
 
+def assert_refused_in_one_line(done, said):
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+
+
 @pytest.mark.parametrize("bad", BAD_INPUT)
 def test_bad_input_is_one_line_and_status_2(bad, tmp_path):
     workdir = tmp_path / "run"
@@ -162,10 +169,7 @@ def test_bad_input_is_one_line_and_status_2(bad, tmp_path):
     if bad.startswith("--config.num_epochs"):
         given.remove(TINY[2])
     done = main(*given, f"--workdir={workdir}", MNIST_JAX_CACHE_DIR=str(tmp_path / "cache"))
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
-    assert BAD_INPUT[bad] in done.stderr
+    assert_refused_in_one_line(done, BAD_INPUT[bad])
     assert done.stdout == ""
     assert not workdir.exists()
 
@@ -185,10 +189,7 @@ def test_a_bad_config_file_is_one_line_and_status_2(text, tmp_path):
     path = tmp_path / "config.py"
     path.write_text(text)
     done = main(f"--config={path}")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
-    assert BAD_CONFIGS[text] in done.stderr
+    assert_refused_in_one_line(done, BAD_CONFIGS[text])
 
 
 def test_a_used_work_directory_is_refused_and_left_as_it_is(finished):

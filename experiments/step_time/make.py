@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -35,15 +36,20 @@ def benchmark(name: str, arguments: list[str]) -> dict:
     return json.loads(path.read_text())
 
 
+def kept(name: str, measure: Callable[[], dict]) -> dict:
+    """Measures and records, unless the record exists."""
+    path = HERE / f"{name}.json"
+    if not path.exists():
+        results.write_text(path, results.to_json(measure(), indent=2) + "\n")
+    return json.loads(path.read_text())
+
+
 def time_starts() -> dict:
     """Times `baseline.py` from the start of the process to its first epoch, cold and warm.
 
     Cold means that neither data nor compiled programs are in the cache (files are in the memory of
     the operating system); warm repeats it. Both read the data from MNIST_JAX_DATA_DIR.
     """
-    path = HERE / "start.json"
-    if path.exists():
-        return json.loads(path.read_text())
     record: dict = {"seconds": {"cold": [], "warm": []}, "provenance": results.provenance()}
     for _ in range(3):
         folder = tempfile.mkdtemp()
@@ -60,7 +66,6 @@ def time_starts() -> dict:
             epoch_ended = (workdir / "metrics.jsonl").stat().st_mtime
             record["seconds"][kind].append(epoch_ended - start)
         shutil.rmtree(folder)
-    results.write_text(path, results.to_json(record, indent=2) + "\n")
     return record
 
 
@@ -69,9 +74,6 @@ def time_sweep() -> dict:
 
     The parts that do not grow with the epochs weigh more in 4 than in 40.
     """
-    path = HERE / "l2_sweep.json"
-    if path.exists():
-        return json.loads(path.read_text())
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = os.path.relpath(name)
         options = ("--config=configs/l2_sweep.py", "--config.num_epochs=4", f"--workdir={folder}")
@@ -83,13 +85,11 @@ def time_sweep() -> dict:
             raise SystemExit(f"the sweep ended with status {status}")
         run = results.read_run(folder)
     kilobytes = usage.ru_maxrss  # as Linux counts
-    record = {
+    return {
         "seconds": seconds,
         "peak_memory_gib": kilobytes / 2**20,
         "provenance": run.summary["provenance"],
     }
-    results.write_text(path, results.to_json(record, indent=2) + "\n")
-    return record
 
 
 def steps(records: dict[str, dict]) -> str:
@@ -189,7 +189,7 @@ def chart(records: dict[str, dict]) -> None:
 def main() -> None:
     """Measures what is missing, then writes the study's tables and chart."""
     records = {name: benchmark(name, sys.argv[1:]) for name in NETWORKS}
-    start, sweep = time_starts(), time_sweep()
+    start, sweep = kept("start", time_starts), kept("l2_sweep", time_sweep)
     sections = {
         "steps": steps(records),
         "whole": whole(start, sweep, records["mlp"]),
