@@ -14,19 +14,27 @@ def get_config():
     config = ml_collections.ConfigDict()
 
     config.dataset = "mnist"  # or "fashion_mnist", "kmnist", "digits" (which needs no download)
-    config.num_validation = 0  # training images held out to choose the epoch; 0: the test set does
+    config.num_validation = 0  # training images held out to choose on; 0: the test set is looked at
+    config.choose_epoch = True  # False: the last epoch counts
 
+    # One value or several each; several span a grid, at every point of which all seeds are run.
     config.conv_features = ()  # a block each: 3x3 convolution, ReLU, 2x2 max-pool
     config.hidden_sizes = (500, 300)
-
-    config.num_epochs = 40
-    config.batch_size = 128
-
-    # One number or a tuple each; tuples span a grid, at every point of which all seeds are run.
+    config.num_epochs = (40,)
+    config.batch_size = (128,)
     config.learning_rate = (0.1,)
+    config.schedule = ("constant",)  # or "cosine", "linear": from the learning rate down to 0
+    config.warmup_steps = (0,)  # steps over which the learning rate first rises
     config.momentum = (0.0,)
+    config.nesterov = (False,)
     config.l2 = (0.0,)  # the penalty l2 * sum(kernel**2) of the hidden kernels
-    config.l2_on_output = False  # True: of the output kernel too
-    config.num_seeds = 1
+    config.l2_on_output = (False,)  # True: of the output kernel too
+    config.weight_decay = (0.0,)  # decoupled, of the same kernels, times the learning rate
+    config.label_smoothing = (0.0,)
+
+    config.grid = "product"  # or "list": tuples side by side; "random", "halton": search of ranges
+    config.num_points = 0  # points of a search
+    config.design_seed = 0  # of the search, and of the cut of the validation images
+    config.num_seeds = 1  # repeated trials of each point, with the seeds --seed, --seed + 1, ...
 
     return config

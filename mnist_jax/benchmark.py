@@ -9,8 +9,9 @@ is compared with ours pair by pair, within a round, since a machine's speed drif
 work than `WORK_PER_ROUND` is cut: then all sides train on the first part of the images.
 
 A CPU times one trial for each of its cores, as a sweep keeps them busy; a GPU or TPU times the
-config's own trials together, at least one a device. Trials are chosen evenly from the config's. The
-peers train its first one. Progress goes to the error stream, the table to the output.
+config's own trials together, at least one a device. Trials are chosen evenly from those of the
+config's first compiled program. The peers train its first one. Progress goes to the error stream,
+the table to the output.
 """
 
 import itertools
@@ -29,12 +30,14 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import UserError, data, results
+from mnist_jax.grid import AXES, Point
 from mnist_jax.main import (
     Experiment,
-    create_model_and_trials,
+    group_points,
     load_data,
     read_flags,
     run_command,
+    static_choices,
 )
 from mnist_jax.peers import PACKAGES, Peer, PeerError, Task
 
@@ -125,24 +128,24 @@ class Ours:
         """
         from mnist_jax import sweep, train
 
-        model, points = create_model_and_trials(experiment, len(dataset.class_names))
-        sweep.configure_jax(max(sweep.num_cores(), len(points.seed)))
+        points = [experiment.points[i] for i in group_points(experiment.points)[0]]
+        static = static_choices(experiment, points[0], len(dataset.class_names))
+        trials = sweep.create_trials(points, experiment.seeds, len(dataset.train_labels))
+        sweep.configure_jax(max(sweep.num_cores(), len(trials.seed)))
 
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
         num_devices = len(jax.devices())
         on_cpu = jax.default_backend() == "cpu"
-        self.trials = num_devices if on_cpu else max(num_devices, len(points.seed))
-        chosen = np.arange(self.trials) * len(points.seed) // self.trials
+        self.trials = num_devices if on_cpu else max(num_devices, len(trials.seed))
+        chosen = np.arange(self.trials) * len(trials.seed) // self.trials
 
         def compile_epoch(epoch: Callable):
             return sweep.compile_sweep(
-                model,
-                jax.tree.map(lambda x: x[chosen], points),
-                dataset,
-                batch_size=experiment.batch_size,
-                l2_on_output=experiment.l2_on_output,
+                trials=jax.tree.map(lambda x: x[chosen], trials),
+                dataset=dataset,
+                **static,
                 epoch=epoch,
             )
 
@@ -219,15 +222,14 @@ def partial_epochs() -> dict[str, Callable]:
 
         def step(state, _):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            return train.TrialState(optax.apply_updates(state.params, updates), opt_state), None
+            params = optax.apply_updates(state.params, updates)
+            return state._replace(params=params, opt_state=opt_state), None
 
         steps = -(-len(order) // recipe.batch_size)
         return jax.lax.scan(step, state, length=steps)[0], ()
 
     def evaluation(recipe, hyper, state, order, split, held_out):
-        return state, {
-            name: train.evaluate(recipe, state.params, held) for name, held in held_out.items()
-        }
+        return state, () if held_out is None else train.evaluate(recipe, state.params, held_out)
 
     def dispatch(recipe, hyper, state, order, split, held_out):
         return state, order[0]
@@ -380,12 +382,13 @@ def measure(
     provenance = results.provenance()  # now: the checkout may change while this goes on
     load_average = os.getloadavg()[0]
     environment = dict(os.environ)  # before our side's devices are prepared through it
-    products = layers(experiment.conv_features, experiment.hidden_sizes, len(dataset.class_names))
+    point = experiment.points[0]
+    products = layers(point.conv_features, point.hidden_sizes, len(dataset.class_names))
     work = work_per_image(products)
     epoch_images = len(dataset.train_labels)
-    cut = _cut(dataset, experiment.batch_size, work)
+    cut = _cut(dataset, point.batch_size, work)
     num_images = len(cut.train_labels)
-    steps, epoch_steps = (-(-n // experiment.batch_size) for n in (num_images, epoch_images))
+    steps, epoch_steps = (-(-n // point.batch_size) for n in (num_images, epoch_images))
 
     ours = Ours(experiment, cut)
     devices = ours.sweep.devices
@@ -397,7 +400,7 @@ def measure(
         _say(f"load average {load_average:.1f}: other programs take part of the machine's speed")
     on_cpu = devices["platform"] == "cpu"
     time_matmul = matmul_timer(
-        matmul_shapes(products, experiment.batch_size, on_cpu), work=2e9 if on_cpu else 2e12
+        matmul_shapes(products, point.batch_size, on_cpu), work=2e9 if on_cpu else 2e12
     )
     peaks, stages = [], []
 
@@ -409,16 +412,14 @@ def measure(
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running, missing = start_peers(
-            peers, experiment, cut, folder, environment, devices["platform"]
-        )
+        running, missing = start_peers(peers, point, cut, folder, environment, devices["platform"])
         for peer in running.values():
             stack.callback(peer.close)
         sides = {"ours": train_ours} | {n: _peer_side(peer) for n, peer in running.items()}
         timings, left_out = run_rounds(sides, rounds)
     if "ours" in left_out:
         raise UserError(
-            f"--config.learning_rate={experiment.learning_rate}: {left_out['ours']}; choose another"
+            f"--config.learning_rate={point.learning_rate}: {left_out['ours']}; choose another"
         )
     if profile:
         _trace(ours, profile)
@@ -433,7 +434,7 @@ def measure(
         "gflops": gflops,
         "matmul_peak_gflops": peak,
         "share_of_peak": gflops / peak,
-        "mflop_per_step": work * experiment.batch_size / 1e6,
+        "mflop_per_step": work * point.batch_size / 1e6,
         "lower_seconds": ours.sweep.lower_seconds,
         "compile_seconds": ours.sweep.compile_seconds,
         "breakdown_ms_per_step": {
@@ -469,23 +470,15 @@ def _cut(dataset: data.Dataset, batch_size: int, work: int) -> data.Dataset:
 
 def start_peers(
     names: Sequence[str],
-    experiment: Experiment,
+    point: Point,
     dataset: data.Dataset,
     folder: Path,
     environment: Mapping[str, str],
     platform_name: str,
 ) -> tuple[dict[str, Peer], dict[str, str]]:
     """Returns the peers that run, and why the others do not."""
-    task = Task(
-        conv_features=experiment.conv_features,
-        hidden_sizes=experiment.hidden_sizes,
-        num_classes=len(dataset.class_names),
-        batch_size=experiment.batch_size,
-        learning_rate=experiment.learning_rate[0],
-        momentum=experiment.momentum[0],
-        l2=experiment.l2[0],
-        l2_on_output=experiment.l2_on_output,
-    )
+    shared = {name: getattr(point, name) for name in Task._fields if name in AXES}
+    task = Task(num_classes=len(dataset.class_names), **shared)
     environment = {
         **environment,
         "KERAS_BACKEND": "tensorflow",
@@ -590,6 +583,7 @@ def main(argv: list[str]) -> None:
     for name in FLAGS.peers:
         if name not in PACKAGES:
             raise UserError(f"--peers={name}: unknown; expected some of {', '.join(PACKAGES)}")
+    _check_peers_can_train(experiment.points[0], FLAGS.peers)
     if FLAGS.json is not None and not os.access(Path(FLAGS.json).parent, os.W_OK):
         raise UserError(f"--json={FLAGS.json}: its folder cannot be written; choose another")
     if FLAGS.profile is not None:
@@ -605,6 +599,16 @@ def main(argv: list[str]) -> None:
     print(table(record))
     if FLAGS.json is not None:
         results.write_text(Path(FLAGS.json), results.to_json(record, indent=2) + "\n")
+
+
+def _check_peers_can_train(point: Point, peers: Sequence[str]) -> None:
+    plain = {"schedule": "constant", "warmup_steps": 0, "nesterov": False, "weight_decay": 0}
+    for key, value in (plain | {"label_smoothing": 0}).items():
+        if peers and getattr(point, key) != value:
+            raise UserError(
+                f"--config.{key}={getattr(point, key)}: expected {value}, since the peers train by "
+                "plain SGD; change it, or leave out --peers"
+            )
 
 
 def _make_folder(profile: str) -> None:

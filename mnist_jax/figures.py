@@ -16,7 +16,6 @@ from mnist_jax.results import (
     label,
     protocol,
     ranked,
-    score,
     trials_of,
     varying,
 )
@@ -45,11 +44,15 @@ def draw_curves(run: Run):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    p, dataset, split = protocol(run), run.summary["dataset"], run.summary["epoch_chosen_on"]
-    points, order, which = run.summary["grid"], ranked(run), "one panel per grid point"
+    p, dataset, split = protocol(run), run.summary["dataset"], protocol(run).held_out
+    points, order, which = (
+        run.summary["grid"],
+        ranked(run.summary["grid"], p.criterion),
+        "one panel per grid point",
+    )
     if len(points) > MAX_PANELS:
         which = f"of {len(points)} grid points the best, the median and the worst (by their mean"
-        which += f" {p.criterion.replace('_', ' ')})"
+        which += f" {p.measure})"
         points = [order[0], order[len(order) // 2], order[-1]]
     num_columns = min(3, len(points))
     num_rows = math.ceil(len(points) / num_columns)
@@ -59,26 +62,31 @@ def draw_curves(run: Run):
     by_trial: dict[object, list[Row]] = {}
     for row in run.metrics:
         by_trial.setdefault(row["trial"], []).append(row)
-    epochs = np.arange(1, run.config["num_epochs"] + 1)
+    epochs = np.arange(1, max(run.config["num_epochs"]) + 1)
     settled = len(epochs) // 5  # the steep first epochs would hide the differences after them
     in_view, drawn = [], []
     for ax, point in zip(axes, points, strict=False):
         trials = trials_of(run, point)
         lost = count_diverged(trials)
-        title = label(point, varying(run)) + f" ({lost} of {len(trials)} diverged)" * bool(lost)
+        title = label(
+            point, varying(run.summary["grid"])
+        ) + f" ({lost} of {len(trials)} diverged)" * bool(lost)
         ax.set_title(textwrap.fill(title.strip(), 30 if len(points) > 1 else 80))
-        for name, color, dash in (("train", COLORS[0], "--"), (split, COLORS[1], "-")):
+        drawn_splits = [("train", COLORS[0], "--")] + [(split, COLORS[1], "-")] * bool(split)
+        for name, color, dash in drawn_splits:
             rows = [[row[f"{name}_accuracy"] for row in by_trial[t["trial"]]] for t in trials]
             curves = 100 * np.array(rows, float)
             look = {"color": color, "marker": "." if len(epochs) < 3 else None}
             words = f"{name.replace('train', 'training')} accuracy"
+            epochs = np.arange(1, curves.shape[1] + 1)
             ax.plot(epochs, curves.mean(0), dash, **look, label=words)
             ax.fill_between(epochs, curves.min(0), curves.max(0), color=color, alpha=0.2, lw=0)
             drawn += curves.ravel().tolist()
             sound = [not count_diverged([trial]) for trial in trials]
             in_view += curves[sound, settled:].ravel().tolist()
-        best = [(t[f"best_{split}_epoch"], 100 * t[p.criterion]) for t in trials]
-        ax.plot(*zip(*best, strict=True), "o", color="black", ms=3, label="chosen epochs")
+        if p.choose_epoch:
+            best = [(t[f"best_{split}_epoch"], 100 * t[p.criterion]) for t in trials]
+            ax.plot(*zip(*best, strict=True), "o", color="black", ms=3, label="chosen epochs")
     limits, num_cut = _limits(in_view, drawn)
     axes[0].set(xlim=(0.5, len(epochs) + 0.5), ylim=limits)
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -118,9 +126,9 @@ def draw_axis(run: Run, axis: str):
     from matplotlib.transforms import ScaledTranslation
 
     p, dataset = protocol(run), run.summary["dataset"]
-    rest = tuple(other for other in varying(run) if other != axis)
+    rest = tuple(other for other in varying(run.summary["grid"]) if other != axis)
     lines: dict[tuple, list[Row]] = {}
-    for point in ranked(run):
+    for point in ranked(run.summary["grid"], p.criterion):
         lines.setdefault(tuple(point[other] for other in rest), []).append(point)
     kept = sorted(itertools.islice(lines.items(), len(COLORS)), key=lambda line: line[0])
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -133,7 +141,8 @@ def draw_axis(run: Run, axis: str):
     for i, (_, line) in enumerate(kept):
         line = sorted(line, key=lambda point: point[axis])
         color, place = COLORS[i], 9 * (i - (len(kept) - 1) / 2)
-        mean, std = 100 * np.array([score(run, point) for point in line]).T
+        columns = [point["statistics"][p.column] for point in line]
+        mean, std = 100 * np.array([(c["mean"], c["std_ddof0"]) for c in columns], float).T
         ax.errorbar(
             [point[axis] for point in line],
             mean,
@@ -159,11 +168,11 @@ def draw_axis(run: Run, axis: str):
     limits, num_cut = _limits(in_view, drawn)
     ax.set(ylim=limits, ylabel=f"{p.measure} (%)")
     _set_scale(ax, axis, sorted({point[axis] for point in run.summary["grid"]}))
-    figure.suptitle(f"{dataset}: {p.title}")
+    figure.suptitle(f"{dataset}: {p.measure} ({p.words})")
     if rest:
-        figure.legend(loc="outside lower center", ncols=4 - len(rest))
+        figure.legend(loc="outside lower center", ncols=max(1, 4 - len(rest)))
     caption = (
-        f"Against {axis.replace('_', ' ')}, on {dataset}: {p.title}. Large markers: means over"
+        f"Against {axis.replace('_', ' ')}, on {dataset}: {p.measure} ({p.words}). Large markers: means over"
         f" {count(run.summary['grid'][0]['num_trials'], 'seed')}, with error bars of one standard"
         " deviation (population, ddof=0). Small points, moved a little to the right: single trials."
     )

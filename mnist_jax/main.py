@@ -12,15 +12,17 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mnist_jax import UserError, data, results
+from mnist_jax import UserError, data, grid, results
+from mnist_jax.grid import Point
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -36,21 +38,46 @@ flags.DEFINE_string(
 
 
 class Experiment(NamedTuple):
-    """A config after checking: every key, resolved and of one type."""
+    """A config after checking: every key, resolved and of one type; the axes are tuples."""
 
     name: str
     dataset: str
     num_validation: int
-    conv_features: tuple[int, ...]
-    hidden_sizes: tuple[int, ...]
-    num_epochs: int
-    batch_size: int
+    choose_epoch: bool
+    conv_features: tuple[tuple[int, ...], ...]
+    hidden_sizes: tuple[tuple[int, ...], ...]
+    num_epochs: tuple[int, ...]
+    batch_size: tuple[int, ...]
+    nesterov: tuple[bool, ...]
     learning_rate: tuple[float, ...]
+    schedule: tuple[str, ...]
+    warmup_steps: tuple[int, ...]
     momentum: tuple[float, ...]
     l2: tuple[float, ...]
-    l2_on_output: bool
+    l2_on_output: tuple[bool, ...]
+    weight_decay: tuple[float, ...]
+    label_smoothing: tuple[float, ...]
+    grid: str
+    num_points: int
+    design_seed: int
     num_seeds: int
     seed: int
+
+    @property
+    def points(self) -> list[Point]:
+        """The points of the grid."""
+        axes = {name: getattr(self, name) for name in grid.AXES}
+        return grid.make_points(axes, self.grid, self.num_points, self.design_seed)
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the repeated trials, the same at every point."""
+        return range(self.seed, self.seed + self.num_seeds)
+
+    @property
+    def protocol(self) -> str:
+        """How it is scored and what chooses, a key of `results.PROTOCOLS`."""
+        return results.protocol_name(self.num_validation, self.choose_epoch)
 
 
 def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Experiment:
@@ -71,99 +98,159 @@ def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Expe
         raise UserError(f"config key {missing[0]}: missing; add it, as in configs/l2_sweep.py")
     if config.dataset not in data.DATASETS:
         raise _bad("dataset", config.dataset, f"one of {', '.join(data.DATASETS)}")
-    if not isinstance(config.l2_on_output, bool):
-        raise _bad("l2_on_output", config.l2_on_output, "True or False")
-    num_seeds = _whole(config, "num_seeds", at_least=1)
+    num_seeds = _one(config, "num_seeds", _WHOLE)
     if not 0 <= seed <= 2**32 - num_seeds:
         raise UserError(f"--seed={seed}: expected a whole number from 0 to {2**32 - num_seeds}")
+    num_validation = _one(config, "num_validation", _COUNT)
     num_images = data.NUM_TRAINING_IMAGES[config.dataset]
-    num_validation = _whole(config, "num_validation", at_least=0)
     if num_validation >= num_images:
         raise _bad("num_validation", num_validation, f"less than the {num_images} training images")
-    num_train = num_images - num_validation
-    batch_size = _whole(config, "batch_size", at_least=1)
-    if batch_size > num_train:
-        raise _bad("batch_size", batch_size, f"at most {num_train}, the training images")
-    conv_features = _sizes(config, "conv_features")
-    if len(conv_features) > 3:
-        raise _bad("conv_features", conv_features, "at most 3 blocks, which leave 1 pixel of 28")
-    hidden_sizes = _sizes(config, "hidden_sizes")
-    l2 = _axis(config, "l2", "0 or positive", lambda x: x >= 0)
-    if any(l2) and not (conv_features or hidden_sizes or config.l2_on_output):
-        raise _bad(
-            "l2", l2, "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
-        )
-    return Experiment(
+    experiment = Experiment(
         name=name,
         dataset=config.dataset,
         num_validation=num_validation,
-        conv_features=conv_features,
-        hidden_sizes=hidden_sizes,
-        num_epochs=_whole(config, "num_epochs", at_least=1),
-        batch_size=batch_size,
-        learning_rate=_axis(config, "learning_rate", "positive", lambda x: x > 0),
-        momentum=_axis(config, "momentum", "from 0 to below 1", lambda x: 0 <= x < 1),
-        l2=l2,
-        l2_on_output=config.l2_on_output,
+        choose_epoch=_one(config, "choose_epoch", _FLAG),
+        **{axis: _axis(config, axis, kind) for axis, kind in _AXES.items()},
+        grid=_one(config, "grid", _choice(grid.GRIDS)),
+        num_points=_one(config, "num_points", _COUNT),
+        design_seed=_one(config, "design_seed", _COUNT),
         num_seeds=num_seeds,
         seed=seed,
     )
+    searches = experiment.grid in ("random", "halton")
+    if bool(experiment.num_points) != searches:
+        expected_number = "1 or more, the points to draw" if searches else "0"
+        problem = f"{expected_number}, with --config.grid={experiment.grid}"
+        raise _bad("num_points", experiment.num_points, problem)
+    for point in experiment.points:
+        _check_point(point, num_images - num_validation)
+    return experiment
+
+
+def _check_point(point: Point, num_images: int) -> None:
+    """Refuses values that do not fit each other."""
+    if point.batch_size > num_images:
+        raise _bad("batch_size", point.batch_size, f"at most {num_images}, the training images")
+    if len(point.conv_features) > 3:
+        blocks = "at most 3 blocks, which leave 1 pixel of 28"
+        raise _bad("conv_features", point.conv_features, blocks)
+    num_steps = point.num_epochs * -(-num_images // point.batch_size)
+    if point.warmup_steps >= num_steps:
+        raise _bad("warmup_steps", point.warmup_steps, f"less than all {num_steps} training steps")
+    if point.nesterov and not point.momentum:
+        raise _bad("nesterov", True, "False, or a momentum above 0: without one there is nothing")
+    if not (point.conv_features or point.hidden_sizes or point.l2_on_output):
+        for key in ("l2", "weight_decay"):
+            if getattr(point, key):
+                expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
+                raise _bad(key, getattr(point, key), expected)
+
+
+class _Kind(NamedTuple):
+    """What a value must be: words for it, and the check."""
+
+    expected: str
+    valid: Callable[[Any], bool]
+
+
+def _number(expected: str, valid: Callable[[float], bool]) -> _Kind:
+    def check(value):
+        return type(value) in (int, float) and math.isfinite(value) and valid(value)
+
+    return _Kind(f"a finite number, {expected}", check)
+
+
+def _choice(names: tuple[str, ...]) -> _Kind:
+    return _Kind(f"one of {', '.join(names)}", lambda value: value in names)
+
+
+def _is_sizes(value) -> bool:
+    return isinstance(value, tuple) and all(type(v) is int and v > 0 for v in value)
+
+
+_FLAG = _Kind("True or False", lambda value: isinstance(value, bool))
+_WHOLE = _Kind("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
+_COUNT = _Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+_SIZES = _Kind("a tuple of positive whole numbers", _is_sizes)
+_AXES = {
+    "conv_features": _SIZES,
+    "hidden_sizes": _SIZES,
+    "num_epochs": _WHOLE,
+    "batch_size": _WHOLE,
+    "nesterov": _FLAG,
+    "learning_rate": _number("positive", lambda x: x > 0),
+    "schedule": _choice(grid.SCHEDULES),
+    "warmup_steps": _COUNT,
+    "momentum": _number("from 0 to below 1", lambda x: 0 <= x < 1),
+    "l2": _number("0 or positive", lambda x: x >= 0),
+    "l2_on_output": _FLAG,
+    "weight_decay": _number("0 or positive", lambda x: x >= 0),
+    "label_smoothing": _number("from 0 to below 1", lambda x: 0 <= x < 1),
+}
 
 
 def _bad(key: str, value: object, expected: str) -> UserError:
     return UserError(f"--config.{key}={value}: expected {expected}")
 
 
-def _whole(config, key: str, at_least: int) -> int:
+def _one(config, key: str, kind: _Kind) -> Any:
+    if not kind.valid(config[key]):
+        raise _bad(key, config[key], kind.expected)
+    return config[key]
+
+
+def _axis(config, key: str, kind: _Kind) -> tuple:
+    """Reads an axis of the grid: a value, or a tuple of them."""
     value = config[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise _bad(key, value, f"a whole number of at least {at_least}")
-    return value
-
-
-def _sizes(config, key: str) -> tuple[int, ...]:
-    values = config[key]
-    if not isinstance(values, tuple) or not all(type(v) is int and v > 0 for v in values):
-        raise _bad(key, values, "a tuple of positive whole numbers")
-    return values
-
-
-def _axis(config, key: str, expected: str, valid) -> tuple[float, ...]:
-    """Reads an axis of the grid: a number, or a tuple of distinct ones."""
-    value = config[key]
-    values = value if isinstance(value, tuple | list) else (value,)
+    if kind is _SIZES:  # a value is a tuple itself
+        several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
+    else:
+        several = isinstance(value, tuple | list)
+    values = tuple(value) if several else (value,)
+    if all(isinstance(v, str) for v in values):  # as the command line gives cosine,linear
+        values = tuple(part.strip() for v in values for part in v.split(","))
     if not values:
-        raise _bad(key, value, "at least one number, since the grid has no point without")
+        raise _bad(key, value, "at least one value, since the grid has no point without")
     for v in values:
-        if type(v) not in (int, float) or not math.isfinite(v) or not valid(v):
-            raise _bad(key, v, f"a finite number, {expected}")
-    if len(set(values)) < len(values):
-        raise _bad(key, value, "distinct numbers, since each makes a point of the grid")
-    return tuple(map(float, values))
+        if not kind.valid(v):
+            raise _bad(key, v, kind.expected)
+    if len(set(values)) < len(values) and config["grid"] != "list":
+        raise _bad(key, value, "distinct values, since each makes a point of the grid")
+    return tuple(map(float, values)) if kind.expected.startswith("a finite") else values
 
 
 def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:
     """Loads an experiment's data set, cut into its splits."""
     dataset = data.load_dataset(experiment.dataset, data_dir)
-    return data.hold_out_validation(dataset, experiment.num_validation)
+    return data.hold_out_validation(dataset, experiment.num_validation, experiment.design_seed)
 
 
-def create_model_and_trials(experiment: Experiment, num_classes: int):
-    """Returns an experiment's Flax module, and its trials as arrays of shape [trials]."""
-    from mnist_jax import models, sweep
+def group_points(points: Sequence[Point]) -> list[list[int]]:
+    """Returns the numbers of the points by what is static in them: a compiled program each."""
+    groups: dict[tuple, list[int]] = {}
+    for number, point in enumerate(points):
+        static = tuple(getattr(point, axis) for axis in grid.STATIC_AXES)
+        groups.setdefault(static, []).append(number)
+    return list(groups.values())
 
+
+def static_choices(experiment: Experiment, point: Point, num_classes: int) -> dict[str, Any]:
+    """Returns the arguments of `sweep.compile_sweep` that shape a point's program."""
+    from mnist_jax import models
+
+    protocol = results.PROTOCOLS[experiment.protocol]
     model = models.create_model(
-        conv_features=experiment.conv_features,
-        hidden_sizes=experiment.hidden_sizes,
+        conv_features=point.conv_features,
+        hidden_sizes=point.hidden_sizes,
         num_classes=num_classes,
     )
-    trials = sweep.create_trials(
-        learning_rate=experiment.learning_rate,
-        momentum=experiment.momentum,
-        l2=experiment.l2,
-        seeds=range(experiment.seed, experiment.seed + experiment.num_seeds),
-    )
-    return model, trials
+    return {
+        "model": model,
+        "batch_size": point.batch_size,
+        "nesterov": point.nesterov,
+        "held_out": protocol.held_out,
+        "choose_epoch": protocol.choose_epoch,
+    }
 
 
 def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> None:
@@ -173,39 +260,54 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> No
     path = results.check_workdir(workdir or _default_workdir(experiment.name))
     dataset = load_data(experiment, data_dir)
     results.create_workdir(path)
-    loaded = time.monotonic()
+    seconds = {"load": time.monotonic() - start, "compile": 0.0, "train": 0.0}
 
     from mnist_jax import models, report, sweep
 
-    model, trials = create_model_and_trials(experiment, len(dataset.class_names))
-    sweep.configure_jax(len(trials.seed))
-    print(models.layer_table(model), flush=True)
-    program = sweep.compile_sweep(
-        model,
-        trials,
-        dataset,
-        batch_size=experiment.batch_size,
-        l2_on_output=experiment.l2_on_output,
-    )
-    num_trials, num_epochs = len(trials.seed), experiment.num_epochs
-    held_out = "validation images" if experiment.num_validation else "the test set"
-    count, kind = program.devices["count"], program.devices["kind"]
-    num_train = len(dataset.train_labels)
-    print(f"{dataset.name} ({dataset.source}): {num_train} training images; val_ is {held_out}")
-    size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
-    print(f"{size} on {results.count(count, f'{kind} device')}", flush=True)
+    points, seeds = experiment.points, experiment.seeds
+    groups = group_points(points)
+    trials = results.trial_rows(points, seeds, dataset.name)
+    axes = results.varying(trials)
+    sweep.configure_jax(max(map(len, groups)) * len(seeds))
+    num_train, held_out = len(dataset.train_labels), results.PROTOCOLS[experiment.protocol].held_out
+    told = {
+        "test": "val_ is the test set",
+        "validation": "val_ is validation images",
+        None: "nothing is scored before the end",
+    }[held_out]
+    print(f"{dataset.name} ({dataset.source}): {num_train} training images; {told}")
     results.write_config(path, experiment._asdict())
-    compiled = time.monotonic()
-    epochs = sweep.show_progress(sweep.run(program, num_epochs), num_epochs, num_trials)
-    rows = results.record(path, results.trial_rows(trials._asdict(), dataset.name), epochs)
-    seconds = {
-        "load": loaded - start,
-        "compile": program.lower_seconds + program.compile_seconds,
-        "train": time.monotonic() - compiled,
-        "total": time.monotonic() - start,
-    }
+    rows: list[results.Row] = []
+    for numbers in groups:
+        group = [points[number] for number in numbers]
+        program = sweep.compile_sweep(
+            trials=sweep.create_trials(group, seeds, num_train),
+            dataset=dataset,
+            **static_choices(experiment, group[0], len(dataset.class_names)),
+        )
+        seconds["compile"] += program.lower_seconds + program.compile_seconds
+        print(models.layer_table(program.recipe.model), flush=True)
+        mine = [row for row in trials if row["point"] in set(numbers)]
+        num_trials, num_epochs = len(mine), group[0].num_epochs
+        count, kind = program.devices["count"], program.devices["kind"]
+        size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
+        print(f"{size} on {results.count(count, f'{kind} device')}", flush=True)
+        compiled = time.monotonic()
+        recorder = results.Recorder(path, mine, axes, experiment.protocol)
+        epochs = sweep.show_progress(sweep.run(program, num_epochs), num_epochs, num_trials)
+        for epoch, (state, metrics) in enumerate(epochs, start=1):  # noqa: B007
+            recorder.add(epoch, metrics)
+        test_scores = sweep.score_test(program, state) if held_out != "test" else {}
+        rows = sorted(rows + recorder.rows(test_scores), key=lambda row: row["trial"])
+        results.write_results(path, rows)
+        chosen = results.choose_trial(rows, experiment.protocol)["trial"]
+        if (own := [row["trial"] for row in mine]).count(chosen):
+            examined = sweep.examine(program, state, own.index(chosen))
+            results.write_chosen_trial(path, chosen, *examined, dataset)
+        seconds["train"] += time.monotonic() - compiled
+    seconds["total"] = time.monotonic() - start
     provenance |= {"devices": program.devices, "seconds": seconds}
-    results.write_summary(path, rows, dataset, provenance)
+    results.write_summary(path, rows, experiment.protocol, dataset, provenance)
     print(report.write_report(path))
 
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with the L2 penalty written as weight decay."""
+"""Stochastic gradient descent with the L2 penalty written as weight decay, and its schedules."""
 
 import jax
 import jax.numpy as jnp
@@ -6,44 +6,87 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from mnist_jax.grid import SCHEDULES
+
 
 def create_optimizer(
-    learning_rate: ArrayLike,
+    learning_rate: ArrayLike | optax.Schedule,
     momentum: ArrayLike | None,
-    l2: ArrayLike,
     *,
-    l2_on_output: bool,
+    nesterov: bool,
+    l2: ArrayLike,
+    l2_on_output: ArrayLike,
+    weight_decay: ArrayLike,
 ) -> optax.GradientTransformation:
     """Builds the chain for one trial; every number may be traced.
 
-    With `g` the gradient of the cross-entropy and `w` the weights, one step is
+    With `g` the gradient of the loss and `w` the weights, one step is
 
-        d = g + 2 * l2 * w      for the kernels that `kernel_mask` selects, else d = g
+        d = g + 2 * l2 * w      for kernels; of the output layer only if `l2_on_output`
         m = d + momentum * m    (m = d where `momentum` is None: no buffer is kept)
-        w = w - learning_rate * m
+        u = d + momentum * m    if `nesterov`, else m
+        w = w - learning_rate * (u + weight_decay * w)      decay of the same kernels as above
 
     Keras' `regularizers.l2(l2)` adds `l2 * sum(w ** 2)` to the loss, whose gradient is
-    `2 * l2 * w`. `add_decayed_weights` comes before `sgd` so that the learning rate and the
-    momentum act on the penalty's gradient as on the rest of the loss.
+    `2 * l2 * w`: that step comes first, so that the momentum acts on the penalty's gradient as on
+    the rest. `weight_decay` comes after the momentum: decoupled (I. Loshchilov, F. Hutter,
+    "Decoupled Weight Decay Regularization", 2019).
     """
     return optax.chain(
-        optax.add_decayed_weights(2 * l2, mask=lambda p: kernel_mask(p, l2_on_output=l2_on_output)),
-        optax.sgd(learning_rate, momentum),
+        *_decay(2 * l2, l2_on_output),
+        optax.identity() if momentum is None else optax.trace(momentum, nesterov),
+        *_decay(weight_decay, l2_on_output),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def kernel_mask(params: PyTree, *, l2_on_output: bool) -> PyTree:
-    """Marks the regularised leaves: all kernels, that of the `output` layer only if asked for."""
+def _decay(factor: ArrayLike, on_output: ArrayLike) -> list[optax.GradientTransformation]:
+    return [
+        optax.add_decayed_weights(factor, mask=lambda p: kernel_mask(p, output=False)),
+        optax.add_decayed_weights(factor * on_output, mask=lambda p: kernel_mask(p, output=True)),
+    ]
 
-    def regularised(path: tuple, _) -> bool:
+
+def kernel_mask(params: PyTree, *, output: bool) -> PyTree:
+    """Marks the kernel of the `output` layer, or those of all other layers."""
+
+    def marked(path: tuple, _) -> bool:
         *_, layer, name = (entry.key for entry in path)
-        return name == "kernel" and (l2_on_output or layer != "output")
+        return name == "kernel" and (layer == "output") == output
 
-    return jax.tree_util.tree_map_with_path(regularised, params)
+    return jax.tree_util.tree_map_with_path(marked, params)
 
 
-def l2_penalty(params: PyTree, l2: ArrayLike, *, l2_on_output: bool) -> Float[Array, ""]:
+def l2_penalty(params: PyTree, l2: ArrayLike, l2_on_output: ArrayLike) -> Float[Array, ""]:
     """Returns `l2 * sum(w ** 2)` over the regularised kernels: `objective - loss`."""
-    mask = kernel_mask(params, l2_on_output=l2_on_output)
-    squares = jax.tree.map(lambda w, keep: jnp.sum(w**2) if keep else 0.0, params, mask)
-    return jnp.asarray(l2) * sum(jax.tree.leaves(squares))
+
+    def squares(output: bool) -> ArrayLike:
+        mask = kernel_mask(params, output=output)
+        kept = jax.tree.map(lambda w, keep: jnp.sum(w**2) if keep else 0.0, params, mask)
+        return sum(jax.tree.leaves(kept))
+
+    return jnp.asarray(l2 * (squares(output=False) + l2_on_output * squares(output=True)))
+
+
+def create_schedule(
+    peak: ArrayLike, kind: ArrayLike, warmup_steps: ArrayLike, num_steps: ArrayLike
+) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of steps done; all may be traced.
+
+    It rises in equal parts to the peak over `warmup_steps`. Then, by `kind`, the index of one of
+    `SCHEDULES`, it stays, or falls towards 0, which it would reach after step `num_steps`: as half
+    a cosine (I. Loshchilov, F. Hutter, "SGDR", 2017) or in equal parts. Optax has these schedules
+    too, but wants their lengths as Python numbers, which a grid's axis is not.
+    """
+
+    def learning_rate(step: ArrayLike) -> Array:
+        done = jnp.maximum(step - warmup_steps, 0) / (num_steps - warmup_steps)
+        falls = {
+            "constant": jnp.ones_like(done),
+            "cosine": (1 + jnp.cos(jnp.pi * done)) / 2,
+            "linear": 1 - done,
+        }
+        risen = jnp.minimum(1, (step + 1) / jnp.maximum(warmup_steps, 1))
+        return peak * risen * jnp.stack([falls[name] for name in SCHEDULES])[kind]
+
+    return learning_rate

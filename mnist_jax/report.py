@@ -18,17 +18,15 @@ from typing import NamedTuple
 
 from mnist_jax import UserError, figures, results
 from mnist_jax.results import (
-    GRID_AXES,
     Row,
     Run,
+    compare_points,
     count,
     count_diverged,
     is_finite,
     label,
-    paired_difference,
     protocol,
     ranked,
-    score,
     trials_of,
     varying,
 )
@@ -93,7 +91,11 @@ def _write_figures(run: Run) -> list[Picture]:
     # Reset first: whatever the user's own matplotlibrc says.
     with style.context(figures.STYLE, after_reset=True):
         drawn = {"accuracy_curves": figures.draw_curves(run)}
-        drawn |= {f"accuracy_vs_{axis}": figures.draw_axis(run, axis) for axis in varying(run)}
+        drawn |= {
+            f"accuracy_vs_{axis}": figures.draw_axis(run, axis)
+            for axis in varying(run.summary["grid"])
+            if axis in ("l2", "learning_rate", "momentum")
+        }
         for name, (figure, caption) in drawn.items():
             files = {"png": io.BytesIO(), "svg": io.BytesIO()}
             figure.savefig(files["png"], format="png")
@@ -122,7 +124,7 @@ def headline(run: Run) -> str:
     sizes = {
         "grid point": len(run.summary["grid"]),
         "trial": len(run.results),
-        "epoch": run.config["num_epochs"],
+        "epoch": max(run.config["num_epochs"]),
     }
     size = ", ".join(count(n, noun) for noun, n in sizes.items())
     return f"{run.config['name']} on {run.summary['dataset']}: {protocol(run).words}; {size}"
@@ -130,9 +132,10 @@ def headline(run: Run) -> str:
 
 def verdict(run: Run) -> str:
     """Says which grid point did best, and whether its seeds tell it apart from the others."""
-    p, axes = protocol(run), varying(run)
-    best, *others = ranked(run)
-    (mean, std), n = score(run, best), best["num_trials"]
+    p, axes = protocol(run), varying(run.summary["grid"])
+    best, *others = ranked(run.summary["grid"], protocol(run).criterion)
+    found, n = best["statistics"][p.column], best["num_trials"]
+    mean, std = found["mean"], found["std_ddof0"]
     if not is_finite(mean):
         return "No grid point has a finite mean accuracy: every one has trials that diverged."
     said = f"{percent(mean)} % {p.measure} ({p.words})"
@@ -143,9 +146,8 @@ def verdict(run: Run) -> str:
         said = f"best of {len(others) + 1} grid points: {label(best, axes)}, {said}"
     said = f"{said[0].upper()}{said[1:]}."
     tied = []
-    for point in others if n > 1 else ():
-        difference, half_width = paired_difference(run, best, point, p.criterion)
-        if not difference > half_width:
+    for point, found in zip(others, compare_points(run, best, others), strict=True):
+        if not found["low"] > 0:
             tied.append(label(point, axes))
     test = "the 95 % interval of the paired difference (Student, not corrected for the number of"
     test += f" comparisons) over {n} seeds"
@@ -163,36 +165,29 @@ def verdict(run: Run) -> str:
 
 
 def best_trial(run: Run) -> str:
-    """Names the best trial, its accuracy, and what chose it."""
-    p, split = protocol(run), run.summary["epoch_chosen_on"]
-    row = next(row for row in run.results if row["trial"] == run.summary["best_trial"])
-    chosen = f"trial and epoch chosen on the {split} images"
-    if split == "validation":
-        chosen += f", of which {percent(row[p.criterion])} % were right"
-    score = f"{percent(row[p.column])} % test accuracy at epoch {row[f'best_{split}_epoch']}"
-    name = f"{row['trial']} (seed {row['seed']}, {label(row, GRID_AXES)})"
-    return f"Best trial: {name}: {score}; {chosen}."
+    """Names the chosen trial."""
+    return f"Chosen trial: {run.summary['chosen_trial']}"
 
 
 def results_table(run: Run) -> Table:
     """Returns one row per grid point: accuracies in percent, losses in nats an image."""
-    p, axes = protocol(run), varying(run) or ("l2",)
+    p, axes = protocol(run), varying(run.summary["grid"]) or ("l2",)
     chosen, last = f"{p.measure} %", "last-epoch test accuracy %"
     measured = [
-        ("best validation accuracy %", "mean", "best_validation_accuracy", "mean", percent),
+        ("validation accuracy %", "mean", p.criterion, "mean", percent),
         (chosen, "mean", p.column, "mean", percent),
         (chosen, "std (ddof=0)", p.column, "std_ddof0", percent),
-        (chosen, p.highest, p.column, "max", percent),
+        (chosen, "max", p.column, "max", percent),
         (last, "mean", "test_accuracy", "mean", percent),
         (last, "std (ddof=0)", "test_accuracy", "std_ddof0", percent),
         ("last-epoch test", "loss", "test_loss", "mean", number),
         ("last-epoch test", "objective", "test_objective", "mean", number),
     ]
-    measured = measured[run.summary["epoch_chosen_on"] == "test" :]
+    measured = measured[p.held_out != "validation" :]
     rows = []
     for point in run.summary["grid"]:
         n, lost = point["num_trials"], count_diverged(trials_of(run, point))
-        cells = [f"{point[axis]:g}" for axis in axes]
+        cells = [results.shown(point[axis]) for axis in axes]
         cells.append(f"{n} ({lost} diverged)" if lost else str(n))
         for _, _, column, statistic, show in measured:
             alone = n == 1 and statistic == "std_ddof0"
@@ -206,7 +201,7 @@ def make_sections(run: Run, pictures: Sequence[Picture]) -> list[Section]:
     """Returns what report.md and report.html say."""
     provenance = dict(run.summary["provenance"])
     command, seconds = provenance.pop("command"), provenance.pop("seconds")
-    each = seconds["train"] / (run.config["num_epochs"] * len(run.results))
+    each = seconds["train"] / (max(run.config["num_epochs"]) * len(run.results))
     timing = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
     timing.append(["train, by trial and epoch", f"{each:.4f}"])
     meaning = (

@@ -1,8 +1,9 @@
 """What came out of a run: per-epoch rows, per-trial rows, summary statistics, provenance.
 
 A work directory holds `config.json` (the resolved experiment), `metrics.jsonl` (one row per trial
-and epoch), `results.csv` (one row per trial) and `summary.json` (statistics per grid point, and
-provenance). This file writes them and reads them back; `report.py` draws what it reads.
+and epoch), `results.csv` (one row per trial), `summary.json` (statistics per grid point, and
+provenance) and `chosen_trial.npz` (weights and test predictions of one trial). This file writes
+them and reads them back; `report.py` draws what it reads.
 """
 
 import contextlib
@@ -17,19 +18,91 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from mnist_jax import UserError, __version__
+from mnist_jax import UserError, __version__, statistics
 from mnist_jax.data import Dataset
+from mnist_jax.grid import AXES, Point
 
-GRID_AXES = ("l2", "learning_rate", "momentum")
-"""The hyper-parameters that may be axes of a grid; with the seed they name a trial."""
-
+NUM_MISTAKES = 24
 Row = dict[str, Any]
+
+
+class Protocol(NamedTuple):
+    """How a run is scored and what chooses, in columns of `results.csv` and in words.
+
+    Attributes:
+        held_out: The split that is scored after each epoch.
+        choose_epoch: Whether its best epoch counts, and not the last.
+        criterion: The accuracy that chooses grid point and trial.
+        column: The test accuracy that counts.
+        words: What chose, for headlines.
+        measure: What the column holds, for tables and axes.
+        note: What a reader must know to trust it.
+    """
+
+    held_out: str | None
+    choose_epoch: bool
+    criterion: str | None
+    column: str
+    words: str
+    measure: str
+    note: str
+
+
+PROTOCOLS = {
+    "test": Protocol(
+        held_out="test",
+        choose_epoch=True,
+        criterion="best_test_accuracy",
+        column="best_test_accuracy",
+        words="epoch chosen on the test set",
+        measure="best-epoch test accuracy",
+        note="The images that score an epoch also chose it, the best grid point and the best trial"
+        " (the notebook's protocol), so best-epoch accuracies are biased upwards.",
+    ),
+    "validation": Protocol(
+        held_out="validation",
+        choose_epoch=True,
+        criterion="best_validation_accuracy",
+        column="test_accuracy_at_best_validation",
+        words="epoch chosen on validation images",
+        measure="chosen-epoch test accuracy",
+        note="Validation images, cut from the training set, chose the epoch, the best grid point"
+        " and the best trial. Test images chose none of these: they were scored once a trial.",
+    ),
+    "validation_last_epoch": Protocol(
+        held_out="validation",
+        choose_epoch=False,
+        criterion="validation_accuracy",
+        column="test_accuracy",
+        words="last epoch; grid point chosen on validation images",
+        measure="last-epoch test accuracy",
+        note="The last epoch counts. Validation images, cut from the training set, chose the best"
+        " grid point and the best trial. Test images chose neither: they were scored once a trial.",
+    ),
+    "last_epoch": Protocol(
+        held_out=None,
+        choose_epoch=False,
+        criterion=None,
+        column="test_accuracy",
+        words="last epoch, nothing chosen",
+        measure="last-epoch test accuracy",
+        note="The last epoch counts, and test images were scored once a trial. Nothing was chosen"
+        " in this run: its best grid point is best on the test set, which is no honest choice.",
+    ),
+}
+
+
+def protocol_name(num_validation: int, choose_epoch: bool) -> str:
+    """Returns the name of the protocol that a config asks for."""
+    if num_validation:
+        return "validation" if choose_epoch else "validation_last_epoch"
+    return "test" if choose_epoch else "last_epoch"
 
 
 class Run(NamedTuple):
@@ -92,17 +165,19 @@ def write_config(workdir: Path, config: Row) -> None:
     write_text(workdir / "config.json", to_json(config, indent=2) + "\n")
 
 
-def trial_rows(trials: Mapping[str, np.ndarray], dataset: str) -> list[Row]:
-    """Returns what names each trial, from its number, seed and hyper-parameters [trials]."""
+def trial_rows(points: Sequence[Point], seeds: Sequence[int], dataset: str) -> list[Row]:
+    """Returns what names each trial: every point with every seed, the seed varying fastest."""
     return [
-        {
-            "trial": i,
-            "seed": int(trials["seed"][i]),
-            "dataset": dataset,
-            **{axis: float(trials[axis][i]) for axis in GRID_AXES},
-        }
-        for i in range(len(trials["seed"]))
+        {"trial": len(seeds) * number + i, "point": number, "seed": seed, "dataset": dataset}
+        | {axis: as_text(value) for axis, value in point._asdict().items()}
+        for number, point in enumerate(points)
+        for i, seed in enumerate(seeds)
     ]
+
+
+def as_text(value: Any) -> Any:
+    """Writes the sizes of layers as in 500-300; other values are as they are."""
+    return "-".join(map(str, value)) if isinstance(value, tuple | list) else value
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -132,58 +207,61 @@ def to_json(value: object, indent: int | None = None) -> str:
     return json.dumps(plain(value), indent=indent)
 
 
-def record(
-    workdir: Path, trials: Sequence[Row], epochs: Iterable[Mapping[str, np.ndarray]]
-) -> list[Row]:
-    """Writes each epoch's rows to `metrics.jsonl` as it ends, then `results.csv`.
+class Recorder:
+    """Writes the rows of trials that train together, and keeps what `results.csv` needs of them.
 
-    Args:
-        workdir: The work directory.
-        trials: One row per trial: its number, seed and hyper-parameters.
-        epochs: Per epoch, metrics by name as arrays of shape [trials].
-
-    Returns:
-        The rows of `results.csv`: each trial's metrics after the last epoch, then its best epoch
-        on the test set (the notebook's protocol) and, where there is a validation split, its best
-        epoch on that with the test accuracy there. The earliest of equally good epochs is best.
+    Attributes:
+        columns: By column of `results.csv`, arrays of shape [trials]: the last epoch's metrics,
+            the best epoch so far on the held-out split, and the epoch in which a trial diverged
+            (its numbers ceased to be finite), 0 if it did not.
     """
-    best: dict[str, np.ndarray] = {}
-    with open(workdir / "metrics.jsonl", "w", encoding="utf-8") as file:
-        for epoch, metrics in enumerate(epochs, start=1):
-            for row in _rows(trials, {"epoch": epoch}, metrics):
-                file.write(to_json(row) + "\n")
-            file.flush()
-            best = _update_best(best, epoch, metrics)
-    rows = _rows(trials, {"num_epochs": epoch}, {**metrics, **best})
+
+    def __init__(self, workdir: Path, trials: Sequence[Row], axes: Sequence[str], protocol: str):
+        """Takes the rows that name the trials, and the axes that vary, which name them in print."""
+        self._path = workdir / "metrics.jsonl"
+        self._trials = trials
+        self._names = [{k: trial[k] for k in ("trial", "seed", *axes)} for trial in trials]
+        self._protocol = PROTOCOLS[protocol]
+        self.columns = {"diverged_epoch": np.zeros(len(trials), int)}
+
+    def add(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Appends an epoch's rows, one per trial, to `metrics.jsonl`."""
+        rows = _rows(self._names, {"epoch": epoch}, metrics)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write("".join(to_json(row) + "\n" for row in rows))
+        lost = ~np.all([np.isfinite(values) for values in metrics.values()], axis=0)
+        diverged = self.columns["diverged_epoch"]
+        diverged = np.where((diverged == 0) & lost, epoch, diverged)
+        best = self._best(epoch, metrics) if self._protocol.choose_epoch else {}
+        self.columns = {"diverged_epoch": diverged, **metrics, **best}
+
+    def _best(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the best epoch so far; of equally good ones it is the earliest."""
+        accuracy = metrics[f"{self._protocol.held_out}_accuracy"]
+        names = [f"best_{self._protocol.held_out}_{what}" for what in ("accuracy", "epoch")]
+        now = dict(zip(names, (accuracy, np.full(len(accuracy), epoch)), strict=True))
+        if names[0] not in self.columns:
+            return now
+        # Written so that a number replaces NaN, and NaN never a number.
+        better = ~(self.columns[names[0]] >= accuracy) & ~np.isnan(accuracy)
+        return {name: np.where(better, now[name], self.columns[name]) for name in names}
+
+    def rows(self, test_scores: Mapping[str, np.ndarray]) -> list[Row]:
+        """Returns the rows of `results.csv`, with the scores of the finished trials."""
+        return _rows(self._trials, {}, {**self.columns, **test_scores})
+
+
+def write_results(workdir: Path, rows: Sequence[Row]) -> None:
+    """Writes `results.csv`."""
     write_text(workdir / "results.csv", _to_csv(rows))
-    return rows
 
 
-def _rows(trials: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) -> list[Row]:
+def _rows(names: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) -> list[Row]:
     lists = {name: column.tolist() for name, column in columns.items()}
     return [
-        {**trial, **same, **{name: values[i] for name, values in lists.items()}}
-        for i, trial in enumerate(trials)
+        {**name, **same, **{column: values[i] for column, values in lists.items()}}
+        for i, name in enumerate(names)
     ]
-
-
-def _update_best(
-    best: dict[str, np.ndarray], epoch: int, metrics: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Returns the best epoch so far by trial, under the names of the columns of results.csv."""
-    now = {"best_test_accuracy": metrics["test_accuracy"]}
-    if "validation_accuracy" in metrics:
-        now["best_validation_accuracy"] = metrics["validation_accuracy"]
-    updated = {}
-    for name, accuracy in now.items():
-        columns = {name: accuracy, name.replace("accuracy", "epoch"): np.full(len(accuracy), epoch)}
-        if name == "best_validation_accuracy":
-            columns["test_accuracy_at_best_validation"] = metrics["test_accuracy"]
-        # Written so that a number replaces NaN, and NaN never a number.
-        better = ~(best[name] >= accuracy) & ~np.isnan(accuracy) if best else True
-        for column, values in columns.items():
-            updated[column] = np.where(better, values, best[column]) if best else values
-    return updated
 
 
 def _to_csv(rows: Sequence[Row]) -> str:
@@ -197,62 +275,111 @@ def _to_csv(rows: Sequence[Row]) -> str:
 def summarise(rows: Sequence[Row]) -> list[dict]:
     """Returns, per grid point, the statistics of every measured column over its trials.
 
-    Standard deviations name their divisor: `std_ddof0` is of the population (n), as the notebook's
-    error bars, `std_ddof1` of the sample (n - 1), undefined for one trial.
+    Trials that diverged are named and left out of the statistics, whose `n` says how many are in.
     """
-    points: dict[tuple, list[Row]] = {}
+    points: dict[int, list[Row]] = {}
     for row in rows:
-        points.setdefault(tuple(row[axis] for axis in GRID_AXES), []).append(row)
-    named = {"trial", "seed", "dataset", "num_epochs", *GRID_AXES}
+        points.setdefault(row["point"], []).append(row)
+    named = {"trial", "point", "seed", "dataset", "diverged_epoch", *AXES}
     return [
         {
-            **dict(zip(GRID_AXES, point, strict=True)),
+            "point": number,
+            **{axis: trials[0][axis] for axis in AXES},
             "num_trials": len(trials),
+            "diverged_seeds": [row["seed"] for row in trials if row["diverged_epoch"]],
             "statistics": {
-                column: _statistics(np.array([row[column] for row in trials], float))
+                column: statistics.describe(
+                    [row[column] for row in trials if not row["diverged_epoch"]]
+                )
                 for column in trials[0]
                 if column not in named
             },
         }
-        for point, trials in points.items()
+        for number, trials in points.items()
     ]
 
 
-def _statistics(values: np.ndarray) -> dict[str, float]:
-    return {
-        "mean": math.fsum(values) / len(values),  # exact: equal trials tie in any order
-        "std_ddof0": values.std(),
-        "std_ddof1": values.std(ddof=1) if len(values) > 1 else math.nan,
-        "min": values.min(),
-        "max": values.max(),
+def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:
+    """Returns the grid points from best to worst, by the mean of the criterion.
+
+    Those with trials that diverged come last. Without a criterion they stay in their order.
+    """
+    if criterion is None:
+        return list(grid)
+
+    def key(point):
+        mean = point["statistics"][criterion]["mean"]
+        return (len(point["diverged_seeds"]), -mean if is_finite(mean) else math.inf)
+
+    return sorted(grid, key=key)
+
+
+def choose_trial(rows: Sequence[Row], protocol: str) -> Row:
+    """Returns the best trial of the best grid point; the first sound one where nothing chooses.
+
+    Only the protocol's criterion is looked at. If all diverged, it is the first.
+    """
+    criterion = PROTOCOLS[protocol].criterion
+    best = ranked(summarise(rows), criterion)[0]
+    trials = [row for row in rows if criterion is None or row["point"] == best["point"]]
+    sound = [row for row in trials if not row["diverged_epoch"]]
+    if not sound:
+        return trials[0]
+    return sound[0] if criterion is None else max(sound, key=lambda row: row[criterion])
+
+
+def write_chosen_trial(
+    workdir: Path, trial: int, params: Mapping, probabilities: np.ndarray, dataset: Dataset
+) -> None:
+    """Writes `chosen_trial.npz`: what a report shows of one trial, readable by `numpy.load`.
+
+    It holds `trial`, the weights as `params/LAYER/NAME`, `labels` [n] of the test images and
+    `probabilities` [n, classes] given to them, and of the most confident mistakes the `mistakes`
+    (numbers of the test images) and their `mistake_images`.
+    """
+    labels = dataset.test_labels
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    confident = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
+    mistakes = wrong[confident][:NUM_MISTAKES]
+    weights = {
+        f"params/{layer}/{name}": np.asarray(value)
+        for layer, leaves in params.items()
+        for name, value in leaves.items()
     }
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        trial=trial,
+        labels=labels,
+        probabilities=probabilities,
+        mistakes=mistakes,
+        mistake_images=dataset.test_images[mistakes],
+        **weights,
+    )
+    write_bytes(workdir / "chosen_trial.npz", buffer.getvalue())
 
 
 def write_summary(
-    workdir: Path,
-    rows: Sequence[Row],
-    dataset: Dataset,
-    provenance: Row,
+    workdir: Path, rows: Sequence[Row], protocol: str, dataset: Dataset, provenance: Row
 ) -> None:
-    """Writes `summary.json`: statistics by grid point, the best trial, and provenance.
+    """Writes `summary.json`: protocol, what was chosen, statistics by grid point, provenance.
 
     Args:
         workdir: The work directory.
         rows: Those of `results.csv`.
+        protocol: What chose, a key of `PROTOCOLS`.
         dataset: What was trained on.
         provenance: What made them, to which that of the data is added.
     """
-    chosen_on = "validation" if len(dataset.validation_labels) else "test"
-    best = max(rows, key=lambda row: np.nan_to_num(row[f"best_{chosen_on}_accuracy"], nan=-1))
+    chosen = choose_trial(rows, protocol)
     summary = {
         "dataset": dataset.name,
-        "epoch_chosen_on": chosen_on,
-        "best_trial": best["trial"],
+        "protocol": protocol,
+        "chosen_point": chosen["point"] if PROTOCOLS[protocol].criterion else None,
+        "chosen_trial": chosen["trial"],
         "grid": summarise(rows),
-        "provenance": {
-            **provenance,
-            "data_checksum": dataset.checksum,
-        },
+        "provenance": {**provenance, "data_checksum": dataset.checksum},
     }
     write_text(workdir / "summary.json", to_json(summary, indent=2) + "\n")
 
@@ -331,96 +458,51 @@ def _number(text: str) -> object:
 # --- what a run says ---
 
 
-class Protocol(NamedTuple):
-    """How a run chose its epochs, in columns of `results.csv` and in words."""
-
-    criterion: str  # the accuracy that chose epochs, grid point and trial
-    column: str  # the test accuracy that this choice gave
-    highest: str
-    words: str
-    measure: str
-    title: str
-    note: str
-
-
-PROTOCOLS = {
-    "test": Protocol(
-        criterion="best_test_accuracy",
-        column="best_test_accuracy",
-        highest="best",
-        words="epoch chosen on the test set",
-        measure="best-epoch test accuracy",
-        title="best-epoch test accuracy (epoch chosen on the test set)",
-        note="The images that score an epoch also chose it, the best grid point and the best trial"
-        " (the notebook's protocol), so best-epoch accuracies are biased upwards.",
-    ),
-    "validation": Protocol(
-        criterion="best_validation_accuracy",
-        column="test_accuracy_at_best_validation",
-        highest="max",
-        words="epoch chosen on validation images",
-        measure="chosen-epoch test accuracy",
-        title="test accuracy at the epoch chosen on validation images",
-        note="Validation images, cut from the training set, chose the epoch, the best grid point"
-        " and the best trial; test images chose none of these. The max is the highest test accuracy"
-        " over the trials: it shows their spread and is no result.",
-    ),
-}
-
-
 def protocol(run: Run) -> Protocol:
-    """Returns how the run chose its epochs."""
-    return PROTOCOLS[run.summary["epoch_chosen_on"]]
+    """Returns how the run was scored and what chose."""
+    return PROTOCOLS[run.summary["protocol"]]
 
 
-def varying(run: Run) -> tuple[str, ...]:
-    """Returns the grid's axes that have more than one value."""
-    return tuple(a for a in GRID_AXES if len({point[a] for point in run.summary["grid"]}) > 1)
-
-
-def ranked(run: Run) -> list[Row]:
-    """Returns the grid points from best to worst, by the mean of what chose the epochs."""
-
-    def key(point):
-        mean = point["statistics"][protocol(run).criterion]["mean"]
-        return -mean if is_finite(mean) else math.inf
-
-    return sorted(run.summary["grid"], key=key)
-
-
-def score(run: Run, point: Row) -> tuple[float, float]:
-    """Returns mean and population standard deviation of a grid point's test accuracy."""
-    statistics = point["statistics"][protocol(run).column]
-    mean, std = (statistics[name] for name in ("mean", "std_ddof0"))
-    return (mean, std) if is_finite(mean) else (math.nan, math.nan)
+def varying(grid: Sequence[Row]) -> tuple[str, ...]:
+    """Returns the axes on which grid points have more than one value."""
+    return tuple(axis for axis in AXES if len({str(point[axis]) for point in grid}) > 1)
 
 
 def trials_of(run: Run, point: Row) -> list[Row]:
     """Returns the trials of a grid point, as rows of `results.csv`."""
-    return [row for row in run.results if all(row[axis] == point[axis] for axis in GRID_AXES)]
+    return [row for row in run.results if row["point"] == point["point"]]
 
 
-def paired_difference(run: Run, point: Row, other: Row, column: str) -> tuple[float, float]:
-    """Compares two grid points seed by seed.
+def by_seed(run: Run, point: Row, column: str) -> dict[int, float]:
+    """Returns a column of `results.csv` by seed, of a grid point's trials that did not diverge."""
+    trials = trials_of(run, point)
+    return {row["seed"]: row[column] for row in trials if not row["diverged_epoch"]}
+
+
+def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:
+    """Compares a grid point with others, seed by seed, by the test accuracy that counts.
 
     Returns:
-        Mean difference of a column of `results.csv`, `point` less `other`, and half the width of
-        its 95 % interval (Student).
+        Per other point, the fields of `statistics.Comparison` (of `point` less the other) and
+        `p_holm`, corrected for the number of comparisons. Which point is compared has usually been
+        found by looking at all of them, so the family of tests is every pair of points.
     """
-    from scipy.special import stdtrit
-
-    values, others = (
-        {row["seed"]: row[column] for row in trials_of(run, p)} for p in (point, other)
+    column = protocol(run).column
+    values = by_seed(run, point, column)
+    found = [statistics.compare(values, by_seed(run, other, column)) for other in others]
+    num_points = len(run.summary["grid"])
+    adjusted = statistics.holm(
+        [comparison.p for comparison in found], num_points * (num_points - 1) // 2
     )
-    differences = np.array([values[seed] - others[seed] for seed in values], float)
-    n = len(differences)
-    half_width = stdtrit(n - 1, 0.975) * differences.std(ddof=1) / math.sqrt(n)
-    return math.fsum(differences) / n, half_width
+    return [
+        comparison._asdict() | {"point": other["point"], "p_holm": float(p)}
+        for comparison, other, p in zip(found, others, adjusted, strict=True)
+    ]
 
 
 def count_diverged(trials: Sequence[Row]) -> int:
-    """Counts the trials with a number that is not finite."""
-    return sum(not all(is_finite(v) for k, v in row.items() if k != "dataset") for row in trials)
+    """Counts the trials whose numbers ceased to be finite."""
+    return sum(bool(row["diverged_epoch"]) for row in trials)
 
 
 def is_finite(value: object) -> TypeGuard[float]:
@@ -430,7 +512,12 @@ def is_finite(value: object) -> TypeGuard[float]:
 
 def label(point: Row, axes: Sequence[str]) -> str:
     """Names a grid point, or a trial, by its values on some axes."""
-    return ", ".join(f"{axis.replace('_', ' ')} {point[axis]:g}" for axis in axes)
+    return ", ".join(f"{axis.replace('_', ' ')} {shown(point[axis])}" for axis in axes)
+
+
+def shown(value: object) -> str:
+    """Writes the value of an axis."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def count(n: int, noun: str) -> str:

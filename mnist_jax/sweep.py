@@ -7,7 +7,6 @@ together (`vmap`).
 """
 
 import functools
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +18,12 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 
 from mnist_jax import train
 from mnist_jax.data import Dataset, cache_folder
-from mnist_jax.train import Hyperparameters, Recipe, Split
+from mnist_jax.grid import SCHEDULES, Point
+from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState
 
 EVAL_BATCH_SIZE = 400
 
@@ -31,9 +32,14 @@ class Sweep(NamedTuple):
     """A compiled sweep, with the arrays that it runs on.
 
     Attributes:
+        recipe: What is static.
         initialise: Program from the hyper-parameters to the state of all trials.
         run_epoch: Program from state, orders [seeds, images], and `inputs` to state and sums.
-        inputs: Hyper-parameters, seed index, training and held-out splits, on the devices.
+        score_test: Program from state, hyper-parameters and test split to sums; None where the
+            test set is scored after each epoch.
+        inputs: Hyper-parameters, seed index, training and held-out split, on the devices.
+        test: The test split, on the devices.
+        held_out: Name of the held-out split.
         trials: Arrays of shape [trials]; on the devices, padding makes them divisible.
         seeds: The distinct seeds among the trials.
         sizes: Number of images by split.
@@ -42,9 +48,13 @@ class Sweep(NamedTuple):
         compile_seconds: Time that compiling took after that.
     """
 
+    recipe: Recipe
     initialise: jax.stages.Compiled
     run_epoch: jax.stages.Compiled
+    score_test: jax.stages.Compiled | None
     inputs: tuple
+    test: Split
+    held_out: str | None
     trials: Hyperparameters
     seeds: np.ndarray
     sizes: dict[str, int]
@@ -54,20 +64,34 @@ class Sweep(NamedTuple):
 
 
 def create_trials(
-    *,
-    learning_rate: Sequence[float],
-    momentum: Sequence[float],
-    l2: Sequence[float],
-    seeds: Sequence[int],
+    points: Sequence[Point], seeds: Sequence[int], num_images: int
 ) -> Hyperparameters:
-    """Returns every grid point with every seed, as NumPy arrays of shape [trials].
+    """Returns every point with every seed, as NumPy arrays of shape [trials]; seeds vary fastest.
 
-    The same seeds serve all grid points, so that these can be compared in pairs. The seed varies
-    fastest, then `l2`, `momentum` and `learning_rate`.
+    The same seeds serve all points, so that these can be compared in pairs.
+
+    Args:
+        points: Those of a grid.
+        seeds: Of the repeated trials.
+        num_images: Images in an epoch, which with batch size and epochs give the number of steps.
     """
-    grid = itertools.product(learning_rate, momentum, l2, seeds)
-    rates, momenta, penalties, trial_seeds = map(np.array, zip(*grid, strict=True))
-    return Hyperparameters(trial_seeds.astype(np.uint32), rates, momenta, penalties)
+    trials = [
+        Hyperparameters(
+            seed=np.array(seed, np.uint32),
+            learning_rate=np.array(point.learning_rate, np.float32),
+            schedule=np.array(SCHEDULES.index(point.schedule), np.int32),
+            warmup_steps=np.array(point.warmup_steps, np.int32),
+            num_steps=np.array(point.num_epochs * -(-num_images // point.batch_size), np.int32),
+            momentum=np.array(point.momentum, np.float32),
+            l2=np.array(point.l2, np.float32),
+            l2_on_output=np.array(point.l2_on_output, np.float32),
+            weight_decay=np.array(point.weight_decay, np.float32),
+            label_smoothing=np.array(point.label_smoothing, np.float32),
+        )
+        for point in points
+        for seed in seeds
+    ]
+    return Hyperparameters(*map(np.array, zip(*trials, strict=True)))
 
 
 def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
@@ -118,17 +142,21 @@ def compile_sweep(
     dataset: Dataset,
     *,
     batch_size: int,
-    l2_on_output: bool,
+    nesterov: bool,
+    held_out: str | None,
+    choose_epoch: bool,
     epoch: Callable = train.run_epoch,
 ) -> Sweep:
-    """Places data and trials on the devices and compiles the two programs of a sweep.
+    """Places data and trials on the devices and compiles the programs of a sweep.
 
     Args:
         model: Gives logits for images [batch, height, width].
         trials: Arrays of shape [trials].
-        dataset: All of its training images are trained on; the other splits are scored.
+        dataset: All of its training images are trained on.
         batch_size: Images in a training step.
-        l2_on_output: Whether the L2 penalty covers the output kernel too.
+        nesterov: Whether the momentum is Nesterov's.
+        held_out: The split that is scored after each epoch: `validation`, `test` or none.
+        choose_epoch: Whether the weights that are best on it are kept beside the last.
         epoch: What a trial does in an epoch; `benchmark.py` times parts of it.
     """
     recipe = Recipe(
@@ -136,7 +164,8 @@ def compile_sweep(
         batch_size=batch_size,
         eval_batch_size=EVAL_BATCH_SIZE,
         use_momentum=bool(np.any(trials.momentum)),
-        l2_on_output=l2_on_output,
+        nesterov=nesterov,
+        choose_epoch=choose_epoch,
     )
     num_trials = len(trials.seed)
     mesh = Mesh(np.array(jax.devices()[:num_trials]), ("trial",))
@@ -147,8 +176,8 @@ def compile_sweep(
         "validation": Split(dataset.validation_images, dataset.validation_labels),
         "test": Split(dataset.test_images, dataset.test_labels),
     }
-    sizes = {name: len(split.labels) for name, split in splits.items() if len(split.labels)}
-    splits = jax.device_put({name: splits[name] for name in sizes}, everywhere)
+    sizes = {name: len(split.labels) for name, split in splits.items()}
+    splits = jax.device_put(splits, everywhere)
     padding = (0, -num_trials % mesh.size)
     hyper, seed_index = jax.device_put(
         jax.tree.map(lambda x: np.pad(x, padding, mode="edge"), (trials, seed_index)), by_trial
@@ -163,36 +192,51 @@ def compile_sweep(
 
         return _over_trials(run_one, hyper, state, seed_index)
 
+    def score_all(state, hyper, split):
+        def score_one(hyper, state):
+            return train.score(recipe, hyper, state, split)
+
+        return _over_trials(score_one, hyper, state)
+
     def shard(program, *specs):
         return jax.shard_map(
             program, mesh=mesh, in_specs=specs, out_specs=P("trial"), check_vma=False
         )
 
     start = time.monotonic()
-    inputs = (hyper, seed_index, splits.pop("train"), splits)
+    test = splits["test"]
+    inputs = (hyper, seed_index, splits["train"], splits[held_out] if held_out else None)
     orders = image_orders(seeds, 1, sizes["train"])
     by_input = (P("trial"), P(), P("trial"), P("trial"), P(), P())
     init_lowered = jax.jit(shard(init_all, P("trial"))).lower(hyper)
+    state = init_lowered.out_info
     epoch_jit = jax.jit(shard(run_all, *by_input), donate_argnums=0)
-    epoch_lowered = epoch_jit.lower(init_lowered.out_info, orders, *inputs)
-    lowered = time.monotonic()
+    lowered = [epoch_jit.lower(state, orders, *inputs)]
+    if held_out != "test":
+        score_jit = jax.jit(shard(score_all, P("trial"), P("trial"), P()))
+        lowered.append(score_jit.lower(state, hyper, test))
+    lowered_at = time.monotonic()
     with ThreadPoolExecutor() as pool:
         # The random bits of the weights take a CPU long to optimise and a moment to compute.
         options: dict[str, str | bool] = {}
         if jax.default_backend() == "cpu":
             options["xla_backend_optimization_level"] = "0"
         initialise = pool.submit(init_lowered.compile, compiler_options=options)
-        run_epoch = pool.submit(epoch_lowered.compile)
+        run_epoch, *score_test = pool.map(lambda program: program.compile(), lowered)
     return Sweep(
+        recipe=recipe,
         initialise=initialise.result(),
-        run_epoch=run_epoch.result(),
+        run_epoch=run_epoch,
+        score_test=score_test[0] if score_test else None,
         inputs=inputs,
+        test=test,
+        held_out=held_out,
         trials=trials,
         seeds=seeds,
         sizes=sizes,
         devices=_describe_devices(mesh),
-        lower_seconds=lowered - start,
-        compile_seconds=time.monotonic() - lowered,
+        lower_seconds=lowered_at - start,
+        compile_seconds=time.monotonic() - lowered_at,
     )
 
 
@@ -219,12 +263,13 @@ def _over_trials(function: Callable, *arguments):
     return jax.vmap(function)(*arguments)
 
 
-def run(sweep: Sweep, num_epochs: int) -> Iterator[dict[str, np.ndarray]]:
-    """Trains all trials; after each epoch, yields its metrics as arrays of shape [trials].
+def run(sweep: Sweep, num_epochs: int) -> Iterator[tuple[TrialState, dict[str, np.ndarray]]]:
+    """Trains all trials; after each epoch, yields the state and metrics as arrays [trials].
 
-    `train_*` are running means over the epoch's steps, each step scored before its update;
-    the other splits are scored after the epoch. `*_loss` is cross-entropy (nats an image),
-    `*_objective` is cross-entropy plus the L2 penalty, `*_accuracy` is a share of 1.
+    `train_*` are running means over the epoch's steps, each step scored before its update; the
+    held-out split is scored after the epoch. `*_loss` is cross-entropy (nats an image),
+    `*_objective` is cross-entropy plus the L2 penalty, `*_accuracy` is a share of 1. The next
+    epoch overwrites the state.
     """
     state = sweep.initialise(sweep.inputs[0])
     orders = image_orders(sweep.seeds, 1, sweep.sizes["train"])
@@ -232,46 +277,75 @@ def run(sweep: Sweep, num_epochs: int) -> Iterator[dict[str, np.ndarray]]:
         state, sums = sweep.run_epoch(state, orders, *sweep.inputs)
         if epoch < num_epochs:  # the devices are busy while the host prepares the next
             orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
-        yield _metrics(sums, sweep)
+        sums = _to_host(sums, sweep)
+        metrics = _metrics(sweep, "train", sums.train)
+        if sweep.held_out is not None:
+            metrics |= _metrics(sweep, sweep.held_out, sums.held_out, sums.penalty)
+        yield state, metrics
 
 
-def _metrics(sums: train.EpochSums, sweep: Sweep) -> dict[str, np.ndarray]:
+def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
+    """Scores finished trials on the test set, as arrays of shape [trials].
+
+    `test_*` are of the last weights; `test_accuracy_at_best_validation` is of the best epoch's.
+    """
+    assert sweep.score_test is not None
+    sums = _to_host(sweep.score_test(state, sweep.inputs[0], sweep.test), sweep)
+    metrics = _metrics(sweep, "test", sums.last, sums.penalty)
+    if sums.best is not None:
+        best = _metrics(sweep, "test", sums.best)
+        metrics["test_accuracy_at_best_validation"] = best["test_accuracy"]
+    return metrics
+
+
+def examine(sweep: Sweep, state: TrialState, trial: int) -> tuple[PyTree, np.ndarray]:
+    """Returns a trial's chosen weights, and the class probabilities [n, classes] of test images."""
+    params = state.params if state.best is None else state.best.params
+    params = jax.device_get(jax.tree.map(lambda x: x[trial], params))
+    predict = jax.jit(train.predict, static_argnums=0)
+    return params, np.asarray(predict(sweep.recipe, params, jax.device_get(sweep.test.images)))
+
+
+def _to_host(sums, sweep: Sweep):
     num_trials = len(sweep.trials.seed)
-    sums = jax.tree.map(lambda x: np.asarray(x, np.float64)[:num_trials], jax.device_get(sums))
-    metrics: dict[str, np.ndarray] = {}
-    for name, split in {"train": sums.train, **sums.held_out}.items():
-        loss = np.asarray(split.loss / sweep.sizes[name])
-        metrics[f"{name}_loss"] = loss
-        # The largest of logits that are not numbers is no prediction.
-        right = np.where(np.isfinite(loss), split.correct, np.nan)
-        metrics[f"{name}_accuracy"] = right / sweep.sizes[name]
-        if name != "train":
-            metrics[f"{name}_objective"] = metrics[f"{name}_loss"] + sums.penalty
+    return jax.tree.map(lambda x: np.asarray(x, np.float64)[:num_trials], jax.device_get(sums))
+
+
+def _metrics(
+    sweep: Sweep, name: str, sums: train.Sums, penalty: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    loss = np.asarray(sums.loss / sweep.sizes[name])
+    # The largest of logits that are not numbers is no prediction.
+    right = np.where(np.isfinite(loss), sums.correct, np.nan)
+    metrics = {f"{name}_loss": loss, f"{name}_accuracy": right / sweep.sizes[name]}
+    if penalty is not None:
+        metrics[f"{name}_objective"] = loss + penalty
     return metrics
 
 
 def show_progress(
-    epochs: Iterator[dict[str, np.ndarray]], num_epochs: int, num_trials: int
-) -> Iterator[dict[str, np.ndarray]]:
+    epochs: Iterator[tuple[TrialState, dict[str, np.ndarray]]], num_epochs: int, num_trials: int
+) -> Iterator[tuple[TrialState, dict[str, np.ndarray]]]:
     """Passes the epochs on, showing mean metrics: a bar in a terminal, a line an epoch elsewhere.
 
-    The words are Keras': `val_` is the validation split or, where there is none, the test set.
+    The words are Keras': `val_` is the validation split or, in the notebook's protocol, the test
+    set.
     """
     from tqdm import tqdm
 
     width = len(str(num_epochs))
     with tqdm(total=num_trials * num_epochs, unit="trial epochs", disable=None) as bar:
-        for epoch, metrics in enumerate(epochs, start=1):
-            held_out = "validation" if "validation_loss" in metrics else "test"
-            columns = {
-                "loss": "train_loss",
-                "accuracy": "train_accuracy",
-                "val_loss": f"{held_out}_loss",
-                "val_accuracy": f"{held_out}_accuracy",
-            }
+        for epoch, (state, metrics) in enumerate(epochs, start=1):
+            columns = {"loss": "train_loss", "accuracy": "train_accuracy"}
+            for held_out in ("validation", "test"):
+                if f"{held_out}_loss" in metrics:
+                    columns |= {
+                        "val_loss": f"{held_out}_loss",
+                        "val_accuracy": f"{held_out}_accuracy",
+                    }
             words = " - ".join(f"{k}: {metrics[v].mean():.4f}" for k, v in columns.items())
             bar.set_postfix_str(words, refresh=False)
             bar.update(num_trials)
             if bar.disable:
                 print(f"Epoch {epoch:{width}d}/{num_epochs} - {words}", flush=True)
-            yield metrics
+            yield state, metrics

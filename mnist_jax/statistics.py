@@ -1,0 +1,227 @@
+"""What repeated trials allow one to say: spread, differences, and how small a one they can show.
+
+The same seeds serve every grid point, so two points are compared seed by seed: what a seed does to
+both falls out of their differences. Pure functions of numbers in whatever unit they come; nothing
+is rounded.
+"""
+
+import bisect
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+
+
+class Description(TypedDict):
+    """Statistics of the trials of one grid point; what they do not determine is NaN."""
+
+    n: int
+    mean: float
+    std_ddof0: float  # of the population: divided by n
+    std_ddof1: float  # of the sample: divided by n - 1
+    sem: float  # standard error of the mean
+    interval_95: list[float]  # of the mean, Student: [low, high]
+    min: float
+    max: float
+
+
+class Comparison(NamedTuple):
+    """Mean difference of two grid points, the first less the second."""
+
+    n: int  # seeds in pairs; of unpaired groups, the size of the smaller one
+    difference: float
+    low: float  # 95 % interval of the mean difference, Student
+    high: float
+    p: float  # of no difference, two-sided
+    paired: bool
+    # Sample standard deviation of the differences. Of unpaired groups, that of the difference of
+    # two draws, sqrt(s1^2 + s2^2). Either way std / sqrt(n) is the standard error of `difference`;
+    # of unpaired groups, only if they are equally large.
+    std: float
+
+
+def describe(values: np.ndarray | Sequence[float | None]) -> Description:
+    """Describes the trials of one grid point.
+
+    Args:
+        values: One number per trial [trials]. Those that are missing or not finite are left out
+            and `n` counts the others, so whoever shows these statistics shows the number of
+            diverged trials beside them.
+
+    Returns:
+        NaN where there are too few trials: everything but `n` with none; the sample's standard
+        deviation, the standard error and the interval with one.
+    """
+    from scipy.special import stdtrit
+
+    finite = _finite(values)
+    n = len(finite)
+    mean, nan = _mean(finite), math.nan
+    std_ddof1 = float(finite.std(ddof=1, mean=mean)) if n > 1 else nan
+    sem = std_ddof1 / math.sqrt(n) if n > 1 else nan
+    half_width = float(stdtrit(n - 1, 0.975)) * sem if n > 1 else nan
+    return {
+        "n": n,
+        "mean": mean,
+        "std_ddof0": float(finite.std(mean=mean)) if n else nan,
+        "std_ddof1": std_ddof1,
+        "sem": sem,
+        "interval_95": [mean - half_width, mean + half_width],
+        "min": float(finite.min()) if n else nan,
+        "max": float(finite.max()) if n else nan,
+    }
+
+
+def compare(values: Mapping[int, float], others: Mapping[int, float]) -> Comparison:
+    """Compares two grid points: a paired t-test if they have the same seeds, else Welch's.
+
+    Args:
+        values: A number per seed. Those that are not finite are left out; in a paired test, with
+            their partners.
+        others: The same of the grid point to compare with.
+
+    Returns:
+        With fewer than two pairs, or fewer than two trials in a group, only the difference of the
+        means, or NaN if there is none. Differences (unpaired: groups) that scatter by no more than
+        rounding have an interval of no width, and p is 1 if they are 0 and 0 if they are not.
+    """
+    from scipy import stats
+
+    paired = values.keys() == others.keys()
+    if paired:
+        pairs = np.array([[values[seed], others[seed]] for seed in values], float).reshape(-1, 2)
+        a, b = pairs[np.isfinite(pairs).all(axis=1)].T
+        scattering = [a - b]
+        difference = _mean(a - b)
+    else:
+        a, b = (_finite(list(group.values())) for group in (values, others))
+        scattering = [a, b]
+        difference = _mean(a) - _mean(b)
+    n, nan = min(len(a), len(b)), math.nan
+    if n < 2:
+        return Comparison(n, difference, nan, nan, nan, paired, nan)
+    # A scatter that rounding alone can make. Above it scipy, too, trusts a variance of differences:
+    # it asks for deviations of ten units in the last place of their mean.
+    rounding = 40 * np.finfo(float).eps * max(np.abs(a).max(), np.abs(b).max())
+    if all(np.ptp(x) <= rounding for x in scattering):
+        p = 1.0 if abs(difference) <= rounding else 0.0
+        return Comparison(n, difference, difference, difference, p, paired, 0.0)
+    with warnings.catch_warnings():
+        # One of two groups may still be constant: scipy warns, and the other's variance decides.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = stats.ttest_rel(a, b) if paired else stats.ttest_ind(a, b, equal_var=False)
+    low, high = (float(limit) for limit in test.confidence_interval(0.95))
+    std = math.hypot(*(x.std(ddof=1) for x in scattering))
+    return Comparison(n, difference, low, high, float(test.pvalue), paired, std)
+
+
+def holm(p_values: np.ndarray | Sequence[float], num_tests: int | None = None) -> np.ndarray:
+    """Adjusts p-values for the number of tests: each is the family-wise level that rejects it.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal
+    of Statistics 6 (1979), 65-70.
+
+    Args:
+        p_values: One per test [tests]; NaN is a test that could not be made.
+        num_tests: How many tests the family holds, where only those of interest were made: the best
+            point, found by looking, against each other point belongs to the family of all pairs.
+            By default the number of p-values that are not NaN.
+
+    Returns:
+        Adjusted p-values in the given order [tests], at most 1, NaN where it was NaN. With
+        `num_tests` none is smaller than the whole family would have made it: tests left out could
+        only move those made to later places, where multipliers are smaller.
+
+    Raises:
+        ValueError: The family holds fewer tests than were made.
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN is sorted to the end
+    family = len(order) if num_tests is None else num_tests
+    if family < len(order):
+        raise ValueError(f"num_tests={family}: expected at least the {len(order)} tests made")
+    adjusted = np.full(p.shape, math.nan)
+    steps = (family - np.arange(len(order))) * p[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def minimum_difference(std: float, n: int, *, level: float = 0.05, power: float = 0.8) -> float:
+    """Returns the smallest mean difference that a two-sided paired t-test is likely to show.
+
+    Args:
+        std: Standard deviation of the paired differences.
+        n: Number of seeds.
+        level: Of the test. For the first step of Holm's procedure, divide it by the family's size.
+        power: How likely the test is to reject at that difference.
+
+    Returns:
+        The difference, in the unit of `std`; NaN for fewer than two seeds.
+
+    Raises:
+        ValueError: Not 0 < level < power < 1.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    if not 0 < level < power < 1:
+        raise ValueError(f"level={level}, power={power}: expected 0 < level < power < 1")
+    if n < 2:
+        return math.nan
+    critical = t.isf(level / 2, n - 1)
+
+    def excess(shift):  # of power, where the mean difference is so many standard errors
+        # The second tail is reflected: scipy's nct.cdf is NaN at many points that low.
+        return nct.sf(critical, n - 1, shift) + nct.sf(critical, n - 1, -shift) - power
+
+    high = critical
+    while excess(high) < 0:
+        high *= 2
+    return std * brentq(excess, 0, high) / math.sqrt(n)
+
+
+def seeds_needed(difference: float, std: float, *, level: float = 0.05, power: float = 0.8) -> int:
+    """Returns the smallest number of seeds, at least 2, at which a difference is likely to show.
+
+    Args:
+        difference: The mean difference to be shown, of either sign.
+        std: Standard deviation of the paired differences, in the same unit.
+        level: As in `minimum_difference`.
+        power: As in `minimum_difference`.
+
+    Raises:
+        ValueError: The difference is 0, or a number is NaN or out of range.
+    """
+    from scipy.stats import norm
+
+    if not (abs(difference) > 0 and 0 <= std < math.inf):
+        raise ValueError(
+            f"difference={difference}, std={std}: expected a difference other than 0 and a finite"
+            " standard deviation"
+        )
+
+    def enough(n):
+        return minimum_difference(std, n, level=level, power=power) <= abs(difference)
+
+    # The normal approximation, and room for what Student's distribution adds to it.
+    shift = norm.isf(level / 2) + norm.ppf(power)
+    high = math.ceil((shift * std / difference) ** 2) + 4
+    while not enough(high):
+        high *= 2
+    return bisect.bisect_left(range(high), True, lo=2, key=enough)
+
+
+def _finite(values: np.ndarray | Sequence[float | None]) -> np.ndarray:
+    """Returns the finite ones of values [trials]; None, a missing one, is not finite."""
+    array = np.asarray(values, float)
+    return array[np.isfinite(array)]
+
+
+def _mean(values: np.ndarray) -> float:
+    """Returns the mean [trials] -> [], the same in any order, and of equal values their value."""
+    if not len(values):
+        return math.nan
+    # The exact sum; its division rounds, which could put the mean of equal values beside them.
+    return float(np.clip(math.fsum(values) / len(values), values.min(), values.max()))
