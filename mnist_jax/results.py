@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from mnist_jax import UserError, __version__, statistics
+from mnist_jax import UserError, __version__, stats
 from mnist_jax.data import Dataset
 from mnist_jax.grid import AXES, Point
 
@@ -288,8 +288,8 @@ def summarise(rows: Sequence[Row]) -> list[dict]:
             "num_trials": len(trials),
             "diverged_seeds": [row["seed"] for row in trials if row["diverged_epoch"]],
             "statistics": {
-                column: statistics.describe(
-                    [row[column] for row in trials if not row["diverged_epoch"]]
+                column: stats.describe(
+                    np.array([row[column] for row in trials if not row["diverged_epoch"]], float)
                 )
                 for column in trials[0]
                 if column not in named
@@ -483,15 +483,15 @@ def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:
     """Compares a grid point with others, seed by seed, by the test accuracy that counts.
 
     Returns:
-        Per other point, the fields of `statistics.Comparison` (of `point` less the other) and
+        Per other point, the fields of `stats.Comparison` (of `point` less the other) and
         `p_holm`, corrected for the number of comparisons. Which point is compared has usually been
         found by looking at all of them, so the family of tests is every pair of points.
     """
     column = protocol(run).column
     values = by_seed(run, point, column)
-    found = [statistics.compare(values, by_seed(run, other, column)) for other in others]
+    found = [stats.compare(values, by_seed(run, other, column)) for other in others]
     num_points = len(run.summary["grid"])
-    adjusted = statistics.holm(
+    adjusted = stats.holm(
         [comparison.p for comparison in found], num_points * (num_points - 1) // 2
     )
     return [

@@ -1,44 +1,86 @@
+import csv
 import json
 import math
 
 import numpy as np
 import pytest
 
-from mnist_jax import UserError, results
+from mnist_jax import UserError, results, stats
 from mnist_jax.data import Dataset
+from mnist_jax.grid import Point
 
-TRIALS = {
-    "seed": np.array([0, 1, 0, 1]),
-    "l2": np.array([0.0, 0.0, 1e-3, 1e-3]),
-    "learning_rate": np.full(4, 0.1),
-    "momentum": np.zeros(4),
-}
+BASE = Point(
+    conv_features=(),
+    hidden_sizes=(64, 32),
+    num_epochs=3,
+    batch_size=128,
+    nesterov=False,
+    learning_rate=0.1,
+    schedule="constant",
+    warmup_steps=0,
+    momentum=0.0,
+    l2=0.0,
+    l2_on_output=False,
+    weight_decay=0.0,
+    label_smoothing=0.0,
+)
+POINTS = [BASE, BASE._replace(l2=1e-3)]
+TRIALS = results.trial_rows(POINTS, range(2), "tiny")
+# Three epochs of four trials: seeds 0 and 1 of the first point, then of the second.
 TEST = np.array([[0.5, 0.9, 0.7, 0.2], [0.8, 0.9, 0.6, 0.3], [0.8, 0.4, 0.6, 0.4]])
 VALIDATION = np.array([[0.1, 0.2, 0.9, 0.3], [0.3, 0.1, 0.9, 0.3], [0.2, 0.1, 0.3, 0.4]])
+FINAL = {"test_accuracy": TEST[-1], "test_loss": TEST[-1] / 2}
+SCORES = {
+    "test": {},
+    "validation": FINAL | {"test_accuracy_at_best_validation": np.array([0.8, 0.9, 0.7, 0.4])},
+    "validation_last_epoch": FINAL,
+    "last_epoch": FINAL,
+}
 
 
-def epochs(validation):
-    for test, held_out in zip(TEST, VALIDATION, strict=True):
-        metrics = {"train_loss": 1 - test, "test_loss": test / 2, "test_accuracy": test}
-        if validation:
-            metrics["validation_accuracy"] = held_out
+def epochs(protocol):
+    held_out = results.PROTOCOLS[protocol].held_out
+    for test, validation in zip(TEST, VALIDATION, strict=True):
+        metrics = {"train_loss": 1 - test}
+        if held_out == "test":
+            metrics |= {"test_loss": test / 2, "test_accuracy": test}
+        elif held_out == "validation":
+            metrics |= {"validation_accuracy": validation}
         yield metrics
 
 
-def dataset(num_validation=0):
-    images, labels = np.zeros((4, 28, 28), np.uint8), np.zeros(4, np.uint8)
-    held_out = (images[:num_validation], labels[:num_validation])
-    return Dataset(
-        "tiny", images, labels, *held_out, images, labels, tuple("0123456789"), "sha256:0", "here"
-    )
+def dataset(labels=(3, 1, 4, 1)):
+    images = np.arange(4 * 784, dtype=np.uint16).astype(np.uint8).reshape(4, 28, 28)
+    none, labels = (images[:0], np.zeros(0, np.uint8)), np.array(labels, np.uint8)
+    names = tuple("0123456789")
+    return Dataset("tiny", images, labels, *none, images, labels, names, "sha256:0", "here")
 
 
-def finished_run(path, validation=False):
+def rows_of(path, protocol):
+    path.mkdir(exist_ok=True)
+    recorder = results.Recorder(path, TRIALS, ("l2",), protocol)
+    for epoch, metrics in enumerate(epochs(protocol), start=1):
+        recorder.add(epoch, metrics)
+    return recorder.rows(SCORES[protocol])
+
+
+def finished_run(path, protocol="test"):
     workdir = results.create_workdir(path)
     results.write_config(workdir, {"name": "tiny", "l2": (0.0, 1e-3)})
-    rows = results.record(workdir, results.trial_rows(TRIALS, "tiny"), epochs(validation))
-    results.write_summary(workdir, rows, dataset(4 * validation), results.provenance())
+    rows = rows_of(workdir, protocol)
+    results.write_results(workdir, rows)
+    results.write_summary(workdir, rows, protocol, dataset(), results.provenance())
     return results.read_run(workdir)
+
+
+def test_trials_are_named_by_every_axis():
+    assert [(row["trial"], row["point"], row["seed"], row["l2"]) for row in TRIALS] == [
+        (0, 0, 0, 0.0), (1, 0, 1, 0.0), (2, 1, 0, 1e-3), (3, 1, 1, 1e-3)
+    ]  # fmt: skip
+    assert set(TRIALS[0]) == {"trial", "point", "seed", "dataset", *Point._fields}
+    assert TRIALS[0]["hidden_sizes"] == "64-32"
+    assert TRIALS[0]["conv_features"] == ""
+    assert results.varying(TRIALS) == ("l2",)
 
 
 def test_metrics_have_one_row_per_epoch_and_trial(tmp_path):
@@ -47,9 +89,7 @@ def test_metrics_have_one_row_per_epoch_and_trial(tmp_path):
         (epoch, trial) for epoch in (1, 2, 3) for trial in range(4)
     ]
     assert [row["test_accuracy"] for row in metrics] == TEST.ravel().tolist()
-    assert {row["dataset"] for row in metrics} == {"tiny"}
-    assert metrics[3]["seed"] == 1
-    assert metrics[3]["l2"] == 1e-3
+    assert (metrics[3]["seed"], metrics[3]["l2"]) == (1, 1e-3)
 
 
 def test_results_hold_the_last_epoch_and_the_earliest_best_one(tmp_path):
@@ -57,43 +97,130 @@ def test_results_hold_the_last_epoch_and_the_earliest_best_one(tmp_path):
     assert [row["test_accuracy"] for row in rows] == TEST[-1].tolist()
     assert [row["best_test_accuracy"] for row in rows] == [0.8, 0.9, 0.7, 0.4]
     assert [row["best_test_epoch"] for row in rows] == [2, 1, 1, 3]
-    assert {row["num_epochs"] for row in rows} == {3}
-    assert list(rows[0])[:6] == ["trial", "seed", "dataset", "l2", "learning_rate", "momentum"]
+    assert {row["diverged_epoch"] for row in rows} == {0}
 
 
 def test_validation_chooses_an_epoch_without_looking_at_the_test_set(tmp_path):
-    rows = finished_run(tmp_path / "run", validation=True).results
-    assert [row["best_validation_accuracy"] for row in rows] == [0.3, 0.2, 0.9, 0.4]
-    assert [row["best_validation_epoch"] for row in rows] == [2, 1, 1, 3]
-    assert [row["test_accuracy_at_best_validation"] for row in rows] == [0.8, 0.9, 0.7, 0.4]
+    run = finished_run(tmp_path / "run", "validation")
+    assert [row["best_validation_accuracy"] for row in run.results] == [0.3, 0.2, 0.9, 0.4]
+    assert [row["best_validation_epoch"] for row in run.results] == [2, 1, 1, 3]
+    assert not any(name.startswith("test") for name in run.metrics[0])
+    assert "best_test_accuracy" not in run.results[0]
 
 
 @pytest.mark.parametrize(
-    ("validation", "chosen_on", "best"), [(False, "test", 1), (True, "validation", 2)]
+    ("protocol", "point", "trial"),
+    [
+        ("test", 0, 1),  # of means 0.85 and 0.55
+        ("validation", 1, 2),  # of means 0.25 and 0.65
+        ("validation_last_epoch", 1, 3),  # of means 0.15 and 0.35
+        ("last_epoch", None, 0),
+    ],
 )
-def test_summary_says_what_chose_the_epoch(tmp_path, validation, chosen_on, best):
-    summary = finished_run(tmp_path / "run", validation).summary
-    assert summary["epoch_chosen_on"] == chosen_on
-    assert summary["best_trial"] == best
+def test_the_protocol_chooses(tmp_path, protocol, point, trial):
+    run = finished_run(tmp_path / "run", protocol)
+    summary = run.summary
+    assert summary["protocol"] == protocol
+    assert (summary["chosen_point"], summary["chosen_trial"]) == (point, trial)
+    assert results.protocol(run).column in run.results[0]
     assert summary["dataset"] == "tiny"
     assert summary["provenance"]["data_checksum"] == "sha256:0"
     assert set(summary["provenance"]["versions"]) >= {"jax", "flax", "optax", "numpy", "python"}
 
 
-def test_statistics_name_their_divisor(tmp_path):
-    point = finished_run(tmp_path / "run").summary["grid"][1]
-    assert point["l2"] == 1e-3
-    assert point["num_trials"] == 2
-    assert point["statistics"]["best_test_accuracy"] == pytest.approx(
-        {"mean": 0.55, "std_ddof0": 0.15, "std_ddof1": 0.15 * math.sqrt(2), "min": 0.4, "max": 0.7}
+@pytest.mark.parametrize("protocol", ["validation", "validation_last_epoch", "last_epoch"])
+def test_an_honest_choice_is_the_same_whatever_the_test_scores(tmp_path, protocol):
+    rows = rows_of(tmp_path / "run", protocol)
+    chosen = results.choose_trial(rows, protocol)["trial"]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        other = [
+            row | {name: rng.random() for name in row if name.startswith("test")} for row in rows
+        ]
+        assert results.choose_trial(other, protocol)["trial"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("num_validation", "choose_epoch", "name"),
+    [
+        (0, True, "test"),
+        (10, True, "validation"),
+        (10, False, "validation_last_epoch"),
+        (0, False, "last_epoch"),
+    ],
+)
+def test_two_keys_name_the_protocol(num_validation, choose_epoch, name):
+    assert results.protocol_name(num_validation, choose_epoch) == name
+    protocol = results.PROTOCOLS[name]
+    honest = "test" not in str(protocol.criterion) and "test" not in str(protocol.held_out)
+    assert honest == (name != "test")
+
+
+def test_a_grid_points_statistics_are_those_of_its_trials(tmp_path):
+    run = finished_run(tmp_path / "run")
+    point = run.summary["grid"][1]
+    assert (point["point"], point["l2"], point["num_trials"]) == (1, 1e-3, 2)
+    found = point["statistics"]["best_test_accuracy"]
+    assert found == stats.describe([0.7, 0.4])
+    assert results.by_seed(run, point, "best_test_accuracy") == {0: 0.7, 1: 0.4}
+
+
+def test_diverged_trials_are_named_and_left_out(tmp_path):
+    recorder = results.Recorder(tmp_path, TRIALS, (), "test")
+    for epoch in (1, 2, 3):
+        accuracy, loss = TEST[0].copy(), np.ones(4)
+        if epoch >= 2:
+            accuracy[1] = loss[1] = math.nan
+        recorder.add(epoch, {"train_loss": loss, "test_accuracy": accuracy})
+    rows = recorder.rows({})
+    assert [row["diverged_epoch"] for row in rows] == [0, 2, 0, 0]
+    assert results.count_diverged(rows) == 1
+    first, second = results.summarise(rows)
+    assert first["diverged_seeds"] == [1]
+    assert first["statistics"]["test_accuracy"]["n"] == 1
+    assert first["statistics"]["test_accuracy"]["mean"] == 0.5
+    ranked = results.ranked([first, second], "best_test_accuracy")
+    assert [point["point"] for point in ranked] == [1, 0]  # although 0.5 is more than 0.45
+    assert results.choose_trial(rows, "test")["trial"] == 2
+
+
+@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+def test_a_trial_is_chosen_even_if_all_diverged(tmp_path, protocol):
+    rows = [row | {"diverged_epoch": 1} for row in rows_of(tmp_path / "run", protocol)]
+    assert results.choose_trial(rows, protocol)["trial"] in range(4)
+    results.write_summary(tmp_path, rows, protocol, dataset(), {})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["grid"][0]["statistics"]["train_loss"]["mean"] is None
+
+
+def test_points_are_compared_by_seed_and_corrected_for_all_pairs(tmp_path):
+    run = finished_run(tmp_path / "run")
+    first, second = run.summary["grid"]
+    (found,) = results.compare_points(run, first, [second])
+    expected = stats.compare({0: 0.8, 1: 0.9}, {0: 0.7, 1: 0.4})
+    assert {k: found[k] for k in expected._fields} == expected._asdict()
+    assert found["p_holm"] == pytest.approx(found["p"])  # two points are one pair
+    three = [first, second, second | {"point": 2}]
+    run = run._replace(
+        summary=run.summary | {"grid": three},
+        results=run.results + [row | {"point": 2} for row in run.results[2:]],
     )
+    found = results.compare_points(run, first, three[1:])
+    assert found[0]["p_holm"] == pytest.approx(min(1, 3 * found[0]["p"]))
 
 
-def test_statistics_of_one_trial_have_no_sample_deviation():
-    row = {axis: 0.0 for axis in results.GRID_AXES} | {"test_accuracy": 0.5}
-    statistics = results.summarise([row])[0]["statistics"]["test_accuracy"]
-    assert statistics["std_ddof0"] == 0
-    assert math.isnan(statistics["std_ddof1"])
+def test_a_chosen_trial_shows_its_most_confident_mistakes(tmp_path):
+    probabilities = np.full((4, 10), 0.01, np.float32)
+    probabilities[[0, 1, 2, 3], [3, 7, 8, 9]] = (0.99, 0.6, 0.9, 0.3)  # the first is right
+    params = {"output": {"kernel": np.ones((2, 3), np.float32)}}
+    results.write_chosen_trial(tmp_path, 5, params, probabilities, dataset())
+    with np.load(tmp_path / "chosen_trial.npz", allow_pickle=False) as saved:
+        assert saved["trial"] == 5
+        assert saved["mistakes"].tolist() == [2, 1, 3]
+        np.testing.assert_array_equal(saved["mistake_images"], dataset().test_images[[2, 1, 3]])
+        np.testing.assert_array_equal(saved["probabilities"], probabilities)
+        np.testing.assert_array_equal(saved["params/output/kernel"], params["output"]["kernel"])
+        assert saved["labels"].tolist() == [3, 1, 4, 1]
 
 
 def test_json_has_null_for_numbers_that_are_not_finite():
@@ -102,12 +229,9 @@ def test_json_has_null_for_numbers_that_are_not_finite():
 
 
 def test_rows_on_disk_survive_a_run_that_dies(tmp_path):
-    def dying():
-        yield from list(epochs(False))[:2]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        results.record(tmp_path, results.trial_rows(TRIALS, "tiny"), dying())
+    recorder = results.Recorder(tmp_path, TRIALS, (), "test")
+    for epoch, metrics in enumerate(list(epochs("test"))[:2], start=1):
+        recorder.add(epoch, metrics)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 8
 
 
@@ -148,30 +272,30 @@ def test_reading_needs_every_file_whole(tmp_path, name):
     [([0.2, 0.5, math.nan], 0.5, 2), ([math.nan, 0.3, 0.2], 0.3, 2), ([math.nan] * 3, math.nan, 1)],
 )
 def test_an_epoch_that_is_not_a_number_is_not_the_best(tmp_path, accuracies, best, epoch):
-    trial = [{"trial": 0} | dict.fromkeys(results.GRID_AXES, 0.0)]
-    metrics = ({"test_accuracy": np.array([a])} for a in accuracies)
-    (row,) = results.record(tmp_path, trial, metrics)
+    recorder = results.Recorder(tmp_path, TRIALS[:1], (), "test")
+    for now, value in enumerate(accuracies, start=1):
+        recorder.add(now, {"test_accuracy": np.array([value])})
+    (row,) = recorder.rows({})
     np.testing.assert_equal(row["best_test_accuracy"], best)
     assert row["best_test_epoch"] == epoch
+    assert row["diverged_epoch"] == 1 + [math.isnan(a) for a in accuracies].index(True)
 
 
 def test_equal_trials_tie_in_any_order():
     values = [0.9555555555555556, 0.9472222222222222, 0.9527777777777777]
     rows = [
-        dict.fromkeys(results.GRID_AXES, point) | {"test_accuracy": value}
-        for point, order in [(0.0, (0, 1, 2)), (1.0, (2, 1, 0))]
-        for value in (values[i] for i in order)
+        TRIALS[0] | {"point": point, "diverged_epoch": 0, "test_accuracy": values[i]}
+        for point, order in [(0, (0, 1, 2)), (1, (2, 1, 0))]
+        for i in order
     ]
     first, second = (p["statistics"]["test_accuracy"]["mean"] for p in results.summarise(rows))
     assert first == second
 
 
-def test_paired_difference_is_students(tmp_path):
-    from scipy import stats
-
-    run = finished_run(tmp_path / "run")
-    a, b = run.summary["grid"]
-    mean, half_width = results.paired_difference(run, a, b, "best_test_accuracy")
-    differences = [0.8 - 0.7, 0.9 - 0.4]
-    interval = stats.t.interval(0.95, 1, np.mean(differences), stats.sem(differences))
-    assert (mean - half_width, mean + half_width) == pytest.approx(interval)
+def test_results_are_read_back_as_they_were(tmp_path):
+    rows = rows_of(tmp_path / "run", "validation")
+    results.write_results(tmp_path, rows)
+    with open(tmp_path / "results.csv", newline="") as file:
+        assert [row["train_loss"] for row in csv.DictReader(file)] == [
+            str(row["train_loss"]) for row in rows
+        ]

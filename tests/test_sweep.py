@@ -1,11 +1,26 @@
-import collections
-
 import jax
 import numpy as np
 import pytest
 
-from mnist_jax import models, sweep
+from mnist_jax import grid, models, sweep
 from mnist_jax.data import Dataset
+
+OPTIONS = {"batch_size": 16, "nesterov": False, "held_out": "test", "choose_epoch": True}
+AXES = {
+    "conv_features": ((),),
+    "hidden_sizes": ((8,),),
+    "num_epochs": (2,),
+    "batch_size": (16,),
+    "nesterov": (False,),
+    "learning_rate": (0.1,),
+    "schedule": ("constant",),
+    "warmup_steps": (0,),
+    "momentum": (0.0,),
+    "l2": (0.0,),
+    "l2_on_output": (False,),
+    "weight_decay": (0.0,),
+    "label_smoothing": (0.0,),
+}
 
 
 def tiny_dataset(num_train=50, num_validation=0, num_test=20):
@@ -23,21 +38,24 @@ def tiny_dataset(num_train=50, num_validation=0, num_test=20):
 
 def run(trials, dataset=None, num_epochs=2, conv_features=(), **changes):
     model = models.create_model(conv_features=conv_features, hidden_sizes=(8,))
-    options = {"batch_size": 16, "l2_on_output": False} | changes
-    program = sweep.compile_sweep(model, trials, dataset or tiny_dataset(), **options)
-    return list(sweep.run(program, num_epochs))
+    program = sweep.compile_sweep(model, trials, dataset or tiny_dataset(), **(OPTIONS | changes))
+    return [metrics for _, metrics in sweep.run(program, num_epochs)]
 
 
-def trials(seeds=(0,), learning_rate=(0.1,), momentum=(0.0,), l2=(0.0,)):
-    return sweep.create_trials(learning_rate=learning_rate, momentum=momentum, l2=l2, seeds=seeds)
+def trials(seeds=(0,), **axes):
+    given = AXES | axes
+    points = grid.make_points(given, "product", 0, 0)
+    return sweep.create_trials(points, seeds, num_images=50)
 
 
-def test_grid_holds_every_point_with_every_seed_once():
-    grid = trials(seeds=(3, 4), learning_rate=(0.1, 0.2), momentum=(0.0, 0.9), l2=(0.0, 1e-3, 1.0))
-    points = list(zip(*grid, strict=True))
-    assert len(points) == len(set(points)) == 2 * 2 * 2 * 3
-    assert points[:3] == [(3, 0.1, 0.0, 0.0), (4, 0.1, 0.0, 0.0), (3, 0.1, 0.0, 1e-3)]
-    assert collections.Counter(grid.seed.tolist()) == {3: 12, 4: 12}
+def test_trials_are_every_point_with_every_seed():
+    made = trials(seeds=(3, 4), learning_rate=(0.1, 0.2), schedule=("linear", "cosine"))
+    assert made.seed.tolist() == [3, 4] * 4
+    np.testing.assert_allclose(made.learning_rate, [0.1] * 4 + [0.2] * 4)
+    assert [grid.SCHEDULES[i] for i in made.schedule] == ["linear"] * 2 + ["cosine"] * 2 + [
+        "linear"
+    ] * 2 + ["cosine"] * 2
+    assert set(made.num_steps.tolist()) == {2 * 4}  # 50 images are 4 steps
 
 
 @pytest.mark.parametrize("num_images", [5, 2**16, 2**16 + 1])
@@ -80,13 +98,24 @@ def test_the_same_sweep_gives_the_same_bits_and_another_seed_others():
 
 def test_every_hyperparameter_reaches_its_trial():
     base = run(trials())[-1]
-    for changed in ({"learning_rate": (0.2,)}, {"momentum": (0.5,)}, {"l2": (0.1,)}):
+    for changed in (
+        {"learning_rate": (0.2,)},
+        {"schedule": ("cosine",)},
+        {"schedule": ("linear",)},
+        {"warmup_steps": (3,)},
+        {"momentum": (0.5,)},
+        {"l2": (0.1,)},
+        {"weight_decay": (0.1,)},
+        {"label_smoothing": (0.1,)},
+    ):
         assert run(trials(**changed))[-1]["test_loss"] != base["test_loss"], changed
     penalised = run(trials(l2=(0.1,)))[-1]
-    on_output = run(trials(l2=(0.1,)), l2_on_output=True)[-1]
+    on_output = run(trials(l2=(0.1,), l2_on_output=(True,)))[-1]
     assert penalised["test_objective"] > penalised["test_loss"]
     assert base["test_objective"] == base["test_loss"]
     assert on_output["test_objective"] != penalised["test_objective"]
+    momentum = trials(momentum=(0.5,))
+    assert run(momentum)[-1]["test_loss"] != run(momentum, nesterov=True)[-1]["test_loss"]
 
 
 def test_it_learns():
@@ -102,20 +131,80 @@ def test_a_diverging_trial_leaves_the_others_alone():
     assert np.isnan(both["test_accuracy"][1])
 
 
-def test_a_validation_split_is_scored_beside_the_test_set():
+@pytest.mark.parametrize("held_out", ["validation", "test", None])
+@pytest.mark.parametrize("choose_epoch", [True, False])
+def test_only_the_held_out_split_is_scored_before_the_end(held_out, choose_epoch):
+    if choose_epoch and held_out is None:
+        return
+    model = models.create_model(conv_features=(), hidden_sizes=(8,))
     dataset = tiny_dataset(num_validation=30)
-    assert set(run(trials(), dataset)[0]) == {
-        f"{split}_{name}"
-        for split in ("train", "validation", "test")
-        for name in ("loss", "accuracy", "objective")
-    } - {"train_objective"}
+    options = OPTIONS | {"held_out": held_out, "choose_epoch": choose_epoch}
+    program = sweep.compile_sweep(model, trials(seeds=range(3)), dataset, **options)
+    epochs = list(sweep.run(program, 2))
+    splits = {"train", held_out} - {None}
+    assert {name.split("_")[0] for name in epochs[0][1]} == splits
+    if held_out == "test":
+        assert program.score_test is None
+        return
+    scores = sweep.score_test(program, epochs[-1][0])
+    chosen = {"test_accuracy_at_best_validation"} if choose_epoch else set()
+    assert set(scores) == {"test_loss", "test_accuracy", "test_objective"} | chosen
+    seen = run(trials(seeds=range(3)), dataset)[-1]
+    np.testing.assert_allclose(scores["test_loss"], seen["test_loss"], rtol=1e-6)
+
+
+def test_the_chosen_epochs_test_accuracy_is_that_of_its_epoch():
+    dataset, seeds = tiny_dataset(num_validation=30), trials(seeds=range(3), learning_rate=(0.3,))
+    model = models.create_model(conv_features=(), hidden_sizes=(8,))
+    options = OPTIONS | {"held_out": "validation"}
+    program = sweep.compile_sweep(model, seeds, dataset, **options)
+    *_, (state, _) = epochs = list(sweep.run(program, 6))
+    validation = np.array([metrics["validation_accuracy"] for _, metrics in epochs])
+    test = np.array([metrics["test_accuracy"] for metrics in run(seeds, dataset, num_epochs=6)])
+    best = validation.argmax(axis=0)  # the first of the highest
+    assert len(set(best.tolist())) > 1 or best[0] != 5
+    scores = sweep.score_test(program, state)
+    np.testing.assert_allclose(
+        scores["test_accuracy_at_best_validation"], test[best, [0, 1, 2]], rtol=1e-6
+    )
+
+
+def test_examining_a_trial_gives_its_chosen_weights_and_predictions():
+    dataset, two = tiny_dataset(), trials(seeds=(0, 1))
+    model = models.create_model(conv_features=(), hidden_sizes=(8,))
+    program = sweep.compile_sweep(model, two, dataset, **OPTIONS)
+    *_, (state, _) = epochs = list(sweep.run(program, 3))
+    params, probabilities = sweep.examine(program, state, 1)
+    best = max(metrics["test_accuracy"][1] for _, metrics in epochs)
+    right = probabilities.argmax(axis=1) == dataset.test_labels
+    assert right.mean() == pytest.approx(best)
+    assert params["hidden_1"]["kernel"].shape == (784, 8)
+
+
+def test_test_labels_choose_nothing_that_validation_images_choose():
+    """Shuffled test labels change the test scores, and nothing that is chosen."""
+    dataset, grid_of_trials = tiny_dataset(num_validation=30), trials(range(2), l2=(0.0, 0.3))
+    shuffled = dataset._replace(test_labels=np.roll(dataset.test_labels, 1))
+    model = models.create_model(conv_features=(), hidden_sizes=(8,))
+    seen = []
+    for data in (dataset, shuffled):
+        options = OPTIONS | {"held_out": "validation"}
+        program = sweep.compile_sweep(model, grid_of_trials, data, **options)
+        *_, (state, _) = epochs = list(sweep.run(program, 4))
+        seen.append(
+            ([metrics for _, metrics in epochs], state.best, sweep.score_test(program, state))
+        )
+    (metrics, best, scores), (others, other_best, other_scores) = seen
+    jax.tree.map(np.testing.assert_array_equal, metrics, others)
+    jax.tree.map(np.testing.assert_array_equal, best, other_best)
+    assert (scores["test_accuracy"] != other_scores["test_accuracy"]).any()
 
 
 def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
-    grid = trials(seeds=range(3), l2=(0.0, 1e-3))
-    mapped = run(grid, conv_features=(2,))
+    six = trials(seeds=range(3), l2=(0.0, 1e-3))
+    mapped = run(six, conv_features=(2,))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    vmapped = run(grid, conv_features=(2,))
+    vmapped = run(six, conv_features=(2,))
     for a, b in zip(mapped, vmapped, strict=True):
         np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=1e-5)
 
@@ -128,9 +217,8 @@ def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
 def test_the_program_has_nothing_slow_in_it(conv_features, hidden_sizes):
     """No communication, no host, no sort; no convolution, which XLA's CPU loops run unoptimised."""
     model = models.create_model(conv_features=conv_features, hidden_sizes=hidden_sizes)
-    program = sweep.compile_sweep(
-        model, trials(seeds=range(2)), tiny_dataset(), batch_size=16, l2_on_output=False
-    ).run_epoch.as_text()
+    compiled = sweep.compile_sweep(model, trials(seeds=range(2)), tiny_dataset(), **OPTIONS)
+    program = compiled.run_epoch.as_text()
     for slow in ("all-reduce", "all-gather", "collective", "infeed", "outfeed", "sort(",
                  "convolution(", "select-and-scatter"):  # fmt: skip
         assert slow not in program
@@ -138,11 +226,11 @@ def test_the_program_has_nothing_slow_in_it(conv_features, hidden_sizes):
 
 
 def test_progress_is_one_line_an_epoch_where_there_is_no_terminal(capsys):
-    epochs = run(trials(seeds=(0, 1)))
+    epochs = [("state", metrics) for metrics in run(trials(seeds=(0, 1)))]
     shown = list(sweep.show_progress(iter(epochs), num_epochs=2, num_trials=2))
     assert shown == epochs
     lines = capsys.readouterr().out.splitlines()
-    mean = epochs[0]["train_loss"].mean()
+    mean = epochs[0][1]["train_loss"].mean()
     assert lines[0].startswith(f"Epoch 1/2 - loss: {mean:.4f} - accuracy: ")
     assert len(lines) == 2
     assert "val_accuracy: " in lines[1]

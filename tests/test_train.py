@@ -5,6 +5,7 @@ import pytest
 from flax import linen as nn
 
 from mnist_jax import models, train
+from mnist_jax.grid import SCHEDULES
 from mnist_jax.train import Hyperparameters, Recipe, Split
 
 NUM_IMAGES = 11
@@ -15,13 +16,26 @@ def recipe(model, **changes):
         "batch_size": 4,
         "eval_batch_size": 4,
         "use_momentum": True,
-        "l2_on_output": False,
+        "nesterov": False,
+        "choose_epoch": True,
     }
     return Recipe(model, **(defaults | changes))
 
 
-def hyperparameters(seed=0, learning_rate=0.1, momentum=0.9, l2=0.01):
-    return Hyperparameters(jnp.uint32(seed), *map(jnp.float32, (learning_rate, momentum, l2)))
+def hyperparameters(**changes):
+    numbers = {
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "l2": 0.01,
+        "l2_on_output": 0.0,
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+    }
+    counts = {"seed": 0, "schedule": 0, "warmup_steps": 0, "num_steps": 24}
+    given = {k: jnp.float32(changes.pop(k, v)) for k, v in numbers.items()}
+    given |= {k: jnp.int32(changes.pop(k, v)) for k, v in counts.items()}
+    assert not changes
+    return Hyperparameters(**given)
 
 
 @pytest.fixture
@@ -40,8 +54,13 @@ def assert_trees_close(actual, expected, **tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
 
 
-def numpy_epochs(params, split, orders, batch_size, learning_rate, momentum, l2):
-    """Trains a 784-6-5-10 network by hand in float64; returns weights and last epoch's sums."""
+def numpy_epochs(params, split, orders, batch_size, learning_rate, momentum, l2, smoothing):
+    """Trains a 784-6-5-10 network by hand in float64, the learning rate falling along a line.
+
+    Returns:
+        Weights and last epoch's sums.
+    """
+    num_steps, steps = len(orders) * -(-len(split.labels) // batch_size), 0
     params = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
     velocity = jax.tree.map(np.zeros_like, params)
     names = ("hidden_1", "hidden_2", "output")
@@ -60,7 +79,8 @@ def numpy_epochs(params, split, orders, batch_size, learning_rate, momentum, l2)
             p /= p.sum(axis=1, keepdims=True)
             loss -= np.log(p[target == 1]).sum()
             correct += (p.argmax(axis=1) == target.argmax(axis=1)).sum()
-            delta = (p - target) / len(index)
+            delta = (p - (1 - smoothing) * target - smoothing / 10) / len(index)
+            rate, steps = learning_rate * (1 - steps / num_steps), steps + 1
             for name, h in zip(reversed(names), reversed(inputs), strict=True):
                 kernel = params[name]["kernel"]
                 decay = 0 if name == "output" else 2 * l2 * kernel
@@ -68,19 +88,21 @@ def numpy_epochs(params, split, orders, batch_size, learning_rate, momentum, l2)
                 delta = (delta @ kernel.T) * (h > 0)
                 for leaf, g in grads.items():
                     velocity[name][leaf] = g + momentum * velocity[name][leaf]
-                    params[name][leaf] = params[name][leaf] - learning_rate * velocity[name][leaf]
+                    params[name][leaf] = params[name][leaf] - rate * velocity[name][leaf]
     return params, loss, correct
 
 
-def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split):
-    r, hyper = recipe(mlp), hyperparameters()
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split, smoothing):
+    linear = SCHEDULES.index("linear")
+    r, hyper = recipe(mlp), hyperparameters(schedule=linear, label_smoothing=smoothing)
     state = start = train.init(r, hyper)
     orders = [np.random.default_rng(e).permutation(NUM_IMAGES) for e in range(8)]
     for order in orders:
         state, sums = jax.jit(train.train_epoch, static_argnums=0)(
             r, hyper, state, jnp.asarray(order), split
         )
-    params, loss, correct = numpy_epochs(start.params, split, orders, 4, 0.1, 0.9, 0.01)
+    params, loss, correct = numpy_epochs(start.params, split, orders, 4, 0.1, 0.9, 0.01, smoothing)
     assert_trees_close(state.params, params, atol=1e-5)
     assert float(sums.loss) == pytest.approx(loss, rel=1e-5)
     assert int(sums.correct) == correct
@@ -116,16 +138,59 @@ def test_initial_weights_depend_on_the_seed_alone(mlp):
     assert not np.array_equal(init[0]["output"]["kernel"], init[2]["output"]["kernel"])
 
 
-def test_run_epoch_reports_each_held_out_split_and_the_penalty(mlp, split):
+def test_run_epoch_reports_the_held_out_split_and_the_penalty(mlp, split):
     r, hyper = recipe(mlp), hyperparameters(l2=0.5)
     tail = Split(split.images[8:], split.labels[8:])
-    state, sums = train.run_epoch(
-        r, hyper, train.init(r, hyper), jnp.arange(8), split, {"validation": split, "test": tail}
-    )
-    assert_trees_close(sums.held_out["test"], train.evaluate(r, state.params, tail))
-    assert_trees_close(sums.held_out["validation"], train.evaluate(r, state.params, split))
+    start, order = train.init(r, hyper), jnp.arange(8)
+    state, sums = train.run_epoch(r, hyper, start, order, split, tail)
+    assert_trees_close(sums.held_out, train.evaluate(r, state.params, tail))
     kernels = [np.asarray(state.params[k]["kernel"]) for k in ("hidden_1", "hidden_2")]
     assert float(sums.penalty) == pytest.approx(sum(0.5 * (k**2).sum() for k in kernels), rel=1e-5)
+    assert train.run_epoch(r, hyper, start, order, split, None)[1].held_out is None
+
+
+def test_the_weights_of_the_best_epoch_are_kept_and_scored(mlp, split):
+    r, hyper = recipe(mlp), hyperparameters()
+    state = train.init(r, hyper)
+    history = []
+    for epoch in range(12):
+        order = jnp.asarray(np.random.default_rng(epoch).permutation(NUM_IMAGES))
+        state, sums = train.run_epoch(r, hyper, state, order, split, split)
+        history.append((int(sums.held_out.correct), state.params))
+    counts = [correct for correct, _ in history]
+    best = counts.index(max(counts))  # the earliest
+    assert best < len(counts) - 1
+    assert_trees_close(state.best.params, history[best][1], rtol=0)
+    final = train.score(r, hyper, state, split)
+    assert int(final.best.correct) == max(counts)
+    assert int(final.last.correct) == counts[-1]
+
+
+@pytest.mark.parametrize("finite_first", [True, False])
+def test_weights_that_are_not_numbers_are_best_only_before_all_others(mlp, split, finite_first):
+    r, hyper = recipe(mlp), hyperparameters(learning_rate=0.0)
+    sound = train.init(r, hyper)
+    broken = sound._replace(params=jax.tree.map(lambda w: w * jnp.nan, sound.params))
+    state = sound
+    for now in (sound, broken) if finite_first else (broken, sound):
+        state = now._replace(best=state.best)
+        state, _ = train.run_epoch(r, hyper, state, jnp.arange(NUM_IMAGES), split, split)
+    assert_trees_close(state.best.params, sound.params)
+
+
+def test_nothing_is_kept_where_nothing_is_chosen(mlp, split):
+    r, hyper = recipe(mlp, choose_epoch=False), hyperparameters()
+    state, _ = train.run_epoch(r, hyper, train.init(r, hyper), jnp.arange(8), split, split)
+    assert state.best is None
+    assert train.score(r, hyper, state, split).best is None
+
+
+def test_predictions_are_the_softmax_of_every_image_in_order(mlp, split):
+    params = train.init(recipe(mlp), hyperparameters()).params
+    found = train.predict(recipe(mlp), params, split.images)
+    logits = np.asarray(mlp.apply({"params": params}, split.images / 255.0), np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_the_loss_of_equal_logits_is_log_ten(split):

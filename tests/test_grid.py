@@ -1,0 +1,112 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from mnist_jax import UserError, grid
+from mnist_jax.grid import Point, make_points
+
+BASE = Point(
+    conv_features=(),
+    hidden_sizes=(64, 64),
+    num_epochs=10,
+    batch_size=128,
+    nesterov=False,
+    learning_rate=0.1,
+    schedule="constant",
+    warmup_steps=0,
+    momentum=0.0,
+    l2=0.0,
+    l2_on_output=False,
+    weight_decay=0.0,
+    label_smoothing=0.0,
+)
+
+
+def points(kind="product", num_points=0, seed=0, **axes):
+    given = {name: (value,) for name, value in BASE._asdict().items()} | axes
+    return make_points(given, kind, num_points, seed)
+
+
+def test_a_product_is_every_combination_and_the_last_axis_varies_fastest():
+    made = points(l2=(0.0, 1e-3, 1e-2), learning_rate=(0.1, 0.2), hidden_sizes=((64,), (8, 8)))
+    assert [(p.hidden_sizes, p.learning_rate, p.l2) for p in made] == list(
+        itertools.product(((64,), (8, 8)), (0.1, 0.2), (0.0, 1e-3, 1e-2))
+    )
+    assert points() == [BASE]
+
+
+def test_a_list_reads_the_axes_side_by_side():
+    made = points("list", l2=(0.0, 0.1), schedule=("cosine", "linear"), momentum=(0.5,))
+    expected = BASE._replace(momentum=0.5)
+    assert made == [
+        expected._replace(l2=0.0, schedule="cosine"),
+        expected._replace(l2=0.1, schedule="linear"),
+    ]
+    assert points("list") == [BASE]
+
+
+def test_a_list_of_unequal_lengths_is_refused():
+    with pytest.raises(UserError, match="learning_rate 3, l2 2"):
+        points("list", l2=(0.0, 0.1), learning_rate=(0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize("kind", ["random", "halton"])
+def test_a_search_covers_its_ranges_on_their_scales(kind):
+    made = points(
+        kind,
+        num_points=400,
+        learning_rate=(0.01, 1.0),
+        momentum=(0.0, 0.99),
+        label_smoothing=(0.0, 0.2),
+        warmup_steps=(0, 100),
+        schedule=("constant", "cosine", "linear"),
+        batch_size=(64, 256),
+        l2_on_output=(False, True),
+    )
+    assert len(made) == 400
+    quarters = [  # a quarter of the points in each, if the scale is the one that is promised
+        np.log10([p.learning_rate for p in made]) / 2 + 1,
+        np.log10([1 - p.momentum for p in made]) / -2,
+        np.array([p.label_smoothing for p in made]) / 0.2,
+        np.array([p.warmup_steps for p in made]) / 100,
+    ]
+    for unit in quarters:
+        counts, _ = np.histogram(unit, 4, (0, 1))
+        assert counts.sum() == 400
+        assert (np.abs(counts - 100) < (35 if kind == "random" else 8)).all()
+    for axis, n in (("schedule", 3), ("batch_size", 2), ("l2_on_output", 2)):
+        _, counts = np.unique([getattr(p, axis) for p in made], return_counts=True)
+        assert len(counts) == n
+        assert (np.abs(counts - 400 / n) < 40).all()
+    assert all(isinstance(p.warmup_steps, int) for p in made)
+    assert {p.l2 for p in made} == {0.0}
+
+
+@pytest.mark.parametrize("kind", ["random", "halton"])
+def test_a_search_depends_on_its_seed_alone(kind):
+    ranges = {"learning_rate": (0.01, 1.0), "l2": (1e-6, 1e-3)}
+    first, again, other = (points(kind, 5, seed, **ranges) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert points(kind, 9, 0, **ranges)[:5] == first or kind == "random"
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"learning_rate": (0.1, 0.2, 0.3)}, "expected two positive numbers"),
+        ({"l2": (0.0, 0.1)}, "expected two positive numbers"),
+        ({"momentum": (0.0, 0.5, 0.9)}, "expected two numbers"),
+        ({}, "nothing to search"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(axes, said):
+    with pytest.raises(UserError, match=said):
+        points("halton", 4, **axes)
+
+
+def test_static_axes_are_those_before_the_learning_rate():
+    assert grid.STATIC_AXES == (
+        "conv_features", "hidden_sizes", "num_epochs", "batch_size", "nesterov"
+    )  # fmt: skip
