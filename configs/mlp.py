@@ -36,5 +36,7 @@ def get_config():
     config.num_points = 0  # points of a search
     config.design_seed = 0  # of the search, and of the cut of the validation images
     config.num_seeds = 1  # repeated trials of each point, with the seeds --seed, --seed + 1, ...
+    config.checkpoint_epochs = 1  # epochs between checkpoints, from which a stopped run goes on
+    config.checkpoints_kept = 2
 
     return config

@@ -30,15 +30,9 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import UserError, data, results
+from mnist_jax.experiment import Experiment, load_data, static_choices
 from mnist_jax.grid import AXES, Point
-from mnist_jax.main import (
-    Experiment,
-    group_points,
-    load_data,
-    read_flags,
-    run_command,
-    static_choices,
-)
+from mnist_jax.main import read_flags, run_command
 from mnist_jax.peers import PACKAGES, Peer, PeerError, Task
 
 WORK_PER_ROUND = 150e9
@@ -128,8 +122,9 @@ class Ours:
         """
         from mnist_jax import sweep, train
 
-        points = [experiment.points[i] for i in group_points(experiment.points)[0]]
-        static = static_choices(experiment, points[0], len(dataset.class_names))
+        first, *others = experiment.points
+        points = [first, *(point for point in others if point.static == first.static)]
+        static = static_choices(experiment, first, len(dataset.class_names))
         trials = sweep.create_trials(points, experiment.seeds, len(dataset.train_labels))
         sweep.configure_jax(max(sweep.num_cores(), len(trials.seed)))
 

@@ -5,7 +5,7 @@ Plain data: what varies between trials, how axes combine, and random search over
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mnist_jax import UserError
@@ -47,6 +47,11 @@ class Point(NamedTuple):
     weight_decay: float
     label_smoothing: float
 
+    @property
+    def static(self) -> tuple:
+        """What shapes the compiled program: points with the same share one."""
+        return self[: len(STATIC_AXES)]
+
 
 AXES = Point._fields
 STATIC_AXES = AXES[: AXES.index("learning_rate")]
@@ -54,7 +59,7 @@ STATIC_AXES = AXES[: AXES.index("learning_rate")]
 
 # How a search spreads its points between the two ends of a range; of other axes it takes a value.
 _LOG = (math.log, math.exp)
-_RANGES = {
+_RANGES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "learning_rate": _LOG,
     "warmup_steps": (float, round),
     "momentum": (lambda x: math.log(1 - x), lambda x: 1 - math.exp(x)),

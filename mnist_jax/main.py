@@ -2,27 +2,23 @@
 
     python -m mnist_jax.main --config=configs/l2_sweep.py [--config.KEY=VALUE ...]
 
-Jax and the other heavy packages are imported after the input has been checked, so that `--help`
-and a mistake answer at once.
+The same command with the same --workdir goes on where an interrupted run stopped. Jax and the other
+heavy packages are imported after the input has been checked, so that `--help` and a mistake answer
+at once.
 """
 
-import difflib
 import io
-import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mnist_jax import UserError, data, grid, results
-from mnist_jax.grid import Point
+from mnist_jax import UserError, results
+from mnist_jax.experiment import Experiment, load_data, read_config
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -32,283 +28,42 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_integer("seed", 0, "Seed of the first repeated trial; the others follow it.")
 flags.DEFINE_string("workdir", None, "Where results go; by default runs/<config name>/<UTC time>.")
+flags.DEFINE_bool("overwrite", False, "Whether a run that --workdir holds is deleted first.")
 flags.DEFINE_string(
     "data_dir", None, "Folder with the data set's files; by default $MNIST_JAX_DATA_DIR."
 )
 
 
-class Experiment(NamedTuple):
-    """A config after checking: every key, resolved and of one type; the axes are tuples."""
-
-    name: str
-    dataset: str
-    num_validation: int
-    choose_epoch: bool
-    conv_features: tuple[tuple[int, ...], ...]
-    hidden_sizes: tuple[tuple[int, ...], ...]
-    num_epochs: tuple[int, ...]
-    batch_size: tuple[int, ...]
-    nesterov: tuple[bool, ...]
-    learning_rate: tuple[float, ...]
-    schedule: tuple[str, ...]
-    warmup_steps: tuple[int, ...]
-    momentum: tuple[float, ...]
-    l2: tuple[float, ...]
-    l2_on_output: tuple[bool, ...]
-    weight_decay: tuple[float, ...]
-    label_smoothing: tuple[float, ...]
-    grid: str
-    num_points: int
-    design_seed: int
-    num_seeds: int
-    seed: int
-
-    @property
-    def points(self) -> list[Point]:
-        """The points of the grid."""
-        axes = {name: getattr(self, name) for name in grid.AXES}
-        return grid.make_points(axes, self.grid, self.num_points, self.design_seed)
-
-    @property
-    def seeds(self) -> range:
-        """The seeds of the repeated trials, the same at every point."""
-        return range(self.seed, self.seed + self.num_seeds)
-
-    @property
-    def protocol(self) -> str:
-        """How it is scored and what chooses, a key of `results.PROTOCOLS`."""
-        return results.protocol_name(self.num_validation, self.choose_epoch)
-
-
-def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Experiment:
-    """Checks every key of a config, once.
-
-    Raises:
-        UserError: A key is unknown, missing or has a value that makes no sense.
-    """
-    expected = set(Experiment._fields) - {"name", "seed"}
-    for key in config:
-        if key not in expected:
-            close = difflib.get_close_matches(key, expected, n=1)
-            known = (
-                f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(expected))}"
-            )
-            raise UserError(f"config key {key}: unknown; {known}")
-    if missing := sorted(expected - set(config)):
-        raise UserError(f"config key {missing[0]}: missing; add it, as in configs/l2_sweep.py")
-    if config.dataset not in data.DATASETS:
-        raise _bad("dataset", config.dataset, f"one of {', '.join(data.DATASETS)}")
-    num_seeds = _one(config, "num_seeds", _WHOLE)
-    if not 0 <= seed <= 2**32 - num_seeds:
-        raise UserError(f"--seed={seed}: expected a whole number from 0 to {2**32 - num_seeds}")
-    num_validation = _one(config, "num_validation", _COUNT)
-    num_images = data.NUM_TRAINING_IMAGES[config.dataset]
-    if num_validation >= num_images:
-        raise _bad("num_validation", num_validation, f"less than the {num_images} training images")
-    experiment = Experiment(
-        name=name,
-        dataset=config.dataset,
-        num_validation=num_validation,
-        choose_epoch=_one(config, "choose_epoch", _FLAG),
-        **{axis: _axis(config, axis, kind) for axis, kind in _AXES.items()},
-        grid=_one(config, "grid", _choice(grid.GRIDS)),
-        num_points=_one(config, "num_points", _COUNT),
-        design_seed=_one(config, "design_seed", _COUNT),
-        num_seeds=num_seeds,
-        seed=seed,
-    )
-    searches = experiment.grid in ("random", "halton")
-    if bool(experiment.num_points) != searches:
-        expected_number = "1 or more, the points to draw" if searches else "0"
-        problem = f"{expected_number}, with --config.grid={experiment.grid}"
-        raise _bad("num_points", experiment.num_points, problem)
-    for point in experiment.points:
-        _check_point(point, num_images - num_validation)
-    return experiment
-
-
-def _check_point(point: Point, num_images: int) -> None:
-    """Refuses values that do not fit each other."""
-    if point.batch_size > num_images:
-        raise _bad("batch_size", point.batch_size, f"at most {num_images}, the training images")
-    if len(point.conv_features) > 3:
-        blocks = "at most 3 blocks, which leave 1 pixel of 28"
-        raise _bad("conv_features", point.conv_features, blocks)
-    num_steps = point.num_epochs * -(-num_images // point.batch_size)
-    if point.warmup_steps >= num_steps:
-        raise _bad("warmup_steps", point.warmup_steps, f"less than all {num_steps} training steps")
-    if point.nesterov and not point.momentum:
-        raise _bad("nesterov", True, "False, or a momentum above 0: without one there is nothing")
-    if not (point.conv_features or point.hidden_sizes or point.l2_on_output):
-        for key in ("l2", "weight_decay"):
-            if getattr(point, key):
-                expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
-                raise _bad(key, getattr(point, key), expected)
-
-
-class _Kind(NamedTuple):
-    """What a value must be: words for it, and the check."""
-
-    expected: str
-    valid: Callable[[Any], bool]
-
-
-def _number(expected: str, valid: Callable[[float], bool]) -> _Kind:
-    def check(value):
-        return type(value) in (int, float) and math.isfinite(value) and valid(value)
-
-    return _Kind(f"a finite number, {expected}", check)
-
-
-def _choice(names: tuple[str, ...]) -> _Kind:
-    return _Kind(f"one of {', '.join(names)}", lambda value: value in names)
-
-
-def _is_sizes(value) -> bool:
-    return isinstance(value, tuple) and all(type(v) is int and v > 0 for v in value)
-
-
-_FLAG = _Kind("True or False", lambda value: isinstance(value, bool))
-_WHOLE = _Kind("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
-_COUNT = _Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
-_SIZES = _Kind("a tuple of positive whole numbers", _is_sizes)
-_AXES = {
-    "conv_features": _SIZES,
-    "hidden_sizes": _SIZES,
-    "num_epochs": _WHOLE,
-    "batch_size": _WHOLE,
-    "nesterov": _FLAG,
-    "learning_rate": _number("positive", lambda x: x > 0),
-    "schedule": _choice(grid.SCHEDULES),
-    "warmup_steps": _COUNT,
-    "momentum": _number("from 0 to below 1", lambda x: 0 <= x < 1),
-    "l2": _number("0 or positive", lambda x: x >= 0),
-    "l2_on_output": _FLAG,
-    "weight_decay": _number("0 or positive", lambda x: x >= 0),
-    "label_smoothing": _number("from 0 to below 1", lambda x: 0 <= x < 1),
-}
-
-
-def _bad(key: str, value: object, expected: str) -> UserError:
-    return UserError(f"--config.{key}={value}: expected {expected}")
-
-
-def _one(config, key: str, kind: _Kind) -> Any:
-    if not kind.valid(config[key]):
-        raise _bad(key, config[key], kind.expected)
-    return config[key]
-
-
-def _axis(config, key: str, kind: _Kind) -> tuple:
-    """Reads an axis of the grid: a value, or a tuple of them."""
-    value = config[key]
-    if kind is _SIZES:  # a value is a tuple itself
-        several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
-    else:
-        several = isinstance(value, tuple | list)
-    values = tuple(value) if several else (value,)
-    if all(isinstance(v, str) for v in values):  # as the command line gives cosine,linear
-        values = tuple(part.strip() for v in values for part in v.split(","))
-    if not values:
-        raise _bad(key, value, "at least one value, since the grid has no point without")
-    for v in values:
-        if not kind.valid(v):
-            raise _bad(key, v, kind.expected)
-    if len(set(values)) < len(values) and config["grid"] != "list":
-        raise _bad(key, value, "distinct values, since each makes a point of the grid")
-    return tuple(map(float, values)) if kind.expected.startswith("a finite") else values
-
-
-def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:
-    """Loads an experiment's data set, cut into its splits."""
-    dataset = data.load_dataset(experiment.dataset, data_dir)
-    return data.hold_out_validation(dataset, experiment.num_validation, experiment.design_seed)
-
-
-def group_points(points: Sequence[Point]) -> list[list[int]]:
-    """Returns the numbers of the points by what is static in them: a compiled program each."""
-    groups: dict[tuple, list[int]] = {}
-    for number, point in enumerate(points):
-        static = tuple(getattr(point, axis) for axis in grid.STATIC_AXES)
-        groups.setdefault(static, []).append(number)
-    return list(groups.values())
-
-
-def static_choices(experiment: Experiment, point: Point, num_classes: int) -> dict[str, Any]:
-    """Returns the arguments of `sweep.compile_sweep` that shape a point's program."""
-    from mnist_jax import models
-
-    protocol = results.PROTOCOLS[experiment.protocol]
-    model = models.create_model(
-        conv_features=point.conv_features,
-        hidden_sizes=point.hidden_sizes,
-        num_classes=num_classes,
-    )
-    return {
-        "model": model,
-        "batch_size": point.batch_size,
-        "nesterov": point.nesterov,
-        "held_out": protocol.held_out,
-        "choose_epoch": protocol.choose_epoch,
-    }
-
-
-def run(experiment: Experiment, workdir: str | None, data_dir: str | None) -> None:
-    """Runs an experiment from data to report."""
+def run(
+    experiment: Experiment, workdir: str | None, data_dir: str | None, overwrite: bool = False
+) -> None:
+    """Runs an experiment from data to report, or goes on with it."""
     start = time.monotonic()
     provenance = results.provenance()  # now: the checkout may change while the run goes on
-    path = results.check_workdir(workdir or _default_workdir(experiment.name))
+    path = Path(workdir or _default_workdir(experiment.name)).expanduser()
+    config = experiment._asdict()
+    if results.check_workdir(path, config, overwrite) == "finished":
+        from mnist_jax import report
+
+        print(f"{path} holds this run, finished: nothing is trained again\n")
+        print(report.write_report(path))
+        return
     dataset = load_data(experiment, data_dir)
-    results.create_workdir(path)
-    seconds = {"load": time.monotonic() - start, "compile": 0.0, "train": 0.0}
+    with results.lock_workdir(path):
+        results.open_workdir(path, config, overwrite)
+        loaded = time.monotonic() - start
 
-    from mnist_jax import models, report, sweep
+        from mnist_jax import report, runner
 
-    points, seeds = experiment.points, experiment.seeds
-    groups = group_points(points)
-    trials = results.trial_rows(points, seeds, dataset.name)
-    axes = results.varying(trials)
-    sweep.configure_jax(max(map(len, groups)) * len(seeds))
-    num_train, held_out = len(dataset.train_labels), results.PROTOCOLS[experiment.protocol].held_out
-    told = {
-        "test": "val_ is the test set",
-        "validation": "val_ is validation images",
-        None: "nothing is scored before the end",
-    }[held_out]
-    print(f"{dataset.name} ({dataset.source}): {num_train} training images; {told}")
-    results.write_config(path, experiment._asdict())
-    rows: list[results.Row] = []
-    for numbers in groups:
-        group = [points[number] for number in numbers]
-        program = sweep.compile_sweep(
-            trials=sweep.create_trials(group, seeds, num_train),
-            dataset=dataset,
-            **static_choices(experiment, group[0], len(dataset.class_names)),
-        )
-        seconds["compile"] += program.lower_seconds + program.compile_seconds
-        print(models.layer_table(program.recipe.model), flush=True)
-        mine = [row for row in trials if row["point"] in set(numbers)]
-        num_trials, num_epochs = len(mine), group[0].num_epochs
-        count, kind = program.devices["count"], program.devices["kind"]
-        size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
-        print(f"{size} on {results.count(count, f'{kind} device')}", flush=True)
-        compiled = time.monotonic()
-        recorder = results.Recorder(path, mine, axes, experiment.protocol)
-        epochs = sweep.show_progress(sweep.run(program, num_epochs), num_epochs, num_trials)
-        for epoch, (state, metrics) in enumerate(epochs, start=1):  # noqa: B007
-            recorder.add(epoch, metrics)
-        test_scores = sweep.score_test(program, state) if held_out != "test" else {}
-        rows = sorted(rows + recorder.rows(test_scores), key=lambda row: row["trial"])
-        results.write_results(path, rows)
-        chosen = results.choose_trial(rows, experiment.protocol)["trial"]
-        if (own := [row["trial"] for row in mine]).count(chosen):
-            examined = sweep.examine(program, state, own.index(chosen))
-            results.write_chosen_trial(path, chosen, *examined, dataset)
-        seconds["train"] += time.monotonic() - compiled
-    seconds["total"] = time.monotonic() - start
-    provenance |= {"devices": program.devices, "seconds": seconds}
-    results.write_summary(path, rows, experiment.protocol, dataset, provenance)
-    print(report.write_report(path))
+        trials = runner.Runner(path, experiment, dataset)
+        trials.train()
+        seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
+        provenance |= {"devices": trials.devices, "seconds": seconds}
+        results.write_summary(path, trials.rows, experiment.protocol, dataset, provenance)
+        print(report.write_report(path))
+    if results.count_diverged(trials.rows) == len(trials.rows):
+        print("every trial diverged; lower the learning rate", file=sys.stderr)
+        sys.exit(3)
 
 
 def _default_workdir(name: str) -> Path:
@@ -328,7 +83,7 @@ def read_flags(argv: list[str]) -> Experiment:
 
 def main(argv: list[str]) -> None:
     """Runs the experiment that the flags name."""
-    run(read_flags(argv), FLAGS.workdir, FLAGS.data_dir)
+    run(read_flags(argv), FLAGS.workdir, FLAGS.data_dir, FLAGS.overwrite)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """Stochastic gradient descent with the L2 penalty written as weight decay, and its schedules."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -70,7 +72,7 @@ def l2_penalty(params: PyTree, l2: ArrayLike, l2_on_output: ArrayLike) -> Float[
 
 def create_schedule(
     peak: ArrayLike, kind: ArrayLike, warmup_steps: ArrayLike, num_steps: ArrayLike
-) -> optax.Schedule:
+) -> Callable[[ArrayLike], Array]:
     """Returns the learning rate as a function of the number of steps done; all may be traced.
 
     It rises in equal parts to the peak over `warmup_steps`. Then, by `kind`, the index of one of
@@ -80,13 +82,15 @@ def create_schedule(
     """
 
     def learning_rate(step: ArrayLike) -> Array:
-        done = jnp.maximum(step - warmup_steps, 0) / (num_steps - warmup_steps)
+        warmup = jnp.asarray(warmup_steps)
+        done = jnp.maximum(step - warmup, 0) / (num_steps - warmup)
         falls = {
             "constant": jnp.ones_like(done),
             "cosine": (1 + jnp.cos(jnp.pi * done)) / 2,
             "linear": 1 - done,
         }
-        risen = jnp.minimum(1, (step + 1) / jnp.maximum(warmup_steps, 1))
-        return peak * risen * jnp.stack([falls[name] for name in SCHEDULES])[kind]
+        risen = jnp.minimum(1, (jnp.asarray(step) + 1) / jnp.maximum(warmup, 1))
+        share = risen * jnp.stack([falls[name] for name in SCHEDULES])[jnp.asarray(kind)]
+        return jnp.asarray(peak) * share
 
     return learning_rate

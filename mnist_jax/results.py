@@ -15,10 +15,10 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -29,6 +29,17 @@ from mnist_jax.data import Dataset
 from mnist_jax.grid import AXES, Point
 
 NUM_MISTAKES = 24
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "results.csv",
+    "summary.json",
+    "chosen_trial.npz",
+    "report.md",
+    "report.html",
+)
+"""What a run leaves in its work directory, beside `figures` and `checkpoints`."""
+
 Row = dict[str, Any]
 
 
@@ -123,46 +134,94 @@ class Run(NamedTuple):
     summary: dict
 
 
-def create_workdir(workdir: str | os.PathLike) -> Path:
-    """Makes the directory of a new run.
+RESUMABLE = {"checkpoint_epochs", "checkpoints_kept"}
+"""Keys of a config that change no result, so a run may go on with other values."""
+
+
+def check_workdir(path: Path, config: Row, overwrite: bool) -> str:
+    """Says what a directory holds of a run, without touching the disk.
+
+    Args:
+        path: The work directory.
+        config: The resolved experiment that is to run there.
+        overwrite: Whether a run that it holds does not count.
+
+    Returns:
+        `new`, `unfinished` or `finished`.
 
     Raises:
-        UserError: It already holds a run, or cannot be written.
+        UserError: It holds another run, or lies where nothing can be written.
     """
-    path = check_workdir(workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise _unwritable(path, error.strerror) from None
-    return path
-
-
-def check_workdir(workdir: str | os.PathLike) -> Path:
-    """Refuses what cannot be the directory of a new run, without touching the disk.
-
-    Raises:
-        UserError: It already holds a run, or lies where nothing can be written.
-    """
-    path = Path(workdir).expanduser()
-    if (path / "config.json").exists():
-        raise UserError(f"--workdir={path} already holds a run; choose another --workdir")
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise _unwritable(path, f"{existing} is a file")
     if not os.access(existing, os.W_OK):
         raise _unwritable(path, f"{existing} is read-only")
-    return path
+    if overwrite or not (path / "config.json").exists():
+        return "new"
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"--workdir={path} holds a run whose config.json cannot be read; choose another "
+            "--workdir, or give --overwrite"
+        )
+    wanted = json.loads(to_json(config))
+    keys = sorted((wanted.keys() | found.keys()) - RESUMABLE)
+    if differ := [key for key in keys if found.get(key) != wanted.get(key)]:
+        values = ", ".join(f"{k} ({found.get(k)}, not {wanted.get(k)})" for k in differ)
+        raise UserError(
+            f"--workdir={path} holds another run, which differs in {values}; choose another "
+            "--workdir, or give --overwrite"
+        )
+    return "finished" if (path / "summary.json").exists() else "unfinished"
+
+
+@contextlib.contextmanager
+def lock_workdir(path: Path) -> Iterator[None]:
+    """Makes the directory if there is none, and keeps other runs out of it.
+
+    The system ends the lock with the process that holds it, however that ends.
+
+    Raises:
+        UserError: Another run lives in it, or it cannot be written.
+    """
+    import fcntl
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--workdir={path} is in use by a run that is going on; wait for it, or choose "
+                "another --workdir"
+            ) from None
+        yield
+
+
+def open_workdir(path: Path, config: Row, overwrite: bool) -> None:
+    """Starts a run in a locked directory, or goes on with the one that it holds.
+
+    Raises:
+        UserError: As `check_workdir`, since what was true there may not be any more.
+    """
+    if check_workdir(path, config, overwrite) == "new":
+        for name in FILES:
+            (path / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "figures"):
+            shutil.rmtree(path / name, ignore_errors=True)
+    write_text(path / "config.json", to_json(config, indent=2) + "\n")
 
 
 def _unwritable(path: Path, reason: str | None) -> UserError:
     return UserError(f"--workdir={path} cannot be written ({reason}); choose another --workdir")
-
-
-def write_config(workdir: Path, config: Row) -> None:
-    """Writes the resolved experiment; from then on the directory holds a run."""
-    write_text(workdir / "config.json", to_json(config, indent=2) + "\n")
 
 
 def trial_rows(points: Sequence[Point], seeds: Sequence[int], dataset: str) -> list[Row]:
@@ -256,6 +315,43 @@ def write_results(workdir: Path, rows: Sequence[Row]) -> None:
     write_text(workdir / "results.csv", _to_csv(rows))
 
 
+def read_results(workdir: Path, trials: Sequence[Row]) -> list[Row]:
+    """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are."""
+    try:
+        found = _read_csv(workdir / "results.csv")
+        return [{**row, **trials[row["trial"]]} for row in found]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return []
+
+
+def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
+    """Leaves in `metrics.jsonl` the first rows of each trial, and drops what is after or cut.
+
+    Args:
+        workdir: The work directory.
+        epochs: By number of a trial, the epochs to keep.
+
+    Returns:
+        By number of a trial, the epochs that are there.
+    """
+    path = workdir / "metrics.jsonl"
+    kept = dict.fromkeys(epochs, 0)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.touch()
+    with open(path, "rb") as old, open(temporary, "wb") as new:
+        for line in old:
+            try:
+                row = json.loads(line)
+                trial, epoch = row["trial"], row["epoch"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if line.endswith(b"\n") and kept.get(trial, epoch) + 1 == epoch <= epochs[trial]:
+                new.write(line)
+                kept[trial] = epoch
+    os.replace(temporary, path)
+    return kept
+
+
 def _rows(names: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) -> list[Row]:
     lists = {name: column.tolist() for name, column in columns.items()}
     return [
@@ -342,7 +438,7 @@ def write_chosen_trial(
     wrong = np.flatnonzero(predicted != labels)
     confident = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     mistakes = wrong[confident][:NUM_MISTAKES]
-    weights = {
+    weights: dict[str, Any] = {
         f"params/{layer}/{name}": np.asarray(value)
         for layer, leaves in params.items()
         for name, value in leaves.items()
@@ -434,8 +530,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         with open(path / "metrics.jsonl", encoding="utf-8") as file:
             metrics = [json.loads(line) for line in file]
-        with open(path / "results.csv", encoding="utf-8", newline="") as file:
-            results = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        results = _read_csv(path / "results.csv")
     except FileNotFoundError as error:
         raise UserError(
             f"{path} holds no finished run: expected {Path(error.filename).name} in it; name the "
@@ -444,6 +539,11 @@ def read_run(workdir: str | os.PathLike) -> Run:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a run: {error}; repeat the run") from None
     return Run(path, config, metrics, results, summary)
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def _number(text: str) -> object:

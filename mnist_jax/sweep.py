@@ -33,6 +33,7 @@ class Sweep(NamedTuple):
 
     Attributes:
         recipe: What is static.
+        state: Shapes, types and shardings of the state of all trials.
         initialise: Program from the hyper-parameters to the state of all trials.
         run_epoch: Program from state, orders [seeds, images], and `inputs` to state and sums.
         score_test: Program from state, hyper-parameters and test split to sums; None where the
@@ -49,6 +50,7 @@ class Sweep(NamedTuple):
     """
 
     recipe: Recipe
+    state: TrialState
     initialise: jax.stages.Compiled
     run_epoch: jax.stages.Compiled
     score_test: jax.stages.Compiled | None
@@ -225,6 +227,9 @@ def compile_sweep(
         run_epoch, *score_test = pool.map(lambda program: program.compile(), lowered)
     return Sweep(
         recipe=recipe,
+        state=jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_trial), state
+        ),
         initialise=initialise.result(),
         run_epoch=run_epoch,
         score_test=score_test[0] if score_test else None,
@@ -234,26 +239,55 @@ def compile_sweep(
         trials=trials,
         seeds=seeds,
         sizes=sizes,
-        devices=_describe_devices(mesh),
+        devices=describe_devices(num_trials),
         lower_seconds=lowered_at - start,
         compile_seconds=time.monotonic() - lowered_at,
     )
 
 
-def _describe_devices(mesh: Mesh) -> dict[str, Any]:
-    device = mesh.devices.flat[0]
-    on_cpu = device.platform == "cpu"
+def describe_devices(num_trials: int) -> dict[str, Any]:
+    """Returns what runs so many trials and how, for the record."""
+    devices = jax.devices()[:num_trials]
+    on_cpu = devices[0].platform == "cpu"
     alone = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
     threads = "one a device" if alone else "shared by the devices"
     return {
-        "platform": device.platform,
-        "kind": device.device_kind,
-        "count": mesh.size,
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
         "cores": num_cores(),
         "threads": threads if on_cpu else None,
         "trials_in_a_device": "lax.map" if on_cpu else "vmap",
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     }
+
+
+def trials_that_fit(sweep: Sweep) -> int:
+    """Returns how many of the trials the devices' memory holds, at least one for each device.
+
+    What a device needs is known from the compiled program: its arguments, results and temporary
+    arrays. The data set is the same for any number of trials, the rest is in proportion to them.
+    On a CPU the devices share the memory, and a checkpoint copies the state.
+    """
+    analysis: Any = sweep.run_epoch.memory_analysis()
+    count = sweep.devices["count"]
+    data = sum(x.nbytes for x in jax.tree.leaves((sweep.inputs[2:], sweep.test))) // count
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(sweep.state)) // count
+    needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+    needed += analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        import psutil
+
+        free = psutil.virtual_memory().available // count
+        needed += 2 * state
+    else:
+        memory = device.memory_stats()
+        free = memory["bytes_limit"] - memory["bytes_in_use"] + data
+    num_trials = len(sweep.trials.seed)
+    each = max(needed - data, 1) / -(-num_trials // count)
+    most = int((0.9 * free - data) / each) * count
+    return min(num_trials, max(count, most))
 
 
 def _over_trials(function: Callable, *arguments):
@@ -263,17 +297,25 @@ def _over_trials(function: Callable, *arguments):
     return jax.vmap(function)(*arguments)
 
 
-def run(sweep: Sweep, num_epochs: int) -> Iterator[tuple[TrialState, dict[str, np.ndarray]]]:
+def run(
+    sweep: Sweep, num_epochs: int, start: int = 0, state: TrialState | None = None
+) -> Iterator[tuple[TrialState, dict[str, np.ndarray]]]:
     """Trains all trials; after each epoch, yields the state and metrics as arrays [trials].
 
     `train_*` are running means over the epoch's steps, each step scored before its update; the
     held-out split is scored after the epoch. `*_loss` is cross-entropy (nats an image),
-    `*_objective` is cross-entropy plus the L2 penalty, `*_accuracy` is a share of 1. The next
-    epoch overwrites the state.
+    `*_objective` is cross-entropy plus the L2 penalty, `*_accuracy` is a share of 1.
+
+    Args:
+        sweep: What to train.
+        num_epochs: Number of the last epoch.
+        start: Epochs that have been done.
+        state: After those; the next epoch overwrites it, as it does every state that is yielded.
     """
-    state = sweep.initialise(sweep.inputs[0])
-    orders = image_orders(sweep.seeds, 1, sweep.sizes["train"])
-    for epoch in range(1, num_epochs + 1):
+    if state is None:
+        state = sweep.initialise(sweep.inputs[0])
+    orders = image_orders(sweep.seeds, start + 1, sweep.sizes["train"])
+    for epoch in range(start + 1, num_epochs + 1):
         state, sums = sweep.run_epoch(state, orders, *sweep.inputs)
         if epoch < num_epochs:  # the devices are busy while the host prepares the next
             orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
@@ -324,18 +366,22 @@ def _metrics(
 
 
 def show_progress(
-    epochs: Iterator[tuple[TrialState, dict[str, np.ndarray]]], num_epochs: int, num_trials: int
+    epochs: Iterator[tuple[TrialState, dict[str, np.ndarray]]],
+    num_epochs: int,
+    num_trials: int,
+    start: int = 0,
 ) -> Iterator[tuple[TrialState, dict[str, np.ndarray]]]:
     """Passes the epochs on, showing mean metrics: a bar in a terminal, a line an epoch elsewhere.
 
     The words are Keras': `val_` is the validation split or, in the notebook's protocol, the test
-    set.
+    set. Means are over the trials that have not diverged; the others are counted.
     """
     from tqdm import tqdm
 
     width = len(str(num_epochs))
-    with tqdm(total=num_trials * num_epochs, unit="trial epochs", disable=None) as bar:
-        for epoch, (state, metrics) in enumerate(epochs, start=1):
+    size = {"total": num_trials * num_epochs, "initial": num_trials * start}
+    with tqdm(**size, unit="trial epochs", disable=None) as bar:
+        for epoch, (state, metrics) in enumerate(epochs, start=start + 1):
             columns = {"loss": "train_loss", "accuracy": "train_accuracy"}
             for held_out in ("validation", "test"):
                 if f"{held_out}_loss" in metrics:
@@ -343,9 +389,16 @@ def show_progress(
                         "val_loss": f"{held_out}_loss",
                         "val_accuracy": f"{held_out}_accuracy",
                     }
-            words = " - ".join(f"{k}: {metrics[v].mean():.4f}" for k, v in columns.items())
-            bar.set_postfix_str(words, refresh=False)
+            sound = np.all([np.isfinite(values) for values in metrics.values()], axis=0)
+            words = [
+                f"{word}: {metrics[column][sound].mean():.4f}"
+                for word, column in columns.items()
+                if sound.any()
+            ]
+            if not sound.all():
+                words.append(f"{num_trials - sound.sum()} of {num_trials} trials diverged")
+            bar.set_postfix_str(" - ".join(words), refresh=False)
             bar.update(num_trials)
             if bar.disable:
-                print(f"Epoch {epoch:{width}d}/{num_epochs} - {words}", flush=True)
+                print(f"Epoch {epoch:{width}d}/{num_epochs} - {' - '.join(words)}", flush=True)
             yield state, metrics

@@ -235,7 +235,7 @@ def _training_loss(params, recipe, hyper, images, labels, weights) -> tuple[Arra
 
 
 def _logits(recipe: Recipe, params: PyTree, images: UInt8[Array, "batch height width"]) -> Array:
-    return recipe.model.apply({"params": params}, images.astype(jnp.float32) / 255)
+    return jnp.asarray(recipe.model.apply({"params": params}, images.astype(jnp.float32) / 255))
 
 
 def _sums(logits: Array, labels: Array, weights: Array) -> Sums:

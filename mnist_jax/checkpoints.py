@@ -1,0 +1,264 @@
+"""Snapshots of a sweep on disk, from which an interrupted run goes on with the same bits.
+
+A checkpoint is a folder named by its step. Orbax writes the arrays into it, and last comes
+`manifest.json`: a first line with the SHA-256 of the rest, and the rest with the caller's record
+and the SHA-256 of every other file. A folder in which anything differs from that is not a
+checkpoint, so whatever cuts a save short or damages a file later is noticed, and an older
+checkpoint serves instead.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+MANIFEST = "manifest.json"
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read back and verified."""
+
+    step: int
+    state: PyTree
+    record: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one sweep, written by a thread beside it.
+
+    Every array of a state has the trial axis first. Only the rows of real trials are kept, since
+    the padding behind them depends on the number of devices, which may change between a run and
+    its continuation. As a context manager, it waits at the end for what is being written.
+
+    Attributes:
+        folder: Where they lie; the first save makes it.
+    """
+
+    def __init__(self, folder: Path, *, num_trials: int, keep: int, max_share: float = 0.25):
+        """Looks at what there is, and writes nothing.
+
+        Args:
+            folder: Where the checkpoints lie, and nothing else with a number for its name.
+            num_trials: Length of the trial axis without padding.
+            keep: How many checkpoints stay; older ones are deleted.
+            max_share: Share of the time that writing may take. A save that comes too soon after
+                the last, or while that is being written, is left out: short epochs are not slowed.
+        """
+        self.folder = folder.absolute()
+        self._num_trials = num_trials
+        self._keep = keep
+        self._pause = 1 / max_share - 1
+        self._steps = [s for s in self._all_steps() if (self._path(s) / MANIFEST).exists()]
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._pending: Future[None] | None = None
+        self._not_before = 0.0
+        self._failing = False
+
+    def __enter__(self) -> "Checkpoints":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits until all is written."""
+        self._wait()
+        self._writer.shutdown()
+
+    def save(self, step: int, state: PyTree, record: dict[str, Any], *, must: bool = False) -> None:
+        """Takes a snapshot and starts to write it; the state may be donated right after.
+
+        A snapshot that cannot be written, as on a full disk, costs a line on stderr and nothing
+        else. Failures that follow one another are told once.
+
+        Args:
+            step: Its number, higher than that of the last one.
+            state: Arrays of JAX or NumPy with the trial axis first.
+            record: What else is needed to go on; anything that JSON can hold.
+            must: Whether it is saved even if that comes too soon.
+        """
+        import jax
+
+        busy = self._pending is not None and not self._pending.done()
+        if not must and (busy or time.monotonic() < self._not_before):
+            return
+        self._wait()
+        names, leaves = _flatten(jax.device_get(state))
+        # Copied, because on a CPU `device_get` may return a view of the device's own memory.
+        arrays = {n: np.array(x[: self._num_trials]) for n, x in zip(names, leaves, strict=True)}
+        self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
+
+    def restore(self, like: PyTree, newest: int | float = math.inf) -> Restored | None:
+        """Returns the newest good checkpoint, or None; each damaged one costs a line on stderr.
+
+        Args:
+            like: What to return: arrays, or `jax.ShapeDtypeStruct` with shardings. NumPy arrays
+                come back as such, all others on the devices. Padding repeats the last trial.
+            newest: Step behind which checkpoints are passed over.
+        """
+        self._wait()
+        self._steps = [s for s in self._steps if s <= newest]
+        for step in reversed([s for s in self._all_steps() if s <= newest]):
+            try:
+                restored = self._read(step, like)
+            except Exception as error:  # damage can make the reader fail in any way
+                _warn(f"checkpoint {self._path(step)} cannot be used ({_one_line(error)})")
+            else:
+                self._steps = [s for s in self._steps if s <= step]
+                return restored
+        return None
+
+    def delete_all(self) -> None:
+        """Deletes every checkpoint, so that a new run cannot go on from an old one's."""
+        self._wait()
+        self._steps = []
+        self._delete_others()
+        if left := self._all_steps():
+            raise OSError(f"checkpoint {self._path(left[-1])} cannot be deleted")
+
+    def _wait(self) -> None:
+        if self._pending is None:
+            return
+        error, self._pending = self._pending.exception(), None
+        if error and not self._failing:
+            back = f"to checkpoint {self._steps[-1]}" if self._steps else "to the start"
+            _warn(
+                f"a checkpoint cannot be written to {self.folder} ({_one_line(error)}); "
+                f"the run goes on and tries again, but if interrupted it would go back {back}"
+            )
+        self._failing = error is not None
+
+    def _write(self, step: int, arrays: dict[str, np.ndarray], record: str) -> None:
+        ocp = _import_orbax()
+        start = time.monotonic()
+        path = self._path(step)
+        try:
+            _check_space(self.folder, sum(array.nbytes for array in arrays.values()))
+            context = ocp.Context()
+            context.array_options.saving.use_compression = False  # gains 10 %, takes 3 times longer
+            with context:
+                ocp.save(path, arrays, overwrite=True)
+            body = json.dumps({"record": record, "files": _digests(path)}).encode()
+            with open(path / MANIFEST, "wb", buffering=0) as file:
+                file.write(_digest(body) + b"\n" + body)
+                os.fsync(file.fileno())
+            self._steps = [*(s for s in self._steps if s < step), step][-self._keep :]
+        finally:
+            self._delete_others()
+            now = time.monotonic()
+            self._not_before = now + self._pause * (now - start)
+
+    def _read(self, step: int, like: PyTree) -> Restored:
+        import jax
+
+        path = self._path(step)
+        try:
+            digest, _, body = (path / MANIFEST).read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            raise ValueError("it was not finished") from None
+        if digest != _digest(body):
+            raise ValueError(f"{MANIFEST} is damaged")
+        manifest = json.loads(body)
+        found = _digests(path)
+        for name in sorted(found.keys() | manifest["files"].keys()):
+            if found.get(name) != manifest["files"].get(name):
+                raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
+        names, leaves = _flatten(like)
+        arrays = _import_orbax().load(path)
+        expected = {
+            name: (self._num_trials, *leaf.shape[1:], leaf.dtype)
+            for name, leaf in zip(names, leaves, strict=True)
+        }
+        if expected != {name: (*array.shape, array.dtype) for name, array in arrays.items()}:
+            raise ValueError("its arrays are not those of this run")
+        placed = [_place(arrays[n], leaf) for n, leaf in zip(names, leaves, strict=True)]
+        state = jax.tree.unflatten(jax.tree.structure(like), placed)
+        return Restored(step, state, json.loads(manifest["record"]))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def _all_steps(self) -> list[int]:
+        return sorted(int(p.name) for p in self._entries() if p.name.isdecimal())
+
+    def _entries(self) -> list[Path]:
+        """Lists checkpoints, good and bad, and what Orbax leaves of those that it cannot finish."""
+        if not self.folder.is_dir():
+            return []
+        ours = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
+        return [p for p in self.folder.iterdir() if ours.fullmatch(p.name)]
+
+    def _delete_others(self) -> None:
+        for path in self._entries():
+            if path.name not in map(str, self._steps):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    """Raises OSError where the disk is full: Orbax would notice, but with much noise on stderr."""
+    folder.mkdir(parents=True, exist_ok=True)
+    needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"no space: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+
+
+def _flatten(tree: PyTree) -> tuple[list[str], Sequence[Any]]:
+    """Returns the leaves of a tree, and names for them such as `.params['output']['bias']`."""
+    import jax
+
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
+    return [jax.tree_util.keystr(path) for path in paths], leaves
+
+
+def _place(array: np.ndarray, like: Any) -> Any:
+    """Fills an array up to the rows of another one, and puts it where that one is."""
+    import jax
+
+    padding = [(0, like.shape[0] - len(array))] + [(0, 0)] * (array.ndim - 1)
+    array = np.pad(array, padding, mode="edge")
+    return array if isinstance(like, np.ndarray) else jax.device_put(array, like.sharding)
+
+
+def _import_orbax() -> Any:
+    """Imports Orbax, and silences its log: it logs tracebacks of what it also raises."""
+    from orbax.checkpoint import v1
+
+    logging.getLogger("absl").addFilter(_not_from_orbax)
+    return v1
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file under a folder but the manifest, by its relative path."""
+    digests = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and path != folder / MANIFEST:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = digest
+    return digests
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
