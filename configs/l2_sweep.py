@@ -38,5 +38,7 @@ def get_config():
     config.num_seeds = 3  # repeated trials of each point, with the seeds --seed, --seed + 1, ...
     config.checkpoint_epochs = 1  # epochs between checkpoints, from which a stopped run goes on
     config.checkpoints_kept = 2
+    config.devices = 0  # that run the trials; 0: all there are, of a CPU its cores
+    config.deterministic = False  # True: a GPU too gives the same bits again, at some cost
 
     return config

@@ -37,6 +37,8 @@ class Experiment(NamedTuple):
     num_seeds: int
     checkpoint_epochs: int
     checkpoints_kept: int
+    devices: int
+    deterministic: bool
     seed: int
 
     @property
@@ -93,6 +95,8 @@ def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Expe
         num_seeds=num_seeds,
         checkpoint_epochs=_one(config, "checkpoint_epochs", _WHOLE),
         checkpoints_kept=_one(config, "checkpoints_kept", _WHOLE),
+        devices=_one(config, "devices", _COUNT),
+        deterministic=_one(config, "deterministic", _FLAG),
         seed=seed,
     )
     searches = experiment.grid in ("random", "halton")

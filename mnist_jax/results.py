@@ -134,7 +134,7 @@ class Run(NamedTuple):
     summary: dict
 
 
-RESUMABLE = {"checkpoint_epochs", "checkpoints_kept"}
+RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
 """Keys of a config that change no result, so a run may go on with other values."""
 
 

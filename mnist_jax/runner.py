@@ -42,7 +42,8 @@ class Runner:
         self._names = results.trial_rows(self._points, experiment.seeds, dataset.name)
         self._protocol = PROTOCOLS[experiment.protocol]
         self._parts = self._read_parts()
-        sweep.configure_jax(max(map(len, self._parts)))
+        most = max(map(len, self._parts))
+        sweep.configure_jax(most, experiment.devices, deterministic=experiment.deterministic)
         self._trials = sweep.create_trials(
             self._points, experiment.seeds, len(dataset.train_labels)
         )
@@ -55,7 +56,8 @@ class Runner:
     @property
     def devices(self) -> dict[str, Any]:
         """What runs the trials and how, for the record."""
-        return sweep.describe_devices(max(map(len, self._parts)))
+        most = max(map(len, self._parts))
+        return sweep.describe_devices(sweep.devices_for(most, self._experiment.devices))
 
     def train(self) -> None:
         """Trains what is left.
@@ -92,6 +94,7 @@ class Runner:
         program = sweep.compile_sweep(
             trials=jax.tree.map(lambda x: x[np.array(part)], self._trials),
             dataset=self._dataset,
+            num_devices=self._experiment.devices,
             **choices,
         )
         self.seconds["compile"] += program.lower_seconds + program.compile_seconds

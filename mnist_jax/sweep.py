@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from mnist_jax import train
+from mnist_jax import UserError, train
 from mnist_jax.data import Dataset, cache_folder
 from mnist_jax.grid import SCHEDULES, Point
 from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState
@@ -111,19 +111,28 @@ def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
     )
 
 
-def configure_jax(num_trials: int) -> None:
+def configure_jax(num_trials: int, devices: int = 0, *, deterministic: bool = False) -> None:
     """Sets JAX up for a sweep; must be called before JAX looks for devices.
 
     Each CPU core becomes one device, as far as there are trials for them. Where there are fewer
     trials than cores, the devices share all cores through threads, so that none is idle. Compiled
     programs are kept in the user's cache, and float32 means float32 in matrix products, unless JAX
     was told otherwise.
+
+    Args:
+        num_trials: The most that train together.
+        devices: How many devices a CPU is to have; 0 makes one of each core.
+        deterministic: Whether a GPU must use kernels that give the same bits every time, and the
+            same ones every time: none is chosen by how long it took.
     """
     cores = num_cores()
-    jax.config.update("jax_num_cpu_devices", min(cores, num_trials))
+    jax.config.update("jax_num_cpu_devices", min(devices or cores, num_trials))
+    flags = [os.environ.get("XLA_FLAGS", "")]
     if num_trials >= cores:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".lstrip()
+        flags.append("--xla_cpu_multi_thread_eigen=false")
+    if deterministic:
+        flags += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
     if jax.config.values["jax_default_matmul_precision"] is None:
         jax.config.update("jax_default_matmul_precision", "float32")
     if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -147,6 +156,7 @@ def compile_sweep(
     nesterov: bool,
     held_out: str | None,
     choose_epoch: bool,
+    num_devices: int = 0,
     epoch: Callable = train.run_epoch,
 ) -> Sweep:
     """Places data and trials on the devices and compiles the programs of a sweep.
@@ -159,6 +169,7 @@ def compile_sweep(
         nesterov: Whether the momentum is Nesterov's.
         held_out: The split that is scored after each epoch: `validation`, `test` or none.
         choose_epoch: Whether the weights that are best on it are kept beside the last.
+        num_devices: How many devices to use at most; 0 for all.
         epoch: What a trial does in an epoch; `benchmark.py` times parts of it.
     """
     recipe = Recipe(
@@ -170,7 +181,7 @@ def compile_sweep(
         choose_epoch=choose_epoch,
     )
     num_trials = len(trials.seed)
-    mesh = Mesh(np.array(jax.devices()[:num_trials]), ("trial",))
+    mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
     by_trial, everywhere = NamedSharding(mesh, P("trial")), NamedSharding(mesh, P())
     seeds, seed_index = np.unique(trials.seed, return_inverse=True)
     splits = {
@@ -239,15 +250,30 @@ def compile_sweep(
         trials=trials,
         seeds=seeds,
         sizes=sizes,
-        devices=describe_devices(num_trials),
+        devices=describe_devices(list(mesh.devices.flat)),
         lower_seconds=lowered_at - start,
         compile_seconds=time.monotonic() - lowered_at,
     )
 
 
-def describe_devices(num_trials: int) -> dict[str, Any]:
-    """Returns what runs so many trials and how, for the record."""
-    devices = jax.devices()[:num_trials]
+def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
+    """Returns the devices that so many trials are spread over: no more than there are trials.
+
+    Raises:
+        UserError: There are fewer devices than asked for.
+    """
+    devices = jax.devices()
+    wanted = min(num_devices or len(devices), num_trials)
+    if wanted > len(devices):
+        raise UserError(
+            f"--config.devices={num_devices}: expected at most {len(devices)}, since JAX finds "
+            f"{len(devices)} of {devices[0].device_kind}; give 0 for all"
+        )
+    return devices[:wanted]
+
+
+def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Returns what runs the trials and how, for the record."""
     on_cpu = devices[0].platform == "cpu"
     alone = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
     threads = "one a device" if alone else "shared by the devices"

@@ -48,9 +48,11 @@ def test_config_is_the_notebooks_experiment(name):
     spec.loader.exec_module(module)
     c = module.get_config()
     network = (c.hidden_sizes, c.conv_features)
-    assert (*network, c.batch_size, c.num_epochs, c.l2, c.num_seeds) == NOTEBOOK[name]
-    assert (c.learning_rate, c.momentum, c.num_validation) == ((0.1,), (0.0,), 0)
-    assert (c.dataset, c.l2_on_output) == ("mnist", False)
+    one_each = (*c.batch_size, *c.num_epochs)
+    assert (*network, *one_each, c.l2, c.num_seeds) == NOTEBOOK[name]
+    assert (c.learning_rate, c.momentum, c.schedule) == ((0.1,), (0.0,), ("constant",))
+    assert (c.l2_on_output, c.weight_decay, c.label_smoothing) == ((False,), (0.0,), (0.0,))
+    assert (c.dataset, c.num_validation, c.choose_epoch) == ("mnist", 0, True)
     assert f"--config=configs/{name}.py" in module.__doc__
 
 

@@ -42,6 +42,7 @@ def test_a_run_leaves_what_is_promised(finished):
     workdir, _ = finished
     assert set(map(str, snapshot(workdir))) >= {
         "config.json", "metrics.jsonl", "results.csv", "summary.json", "report.md", "report.html",
+        "chosen_trial.npz", "checkpoints",
         "figures/accuracy_curves.png", "figures/accuracy_curves.svg",
         "figures/accuracy_vs_l2.png", "figures/accuracy_vs_l2.svg",
     }  # fmt: skip
@@ -51,9 +52,9 @@ def test_a_run_leaves_what_is_promised(finished):
     assert config["l2"] == [0.0, 1e-3]
     columns = (workdir / "results.csv").read_text().splitlines()[0].split(",")
     assert set(columns) >= {
-        "trial", "seed", "l2", "learning_rate", "momentum", "num_epochs", "train_loss",
+        "trial", "point", "seed", "l2", "learning_rate", "momentum", "num_epochs", "train_loss",
         "train_accuracy", "test_loss", "test_objective", "test_accuracy", "best_test_accuracy",
-        "best_test_epoch",
+        "best_test_epoch", "diverged_epoch",
     }  # fmt: skip
 
 
@@ -85,12 +86,49 @@ def test_seed_shifts_the_seeds(finished, tmp_path):
     assert shifted[2]["test_loss"] == by_seed[1]["test_loss"]
 
 
-def test_a_validation_split_is_held_out(tmp_path):
-    done = main(*TINY, "--config.num_validation=400", f"--workdir={tmp_path}")
+@pytest.mark.parametrize(
+    ("arguments", "protocol", "held_out"),
+    [
+        (("--config.num_validation=400",), "validation", "validation"),
+        (
+            ("--config.num_validation=400", "--config.choose_epoch=False"),
+            "validation_last_epoch",
+            "validation",
+        ),
+        (("--config.choose_epoch=False",), "last_epoch", None),
+    ],
+)
+def test_the_test_set_is_read_once_unless_it_chooses(tmp_path, arguments, protocol, held_out):
+    done = main(*TINY, *arguments, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
-    assert {"validation_accuracy", "test_accuracy", "validation_loss"} <= set(row)
-    assert json.loads((tmp_path / "summary.json").read_text())["epoch_chosen_on"] == "validation"
+    splits = {name.split("_")[0] for name in row if name.endswith(("_loss", "_accuracy"))}
+    assert splits == {"train", held_out} - {None}
+    assert json.loads((tmp_path / "summary.json").read_text())["protocol"] == protocol
+    assert "test_accuracy" in (tmp_path / "results.csv").read_text()
+
+
+def test_what_is_static_may_vary_too(tmp_path):
+    arguments = ("--config.batch_size=64,128", "--config.hidden_sizes=(8,),(16,)")
+    both = (*arguments, "--config.num_epochs=1,2", "--config.grid=list")
+    done = main(TINY[0], TINY[1], *both, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    columns = rows[0].split(",")
+    found = [dict(zip(columns, row.split(","), strict=True)) for row in rows[1:]]
+    assert [(r["hidden_sizes"], r["num_epochs"], r["batch_size"]) for r in found] == [
+        ("8", "1", "64"),
+        ("16", "2", "128"),
+    ]
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [(row["trial"], row["epoch"]) for row in metrics] == [(0, 1), (1, 1), (1, 2)]
+
+
+def test_a_run_in_which_every_trial_diverged_ends_with_status_3(tmp_path):
+    done = main(*TINY, "--config.learning_rate=1e30", f"--workdir={tmp_path}")
+    assert done.returncode == 3
+    assert done.stderr.startswith("every trial diverged")
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_bad_compile_cache_costs_no_run(tmp_path):
@@ -139,6 +177,19 @@ BAD_INPUT = {
     "--config.momentum=1": "momentum=1",
     "--config.dataset=mnst": "mnst",
     "--config.l2_on_output=maybe": "maybe",
+    "--config.schedule=cosinus": "cosinus",
+    "--config.warmup_steps=24": "less than all 24",
+    "--config.nesterov=True": "a momentum above 0",
+    "--config.label_smoothing=1": "label_smoothing=1",
+    "--config.weight_decay=-1": "weight_decay=-1",
+    "--config.choose_epoch=2": "choose_epoch",
+    "--config.grid=grid": "grid=grid",
+    "--config.grid=random": "num_points=0",
+    "--config.num_points=3": "num_points=3",
+    "--config.design_seed=-1": "design_seed=-1",
+    "--config.checkpoint_epochs=0": "checkpoint_epochs=0",
+    "--config.checkpoints_kept=0": "checkpoints_kept=0",
+    "--overwrite=maybe": "overwrite",
     "--seed=-1": "--seed=-1",
     "--seed=4294967296": "--seed=4294967296",
     "--seed=one": "--seed=one",
@@ -192,13 +243,29 @@ def test_a_bad_config_file_is_one_line_and_status_2(text, tmp_path):
     assert_refused_in_one_line(done, BAD_CONFIGS[text])
 
 
-def test_a_used_work_directory_is_refused_and_left_as_it_is(finished):
-    workdir, _ = finished
+def test_a_finished_run_is_not_trained_again(finished):
+    workdir, first = finished
+    before = (workdir / "metrics.jsonl").stat().st_mtime_ns
+    done = main(*TINY, "--config.l2=0,1e-3", "--config.num_seeds=2", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is trained again" in done.stdout
+    assert done.stdout.endswith(first.stdout[first.stdout.index("baseline on digits:") :])
+    assert (workdir / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_another_run_is_refused_and_left_as_it_is_unless_overwritten(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     done = main(*TINY, f"--workdir={workdir}")
-    assert done.returncode == 2
-    assert "already holds a run" in done.stderr
+    assert_refused_in_one_line(
+        done, "differs in l2 ([0.0, 0.001], not [0.0]), num_seeds (2, not 1)"
+    )
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    done = main(*TINY, f"--workdir={workdir}", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
+    assert not (workdir / "figures" / "accuracy_vs_l2.png").exists()
 
 
 def test_a_work_directory_that_cannot_be_written_is_refused(tmp_path):

@@ -16,7 +16,6 @@ def get_config():
     config.num_validation = 10_000
     config.choose_epoch = False
 
-
     config.conv_features = ()
     config.hidden_sizes = (500, 300)
     config.num_epochs = (20,)
@@ -37,5 +36,7 @@ def get_config():
     config.num_seeds = 1
     config.checkpoint_epochs = 1
     config.checkpoints_kept = 2
+    config.devices = 0
+    config.deterministic = False
 
     return config
