@@ -3,21 +3,28 @@
 Images and labels come in the order of the original IDX files whatever the source, so that one seed
 means one run. Sources in order: this package's cache, files of the user's (`--data_dir`, or the
 environment variable MNIST_JAX_DATA_DIR), a prepared tensorflow-datasets folder, a download.
+
+No file is trusted: what it claims is compared with what is expected before memory is taken for it,
+at most one byte more than expected is unpacked, and nothing is ever unpickled.
 """
 
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import logging
 import math
 import os
-import tempfile
+import stat
+import threading
+import time
 import uuid
+import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,7 +55,8 @@ FILES = tuple(MNIST_MD5)
 KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 TORCHVISION_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-TIMEOUT_S = 15.0  # a server that is silent for this long is given up
+TIMEOUT_S = 15.0  # a download from which nothing comes for this long is given up
+STALE_S = 600.0  # what is half written for this long will not be finished
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +94,8 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         return _load_digits()
     tried: list[str] = []
     paths = _find_files(name, data_dir, tried)
-    stamp = [[os.path.abspath(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+    stamp = [_stamp(path) for path in paths]
+    _remove_leftovers(name)
     dataset = _read_cache(name, stamp)
     if dataset is not None:
         return dataset
@@ -106,11 +115,14 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
 def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) -> Dataset:
     """Moves a stratified sample of the training images to validation; both keep their order.
 
-    Each class gives its share of `num_validation`, rounded so that the total is exact. The cut
-    depends on the labels, `num_validation` and `seed` (0..2**32-1) alone; 0 images changes nothing.
+    Each class gives its share of `num_validation`, rounded so that the total is exact: down, or up
+    for the classes with the largest remainders. The cut depends on the labels, `num_validation` and
+    `seed` alone; 0 images changes nothing. A warning names the classes that are left without any
+    image on one side, as some are when there are fewer images than classes.
 
     Raises:
-      UserError: `num_validation` is negative or leaves no training image.
+      UserError: `num_validation` is negative or leaves no training image; `seed` is not from 0 to
+        2**32 - 1.
     """
     labels = dataset.train_labels
     if not 0 <= num_validation < len(labels):
@@ -118,11 +130,19 @@ def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) ->
             f"num_validation={num_validation} of the {len(labels)} training images of"
             f" {dataset.name}; choose 0 to {len(labels) - 1}"
         )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} of the validation images; choose 0 to {2**32 - 1}")
     if num_validation == 0:
         return dataset
-    quota, remainder = np.divmod(np.bincount(labels) * num_validation, len(labels))
+    sizes = np.bincount(labels)
+    quota, remainder = np.divmod(sizes * num_validation, len(labels))
     largest = np.argsort(-remainder, kind="stable")
     quota[largest[: num_validation - quota.sum()]] += 1
+    for split, counts in (("validation", quota), ("training", sizes - quota)):
+        if (lacking := np.flatnonzero((sizes > 0) & (counts == 0))).size:
+            classes = ", ".join(map(str, lacking))
+            given = f"num_validation={num_validation} of {len(labels)} images"
+            _log.warning("%s leaves no %s image of class %s", given, split, classes)
     # RandomState, because NumPy promises that its stream never changes between versions.
     rank = np.random.RandomState(seed).random_sample(len(labels))
     held_out = np.zeros(len(labels), bool)
@@ -145,40 +165,63 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.n
 
     Args:
       path: the file; compression is told by its first bytes.
-      shape: the shape it must have. Its header is compared with this, and at most one byte more
-        than this is read, so that no header and no gzip bomb decides how much memory is taken.
+      shape: the shape it must have.
       md5: what the decompressed contents should have, if known; only named in the error.
 
     Raises:
       UserError: the file cannot be read or is not exactly such an array.
     """
-    header, size = _idx_header(shape), math.prod(shape)
     try:
-        with open(path, "rb") as raw, contextlib.ExitStack() as stack:
-            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-            file = stack.enter_context(gzip.open(raw)) if zipped else raw
-            found = file.read(len(header))
-            if found == header:
-                content = file.read(size + 1)
-                if len(content) == size:
-                    return np.frombuffer(content, np.uint8).reshape(shape)
-                short = f"it ends after {len(content)} of {size} bytes of contents"
-                problem = short if len(content) < size else "bytes follow its contents"
-            elif len(found) < len(header):
-                problem = f"it is {len(found)} bytes long, shorter than its header should be"
-            elif found[:4] != header[:4]:
-                problem = (
-                    f"it begins with {found[:4].hex()}, not with the IDX mark {header[:4].hex()}"
-                )
-            else:
-                claimed = np.frombuffer(found[4:], ">u4").tolist()
-                problem = f"its header claims dimensions {claimed}, not {list(shape)}"
-    except EOFError:
-        problem = "the gzip stream is cut short"
-    except (OSError, zlib.error) as error:
+        with _open_file(path, math.prod(shape)) as file:
+            return _parse_idx(file, shape)
+    except ValueError as error:
+        problem = str(error)
+    except OSError as error:
         problem = f"it cannot be read ({_one_line(error)})"
     known = f" whose decompressed contents have MD5 {md5}" if md5 else ""
     raise UserError(f"{path}: {problem}; replace it with the original file{known}")
+
+
+def _open_file(path: Path, num_bytes: int) -> io.BufferedReader:
+    """Opens what holds `num_bytes` of contents, unless reading it might never end.
+
+    Raises OSError, or ValueError if it is a pipe or the like, or over a MiB longer than needed.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is not a regular file")
+    if found.st_size > num_bytes + 2**20:
+        raise ValueError(f"it is {found.st_size} bytes long, too many for {num_bytes} of contents")
+    return open(path, "rb")
+
+
+def _parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads an IDX file, gzipped or not, from its start; ValueError tells what is wrong with it."""
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    header, size = _idx_header(shape), math.prod(shape)
+    try:
+        with gzip.open(file) if zipped else contextlib.nullcontext(file) as content:
+            found = content.read(len(header))
+            array = content.read(size + 1) if found == header else b""
+    except EOFError:
+        raise ValueError("the gzip stream is cut short") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"it cannot be unpacked ({_one_line(error)})") from None
+    if len(found) < len(header):
+        raise ValueError(f"it is {len(found)} bytes long, shorter than its header should be")
+    if found[:4] != header[:4]:
+        raise ValueError(
+            f"it begins with {found[:4].hex()}, not with the IDX mark {header[:4].hex()}"
+        )
+    if found != header:
+        claimed = np.frombuffer(found[4:], ">u4").tolist()
+        raise ValueError(f"its header claims dimensions {claimed}, not {list(shape)}")
+    if len(array) < size:
+        raise ValueError(f"it ends after {len(array)} of {size} bytes of contents")
+    if len(array) > size:
+        raise ValueError("bytes follow its contents")
+    return np.frombuffer(array, np.uint8).reshape(shape)
 
 
 def _idx_header(shape: Sequence[int]) -> bytes:
@@ -194,18 +237,15 @@ def _shapes() -> tuple[tuple[int, ...], ...]:
     return ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
 
 
-def _make_dataset(
-    name: str, arrays: Sequence[np.ndarray], source: str, checksum: str | None = None
-) -> Dataset:
+def _make_dataset(name: str, arrays: Sequence[np.ndarray], source: str) -> Dataset:
     """Joins the arrays (in the order of FILES) to a data set without validation images."""
-    if checksum is None:
-        digest = hashlib.sha256()
-        for array in arrays:
-            digest.update(_idx_header(array.shape))
-            digest.update(np.ascontiguousarray(array).data)
-        checksum = f"sha256:{digest.hexdigest()}"
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(_idx_header(array.shape))
+        digest.update(np.ascontiguousarray(array).data)
     images, labels, test_images, test_labels = arrays
     training = (images, labels, images[:0], labels[:0])
+    checksum = f"sha256:{digest.hexdigest()}"
     return Dataset(name, *training, test_images, test_labels, CLASS_NAMES[name], checksum, source)
 
 
@@ -243,49 +283,96 @@ def _check(name: str, arrays: Sequence[np.ndarray], places: Sequence[str], sourc
 
 
 def cache_folder() -> Path:
-    """Returns the folder for what can be made again: MNIST_JAX_CACHE_DIR, or the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.environ.get("MNIST_JAX_CACHE_DIR") or os.path.join(base, "mnist_jax"))
+    """Returns the folder for what can be made again: MNIST_JAX_CACHE_DIR, or the user's cache.
+
+    Raises:
+      UserError: there is no home directory, and no environment variable names a folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    given = os.environ.get("MNIST_JAX_CACHE_DIR") or os.path.join(base, "mnist_jax")
+    folder = os.path.expanduser(given)
+    if folder.startswith("~"):  # else a folder of that name would appear where the user stands
+        raise UserError(f"{given}: no such home directory; set MNIST_JAX_CACHE_DIR to a folder")
+    return Path(folder)
 
 
 def _cache_path(name: str) -> Path:
-    return cache_folder() / f"{name}-v1.npz"  # v1: the layout; raise it when that changes
+    return cache_folder() / f"{name}-v2.npz"  # v2: the layout; raise it when that changes
 
 
-def _read_npz(archive, names: Sequence[str]) -> list[np.ndarray]:
-    """Reads arrays in the order of FILES from an open npz file.
+def _stamp(path: Path) -> list:
+    """What changes when a file does."""
+    try:
+        found = os.stat(path)
+        return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+    except OSError as error:
+        problem = f"it cannot be read ({_one_line(error)}); make it readable, or replace it"
+        raise UserError(f"{path}: {problem}") from error
 
-    Raises ValueError for another shape or type, and whatever zipfile and NumPy do on damage, which
-    zipfile finds by each array's CRC-32.
+
+@contextlib.contextmanager
+def _open_npz(path: Path):
+    """Opens an npz file of the four arrays; damage raises any of a dozen types, here or in use."""
+    size = sum(map(math.prod, _shapes()))
+    with _open_file(path, size) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def _open_member(archive: zipfile.ZipFile, name: str):
+    """Opens a member, whose CRC-32 is compared at its end."""
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # The others turn a few bytes into gigabytes whatever number of them is asked for.
+        raise ValueError(f"{name} is compressed by method {info.compress_type}, not deflated")
+    return archive.open(info)
+
+
+def _read_npz(archive: zipfile.ZipFile, names: Sequence[str]) -> list[np.ndarray]:
+    """Reads arrays in the order of FILES; ValueError, or what zipfile raises, tells of damage.
+
+    NumPy's own reader takes the memory that a header asks for. Format (numpy.lib.format): a mark
+    and version 1.0, the length of the header as uint16, the header (a dict as text), the contents.
     """
     arrays = []
     for name, shape in zip(names, _shapes(), strict=True):
-        # Looked at first: zipfile yields no more bytes than this field says.
-        if archive.zip.getinfo(f"{name}.npy").file_size > math.prod(shape) + 4096:
-            raise ValueError(f"{name} is larger than uint8 {shape}")
-        array = archive[name]
-        if array.shape != shape or array.dtype != np.uint8:
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, not uint8 {shape}")
-        arrays.append(array)
+        header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+        size = math.prod(shape)
+        with _open_member(archive, f"{name}.npy") as member:
+            mark = member.read(10)
+            found = member.read(int.from_bytes(mark[8:], "little"))
+            if mark[:8] != b"\x93NUMPY\x01\x00" or _dense(found) != _dense(header.encode()):
+                raise ValueError(f"{name} begins with {mark + found!r}, not with NumPy's {header}")
+            content = member.read(size + 1)
+        if len(content) != size:
+            amount = "more" if len(content) > size else "fewer"
+            raise ValueError(f"{name} holds {amount} bytes than the {size} of {shape}")
+        arrays.append(np.frombuffer(content, np.uint8).reshape(shape))
     return arrays
+
+
+def _dense(text: bytes) -> bytes:
+    return b"".join(text.split())
 
 
 def _read_cache(name: str, stamp: list) -> Dataset | None:
     """The cached data set, if sound and, when `stamp` names source files, made from those."""
     path = _cache_path(name)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            meta = json.loads(str(archive["meta"]))
+        with _open_npz(path) as archive:
+            with _open_member(archive, "meta.json") as member:
+                meta = json.loads(member.read(2**20))
             if meta["name"] != name:
                 raise ValueError(f"it holds {meta['name']}")
             if stamp and meta["stamp"] != stamp:
                 return None
             arrays = _read_npz(archive, ARRAY_NAMES)
-        source = f"cache {path}, from {meta['source']}"
-        return _make_dataset(name, arrays, source, meta["checksum"])
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except Exception as error:  # zipfile and NumPy raise a dozen types on damage
+        dataset = _make_dataset(name, arrays, f"cache {path}, from {meta['source']}")
+        if dataset.checksum != meta["checksum"]:  # _check is left out: it would take thrice as long
+            raise ValueError(f"its arrays have {dataset.checksum}, not {meta['checksum']}")
+        return dataset
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None  # _write_cache tells if it cannot be mended
+    except Exception as error:  # zipfile raises a dozen types on damage
         _log.warning("ignoring the cache file %s (%s)", path, _one_line(error))
         return None
 
@@ -295,17 +382,27 @@ def _write_cache(dataset: Dataset, stamp: list) -> None:
     path = _cache_path(dataset.name)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     meta = {"name": dataset.name, "checksum": dataset.checksum, "source": dataset.source}
-    arrays = {name: getattr(dataset, name) for name in ARRAY_NAMES}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
-                np.savez(file, meta=np.array(json.dumps({**meta, "stamp": stamp})), **arrays)
+                np.savez(file, **{name: getattr(dataset, name) for name in ARRAY_NAMES})
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.writestr("meta.json", json.dumps({**meta, "stamp": stamp}))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         _log.warning("cannot cache %s in %s (%s)", dataset.name, path, _one_line(error))
+
+
+def _remove_leftovers(name: str) -> None:
+    """Removes what a process that was killed in `_write_cache` left there."""
+    path = _cache_path(name)
+    with contextlib.suppress(OSError):
+        for left in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 32}"):
+            if time.time() - left.stat().st_mtime > STALE_S:
+                left.unlink()
 
 
 # --- the other sources ---------------------------------------------------------------------------
@@ -349,7 +446,7 @@ def _read_files(name: str, paths: Sequence[Path]) -> Dataset:
         return _check(name, arrays, [str(p) for p in paths], f"IDX files in {paths[0].parent}")
     [path] = paths
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with _open_npz(path) as archive:
             arrays = _read_npz(archive, KERAS_NAMES)
     except Exception as error:  # as in _read_cache
         problem = f"it is not Keras' mnist.npz ({_one_line(error)}); replace it with the original"
@@ -363,7 +460,7 @@ def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
     That is array_record. Its parquet files are known to lose examples silently.
     """
     root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
-    infos = sorted((root / name).glob("*/dataset_info.json"))
+    infos = sorted(filter(os.path.isfile, (root / name).glob("*/dataset_info.json")))
     if not infos:
         tried.append(f"{root} holds no prepared {name}")
     for info in infos:
@@ -403,48 +500,69 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
     try:
         import tensorflow_datasets as tfds
 
-        tfds.disable_progress_bar()
-        url = tfds.builder_cls(name).URL
+        builder = tfds.builder_cls(name)
+        url, arrays = builder.URL, []
         _log.warning("downloading %s from %s", name, url)
-        # Not in the cache folder: that may be read-only, and nothing unchecked belongs there.
-        with tempfile.TemporaryDirectory() as folder, _impatient_requests():
-            manager = tfds.download.DownloadManager(download_dir=folder, dataset_name=name)
-            # One by one, so that after a failure no other thread still waits or writes.
-            paths = [Path(manager.download(f"{url}{file}.gz")) for file in FILES]
-            arrays = [read_idx(path, shape) for path, shape in zip(paths, _shapes(), strict=True)]
-            places = [f"{url}{file}.gz" for file in FILES]
-            return _check(name, arrays, places, f"download from {url}")
+        places = [f"{url}{file}.gz" for file in FILES]
+        for place, shape in zip(places, _shapes(), strict=True):
+            expected = builder.url_infos[place]
+            content = _fetch(place, expected.size, expected.checksum)
+            arrays.append(_parse_idx(io.BytesIO(content), shape))
+        return _check(name, arrays, places, f"download from {url}")
     except Exception as error:  # no tfds, network or server; wrong bytes
         tried.append(f"the download from {url} failed ({_one_line(error)})")
         return None
 
 
-@contextlib.contextmanager
-def _impatient_requests() -> Iterator[None]:
-    """Within it, tensorflow-datasets tries an address twice and waits TIMEOUT_S for an answer.
+def _fetch(url: str, size: int, sha256: str) -> bytes:
+    """Downloads a file of known size and checksum into memory; a failure is retried once.
 
-    By itself it tries eleven times with growing pauses (minutes without a network), and waits
-    without limit for a silent server; it has no public setting for either.
+    Not by tensorflow-datasets' DownloadManager, which waits without limit for a silent server, and
+    for minutes where no packet comes back (it tries each address of the server eleven times); which
+    saves all that a server sends; and whose threads keep the process alive.
+
+    Raises:
+      Exception: of requests; or TimeoutError, ValueError.
     """
-    import requests
-    from tensorflow_datasets.core.download import downloader
-
-    adapter: Any = requests.adapters.HTTPAdapter
-    send = adapter.send
-
-    def send_with_timeout(self, request, **kwargs):
-        return send(self, request, **{**kwargs, "timeout": TIMEOUT_S})
-
-    downloader.MAX_RETRIES = 1  # private: a version that lacks it ignores this and is only slower
-    adapter.send = send_with_timeout
-    retries = logging.getLogger("urllib3")  # whose warnings say what the error says again
-    level = retries.level
-    retries.setLevel(logging.ERROR)
     try:
-        yield
-    finally:
-        adapter.send = send
-        retries.setLevel(level)
+        return _fetch_once(url, size, sha256)
+    except Exception:
+        return _fetch_once(url, size, sha256)
+
+
+def _fetch_once(url: str, size: int, sha256: str) -> bytes:
+    import requests
+
+    content, failures = bytearray(), []
+
+    def read():
+        try:
+            with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
+                response.raise_for_status()
+                for block in response.iter_content(2**13):
+                    content.extend(block)
+                    if len(content) > size:
+                        break
+        except Exception as error:
+            failures.append(error)
+
+    # A thread can be left behind; a name lookup, say, can be neither limited nor interrupted.
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        before = len(content)
+        thread.join(TIMEOUT_S)
+        if thread.is_alive() and len(content) == before:
+            raise TimeoutError(f"nothing came for {TIMEOUT_S:g} s")
+    if failures:
+        raise failures[0]
+    if len(content) != size:
+        least = "more than " if len(content) > size else ""
+        raise ValueError(f"{url} has {least}{min(len(content), size)} bytes, not {size}")
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{url} has SHA-256 {found}, not {sha256}")
+    return bytes(content)
 
 
 def _load_digits() -> Dataset:

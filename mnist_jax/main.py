@@ -117,7 +117,7 @@ def run_command(main, argv: list[str] | None = None) -> None:
     try:
         app.run(main, argv, flags_parser=_parse_flags)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
