@@ -91,7 +91,7 @@ def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Expe
         **{axis: _axis(config, axis, kind) for axis, kind in _AXES.items()},
         grid=_one(config, "grid", _choice(grid.GRIDS)),
         num_points=_one(config, "num_points", _COUNT),
-        design_seed=_one(config, "design_seed", _COUNT),
+        design_seed=_one(config, "design_seed", _SEED),
         num_seeds=num_seeds,
         checkpoint_epochs=_one(config, "checkpoint_epochs", _WHOLE),
         checkpoints_kept=_one(config, "checkpoints_kept", _WHOLE),
@@ -153,6 +153,9 @@ def _is_sizes(value) -> bool:
 _FLAG = _Kind("True or False", lambda value: isinstance(value, bool))
 _WHOLE = _Kind("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
 _COUNT = _Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+_SEED = _Kind(
+    f"a whole number from 0 to {2**32 - 1}", lambda value: type(value) is int and 0 <= value < 2**32
+)
 _SIZES = _Kind("a tuple of positive whole numbers", _is_sizes)
 _AXES = {
     "conv_features": _SIZES,
