@@ -118,14 +118,6 @@ class Checkpoints:
                 return restored
         return None
 
-    def delete_all(self) -> None:
-        """Deletes every checkpoint, so that a new run cannot go on from an old one's."""
-        self._wait()
-        self._steps = []
-        self._delete_others()
-        if left := self._all_steps():
-            raise OSError(f"checkpoint {self._path(left[-1])} cannot be deleted")
-
     def _wait(self) -> None:
         if self._pending is None:
             return

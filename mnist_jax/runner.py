@@ -27,6 +27,15 @@ from mnist_jax.results import PROTOCOLS, Recorder, Row
 Part = list[int]  # numbers of trials
 
 
+class DoesNotFitError(Exception):
+    """Memory does not hold the trials of a part, but `most` of them."""
+
+    def __init__(self, most: int):
+        """Takes the number of trials that fit."""
+        super().__init__(most)
+        self.most = most
+
+
 class Runner:
     """Trains the trials of an experiment that its work directory does not hold yet.
 
@@ -68,13 +77,10 @@ class Runner:
         """
         with StopSignals() as stop:
             while part := self._next_part():
-                program = self._compile(part)
-                fit = sweep.trials_that_fit(program)
-                if fit < len(part):
-                    self._split(part, fit)
-                    continue
                 try:
-                    self._train_part(part, program, stop)
+                    self._train_part(part, stop)
+                except DoesNotFitError as error:
+                    self._split(part, error.most)
                 except jax.errors.JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error):
                         raise
@@ -98,9 +104,12 @@ class Runner:
             **choices,
         )
         self.seconds["compile"] += program.lower_seconds + program.compile_seconds
+        if (most := sweep.trials_that_fit(program)) < len(part):
+            raise DoesNotFitError(most)
         return program
 
-    def _train_part(self, part: Part, program: sweep.Sweep, stop: "StopSignals") -> None:
+    def _train_part(self, part: Part, stop: "StopSignals") -> None:
+        program = self._compile(part)
         experiment, num_epochs = self._experiment, self._point(part).num_epochs
         names = [self._names[trial] for trial in part]
         axes = results.varying(self._names)
@@ -111,7 +120,7 @@ class Runner:
             saved = checkpoints.restore(
                 program.state, newest=min(self._epochs_there[trial] for trial in part)
             )
-            start = saved.step if saved else 0
+            epoch = start = saved.step if saved else 0
             state: Any = saved.state if saved else None
             if saved:
                 recorder.columns = {k: np.array(v) for k, v in saved.record["columns"].items()}

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from base import BASE
 from flax import linen as nn
 
-from mnist_jax import benchmark, data, main, models, peers, train
+from mnist_jax import benchmark, data, models, peers, sweep, train
 
 ROOT = Path(__file__).parent.parent
 TASK = peers.Task([], [8], 10, 16, 0.1, 0.9, 1e-3, False)
@@ -241,25 +242,8 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
 
 def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(peers.PACKAGES, "keras", ("no_such_package",))
-    experiment = main.Experiment(
-        name="baseline",
-        dataset="digits",
-        num_validation=0,
-        conv_features=(),
-        hidden_sizes=(8,),
-        num_epochs=1,
-        batch_size=128,
-        learning_rate=(0.1,),
-        momentum=(0.0,),
-        l2=(0.0,),
-        l2_on_output=False,
-        num_seeds=1,
-        seed=0,
-    )
     dataset = data.load_dataset("digits")
-    running, missing = benchmark.start_peers(
-        ["keras"], experiment, dataset, tmp_path, os.environ, "cpu"
-    )
+    running, missing = benchmark.start_peers(["keras"], BASE, dataset, tmp_path, os.environ, "cpu")
     assert running == {}
     assert missing == {"keras": "no_such_package is not installed; pip install 'mnist_jax[bench]'"}
     assert capsys.readouterr().err == f"keras is left out: {missing['keras']}\n"
@@ -274,19 +258,21 @@ def test_partial_epochs_do_their_work():
         batch_size=2,
         eval_batch_size=4,
         use_momentum=False,
-        l2_on_output=False,
+        nesterov=False,
+        choose_epoch=False,
     )
-    hyper = train.Hyperparameters(jnp.uint32(0), *map(jnp.float32, (1e4, 0.0, 0.0)))
+    (trial,) = zip(*sweep.create_trials([BASE._replace(learning_rate=1e4)], [0], 8), strict=True)
+    hyper = train.Hyperparameters(*map(jnp.asarray, trial))
     state, order = train.init(recipe, hyper), jnp.asarray(rng.permutation(8))
     epochs = benchmark.partial_epochs()
     results = jax.jit(
         lambda *inputs: {name: epoch(recipe, *inputs) for name, epoch in epochs.items()}
-    )(hyper, state, order, split, {"test": split})
+    )(hyper, state, order, split, split)
 
     same = train.evaluate(recipe, state.params, split)
     np.testing.assert_allclose(results["gather"][1].sum(), (images / 255).sum() + 28, rtol=1e-5)
     np.testing.assert_allclose(results["forward"][1].loss, same.loss, rtol=1e-5)
-    np.testing.assert_allclose(results["evaluation"][1]["test"].loss, same.loss, rtol=1e-5)
+    np.testing.assert_allclose(results["evaluation"][1].loss, same.loss, rtol=1e-5)
     # Four steps of gradient 1e-6 w at a rate of 1e4.
     before, after = (s.params["output"]["kernel"] for s in (state, results["update"][0]))
     np.testing.assert_allclose(after, 0.96 * before, rtol=1e-5)

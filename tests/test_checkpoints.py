@@ -114,7 +114,6 @@ def test_nothing_is_made_before_the_first_save(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     with open_folder(folder) as saved:
         assert saved.restore(template()) is None
-        saved.delete_all()
     assert not any(tmp_path.iterdir())
     save(folder, 1)
     assert names(folder) == ["1"]
@@ -274,15 +273,6 @@ def test_what_a_killed_save_left_is_deleted_by_the_next(two):
     (two / "notes").mkdir()
     save(two, 3)
     assert names(two) == ["2", "3", "notes"]
-
-
-def test_a_new_run_can_delete_all(two):
-    (two / "notes").mkdir()
-    with open_folder(two) as saved:
-        saved.delete_all()
-        assert names(two) == ["notes"]
-        saved.save(1, device_state(1), {"step": 1, "share": 0.1})
-    assert_is(restore(two), 1)
 
 
 def test_saves_that_would_take_too_much_time_are_left_out(tmp_path):

@@ -2,25 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
+from base import BASE
 
 from mnist_jax import UserError, grid
-from mnist_jax.grid import Point, make_points
-
-BASE = Point(
-    conv_features=(),
-    hidden_sizes=(64, 64),
-    num_epochs=10,
-    batch_size=128,
-    nesterov=False,
-    learning_rate=0.1,
-    schedule="constant",
-    warmup_steps=0,
-    momentum=0.0,
-    l2=0.0,
-    l2_on_output=False,
-    weight_decay=0.0,
-    label_smoothing=0.0,
-)
+from mnist_jax.grid import make_points
 
 
 def points(kind="product", num_points=0, seed=0, **axes):

@@ -4,26 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from base import BASE as SMALL
 
 from mnist_jax import UserError, results, stats
 from mnist_jax.data import Dataset
 from mnist_jax.grid import Point
 
-BASE = Point(
-    conv_features=(),
-    hidden_sizes=(64, 32),
-    num_epochs=3,
-    batch_size=128,
-    nesterov=False,
-    learning_rate=0.1,
-    schedule="constant",
-    warmup_steps=0,
-    momentum=0.0,
-    l2=0.0,
-    l2_on_output=False,
-    weight_decay=0.0,
-    label_smoothing=0.0,
-)
+BASE = SMALL._replace(hidden_sizes=(64, 32), num_epochs=3)
 POINTS = [BASE, BASE._replace(l2=1e-3)]
 TRIALS = results.trial_rows(POINTS, range(2), "tiny")
 # Three epochs of four trials: seeds 0 and 1 of the first point, then of the second.
@@ -36,6 +23,9 @@ SCORES = {
     "validation_last_epoch": FINAL,
     "last_epoch": FINAL,
 }
+
+
+CONFIG = {"name": "tiny", "l2": (0.0, 1e-3), "devices": 2}
 
 
 def epochs(protocol):
@@ -65,8 +55,9 @@ def rows_of(path, protocol):
 
 
 def finished_run(path, protocol="test"):
-    workdir = results.create_workdir(path)
-    results.write_config(workdir, {"name": "tiny", "l2": (0.0, 1e-3)})
+    workdir = path
+    workdir.mkdir(exist_ok=True)
+    results.open_workdir(workdir, CONFIG, overwrite=False)
     rows = rows_of(workdir, protocol)
     results.write_results(workdir, rows)
     results.write_summary(workdir, rows, protocol, dataset(), results.provenance())
@@ -243,16 +234,84 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_a_directory_with_a_run_is_refused(tmp_path):
-    finished_run(tmp_path)
-    with pytest.raises(UserError, match="already holds a run"):
-        results.create_workdir(tmp_path)
+def test_a_directory_holds_nothing_or_a_run_that_goes_on_or_is_finished(tmp_path):
+    path = tmp_path / "run"
+    assert results.check_workdir(path, CONFIG, overwrite=False) == "new"
+    assert not path.exists()
+    path.mkdir()
+    results.open_workdir(path, CONFIG, overwrite=False)
+    assert results.check_workdir(path, CONFIG | {"devices": 1}, overwrite=False) == "unfinished"
+    (path / "summary.json").write_text("{}")
+    assert results.check_workdir(path, CONFIG, overwrite=False) == "finished"
+    assert results.check_workdir(path, CONFIG, overwrite=True) == "new"
+
+
+def test_a_directory_with_another_run_is_refused_with_the_keys_that_differ(tmp_path):
+    results.open_workdir(tmp_path, CONFIG, overwrite=False)
+    other = {"name": "tiny", "l2": (0.0, 2e-3), "seed": 3, "devices": 1}
+    said = r"differs in l2 \(\[0.0, 0.001\], not \[0.0, 0.002\]\), seed \(None, not 3\);"
+    with pytest.raises(UserError, match=said):
+        results.open_workdir(tmp_path, other, overwrite=False)
+    (tmp_path / "metrics.jsonl").write_text("old")
+    (tmp_path / "checkpoints" / "trials_0_to_1").mkdir(parents=True)
+    (tmp_path / "mine.txt").write_text("of the user's")
+    results.open_workdir(tmp_path, other, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "mine.txt"]
+    assert results.check_workdir(tmp_path, other, overwrite=False) == "unfinished"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3"])
+def test_a_directory_whose_config_cannot_be_read_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        results.check_workdir(tmp_path, CONFIG, overwrite=False)
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        results.create_workdir(tmp_path / "file" / "run")
+        results.check_workdir(tmp_path / "file" / "run", CONFIG, overwrite=False)
+
+
+def test_a_lock_keeps_others_out_until_it_ends(tmp_path):
+    path = tmp_path / "run"
+    first = results.lock_workdir(path)
+    with first, pytest.raises(UserError, match="in use"), results.lock_workdir(path):
+        pass
+    with results.lock_workdir(path):
+        pass
+
+
+def test_metrics_are_trimmed_to_the_first_whole_epochs(tmp_path):
+    recorder = results.Recorder(tmp_path, TRIALS, ("l2",), "test")
+    for epoch, metrics in enumerate(epochs("test"), start=1):
+        recorder.add(epoch, metrics)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    everything = dict.fromkeys(range(4), 3)
+    assert results.trim_metrics(tmp_path, everything) == everything
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:-5])  # cut in the last row
+    assert results.trim_metrics(tmp_path, everything) == {0: 3, 1: 3, 2: 3, 3: 2}
+    assert path.read_bytes() == b"".join(lines[:-1])
+    path.write_bytes(b"".join([*lines[:5], b"\xff{\n", b'{"trial": []}\n', *lines[6:]]))
+    assert results.trim_metrics(tmp_path, everything) == {0: 3, 1: 1, 2: 3, 3: 3}
+    assert results.trim_metrics(tmp_path, {0: 2, 1: 0, 2: 2}) == {0: 2, 1: 0, 2: 2}
+    kept = [json.loads(line) for line in path.open()]
+    assert [(row["trial"], row["epoch"]) for row in kept] == [(0, 1), (2, 1), (0, 2), (2, 2)]
+
+
+def test_rows_left_by_an_interrupted_run_come_back_as_they_were(tmp_path):
+    rows = rows_of(tmp_path / "run", "validation")
+    results.write_results(tmp_path, rows[:3])
+    found = results.read_results(tmp_path, TRIALS)
+    assert found == rows[:3]
+    results.write_results(tmp_path / "run", found)
+    assert (tmp_path / "run" / "results.csv").read_text() == (tmp_path / "results.csv").read_text()
+    for broken in ("", "a,b\n1,2\n", "trial\n99\n", "trial\nx\n"):
+        (tmp_path / "results.csv").write_text(broken)
+        assert results.read_results(tmp_path, TRIALS) == []
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "results.csv", "summary.json"])

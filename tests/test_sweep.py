@@ -1,26 +1,12 @@
 import jax
 import numpy as np
 import pytest
+from base import BASE
 
 from mnist_jax import grid, models, sweep
 from mnist_jax.data import Dataset
 
 OPTIONS = {"batch_size": 16, "nesterov": False, "held_out": "test", "choose_epoch": True}
-AXES = {
-    "conv_features": ((),),
-    "hidden_sizes": ((8,),),
-    "num_epochs": (2,),
-    "batch_size": (16,),
-    "nesterov": (False,),
-    "learning_rate": (0.1,),
-    "schedule": ("constant",),
-    "warmup_steps": (0,),
-    "momentum": (0.0,),
-    "l2": (0.0,),
-    "l2_on_output": (False,),
-    "weight_decay": (0.0,),
-    "label_smoothing": (0.0,),
-}
 
 
 def tiny_dataset(num_train=50, num_validation=0, num_test=20):
@@ -43,7 +29,7 @@ def run(trials, dataset=None, num_epochs=2, conv_features=(), **changes):
 
 
 def trials(seeds=(0,), **axes):
-    given = AXES | axes
+    given = {name: (value,) for name, value in BASE._asdict().items()} | axes
     points = grid.make_points(given, "product", 0, 0)
     return sweep.create_trials(points, seeds, num_images=50)
 
