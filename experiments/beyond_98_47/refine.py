@@ -3,8 +3,8 @@
 python -m mnist_jax.main --config=experiments/beyond_98_47/refine.py --seed=1100
 
 The best of the first round had 64 images a step, a learning rate that falls from 0.75 times
-(1 - momentum), and an L2 factor of 3e-4. Here the momentum is 0.9, and the learning rate is searched
-from 0.3 to 1.5 times (1 - momentum). Validation images rank the points, as before.
+(1 - momentum), and an L2 factor of 3e-4. Here the momentum is 0.9, and the learning rate is
+searched from 0.3 to 1.5 times (1 - momentum). Validation images rank the points, as before.
 """
 
 import ml_collections
