@@ -1,8 +1,9 @@
-"""Reports of synthetic runs: numbers, words, figures and files."""
+"""Reports of synthetic runs: numbers, words and files. Figures are in test_figures.py."""
 
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,51 +12,107 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_jax import UserError, figures, report, results
+from mnist_jax import UserError, report, results
 from mnist_jax.data import Dataset
+from mnist_jax.grid import AXES, make_points
 
 ROOT = Path(__file__).parent.parent
 L2S = (1e-3, 7.5e-4, 1e-6)
+RECIPE = {
+    "conv_features": ((),),
+    "hidden_sizes": ((8,),),
+    "num_epochs": (6,),
+    "batch_size": (32,),
+    "nesterov": (False,),
+    "learning_rate": (0.1,),
+    "schedule": ("constant",),
+    "warmup_steps": (0,),
+    "momentum": (0.0,),
+    "l2": L2S,
+    "l2_on_output": (False,),
+    "weight_decay": (0.0,),
+    "label_smoothing": (0.0,),
+}
+IMAGES, LABELS = np.arange(40 * 784).reshape(40, 28, 28).astype(np.uint8), np.arange(40) % 10
 
 
-def make_run(path, l2=L2S, learning_rate=(0.1,), momentum=(0.0,), seeds=3, epochs=6, **options):
-    """Writes the files of a run with made-up numbers; `diverging` names trials that end in NaN."""
-    validation, diverging = options.get("validation", False), options.get("diverging", [])
-    points = [(r, m, w) for r in learning_rate for m in momentum for w in l2 for _ in range(seeds)]
-    rates, momenta, penalties = map(np.array, zip(*points, strict=True))
-    trials = {"seed": np.arange(len(points)) % seeds, "l2": penalties}
-    trials |= {"learning_rate": rates, "momentum": momenta}
-    path.mkdir()
-    config = {"name": options.get("name", "made_up"), "num_epochs": epochs, "hidden_sizes": [8]}
-    results.write_config(path, config)
-    generator = np.random.default_rng(0)
+def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **options):
+    """Writes a run with made-up numbers.
 
-    def made_up():
-        for epoch in range(epochs):
+    `diverging` are numbers of trials that end in NaN; `accuracy(point, seed)` is the test accuracy
+    that counts; `options` are axes, or `name`, `dataset`, `grid` and `num_points` of the config.
+    """
+    axes = {axis: options.pop(axis, values) for axis, values in RECIPE.items()}
+    config = {"name": "made_up", "dataset": "digits", "grid": "product", "num_points": 0} | options
+    points = make_points(axes, config["grid"], config["num_points"], 0)
+    p, dataset = results.PROTOCOLS[protocol], config["dataset"]
+    trials = results.trial_rows(points, range(seeds), dataset)
+    path.mkdir(parents=True)
+    results.write_text(path / "config.json", results.to_json(config | axes))
+    generator, rows = np.random.default_rng(0), []
+    for num_epochs in dict.fromkeys(point.num_epochs for point in points):
+        mine = [trial for trial in trials if trial["num_epochs"] == num_epochs]
+        lost = [i for i, trial in enumerate(mine) if trial["trial"] in diverging]
+        recorder = results.Recorder(path, mine, results.varying(trials), protocol)
+        for epoch in range(num_epochs):
             metrics = {}
-            for split in ("train", "test", *["validation"] * validation):
-                noise = generator.random(len(points))
+            for split in filter(None, ("train", p.held_out)):
+                noise = generator.random(len(mine))
                 metrics[f"{split}_loss"] = 0.1 + 0.1 * noise / (epoch + 1)
                 metrics[f"{split}_accuracy"] = 0.98 - 0.4 * 0.4**epoch - 0.01 * noise
                 if split != "train":
-                    metrics[f"{split}_objective"] = metrics[f"{split}_loss"] + 100 * penalties
-            if epoch == epochs - 1:
+                    metrics[f"{split}_objective"] = metrics[f"{split}_loss"] + 1
+            if epoch == num_epochs - 1:
                 for values in metrics.values():
-                    values[diverging] = math.nan
-            yield metrics
-
-    rows = results.record(path, results.trial_rows(trials, "digits"), made_up())
-    none, some = np.zeros(0), np.zeros(5 if validation else 0)
-    arrays = [none, none, some, some, none, none]
-    dataset = Dataset("digits", *arrays, tuple("0123456789"), "sha256:<made & up>", "made up")
+                    values[lost] = math.nan
+            recorder.add(epoch + 1, metrics)
+        scores = {}
+        if p.held_out != "test":
+            noise = generator.random(len(mine))
+            names = ("test_loss", "test_accuracy", "test_objective")
+            scores = {name: 0.9 + 0.05 * noise for name in names}
+            if p.choose_epoch:
+                scores["test_accuracy_at_best_validation"] = 0.91 + 0.05 * noise
+        rows += recorder.rows(scores)
+    rows.sort(key=lambda row: row["trial"])
+    if accuracy:
+        for row in rows:
+            row[p.column] = accuracy(row["point"], row["seed"])
+    results.write_results(path, rows)
+    held_out = (IMAGES[:4], LABELS[:4]) if p.held_out == "validation" else (IMAGES[:0], LABELS[:0])
+    splits = (IMAGES, LABELS, *held_out, IMAGES, LABELS)
+    data = Dataset(dataset, *splits, tuple("0123456789"), f"sha256:<{dataset}>", "made up")
+    probabilities = np.full((40, 10), 0.05)
+    probabilities[np.arange(40), LABELS] = 0.55
+    probabilities[:3] = np.roll(probabilities[:3], 1, axis=1)  # three mistakes
+    params = {"hidden_1": {"kernel": generator.normal(size=(784, 8)), "bias": np.zeros(8)}}
+    chosen = results.choose_trial(rows, protocol)["trial"]
+    if chosen in diverging:
+        probabilities = np.full((40, 10), math.nan)
+    results.write_chosen_trial(path, chosen, params, probabilities, data)
     seconds = {"load": 1.0, "compile": 2.0, "train": 3.0, "total": 6.0}
     made = results.provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
-    results.write_summary(path, rows, dataset, made)
-    return results.read_run(path)
+    made["command"] = "python -m mnist_jax.main --config=made_up.py"
+    results.write_summary(path, rows, protocol, data, made)
+    return report.read_run(path)
 
 
-def cells(run):
-    table = report.results_table(run)
+def sections(run):
+    """Returns what a report says, without drawing."""
+    found = report.compare_best(run)
+    said = [*report.verdict(run, found), report.chosen_trial(run)]
+    return report.make_sections(run, found, said, [])
+
+
+def page(run):
+    return report.to_markdown("title", sections(run))
+
+
+def verdict(run):
+    return " ".join(report.verdict(run, report.compare_best(run)))
+
+
+def cells(table):
     names = [f"{group} {name}".strip() for group, name in table.columns]
     return [dict(zip(names, row, strict=True)) for row in table.rows]
 
@@ -79,297 +136,518 @@ class Balanced(HTMLParser):
         self.text.append(data)
 
 
-@pytest.mark.parametrize("validation", [False, True])
-def test_table_equals_what_the_rows_give(tmp_path, validation):
-    run = make_run(tmp_path / "run", validation=validation)
-    text = (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines()]
-    chooser = "validation" if validation else "test"
-    words = "chosen-epoch" if validation else "best-epoch"
-    shown = cells(run)
-    assert [row["l2"] for row in shown] == ["0.001", "0.00075", "1e-06"]
-    for l2, row in zip(L2S, shown, strict=True):
-        accuracies, last = [], []
-        for seed in range(3):
-            trial = [line for line in lines if (line["l2"], line["seed"]) == (l2, seed)]
-            best = max(trial, key=lambda line: line[f"{chooser}_accuracy"])
-            accuracies.append(100 * best["test_accuracy"])
-            last.append(trial[-1])
-        assert row["trials"] == "3"
-        assert row[f"{words} test accuracy % mean"] == f"{np.mean(accuracies):.2f}"
-        assert row[f"{words} test accuracy % std (ddof=0)"] == f"{np.std(accuracies):.2f}"
-        highest = row[f"{words} test accuracy % {'max' if validation else 'best'}"]
-        assert highest == f"{max(accuracies):.2f}"
-        final = [100 * line["test_accuracy"] for line in last]
-        assert row["last-epoch test accuracy % mean"] == f"{np.mean(final):.2f}"
-        assert row["last-epoch test accuracy % std (ddof=0)"] == f"{np.std(final):.2f}"
-        for name in ("loss", "objective"):
-            mean = np.mean([line[f"test_{name}"] for line in last])
-            assert row[f"last-epoch test {name}"] == f"{mean:.4f}"
+def parsed(path):
+    parser = Balanced()
+    parser.feed(path.read_text(encoding="utf-8"))
+    parser.close()
+    assert parser.open == []
+    return parser
 
 
-def test_returned_text_names_run_best_trial_and_files(tmp_path):
+def words_of(text):
+    """Returns the words of a page, whatever marks them up."""
+    return re.findall(r"[\w.%+]+", re.sub(r"!\[.*?\]\(.*?\)|^\| ?---.*$", " ", text, flags=re.M))
+
+
+# --- the numbers of a run ---
+
+
+@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+def test_table_equals_what_the_rows_give(tmp_path, protocol):
+    run = make_run(tmp_path / "run", protocol)
+    p = results.PROTOCOLS[protocol]
+    table = cells(report.results_table(run))
+    assert len(table) == 3
+    for row in table:
+        trials = [trial for trial in run.results if f"{trial['l2']:g}" == row["l2"]]
+        values = 100 * np.array([trial[p.column] for trial in trials])
+        half = 4.302653 * values.std(ddof=1) / math.sqrt(3)  # Student's t, 2 degrees of freedom
+        assert row["n"] == "3"
+        assert row[f"{p.measure} % mean"] == f"{values.mean():.2f}"
+        assert row[f"{p.measure} % sd (ddof=0)"] == f"{values.std():.2f}"
+        assert row[f"{p.measure} % min"] == f"{values.min():.2f}"
+        assert row[f"{p.measure} % max"] == f"{values.max():.2f}"
+        low, high = values.mean() - half, values.mean() + half
+        assert row[f"{p.measure} % 95 % interval"] == f"{low:.2f} to {high:.2f}"
+        validation = [name for name in row if "validation" in name]
+        assert bool(validation) == (p.held_out == "validation")
+        if validation:
+            mean = np.mean([trial[p.criterion] for trial in trials])
+            assert row[validation[0]] == f"{100 * mean:.2f}"
+    order = [row["l2"] for row in table]
+    if p.criterion is None:
+        assert order == ["0.001", "0.00075", "1e-06"]
+    else:
+        means = {f"{x['l2']:g}": x["statistics"][p.criterion]["mean"] for x in run.summary["grid"]}
+        assert order == sorted(means, key=lambda l2: -means[l2])
+
+
+def test_last_epoch_is_told_beside_the_chosen_one(tmp_path):
     run = make_run(tmp_path / "run")
-    text = report.write_report(tmp_path / "run")
-    assert text.startswith("made_up on digits: epoch chosen on the test set; ")
-    assert "3 grid points, 9 trials, 6 epochs" in text
-    best = max(run.results, key=lambda row: row["best_test_accuracy"])
-    assert f"Best trial: {best['trial']} (seed {best['seed']}, l2 {best['l2']:g}, " in text
-    assert f"{100 * best['best_test_accuracy']:.2f} % test accuracy at epoch" in text
-    files = [Path(line.strip()) for line in text.split("Written:\n")[1].splitlines()]
-    names = [str(file.relative_to(tmp_path / "run")) for file in files]
-    figures = [f"figures/accuracy_{x}.{k}" for x in ("curves", "vs_l2") for k in ("png", "svg")]
-    assert names == ["report.html", "report.md", *figures]
-    assert all(file.stat().st_size > 500 for file in files)
-    assert not list((tmp_path / "run").rglob(".*"))  # no temporary file is left
-
-
-@pytest.mark.parametrize("validation", [False, True])
-def test_every_place_says_the_protocol_of_the_run(tmp_path, validation):
-    run = make_run(tmp_path / "run", validation=validation)
-    page = report.to_markdown("", report.make_sections(run, []))
-    drawn = [figures.draw_curves(run), figures.draw_axis(run, "l2")]
-    places = [report.headline(run), page, *(caption for _, caption in drawn)]
-    places += [figure.get_suptitle() for figure, _ in drawn]
-    right = "chosen on validation images" if validation else "chosen on the test set"
-    wrong = "chosen on the test set" if validation else "validation"
-    for place in places:
-        assert right in place
-        assert wrong not in place
-    assert ("biased upwards" in page) is not validation
-    assert ("best-epoch" in page) is not validation
-
-
-def test_validation_chooses_the_grid_point_and_the_test_set_does_not(tmp_path):
-    run = make_run(tmp_path / "run", validation=True)
-    for i, point in enumerate(run.summary["grid"]):
-        point["statistics"]["best_validation_accuracy"]["mean"] = 0.9 - i / 10
-        point["statistics"]["test_accuracy_at_best_validation"]["mean"] = 0.5 + i / 10
-    assert "Best of 3 grid points: l2 0.001, mean 50.00 % chosen-epoch" in report.verdict(run)
+    for row in cells(report.last_epoch_table(run)):
+        trials = [trial for trial in run.results if f"{trial['l2']:g}" == row["l2"]]
+        for name, column, scale, digits in (
+            ("accuracy % test", "test_accuracy", 100, 2),
+            ("loss training", "train_loss", 1, 4),
+            ("objective test", "test_objective", 1, 4),
+        ):
+            mean = scale * np.mean([trial[column] for trial in trials])
+            assert row[name] == f"{mean:.{digits}f}"
 
 
 @pytest.mark.parametrize(
-    ("gaps", "said"),
-    [  # less of the best point's accuracy; its seeds scatter by 0.01, the gaps by 0.001 (n = 3)
-        ((0.0, 0.001, 0.0015), "includes 0 for every other point: they cannot be told apart."),
-        ((0.0, 0.001, 0.02), "It cannot be told apart from l2 0.00075: the 95 % interval"),
-        ((0.0, 0.005, 0.02), "It differs from every other point: the 95 % interval"),
+    ("protocol", "right", "wrong"),
+    [
+        ("test", "chosen on the test set", "validation"),
+        ("validation", "epoch chosen on validation images", "chosen on the test set"),
+        ("validation_last_epoch", "grid point chosen on validation images", "best-epoch"),
+        ("last_epoch", "nothing chosen", "validation"),
     ],
 )
-def test_verdict_compares_points_seed_by_seed(tmp_path, gaps, said):
-    run = make_run(tmp_path / "run")
-    for point, gap in zip(run.summary["grid"], gaps, strict=True):
-        trials = results.trials_of(run, point)
-        for i, row in enumerate(trials):
-            row["best_test_accuracy"] = 0.97 + 0.01 * i - gap + 0.001 * (i == 1) * (gap > 0)
-        point["statistics"]["best_test_accuracy"] |= {"mean": 0.98 - gap, "std_ddof0": 0.0101}
-    assert said in report.verdict(run)
-    assert "standard deviation 1.01 points (population, ddof=0), n = 3 seeds" in report.verdict(run)
+def test_page_says_the_protocol(tmp_path, protocol, right, wrong):
+    run = make_run(tmp_path / "run", protocol)
+    for place in (report.headline(run), verdict(run), page(run)):
+        assert right in place
+        assert wrong not in place
+    assert ("biased upwards" in page(run)) is (protocol == "test")
 
 
-def test_single_trial_has_no_spread(tmp_path):
-    run = make_run(tmp_path / "run", l2=(0.0,), seeds=1, epochs=1)
-    report.write_report(run.workdir)
-    [row] = cells(run)
-    assert row["l2"] == "0"
-    assert row["best-epoch test accuracy % std (ddof=0)"] == "—"
+def test_where_nothing_was_chosen_no_point_is_named_the_best(tmp_path):
+    run = make_run(tmp_path / "run", "last_epoch", accuracy=lambda point, seed: 0.9 + point / 100)
+    said = verdict(run)
+    assert said.startswith("Nothing was chosen")
+    assert "the first, l2 0.001, is compared" in said
+    assert "Best" not in said
+    assert "Trial that is shown (the first; nothing chose it): trial 0" in page(run)
+    found = cells(report.comparison_table(run, report.compare_best(run)))
+    assert [row["l2"] for row in found] == ["0.00075", "1e-06"]
+    assert [row["difference in percentage points mean"] for row in found] == ["-1.00", "-2.00"]
+
+
+def test_validation_chooses_the_grid_point_and_the_test_set_does_not(tmp_path):
+    run = make_run(tmp_path / "run", "validation")
+    for i, point in enumerate(run.summary["grid"]):
+        point["statistics"]["best_validation_accuracy"]["mean"] = 0.9 - i / 10
+        point["statistics"]["test_accuracy_at_best_validation"]["mean"] = 0.5 + i / 10
+    said = verdict(run)
+    assert "Best of 3 grid points by mean best-epoch validation accuracy: l2 0.001. Its" in said
+    assert "test accuracy (epoch chosen on validation images): 50.00 %" in said
+
+
+# --- what can be told apart ---
+
+
+def gaps(*less):
+    """Returns accuracies by point and seed that scatter by 0.01, and their differences by 0.003."""
+    return lambda point, seed: (
+        0.97 + 0.01 * seed - less[point] + 0.001 * ((3 * seed + 2 * point * (seed + 1)) % 5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("less", "said"),
+    [
+        ((0.0, 0.001, 0.0015), "It cannot be told apart from any other point."),
+        ((0.0, 0.001, 0.2), "apart from l2 0.00075. It differs from l2 1e-06 (by +19.87 points)"),
+        ((0.0, 0.1, 0.2), "It differs from every other point: l2 0.00075 (by +9.93 points);"),
+    ],
+)
+def test_verdict_compares_points_seed_by_seed(tmp_path, less, said):
+    run = make_run(tmp_path / "run", accuracy=gaps(*less))
+    assert said in verdict(run)
+    assert "Judged at the 5 % level by t-tests over the seeds, corrected by Holm for all 3" in (
+        verdict(run)
+    )
+
+
+def test_comparisons_are_those_of_the_seeds_and_corrected(tmp_path):
+    run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.01, 0.02), seeds=4)
+    row = cells(report.comparison_table(run, report.compare_best(run)))[0]
+    assert row["l2"] == "0.00075"
+    from scipy import stats
+
+    a, b = (np.array([gaps(0.0, 0.01)(point, seed) for seed in range(4)]) for point in (0, 1))
+    p = stats.ttest_rel(a, b).pvalue
+    assert row["difference in percentage points mean"] == f"{100 * (a - b).mean():+.2f}"
+    assert row["p"] == (f"{p:.3f}" if p >= 0.001 else "< 0.001")
+    assert float(row["p (Holm)"].strip("< ")) > p
+    assert row["test"] == "paired, n = 4"
+
+
+def test_smallest_difference_that_the_seeds_can_show(tmp_path):
+    from mnist_jax import stats
+
+    run = make_run(tmp_path / "run", l2=(0.0, 1e-3), accuracy=gaps(0.0, 0.001), seeds=5)
+    a, b = (np.array([gaps(0.0, 0.001)(point, seed) for seed in range(5)]) for point in (0, 1))
+    expected = 100 * stats.minimum_difference((a - b).std(ddof=1), 5)
+    assert (
+        f"5 seeds are likely (four times in five) to show a difference of {expected:.2f} points"
+        in (verdict(run))
+    )
+    assert "correction" not in verdict(run)  # of one pair there is none
+
+
+def test_verdict_goes_by_the_corrected_p(tmp_path):
+    from mnist_jax import stats
+
+    run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.007, 0.0095))
+    found = report.compare_best(run)
+    assert all(test["p"] < 0.05 < test["p_holm"] for _, test in found.others)
+    assert "It cannot be told apart from any other point." in verdict(run)
+    std = np.median([test["std"] for _, test in found.others])
+    corrected = 100 * stats.minimum_difference(std, 3, level=0.05 / 3)
+    assert f"compared alone, of {corrected:.2f} points with that correction." in verdict(run)
+
+
+def test_one_seed_has_no_uncertainty_and_no_nan(tmp_path):
+    run = make_run(tmp_path / "run", l2=(0.0,), seeds=1)
+    [row] = cells(report.results_table(run))
+    assert row["best-epoch test accuracy % sd (ddof=0)"] == "—"
+    assert row["best-epoch test accuracy % 95 % interval"] == "—"
     accuracy = f"{100 * run.results[0]['best_test_accuracy']:.2f} %"
-    assert report.verdict(run).startswith(f"{accuracy} best-epoch test accuracy")
-    assert "deviation" not in report.verdict(run)
-    assert len(list((run.workdir / "figures").iterdir())) == 2
+    assert verdict(run) == (
+        f"Best-epoch test accuracy (epoch chosen on the test set): {accuracy} of one trial. With"
+        " one seed nothing can be said about its uncertainty."
+    )
+    assert not re.search(r"\b(nan|None|inf)\b", page(run))
 
 
-def test_one_trial_a_point_says_that_the_noise_is_unknown(tmp_path):
+def test_one_seed_a_point_cannot_tell_points_apart(tmp_path):
     run = make_run(tmp_path / "run", seeds=1)
-    assert "the scatter between seeds is unknown" in report.verdict(run)
+    assert "With one seed at a point, the scatter between seeds is not known" in verdict(run)
+    assert "Comparisons" not in page(run)
 
 
-def test_diverged_trials_are_shown_as_such(tmp_path):
+# --- divergence ---
+
+
+def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
     run = make_run(tmp_path / "run", diverging=[1])
-    assert run.metrics[-8]["test_loss"] is None
-    first, second, _ = cells(run)
-    assert first["trials"] == "3 (1 diverged)"
-    assert first["last-epoch test loss"] == first["last-epoch test accuracy % mean"] == "diverged"
-    assert "diverged" not in second.values()
-    assert report.verdict(run).endswith("Of 9 trials, 1 diverged.")
-    page = report.to_html("", report.make_sections(run, []))
-    assert not re.search(r"\b(nan|None|inf)\b", page)
-    figure, _ = figures.draw_curves(run)
-    assert "1 of 3" in figure.axes[0].get_title()
+    assert "Of 9 trials, 1 diverged and are left out of every mean: l2 0.001 (seeds 1)." in (
+        verdict(run)
+    )
+    last = cells(report.results_table(run))[-1]  # it comes last, however good the others are
+    assert (last["l2"], last["n"]) == ("0.001", "2 of 3")
+    values = [run.results[i]["best_test_accuracy"] for i in (0, 2)]
+    assert last["best-epoch test accuracy % mean"] == f"{100 * np.mean(values):.2f}"
+    tests = cells(report.comparison_table(run, report.compare_best(run)))
+    assert [row["test"] for row in tests] == ["paired, n = 3", "Welch, n = 2 or more"]
+    assert not re.search(r"\b(nan|None|inf)\b", page(run))
 
 
-def test_run_in_which_everything_diverged_at_once(tmp_path):
-    run = make_run(tmp_path / "run", diverging=range(9), epochs=1)
+def test_where_everything_diverged_there_is_no_result(tmp_path):
+    run = make_run(tmp_path / "run", diverging=range(9), num_epochs=(1,))
     report.write_report(run.workdir)
-    assert "No grid point has a finite mean" in report.verdict(run)
+    assert verdict(run).startswith("Every trial diverged, so there is no result. Of 9 trials, 9")
+    assert "which diverged" in report.chosen_trial(run)
+    assert not list((run.workdir / "figures").glob("classes*"))
 
 
-def test_page_is_balanced_escaped_and_self_contained(tmp_path):
-    run = make_run(tmp_path / "run", name="<b>&'x'")
-    report.write_report(run.workdir)
-    page = (run.workdir / "report.html").read_text(encoding="utf-8")
-    parser = Balanced()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == []
-    assert "http" not in page
-    assert "<script" not in page
-    sources = [value for _, name, value in parser.attributes if name in ("src", "href")]
-    assert len(sources) == 2
+# --- many points ---
+
+
+def test_of_many_points_the_best_are_shown_and_the_reader_is_told(tmp_path):
+    run = make_run(
+        tmp_path / "run",
+        "validation",
+        **{
+            "grid": "halton",
+            "num_points": 30,
+            "learning_rate": (0.01, 1.0),
+            "seeds": 2,
+            "l2": (0.0,),
+        },
+    )
+    table = cells(report.results_table(run))
+    assert len(table) == 20
+    means = [float(row["best-epoch validation accuracy % mean"]) for row in table]
+    assert means == sorted(means, reverse=True)
+    assert "Of 30 the first 20 are here; all are in summary.json" in page(run)
+    assert "any of the 19 next best points" in verdict(run)
+    assert len(report.compare_best(run).others) == 19
+
+
+def test_names_in_a_sentence_are_cut():
+    assert report.listed(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
+    assert report.listed(["a"]) == "a"
+
+
+# --- the files ---
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A report with all that HTML and Markdown must escape, and what was printed."""
+    path = tmp_path_factory.mktemp("written") / "run"
+    run = make_run(path, name="<b>&'x'|", schedule=("constant", "cosine"), l2=(0.0, 1e-3))
+    return run, report.write_report(path)
+
+
+def test_printed_text_has_table_verdict_and_place(written):
+    run, text = written
+    assert text.startswith(
+        "<b>&'x'| on digits: epoch chosen on the test set; 4 grid points, 12 trials, 6 epochs\n"
+    )
+    assert re.search(r"^schedule +l2 +n +mean", text, flags=re.M)
+    assert "Best of 4 grid points by mean" in text
+    assert "Chosen trial: trial " in text
+    assert text.endswith(
+        f"Report: {run.workdir / 'report.html'} (also report.md and figures/ there)"
+    )
+    assert (
+        max(len(line) for line in text.split("Best of")[1].split("Report:")[0].splitlines()) <= 100
+    )
+
+
+def test_page_is_balanced_escaped_and_self_contained(written):
+    run, _ = written
+    html = (run.workdir / "report.html").read_text(encoding="utf-8")
+    parser = parsed(run.workdir / "report.html")
+    assert "http" not in html
+    assert "<script" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+    sources = [value for _, name, value in parser.attributes if name in ("src", "href", "srcset")]
+    assert len(sources) == 8  # curves, two axes, heat map, points, classes, mistakes, weights
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     text = " ".join(parser.text)
-    assert "<b>&'x' on digits" in text
-    assert "sha256:<made & up>" in text
-    assert "epoch chosen on the test set" in text
+    assert "<b>&'x'| on digits" in text
+    assert "sha256:<digits>" in text
 
 
-def test_markdown_escapes_and_links_the_pictures(tmp_path):
-    run = make_run(tmp_path / "run", l2=(0.0,), name="a|b<c>")
-    report.write_report(run.workdir)
-    page = (run.workdir / "report.md").read_text(encoding="utf-8")
-    assert page.startswith(r"# a\|b\<c\> on digits")
-    for link in re.findall(r"\]\((.*?)\)", page):
+def test_figures_are_saved_as_png_and_svg(written):
+    run, _ = written
+    names = sorted(path.name for path in (run.workdir / "figures").iterdir())
+    stems = ["accuracy_by_point", "accuracy_curves", "accuracy_vs_l2", "accuracy_vs_schedule"]
+    stems += ["classes", "first_layer", "heat_map", "mistakes"]
+    assert names == [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
+    for path in (run.workdir / "figures").iterdir():
+        start = path.read_bytes()[:5]
+        assert start == (b"<?xml" if path.suffix == ".svg" else b"\x89PNG\r")
+    assert "<text" in (run.workdir / "figures/accuracy_curves.svg").read_text()
+    assert not list(run.workdir.rglob(".*.[0-9]*"))  # no temporary file is left
+
+
+def test_markdown_says_what_html_says(written):
+    run, _ = written
+    markdown = (run.workdir / "report.md").read_text(encoding="utf-8")
+    assert markdown.startswith(r"# \<b\>&'x'\| on digits")
+    for link in re.findall(r"\]\((.*?)\)", markdown):
         assert (run.workdir / link).exists()
-    header, rule, *rows = [line for line in page.splitlines() if line.startswith("|")][:3]
-    assert header.count("|") == rule.count("|") == rows[0].count("|")
+    for block in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+    html = " ".join(parsed(run.workdir / "report.html").text).split("</style>")[-1]
+    body = html[html.index("What was run") :]
+    source = markdown[markdown.index("What was run") :].replace("\\", "")
+    # Groups of columns stand above their columns in the one, and before each name in the other.
+    assert set(words_of(body)) == set(words_of(source.replace(":", "")))
 
 
-def test_same_run_gives_the_same_bytes(tmp_path):
-    run = make_run(tmp_path / "run")
-
-    def written():
-        report.write_report(run.workdir)
-        files = [*run.workdir.glob("report.*"), *run.workdir.glob("figures/*")]
-        return {file.name: file.read_bytes() for file in files}
-
-    first = written()
-    assert {name.rpartition(".")[2] for name in first} == {"md", "html", "png", "svg"}
-    assert written() == first
-    svg = first["accuracy_curves.svg"].decode()
-    assert "<text" in svg
-    assert "dc:date" not in svg
-
-
-def test_users_matplotlib_settings_do_not_reach_the_figures(tmp_path):
+def test_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path):
     import matplotlib
 
-    run = make_run(tmp_path / "run", l2=(0.0,), epochs=1)
-    report.write_report(run.workdir)
-    before = (run.workdir / "figures/accuracy_curves.png").read_bytes()
-    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9}):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(2,))
+
+    def files():
         report.write_report(run.workdir)
+        paths = [*run.workdir.glob("report.*"), *run.workdir.glob("figures/*")]
+        return {path.name: path.read_bytes() for path in paths}
+
+    first = files()
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9}):
+        assert files() == first
         assert matplotlib.rcParams["font.size"] == 20
-    assert (run.workdir / "figures/accuracy_curves.png").read_bytes() == before
+    assert len(first) == 10
 
 
-def test_curves_show_both_splits_of_each_grid_point(tmp_path):
-    run = make_run(tmp_path / "run", validation=True)
-    figure, caption = figures.draw_curves(run)
-    panels = [ax for ax in figure.axes if ax.get_visible()]
-    assert [ax.get_title() for ax in panels] == ["l2 0.001", "l2 0.00075", "l2 1e-06"]
-    for i, ax in enumerate(panels):
-        lines = {line.get_label(): line for line in ax.lines}
-        assert set(lines) == {"training accuracy", "validation accuracy", "chosen epochs"}
-        metrics = np.array([row["validation_accuracy"] for row in run.metrics]).reshape(6, 3, 3)
-        np.testing.assert_allclose(
-            lines["validation accuracy"].get_ydata(), 100 * metrics[:, i].mean(1)
-        )
-        expected = [r["best_validation_epoch"] for r in run.results[3 * i : 3 * i + 3]]
-        assert list(lines["chosen epochs"].get_xdata()) == expected
-    # The first epoch (0.58) is left out of view, and the caption says so; the later ones are in it.
-    low, high = panels[0].get_ylim()
-    assert 70 < low < 82
-    assert 97 < high < 100
-    assert "leaves out lower values" in caption
-    assert "means over 3 seeds" in caption
+# --- several runs ---
 
 
-def test_large_grid_shows_best_median_and_worst(tmp_path):
-    run = make_run(tmp_path / "run", l2=(0.0, 1e-4, 1e-3), learning_rate=(0.1, 0.2, 0.3, 0.4))
-    assert len(cells(run)) == 12
-    figure, caption = figures.draw_curves(run)
-    means = [p["statistics"]["best_test_accuracy"]["mean"] for p in run.summary["grid"]]
-    order = [run.summary["grid"][i] for i in np.argsort(means)[::-1]]
-    wanted = [results.label(order[i], ("l2", "learning_rate")) for i in (0, 6, 11)]
-    assert [ax.get_title() for ax in figure.axes] == wanted
-    assert "of 12 grid points the best, the median and the worst" in caption
+def compare(*runs):
+    lines = report.name_lines(report.name_runs(runs))
+    return lines, report.compare_lines(lines)
 
 
-def test_axis_figure_shows_means_deviations_and_trials(tmp_path):
-    run = make_run(tmp_path / "run")
-    figure, caption = figures.draw_axis(run, "l2")
-    [ax] = figure.axes
-    assert ax.get_xscale() == "log"
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1e-06", "0.00075", "0.001"]
-    assert ax.get_xlabel().startswith("l2")
-    assert ax.get_ylabel() == "best-epoch test accuracy (%)"
-    assert figure.get_suptitle() == (
-        "digits: best-epoch test accuracy (epoch chosen on the test set)"
+def comparison_verdict(*runs):
+    named = report.name_runs(runs)
+    lines = report.name_lines(named)
+    return report.comparison_verdict(named, lines, report.compare_lines(lines))
+
+
+def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
+    a = make_run(tmp_path / "a", "validation", accuracy=gaps(0.0, 0.1, 0.2), name="one")
+    b = make_run(tmp_path / "b", "validation", l2=(0.0,), accuracy=gaps(0.05), name="two")
+    lines, [pair] = compare(a, b)
+    assert [line.name for line in lines][1] == "two"
+    assert lines[0].point["point"] == a.summary["chosen_point"]
+    start = 3 * a.summary["chosen_point"]
+    less = [
+        np.mean([row["test_accuracy_at_best_validation"] for row in rows])
+        for rows in (a.results[start : start + 3], b.results)
+    ]
+    assert pair.test["difference"] == pytest.approx(less[0] - less[1])
+    assert pair.test["paired"]
+    assert pair.beware == ""
+    [row, _] = cells(report.lines_table(lines))
+    assert row["network"] == "MLP 8"
+    assert row["chosen of"] == "3 points"
+    assert row["protocol"] == "epoch chosen on validation images"
+
+
+def test_difference_of_two_runs_is_told_and_tested(tmp_path):
+    a = make_run(tmp_path / "a", l2=(0.0,), accuracy=gaps(0.0), name="one")
+    b = make_run(tmp_path / "b", l2=(0.0,), accuracy=gaps(0.1), name="two", seeds=4)
+    [said] = comparison_verdict(a, b)
+    assert "Of 1 comparable pair, 1 can be told apart: one less two is +9.43 points" in said
+    [row] = cells(report.pairs_table(compare(a, b)[1]))
+    assert row["test"] == "Welch, n = 3 or more"  # other seeds: no pairs
+
+
+def test_p_values_of_several_runs_are_corrected_over_all_pairs(tmp_path):
+    noise = iter(np.random.default_rng(1).random(99))
+    runs = [
+        make_run(tmp_path / x, l2=(0.0,), accuracy=lambda *_: 0.9 + 0.01 * next(noise), name=x)
+        for x in "abc"
+    ]
+    _, pairs = compare(*runs)
+    p = [pair.test["p"] for pair in pairs]
+    assert len(p) == 3
+    assert min(pair.test["p_holm"] for pair in pairs) == pytest.approx(min(1, 3 * min(p)))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"protocol": "last_epoch"}, "scored by different protocols"),
+        ({"dataset": "mnist"}, "not trained and tested on the same data"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_warned_of(tmp_path, other, said):
+    a = make_run(tmp_path / "a", l2=(0.0,), accuracy=gaps(0.0), name="one")
+    b = make_run(tmp_path / "b", l2=(0.0,), accuracy=gaps(0.5), name="<two>", **other)
+    [warning, judged] = comparison_verdict(a, b)
+    assert isinstance(warning, report.Warn)
+    assert said in warning
+    assert "No difference can be judged" in judged
+    [row] = cells(report.pairs_table(compare(a, b)[1]))
+    assert row["no finding, since"].endswith("differ")
+    for text in (
+        report.to_markdown("", [("Verdict", [warning])]),
+        report.to_html("", [("Verdict", [warning])]),
+    ):
+        assert said in text
+    warning = report.Warn("WARNING: <two>")
+    assert r"> **WARNING: \<two\>**" in report.to_markdown("", [("Verdict", [warning])])
+    assert '<p class="warning">' in report.to_html("", [("Verdict", [warning])])
+
+
+def test_choice_among_more_points_is_warned_of(tmp_path):
+    a = make_run(tmp_path / "a", name="one")
+    b = make_run(tmp_path / "b", l2=(0.0,), name="two")
+    assert "different numbers of grid points" in comparison_verdict(a, b)[0]
+
+
+def test_where_nothing_was_chosen_every_point_is_a_line(tmp_path):
+    a = make_run(tmp_path / "a", "last_epoch", name="same")
+    b = make_run(tmp_path / "b", "last_epoch", l2=(0.0,), name="same")
+    lines, pairs = compare(a, b)
+    assert [line.name for line in lines] == [
+        *(f"same (a): l2 {l2}" for l2 in ("0.001", "0.00075", "1e-06")),
+        "same (b)",
+    ]
+    assert len(pairs) == 3  # none within a run
+    long = make_run(
+        tmp_path / "c", "last_epoch", l2=tuple(i / 1e4 for i in range(30)), seeds=1, name="long"
     )
-    accuracies = 100 * np.array([row["best_test_accuracy"] for row in run.results])
-    by_point = accuracies.reshape(3, 3)[::-1]
-    [bars] = ax.containers
-    np.testing.assert_allclose(bars.lines[0].get_ydata(), by_point.mean(1))
-    spans = [segment[:, 1] for segment in bars.lines[2][0].get_segments()]
-    means, stds = by_point.mean(1), by_point.std(1)
-    np.testing.assert_allclose(spans, np.stack([means - stds, means + stds], 1))
-    [points] = [line for line in ax.lines if line.get_marker() == "."]
-    np.testing.assert_allclose(points.get_ydata(), by_point.ravel())
-    low, high = ax.get_ylim()
-    assert low < np.min(spans)
-    assert high > np.max(spans)
-    assert "population, ddof=0" in caption
+    assert len(compare(a, long)[0]) == 3 + 10
 
 
-def test_error_bars_longer_than_the_trials_range_are_in_view(tmp_path):
-    run = make_run(tmp_path / "run")
-    for row in run.results:
-        row["best_test_accuracy"] = 0.99 if row["seed"] == 2 else 0.97
-    run.summary["grid"][:] = results.summarise(run.results)
-    figure, _ = figures.draw_axis(run, "l2")
-    values = 100 * np.array([0.97, 0.97, 0.99])
-    assert figure.axes[0].get_ylim()[0] < values.mean() - values.std() < 97
+def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
+    make_run(tmp_path / "a", l2=(0.0,), name="one", diverging=[1])
+    make_run(tmp_path / "b", "last_epoch", name="two", conv_features=((4,),))
+    monkeypatch.chdir(tmp_path)
+    text = report.write_comparison(["a", "b"])
+    assert "WARNING" in text
+    [folder] = (tmp_path / "runs/report").iterdir()
+    assert re.fullmatch(r"\d{8}T\d{6}Z", folder.name)
+    assert f"Report: {folder.relative_to(tmp_path) / 'report.html'}" in text
+    said = (folder / "report.md").read_text(encoding="utf-8")
+    assert "python -m mnist_jax.report a b" in said
+    assert "one: Of 3 trials, 1 diverged" in said
+    assert "| two | 4 | " in said.split("## Configs")[1]  # what differs, by run
+    assert "CNN 4, 8" in said
+    assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
+    assert len([x for x in parsed(folder / "report.html").attributes if x[1] == "src"]) == 2
+    again = report.write_comparison(["a", "b"], folder)  # its own report may be replaced
+    assert str(folder) in again
 
 
-def test_zero_has_a_place_on_the_axis(tmp_path):
-    run = make_run(tmp_path / "run", l2=(0.0, 1e-4, 1e-3))
-    figure, _ = figures.draw_axis(run, "l2")
-    [ax] = figure.axes
-    figure.draw_without_rendering()
-    assert ax.get_xscale() == "symlog"
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "0.0001", "0.001"]
-    places = ax.transAxes.inverted().transform(
-        ax.transData.transform([(x, 97) for x in (0, 1e-4, 1e-3)])
-    )[:, 0]
-    assert places[0] > 0
-    assert places[-1] < 1
-    assert np.diff(places).min() > 0.15
+# --- bad input ---
 
 
-def test_other_axes_become_lines(tmp_path):
-    run = make_run(tmp_path / "run", learning_rate=(0.1, 0.2), momentum=(0.0, 0.9), seeds=1)
-    report.write_report(run.workdir)
-    names = {path.stem for path in (run.workdir / "figures").iterdir()}
-    assert names == {"accuracy_curves", *(f"accuracy_vs_{a}" for a in results.GRID_AXES)}
-    figure, caption = figures.draw_axis(run, "momentum")
-    assert figure.axes[0].get_xscale() == "linear"
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    wanted = [f"l2 {w}, learning rate {r}" for w in (1e-6, 0.00075, 0.001) for r in (0.1, 0.2)]
-    assert labels == wanted
-    assert "combinations" not in caption
+def bad_files(path):
+    """Yields damaged copies of a run, and what must be said of each."""
+    for i, (name, content, said) in enumerate(
+        [
+            ("summary.json", None, "expected summary.json"),
+            ("summary.json", b"{", "cannot be read as a run"),
+            ("summary.json", b'{"dataset": "digits"}', "another version"),
+            ("summary.json", b"null", "damaged"),
+            ("config.json", b"[" * 99999, "damaged"),
+            ("config.json", b"{}", "damaged"),
+            ("results.csv", b"", "damaged"),
+            ("results.csv", b"trial\n0\n", "damaged"),
+            ("metrics.jsonl", b'{"trial": 0, "epoch": 99}\n', "metrics.jsonl"),
+            ("metrics.jsonl", b"", "some epochs of some trials are missing"),
+            ("metrics.jsonl", None, "expected metrics.jsonl in it"),
+            ("chosen_trial.npz", b"PK", "cannot be read as a run: chosen_trial.npz"),
+            ("chosen_trial.npz", None, "expected chosen_trial.npz in it"),
+        ]
+    ):
+        copy = path.with_name(f"bad_{i}")
+        shutil.copytree(path, copy)
+        (copy / name).unlink()
+        if content is not None:
+            (copy / name).write_bytes(content)
+        yield copy, said
 
 
-def test_only_the_best_lines_of_many_are_drawn(tmp_path):
-    run = make_run(tmp_path / "run", l2=np.arange(8) * 1e-3, learning_rate=(0.1, 0.2), seeds=1)
-    figure, caption = figures.draw_axis(run, "learning_rate")
-    assert len(figure.axes[0].containers) == 6
-    assert "Of 8 combinations, the 6 with the best points are drawn." in caption
-    best = results.ranked(run)[0]["l2"]
-    assert f"l2 {best:g}" in [text.get_text() for text in figure.legends[0].get_texts()]
+def test_damaged_runs_are_one_line(tmp_path):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
+    for path, said in bad_files(run.workdir):
+        with pytest.raises(UserError, match=re.escape(said)) as error:
+            report.write_report(path)
+        assert "\n" not in str(error.value)
+        assert not (path / "figures").exists()  # nothing is written before all is read
+
+
+def test_output_that_would_be_overwritten_is_refused(tmp_path):
+    make_run(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/report.html").write_text("mine")
+    (tmp_path / "figs/figures").mkdir(parents=True)
+    for name, said in (
+        ("a", "holds a run"),
+        ("file", "is a file"),
+        ("own", "did not make"),
+        ("figs", "did not make"),
+    ):
+        with pytest.raises(UserError, match=said):
+            report.check_output(tmp_path / name)
+    assert report.check_output(tmp_path / "new") == tmp_path / "new"
+    assert (tmp_path / "own/report.html").read_text() == "mine"
+
+
+def test_report_of_one_run_can_go_elsewhere(tmp_path):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
+    report.write_report(run.workdir, tmp_path / "there")
+    assert (tmp_path / "there/report.html").exists()
+    assert not (run.workdir / "report.html").exists()
 
 
 def test_unwritable_place_is_one_line(tmp_path):
-    run = make_run(tmp_path / "run", l2=(0.0,), epochs=1)
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
     (run.workdir / "figures").write_text("in the way")
     with pytest.raises(UserError, match=r"figures.* cannot be written") as error:
         report.write_report(run.workdir)
@@ -381,10 +659,13 @@ def command(*arguments):
     return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_bad_directory_is_one_line_and_status_2(tmp_path):
+def test_bad_command_is_one_line_and_status_2(tmp_path):
+    make_run(tmp_path / "run", num_epochs=(1,))
     for arguments, said in (
         ([tmp_path / "nothing"], "nothing holds no finished run"),
-        ([], "0 arguments: expected one"),
+        ([tmp_path / "run", tmp_path / "run" / "."], "named twice"),
+        ([tmp_path / "run", f"--output={tmp_path / 'run'}"], "holds a run"),
+        ([], "0 arguments: expected one, a finished run's directory"),
     ):
         done = command(*arguments)
         assert done.returncode == 2
@@ -407,7 +688,7 @@ except SystemExit as end:
 
 @pytest.mark.parametrize("extra", ["sys.modules['matplotlib'] = None", ""])
 def test_help_is_light_and_a_report_needs_no_jax(tmp_path, extra):
-    run = make_run(tmp_path / "run", l2=(0.0,), epochs=1)
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
     argument = "--help" if extra else str(run.workdir)
     code = WATCH.format(extra=extra, argument=argument)
     done = subprocess.run(
@@ -416,8 +697,12 @@ def test_help_is_light_and_a_report_needs_no_jax(tmp_path, extra):
     assert done.returncode == 0, done.stderr
     if extra:
         assert "python -m mnist_jax.report DIR" in done.stdout
+        assert "--output" in done.stdout
     else:
         assert done.stdout == report.write_report(run.workdir) + "\n"
+
+
+# --- for the studies in experiments/ ---
 
 
 def test_fill_in_replaces_what_stands_between_the_marks(tmp_path):
@@ -427,3 +712,13 @@ def test_fill_in_replaces_what_stands_between_the_marks(tmp_path):
         report.fill_in(path, {"x": report.markdown_table(["h", "n"], [["1", "`2`"]])})
     expected = "| h | n |\n| --- | ---: |\n| 1 | `2` |"
     assert path.read_text() == f"a\n<!-- x -->\n{expected}\n<!-- end x -->\nb\n"
+
+
+def test_commit_is_shortened_and_a_changed_checkout_is_told():
+    assert report.commit_of({"commit": "a" * 40}) == "a" * 12
+    assert report.commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
+
+
+def test_the_made_up_recipe_has_every_axis():
+    assert tuple(RECIPE) == AXES
+    assert json.loads(results.to_json(RECIPE)).keys() == set(AXES)

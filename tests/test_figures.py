@@ -1,0 +1,350 @@
+"""Figures of synthetic runs: what is drawn, where, and what is said of it."""
+
+import math
+
+import numpy as np
+import pytest
+from test_report import RECIPE, gaps, make_run
+
+from mnist_jax import data, figures, report, results
+
+
+def shown_texts(figure):
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def drawn(figure):
+    """Lays a figure out, as saving it would."""
+    figure.draw_without_rendering()
+    return figure
+
+
+@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
+    run = make_run(tmp_path / "run", protocol, schedule=("constant", "cosine"), seeds=2)
+    drawings = report.figures_of_run(run)
+    assert len(drawings) == 8
+    for draw in drawings.values():
+        figure, caption = draw()
+        for place in (" ".join(figure.get_suptitle().split()), caption):
+            assert "digits" in place
+            assert results.PROTOCOLS[protocol].words in place
+
+
+# --- accuracy by epoch ---
+
+
+@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+def test_curves_are_those_of_the_rows(tmp_path, protocol):
+    run = make_run(tmp_path / "run", protocol)
+    p = results.PROTOCOLS[protocol]
+    figure, caption = figures.draw_curves(run)
+    assert [ax.get_title() for ax in figure.axes] == ["l2 0.001", "l2 0.00075", "l2 1e-06"]
+    for i, ax in enumerate(figure.axes):
+        lines = {line.get_label(): line for line in ax.lines}
+        dots = "chosen epochs" if p.choose_epoch else "test accuracy at the end"
+        splits = ["training accuracy", *[f"{p.held_out} accuracy"] * bool(p.held_out)]
+        assert list(lines) == [*splits, dots]
+        rows = [x for x in run_rows(run) if x["trial"] // 3 == i]
+        values = np.array([row["train_accuracy"] for row in rows]).reshape(6, 3)
+        np.testing.assert_allclose(lines["training accuracy"].get_ydata(), 100 * values.mean(1))
+        [band, *_] = ax.collections
+        heights = band.get_paths()[0].vertices[:, 1]
+        np.testing.assert_allclose(
+            [heights.min(), heights.max()], [100 * values.min(), 100 * values.max()]
+        )
+        trials = run.results[3 * i : 3 * i + 3]
+        column = p.criterion if p.choose_epoch else p.column
+        expected = [100 * trial[column] for trial in trials]
+        np.testing.assert_allclose(lines[dots].get_ydata(), expected)
+        if p.choose_epoch:
+            epochs = [trial[f"best_{p.held_out}_epoch"] for trial in trials]
+            assert list(lines[dots].get_xdata()) == epochs
+    assert "means over 3 seeds, bands reach from the lowest to the highest" in caption
+    assert "The axis leaves out lower values." in caption  # the steep first epoch
+
+
+def run_rows(run):
+    import json
+
+    text = (run.workdir / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_curves_have_the_lengths_of_their_points(tmp_path):
+    run = make_run(tmp_path / "run", num_epochs=(2, 6), l2=(0.0,))
+    figure, _ = figures.draw_curves(run)
+    lengths = [len(ax.lines[0].get_xdata()) for ax in figure.axes]
+    assert lengths == [2, 6]
+    assert figure.axes[0].get_xlim() == (0.5, 6.5)
+
+
+def test_of_many_points_best_median_and_worst_are_drawn(tmp_path):
+    rates = (0.1, 0.2, 0.3, 0.4)
+    run = make_run(tmp_path / "run", "validation", learning_rate=rates)
+    figure, caption = figures.draw_curves(run)
+    order = results.ranked(run.summary["grid"], "best_validation_accuracy")
+    wanted = [results.label(order[i], ("learning_rate", "l2")) for i in (0, 6, 11)]
+    assert [ax.get_title() for ax in figure.axes] == wanted
+    assert "of 12 grid points the best, the median and the worst" in caption
+    same = make_run(tmp_path / "same", "last_epoch", learning_rate=rates, seeds=1)
+    figure, caption = figures.draw_curves(same)
+    assert figure.axes[0].get_title() == "learning rate 0.1, l2 0.001"
+    assert "the first, the middle one and the last" in caption
+    assert "best" not in caption
+
+
+def test_diverged_trials_are_left_out_of_curves_and_counted(tmp_path):
+    run = make_run(tmp_path / "run", diverging=[1, 3, 4, 5])
+    figure, caption = figures.draw_curves(run)
+    titles = [" ".join(ax.get_title().split()) for ax in figure.axes]
+    assert titles[:2] == ["l2 0.001 (1 of 3 diverged)", "l2 0.00075 (3 of 3 diverged)"]
+    assert np.isfinite(figure.axes[0].lines[0].get_ydata()).all()
+    assert len(figure.axes[0].lines[-1].get_xdata()) == 2
+    assert shown_texts(figure) == ["every trial diverged"]
+    assert "Trials that diverged are left out." in caption
+
+
+def test_overlay_has_a_line_for_each_run(tmp_path):
+    runs = [
+        make_run(tmp_path / "a", name="one"),
+        make_run(tmp_path / "b", "last_epoch", l2=(0.0,), name="two"),
+    ]
+    lines = report.name_lines(report.name_runs(runs))
+    figure, caption = figures.draw_overlay(lines, "digits (protocols differ)")
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines] == [line.name for line in lines]
+    assert right.lines[0].get_label() == lines[0].name
+    mean = np.mean([row["test_accuracy"] for row in runs[1].results])
+    np.testing.assert_allclose(right.lines[1].get_ydata(), [100 * mean])
+    assert "of a run that scores none, a marker" in caption
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [line.name for line in lines]
+
+
+# --- accuracy by recipe ---
+
+
+def test_axis_shows_means_intervals_and_trials(tmp_path):
+    run = make_run(tmp_path / "run")
+    figure, caption = figures.draw_axis(run, "l2")
+    [ax] = drawn(figure).axes
+    assert ax.get_xscale() == "log"
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1e-06", "0.00075", "0.001"]
+    assert ax.get_xlabel() == "l2 (log scale)"
+    assert ax.get_ylabel() == "best-epoch test accuracy (%)"
+    values = 100 * np.array([row["best_test_accuracy"] for row in run.results])
+    values = values.reshape(3, 3)[::-1]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), values.mean(1))
+    half = 4.302653 * values.std(1, ddof=1) / math.sqrt(3)
+    spans = [segment[:, 1] for segment in ax.collections[0].get_segments()]
+    expected = np.stack([values.mean(1) - half, values.mean(1) + half], 1)
+    np.testing.assert_allclose(spans, expected, rtol=1e-6)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), values.ravel())
+    assert "95 % intervals of the mean (Student)" in caption
+
+
+def test_zero_has_a_place_on_a_log_axis(tmp_path):
+    run = make_run(tmp_path / "run", l2=(0.0, 1e-4, 1e-3), seeds=1)
+    figure, caption = figures.draw_axis(run, "l2")
+    [ax] = drawn(figure).axes
+    assert ax.get_xscale() == "symlog"
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "0.0001", "0.001"]
+    points = [(x, 97) for x in (0, 1e-4, 1e-3)]
+    places = ax.transAxes.inverted().transform(ax.transData.transform(points))[:, 0]
+    assert places[0] > 0
+    assert places[-1] < 1
+    assert np.diff(places).min() > 0.15
+    assert "nothing is known of the scatter" in caption
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "names"),
+    [
+        ("schedule", ("cosine", "constant"), ["cosine", "constant"]),
+        ("nesterov", (False, True), ["False", "True"]),
+        ("hidden_sizes", ((64,), (500, 300), (8,)), ["64", "500-300", "8"]),
+        ("momentum", (0.0, 0.9, 0.99), ["0", "0.9", "0.99"]),
+        ("num_epochs", (2, 4), ["2", "4"]),
+    ],
+)
+def test_every_kind_of_axis_has_its_values_as_ticks(tmp_path, axis, values, names):
+    run = make_run(tmp_path / "run", **{"l2": (0.0,), axis: values})
+    figure, _ = figures.draw_axis(run, axis)
+    [ax] = drawn(figure).axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == names
+    places = ax.transAxes.inverted().transform(ax.transData.transform(ax.lines[0].get_xydata()))
+    assert (np.diff(places[:, 0]) > 0.2).all()
+    assert 0 < places[0, 0] < places[-1, 0] < 1
+
+
+def test_only_the_best_lines_of_many_are_drawn(tmp_path):
+    l2 = tuple(i * 1e-3 for i in range(8))
+    run = make_run(tmp_path / "run", l2=l2, learning_rate=(0.1, 0.2), seeds=1)
+    figure, caption = figures.draw_axis(run, "learning_rate")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(names) == 6
+    assert "Of 8 combinations, 6 are drawn, those with the best points." in caption
+    best = results.ranked(run.summary["grid"], "best_test_accuracy")[0]
+    assert f"l2 {best['l2']:g}" in names
+
+
+def test_what_lies_far_below_or_diverged_is_written_at_the_edge(tmp_path):
+    run = make_run(
+        tmp_path / "run",
+        accuracy=gaps(0.0, 0.001, 0.8, 0.0),
+        l2=(0, 1, 2, 3),
+        diverging=[9, 10, 11],
+    )
+    figure, caption = figures.draw_axis(run, "l2")
+    assert figure.axes[0].get_ylim()[0] > 50
+    assert shown_texts(figure) == ["◂ 18.27", "diverged"]
+    assert "leaves out lower values" in caption
+    assert "Trials that diverged are left out." in caption
+    lines = [figures.Line(str(x["point"]), run, x) for x in run.summary["grid"]]
+    figure, _ = figures.draw_points(lines, "digits")
+    assert shown_texts(figure) == ["◂ 18.27", "diverged"]
+
+
+def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
+    search = {"grid": "halton", "num_points": 9, "learning_rate": (0.01, 1.0), "l2": (1e-6, 1e-3)}
+    search |= {"schedule": ("constant", "cosine"), "momentum": (0.0, 0.9)}
+    run = make_run(tmp_path / "run", "validation", diverging=[2], seeds=1, **search)
+    assert {"search", "accuracy_by_point"} < set(report.figures_of_run(run))
+    figure, caption = figures.draw_search(run)
+    scales = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
+    assert list(scales) == ["learning rate", "schedule", "momentum", "l2"]
+    ax = scales["learning rate"]
+    assert (ax.get_xscale(), scales["momentum"].get_xscale()) == ("log", "function")
+    assert ax.get_ylabel() == "best-epoch validation accuracy (%)"
+    dots, triangles, ring = ax.lines
+    chosen = next(x for x in run.summary["grid"] if x["point"] == run.summary["chosen_point"])
+    mean = 100 * chosen["statistics"]["best_validation_accuracy"]["mean"]
+    np.testing.assert_allclose(ring.get_xydata(), [[chosen["learning_rate"], mean]])
+    assert ring.get_ydata()[0] == max(dots.get_ydata())
+    assert run.summary["grid"][2]["learning_rate"] in triangles.get_xdata()
+    assert len(dots.get_xdata()) + len(triangles.get_xdata()) == 9
+    assert "Ring: the chosen point." in caption
+    assert "with diverged trials" in caption
+    assert "scattered sideways" in caption
+
+
+def test_heat_map_has_a_cell_for_each_pair(tmp_path):
+    run = make_run(tmp_path / "run", "validation", schedule=("cosine", "constant"), diverging=[0])
+    figure, caption = figures.draw_heat_map(run)
+    ax = figure.axes[0]
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("schedule", "l2")
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1e-06", "0.00075", "0.001"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["cosine", "constant"]
+    texts = {text.get_position(): text.get_text() for text in ax.texts}
+    assert len(texts) == 6
+    for point in run.summary["grid"]:
+        place = (sorted(RECIPE["l2"]).index(point["l2"]), int(point["schedule"] == "constant"))
+        found = point["statistics"]["test_accuracy_at_best_validation"]
+        assert texts[place].startswith(f"{100 * found['mean']:.2f}\n± ")
+        assert ("1 diverged" in texts[place]) is (point["point"] == 0)
+        if point["point"] == run.summary["chosen_point"]:
+            frame = ax.patches[0].get_xy().mean(0)
+            assert np.abs(ax.patches[0].get_xy() - place).max() == 0.5
+            assert np.abs(frame - place).max() < 0.5
+    assert len(ax.patches) == 1
+    assert "Framed: the chosen point" in caption
+    three = make_run(tmp_path / "three", schedule=("cosine", "constant"), momentum=(0.0, 0.5))
+    assert "heat_map" not in report.figures_of_run(three)
+
+
+def test_points_stand_below_each_other(tmp_path):
+    runs = [
+        make_run(tmp_path / x, y, l2=(0.0,), name=x)
+        for x, y in zip("ab", ("test", "last_epoch"), strict=True)
+    ]
+    lines = report.name_lines(runs)
+    figure, _ = figures.draw_points(lines, "digits: two")
+    [ax] = figure.axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_ylim() == (1.5, -0.5)
+    means = [line.get_xydata()[0] for line in ax.lines if line.get_label().startswith(("b", "l"))]
+    expected = [
+        100 * np.mean([row[c] for row in run.results])
+        for run, c in zip(runs, ("best_test_accuracy", "test_accuracy"), strict=True)
+    ]
+    np.testing.assert_allclose(means, [[expected[0], 0], [expected[1], 1]])
+    assert len(figure.legends[0].get_texts()) == 2  # the protocols
+
+
+# --- one trial ---
+
+
+def test_classes_are_those_of_the_predictions(tmp_path):
+    run = make_run(tmp_path / "run", l2=(0.0,))
+    figure, caption = figures.draw_classes(run, report.read_chosen_trial(run))
+    left, ax = figure.axes
+    expected = [75, 75, 75, *[100] * 7]  # the first three of forty images are mistaken
+    np.testing.assert_allclose(left.lines[0].get_xdata(), expected)
+    low, high = left.collections[0].get_segments()[0][:, 0]
+    assert (round(low, 1), round(high, 1)) == (30.1, 95.4)  # Wilson, 3 of 4
+    texts = {text.get_position(): text.get_text() for text in ax.texts}
+    assert texts[1, 0] == "1"  # class 0, taken for 1
+    assert texts[0, 0] == "3"
+    assert len(texts) == 13
+    assert f"trial {run.summary['chosen_trial']} (seed " in caption
+    assert "all 40 test images, 92.50 %" in caption
+
+
+def test_mistakes_are_named(tmp_path):
+    run = make_run(tmp_path / "run", l2=(0.0,), dataset="fashion_mnist")
+    figure, caption = figures.draw_mistakes(run, report.read_chosen_trial(run))
+    names = data.CLASS_NAMES["fashion_mnist"]
+    assert shown_texts(figure) == [
+        f"true: {names[i]}\npredicted: {names[i + 1]}\n55.0 %" for i in range(3)
+    ]
+    assert len(figure.axes[0].images) == 3
+    assert ": all 3." in caption
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "said"),
+    [
+        ("hidden_1", (784, 60), "48 of 60 units by falling norm, each as 28 x 28 pixels"),
+        ("conv_1", (3, 3, 1, 5), "all 5 units by falling norm, each as 3 x 3 pixels"),
+        ("output", (784, 10), "all 10 units in the order of the classes"),
+    ],
+)
+def test_weights_of_the_first_layer_are_images(tmp_path, layer, shape, said):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
+    kernel = np.random.default_rng(0).normal(size=shape)
+    kernel[..., 3] *= 9  # the largest
+    chosen = {f"params/{layer}/kernel": kernel, "params/output/kernel": kernel}
+    figure, caption = figures.draw_weights(run, chosen)
+    image = figure.axes[0].images[0]
+    assert said in caption
+    low, high = image.get_clim()
+    assert -low == high == np.abs(kernel).max()
+    side, first = math.isqrt(kernel[..., 0].size), 0 if layer == "output" else 3
+    tile = np.asarray(image.get_array())[:side, :side]
+    np.testing.assert_allclose(tile, kernel[..., first].reshape(side, side))
+
+
+def test_trial_without_mistakes_or_numbers_has_no_such_figures(tmp_path):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
+    path = run.workdir / "chosen_trial.npz"
+    arrays = dict(np.load(path)) | {"mistakes": np.zeros(0, int)}
+    np.savez(path, **arrays)
+    assert list(report.figures_of_run(run)) == ["accuracy_curves", "classes", "first_layer"]
+    np.savez(path, **arrays | {"probabilities": np.full((40, 10), math.nan)})
+    assert list(report.figures_of_run(run)) == ["accuracy_curves"]
+
+
+def test_nothing_is_cut_or_collapses(tmp_path, recwarn):
+    search = {"grid": "random", "num_points": 40, "learning_rate": (0.01, 1.0)}
+    search |= {"momentum": (0.0, 0.9), "schedule": ("constant", "cosine"), "batch_size": (32, 64)}
+    run = make_run(tmp_path / "run", "validation_last_epoch", l2=(0.0,), seeds=1, **search)
+    for draw in report.figures_of_run(run).values():
+        figure, _ = draw()
+        drawn(figure)
+        renderer = figure._get_renderer()
+        width, height = figure.canvas.get_width_height()
+        box = figure._suptitle.get_window_extent(renderer)
+        assert 0 <= box.x0 < box.x1 <= width
+        assert 0 <= box.y0 < box.y1 <= height
+    assert not [x for x in recwarn if "constrained_layout" in str(x.message)]
