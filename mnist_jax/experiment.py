@@ -1,7 +1,6 @@
 """What a config asks for: every key checked once, resolved, and of one type."""
 
 import difflib
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -135,9 +134,12 @@ class _Kind(NamedTuple):
     valid: Callable[[Any], bool]
 
 
+_FLOAT32_MAX = 3.4e38
+
+
 def _number(expected: str, valid: Callable[[float], bool]) -> _Kind:
     def check(value):
-        return type(value) in (int, float) and math.isfinite(value) and valid(value)
+        return type(value) in (int, float) and abs(value) < _FLOAT32_MAX and valid(value)
 
     return _Kind(f"a finite number, {expected}", check)
 

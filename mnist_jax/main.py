@@ -55,11 +55,17 @@ def run(
 
         from mnist_jax import report, runner
 
-        trials = runner.Runner(path, experiment, dataset)
-        trials.train()
-        seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
-        provenance |= {"devices": trials.devices, "seconds": seconds}
-        results.write_summary(path, trials.rows, experiment.protocol, dataset, provenance)
+        try:
+            trials = runner.Runner(path, experiment, dataset)
+            trials.train()
+            seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
+            provenance |= {"devices": trials.devices, "seconds": seconds}
+            results.write_summary(path, trials.rows, experiment.protocol, dataset, provenance)
+        except OSError as error:
+            raise UserError(
+                f"--workdir={path} cannot be written ({error.strerror}); make room there, and the "
+                "same command goes on"
+            ) from None
         print(report.write_report(path))
     if results.count_diverged(trials.rows) == len(trials.rows):
         print("every trial diverged; lower the learning rate", file=sys.stderr)

@@ -122,16 +122,20 @@ class Run(NamedTuple):
     Attributes:
         workdir: Where it lies.
         config: The resolved experiment.
-        metrics: One row per trial and epoch, in the order in which they were made.
         results: One row per trial.
         summary: Statistics per grid point under `grid`, and `provenance`.
     """
 
     workdir: Path
     config: Row
-    metrics: list[Row]
     results: list[Row]
     summary: dict
+
+    @property
+    def metrics(self) -> list[Row]:
+        """One row per trial and epoch, in the order in which they were made; read anew."""
+        with open(self.workdir / "metrics.jsonl", encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
 
 
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
@@ -528,8 +532,8 @@ def read_run(workdir: str | os.PathLike) -> Run:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        with open(path / "metrics.jsonl", encoding="utf-8") as file:
-            metrics = [json.loads(line) for line in file]
+        with open(path / "metrics.jsonl", encoding="utf-8"):
+            pass
         results = _read_csv(path / "results.csv")
     except FileNotFoundError as error:
         raise UserError(
@@ -538,7 +542,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a run: {error}; repeat the run") from None
-    return Run(path, config, metrics, results, summary)
+    return Run(path, config, results, summary)
 
 
 def _read_csv(path: Path) -> list[Row]:
@@ -617,7 +621,7 @@ def label(point: Row, axes: Sequence[str]) -> str:
 
 def shown(value: object) -> str:
     """Writes the value of an axis."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
 def count(n: int, noun: str) -> str:
