@@ -573,17 +573,19 @@ def _say(line: str) -> None:
 def main(argv: list[str]) -> None:
     """Benchmarks the experiment that the flags name."""
     experiment = read_flags(argv)
-    if FLAGS.workdir is not None:
-        raise UserError(f"--workdir={FLAGS.workdir}: a benchmark has none; give --json=FILE")
+    for name in ("workdir", "overwrite"):
+        if FLAGS[name].present:
+            given = f"--{name}={FLAGS[name].value}"
+            raise UserError(f"{given}: a benchmark has no work directory; give --json=FILE")
     for name in FLAGS.peers:
         if name not in PACKAGES:
             raise UserError(f"--peers={name}: unknown; expected some of {', '.join(PACKAGES)}")
     _check_peers_can_train(experiment.points[0], FLAGS.peers)
-    if FLAGS.json is not None and not os.access(Path(FLAGS.json).parent, os.W_OK):
-        raise UserError(f"--json={FLAGS.json}: its folder cannot be written; choose another")
+    if FLAGS.json is not None:
+        _check_writable(Path(FLAGS.json))
+    dataset = load_data(experiment, FLAGS.data_dir)
     if FLAGS.profile is not None:
         _make_folder(FLAGS.profile)
-    dataset = load_data(experiment, FLAGS.data_dir)
     record = measure(
         experiment,
         dataset,
@@ -606,7 +608,16 @@ def _check_peers_can_train(point: Point, peers: Sequence[str]) -> None:
             )
 
 
+def _check_writable(file: Path) -> None:
+    if file.is_dir():
+        raise UserError(f"--json={FLAGS.json}: expected a file, not a folder; choose another")
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise UserError(f"--json={FLAGS.json}: its folder cannot be written; choose another")
+
+
 def _make_folder(profile: str) -> None:
+    if not profile:
+        raise UserError("--profile=: expected a folder; name one, or leave the flag out")
     try:
         Path(profile).mkdir(parents=True, exist_ok=True)
     except OSError as error:

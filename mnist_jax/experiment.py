@@ -1,6 +1,8 @@
 """What a config asks for: every key checked once, resolved, and of one type."""
 
 import difflib
+import math
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +10,8 @@ import ml_collections
 
 from mnist_jax import UserError, data, grid, results
 from mnist_jax.grid import Point
+
+MAX_SIZE = 2**16  # units or features of a layer; the weights of two such layers take 16 GiB
 
 
 class Experiment(NamedTuple):
@@ -76,6 +80,8 @@ def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Expe
     if config.dataset not in data.DATASETS:
         raise _bad("dataset", config.dataset, f"one of {', '.join(data.DATASETS)}")
     num_seeds = _one(config, "num_seeds", _WHOLE)
+    if num_seeds > 2**32:
+        raise _bad("num_seeds", num_seeds, f"at most {2**32}")
     if not 0 <= seed <= 2**32 - num_seeds:
         raise UserError(f"--seed={seed}: expected a whole number from 0 to {2**32 - num_seeds}")
     num_validation = _one(config, "num_validation", _COUNT)
@@ -116,6 +122,8 @@ def _check_point(point: Point, num_images: int) -> None:
         blocks = "at most 3 blocks, which leave 1 pixel of 28"
         raise _bad("conv_features", point.conv_features, blocks)
     num_steps = point.num_epochs * -(-num_images // point.batch_size)
+    if num_steps >= 2**31:
+        raise _bad("num_epochs", point.num_epochs, f"fewer than {2**31} training steps")
     if point.warmup_steps >= num_steps:
         raise _bad("warmup_steps", point.warmup_steps, f"less than all {num_steps} training steps")
     if point.nesterov and not point.momentum:
@@ -134,14 +142,21 @@ class _Kind(NamedTuple):
     valid: Callable[[Any], bool]
 
 
-_FLOAT32_MAX = 3.4e38
-
-
 def _number(expected: str, valid: Callable[[float], bool]) -> _Kind:
     def check(value):
-        return type(value) in (int, float) and abs(value) < _FLOAT32_MAX and valid(value)
+        if type(value) not in (int, float):
+            return False
+        rounded = _in_32_bits(value)
+        return math.isfinite(rounded) and valid(rounded) and bool(rounded) == bool(value)
 
-    return _Kind(f"a finite number, {expected}", check)
+    return _Kind(f"a finite number, {expected}, in 32 bits", check)
+
+
+def _in_32_bits(value: float) -> float:
+    try:
+        return struct.unpack("f", struct.pack("f", float(value)))[0]
+    except OverflowError:
+        return math.inf
 
 
 def _choice(names: tuple[str, ...]) -> _Kind:
@@ -149,7 +164,7 @@ def _choice(names: tuple[str, ...]) -> _Kind:
 
 
 def _is_sizes(value) -> bool:
-    return isinstance(value, tuple) and all(type(v) is int and v > 0 for v in value)
+    return isinstance(value, tuple) and all(type(v) is int and 0 < v <= MAX_SIZE for v in value)
 
 
 _FLAG = _Kind("True or False", lambda value: isinstance(value, bool))
@@ -158,7 +173,7 @@ _COUNT = _Kind("a whole number of at least 0", lambda value: type(value) is int 
 _SEED = _Kind(
     f"a whole number from 0 to {2**32 - 1}", lambda value: type(value) is int and 0 <= value < 2**32
 )
-_SIZES = _Kind("a tuple of positive whole numbers", _is_sizes)
+_SIZES = _Kind(f"a tuple of whole numbers from 1 to {MAX_SIZE}", _is_sizes)
 _AXES = {
     "conv_features": _SIZES,
     "hidden_sizes": _SIZES,

@@ -40,33 +40,34 @@ def run(
     """Runs an experiment from data to report, or goes on with it."""
     start = time.monotonic()
     provenance = results.provenance()  # now: the checkout may change while the run goes on
-    path = Path(workdir or _default_workdir(experiment.name)).expanduser()
+    path = _default_workdir(experiment.name) if workdir is None else _workdir(workdir)
     config = experiment._asdict()
     if results.check_workdir(path, config, overwrite) == "finished":
         from mnist_jax import report
 
-        print(f"{path} holds this run, finished: nothing is trained again\n")
-        print(report.write_report(path))
+        text = report.write_report(path)
+        print(f"{path} holds this run, finished: nothing is trained again\n\n{text}")
         return
     dataset = load_data(experiment, data_dir)
-    with results.lock_workdir(path):
-        results.open_workdir(path, config, overwrite)
-        loaded = time.monotonic() - start
+    try:
+        with results.lock_workdir(path):
+            results.open_workdir(path, config, overwrite)
+            loaded = time.monotonic() - start
 
-        from mnist_jax import report, runner
+            from mnist_jax import report, runner
 
-        try:
             trials = runner.Runner(path, experiment, dataset)
             trials.train()
             seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
             provenance |= {"devices": trials.devices, "seconds": seconds}
             results.write_summary(path, trials.rows, experiment.protocol, dataset, provenance)
-        except OSError as error:
-            raise UserError(
-                f"--workdir={path} cannot be written ({error.strerror}); make room there, and the "
-                "same command goes on"
-            ) from None
-        print(report.write_report(path))
+            text = report.write_report(path)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={path} cannot be written any more ({error.strerror or error}); mend that, "
+            "and the same command goes on"
+        ) from None
+    print(text)
     if results.count_diverged(trials.rows) == len(trials.rows):
         print("every trial diverged; lower the learning rate", file=sys.stderr)
         sys.exit(3)
@@ -74,6 +75,17 @@ def run(
 
 def _default_workdir(name: str) -> Path:
     return Path("runs", name, datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+
+
+def _workdir(given: str) -> Path:
+    if not given:
+        raise UserError("--workdir=: expected a folder; name one, or leave the flag out")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"--workdir={given}: no such home directory; choose another --workdir"
+        ) from None
 
 
 def read_flags(argv: list[str]) -> Experiment:
@@ -94,17 +106,23 @@ def main(argv: list[str]) -> None:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; whatever is wrong with them or with the config file is one line."""
+    logging.set_verbosity(logging.ERROR)  # what ml_collections warns of is told below
+    given = " ".join(arg for arg in argv if arg.startswith("--config")) or "--config"
+    expected = "expected a config file and keys that it has, as in configs/l2_sweep.py"
     try:
         arguments = FLAGS(argv)
-        list(FLAGS.config or ())  # ml_collections tells of a file it cannot read at the first use
+        if FLAGS["config"].present:
+            list(FLAGS.config)  # ml_collections tells of a file it cannot read at the first use
         return arguments
-    except SystemExit:  # absl exits with status 1 after printing the help
-        sys.exit(0)
+    except SystemExit:
+        if any(arg.lstrip("-").startswith(("help", "?")) for arg in argv):
+            sys.exit(0)  # absl exits with status 1 after printing the help
+        raise UserError(f"{given}: the config file ends the program; {expected}") from None
     except flags.Error as error:
+        if "Traceback (most recent call last)" in str(error):  # of the config file
+            raise UserError(f"{given}: {_one_line(error)}; {expected}") from None
         raise UserError(f"{_one_line(error)}; see --help") from None
     except Exception as error:  # a config file is a program, which may raise anything
-        given = next((arg for arg in argv if arg.startswith("--config=")), "--config")
-        expected = "expected a config file and keys that it has, as in configs/l2_sweep.py"
         raise UserError(f"{given}: {_one_line(error)}; {expected}") from None
 
 

@@ -985,6 +985,9 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
 
 def main(argv: list[str]) -> None:
     """Makes the report of the runs in the directories that the command line names."""
+    for name in ("config", "seed", "workdir", "overwrite", "data_dir"):  # of mnist_jax.main
+        if name in FLAGS and FLAGS[name].present:
+            raise UserError(f"--{name}: a report does not know it; see --help")
     match argv[1:]:
         case []:
             expected = "one, a finished run's directory, or several"

@@ -38,7 +38,8 @@ FILES = (
     "report.md",
     "report.html",
 )
-"""What a run leaves in its work directory, beside `figures` and `checkpoints`."""
+"""What a run leaves in its work directory, beside `FOLDERS`."""
+FOLDERS = ("figures", "checkpoints")
 
 Row = dict[str, Any]
 
@@ -156,16 +157,26 @@ def check_workdir(path: Path, config: Row, overwrite: bool) -> str:
     Raises:
         UserError: It holds another run, or lies where nothing can be written.
     """
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    try:
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from None
     if not existing.is_dir():
         raise _unwritable(path, f"{existing} is a file")
     if not os.access(existing, os.W_OK):
         raise _unwritable(path, f"{existing} is read-only")
-    if overwrite or not (path / "config.json").exists():
+    if overwrite:
+        return "new"
+    if not (path / "config.json").exists():
+        if others := [name for name in (*FILES, *FOLDERS) if (path / name).exists()]:
+            raise UserError(
+                f"--workdir={path} holds {', '.join(others)} of something else than a run; choose "
+                "another --workdir, or give --overwrite to delete them"
+            )
         return "new"
     try:
         found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UserError(
@@ -196,7 +207,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
 
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = open(path / ".lock", "w")  # noqa: SIM115
+        file = open(path / ".lock", "a")  # noqa: SIM115
     except OSError as error:
         raise _unwritable(path, error.strerror) from None
     with file:
@@ -217,10 +228,10 @@ def open_workdir(path: Path, config: Row, overwrite: bool) -> None:
         UserError: As `check_workdir`, since what was true there may not be any more.
     """
     if check_workdir(path, config, overwrite) == "new":
-        for name in FILES:
-            (path / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "figures"):
+        for name in FOLDERS:
             shutil.rmtree(path / name, ignore_errors=True)
+        for name in reversed(FILES):  # config.json last: till then, what is left is a run's
+            (path / name).unlink(missing_ok=True)
     write_text(path / "config.json", to_json(config, indent=2) + "\n")
 
 
@@ -246,8 +257,11 @@ def as_text(value: Any) -> Any:
 def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file in one step, so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -347,9 +361,10 @@ def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
             try:
                 row = json.loads(line)
                 trial, epoch = row["trial"], row["epoch"]
-            except (ValueError, KeyError, TypeError):
+                follows = kept.get(trial, epoch) + 1 == epoch <= epochs[trial]
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if line.endswith(b"\n") and kept.get(trial, epoch) + 1 == epoch <= epochs[trial]:
+            if line.endswith(b"\n") and follows:
                 new.write(line)
                 kept[trial] = epoch
     os.replace(temporary, path)
@@ -540,7 +555,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
             f"{path} holds no finished run: expected {Path(error.filename).name} in it; name the "
             "work directory that a run printed"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a run: {error}; repeat the run") from None
     return Run(path, config, results, summary)
 

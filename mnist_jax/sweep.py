@@ -121,12 +121,13 @@ def configure_jax(num_trials: int, devices: int = 0, *, deterministic: bool = Fa
 
     Args:
         num_trials: The most that train together.
-        devices: How many devices a CPU is to have; 0 makes one of each core.
+        devices: How many devices a CPU is to have; 0 makes one of each core, which is the most:
+            with more, XLA would cut its sums otherwise, which changes their last bits.
         deterministic: Whether a GPU must use kernels that give the same bits every time, and the
             same ones every time: none is chosen by how long it took.
     """
     cores = num_cores()
-    jax.config.update("jax_num_cpu_devices", min(devices or cores, num_trials))
+    jax.config.update("jax_num_cpu_devices", min(devices or cores, cores, num_trials))
     flags = [os.environ.get("XLA_FLAGS", "")]
     if num_trials >= cores:
         flags.append("--xla_cpu_multi_thread_eigen=false")

@@ -1,0 +1,764 @@
+import fcntl
+import gzip
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASELINE = (f"--config={ROOT / 'configs' / 'baseline.py'}", "--config.dataset=digits")
+
+SERVER = """
+import atexit, gc, importlib, json, os, signal, sys, threading, traceback
+
+from mnist_jax.main import run_command  # first, because absl keeps flags in the order of imports
+import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg
+import orbax.checkpoint.experimental.v1, scipy.stats, tqdm
+import sklearn.datasets, sklearn.model_selection
+import mnist_jax.figures, mnist_jax.runner  # without flags, as others of ours have them
+
+gc.freeze()
+
+def serve():
+    for line in sys.stdin:
+        request = json.loads(line)
+        if isinstance(request, dict):
+            pid = os.fork()
+            if not pid:
+                return request
+            answer = pid
+        else:
+            pid, flags = request
+            pid, status, usage = os.wait4(pid, flags)
+            answer = pid and [os.waitstatus_to_exitcode(status), usage.ru_maxrss]
+        os.write(1, json.dumps(answer).encode() + b"\\n")
+
+if request := serve():
+    for number, path in enumerate([os.devnull, request["out"], request["err"]]):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(request["cwd"])
+    for name, value in request["environment"].items():
+        os.environ[name] = value
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.alarm(request["limit"])
+    if not request["draw"]:
+        importlib.import_module("mnist_jax.report").write_report = str
+    sys.argv = [request["module"], *request["arguments"]]
+    sys.orig_argv = ["python", "-m", *sys.argv]
+    try:
+        run_command(importlib.import_module(request["module"]).main, sys.argv)
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(status)  # the interpreter would tidy up for a second what all processes share
+"""
+
+
+class Server:
+    """Runs the package's programs as a shell would, but forks where a shell would start Python.
+
+    The server has imported everything and has not touched JAX, so that a program lives from the
+    first line of its `main` to its end, in a process of its own.
+    """
+
+    def __init__(self, folder: Path):
+        ours = {"JAX_NUM_CPU_DEVICES", "MNIST_JAX_DATA_DIR"}
+        self.folder, self._count = folder, 0
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name not in ours}
+            | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.wait()
+
+    def ask(self, request):
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def start(self, module, *arguments, cwd=ROOT, limit=300, draw=False, **environment):
+        """Starts a program; without `draw` no report is made, which takes the longest."""
+        self._count += 1
+        out, err = (self.folder / f"{self._count}.{name}" for name in ("out", "err"))
+        request = {"module": f"mnist_jax.{module}", "arguments": list(map(str, arguments))}
+        request |= {"out": str(out), "err": str(err), "cwd": str(cwd), "limit": limit}
+        request |= {"draw": draw, "environment": environment}
+        return Process(self, self.ask(request), out, err)
+
+    def run(self, module, *arguments, **options):
+        process = self.start(module, *arguments, **options)
+        process.wait()
+        return process
+
+
+class Process:
+    """A program that the server has started; `status` is None while it lives."""
+
+    def __init__(self, server, pid, out, err):
+        self._server, self.pid, self._out, self._err = server, pid, out, err
+        self.status = self.peak_kb = None
+
+    @property
+    def out(self):
+        return self._out.read_text() if self._out.exists() else ""
+
+    @property
+    def err(self):
+        return self._err.read_text() if self._err.exists() else ""
+
+    def send(self, number):
+        if self.status is None:
+            os.kill(self.pid, number)
+
+    def wait(self, flags=0):
+        if self.status is None and (answer := self._server.ask([self.pid, flags])):
+            self.status, self.peak_kb = answer
+        return self.status
+
+    def wait_until(self, condition):
+        """Returns whether the condition came true while the process lived."""
+        while not condition():
+            if self.wait(os.WNOHANG) is not None:
+                return False
+            time.sleep(0.002)
+        return True
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+# --- what a case may need to lie there ---
+
+
+def file(name, content=b""):
+    """Makes a file; content may be bytes, text, or None for a folder."""
+
+    def make(tmp):
+        path = tmp / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            path.mkdir()
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return make
+
+
+def link(name, target):
+    return lambda tmp: (tmp / name).symlink_to(tmp / target)
+
+
+def config(text):
+    return file("config.py", text)
+
+
+def returning(value):
+    return config(f"import ml_collections\ndef get_config():\n    return {value}\n")
+
+
+def with_key(key, value):
+    """A config file that is good but for one key."""
+    text = (ROOT / "configs" / "baseline.py").read_text()
+    for name, source in (("dataset", '"digits"'), (key, value)):
+        text, count = re.subn(rf"config\.{name} = .*", f"config.{name} = {source}", text)
+        assert count == 1
+    return config(text.replace("import ml_coll", "import numpy\nimport ml_coll"))
+
+
+def data(**contents):
+    """Four files of a data set, whose headers are those of mnist's and whose contents are short."""
+
+    def make(tmp):
+        (tmp / "data").mkdir()
+        for name in FILES:
+            key = name.replace("-", "_").removesuffix("_ubyte")
+            content = contents.get(key, HEADER + b"0")
+            if content is not None:
+                (tmp / "data" / name).write_bytes(content)
+
+    return make
+
+
+def finished(name=None, change=None):
+    """The work directory of a finished run, with a file that is changed, missing or replaced."""
+
+    def make(tmp, run):
+        shutil.copytree(run, tmp / "run")
+        if name is None:
+            return
+        path = tmp / "run" / name
+        content = path.read_bytes() if path.is_file() else b""
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        if callable(change):
+            path.write_bytes(change(content))
+        elif change is not None:
+            path.write_bytes(change)
+
+    return make
+
+
+def unfinished(*changes):
+    def make(tmp, run):
+        finished(*changes)(tmp, run)
+        (tmp / "run" / "summary.json").unlink()
+
+    return make
+
+
+def json_with(**values):
+    """Changes keys of a JSON file; those that become None are dropped."""
+
+    def change(content):
+        kept = {**json.loads(content), **values}
+        return json.dumps({k: v for k, v in kept.items() if v is not None}).encode()
+
+    return change
+
+
+def in_use(tmp):
+    (tmp / "run").mkdir()
+    file = open(tmp / "run" / ".lock", "w")  # noqa: SIM115
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+HEADER = bytes([0, 0, 8, 3, 0, 0, 0xEA, 0x60, 0, 0, 0, 28, 0, 0, 0, 28])
+MNIST = "--config.dataset=mnist --data_dir={tmp}/data"
+OTHER = "choose another --workdir, or give --overwrite"
+REPEAT = "...repeat the run"
+
+# By program: what is given, what the line must say ("..." is anything), and what lies there.
+# `main` and `benchmark` are given configs/baseline.py on digits, and `main` the folder {tmp}/run,
+# where a case does not say otherwise. Words before the first flag are environment variables.
+BAD_INPUT = {
+    "main": [
+        # Keys of a config.
+        ("--config.num_epoch=3", "num_epoch...Did you mean...num_epochs"),
+        ("--config.nonsense=3", "nonsense...expected a config file and keys that it has"),
+        ("--config.L2=3", "L2...expected a config file and keys that it has"),
+        ("--config.=3", "--config.=3"),
+        ("--config.l2.x=3", "l2.x...keys that it has"),
+        ("--config.l2[5]=3", "l2[5]"),
+        ("--config.num_seeds", "num_seeds"),
+        ("--config.name=mine", "name...keys that it has"),
+        # The data set and its parts.
+        ("--config.dataset=mnst", "dataset=mnst: expected one of mnist, "),
+        ("--config.dataset=MNIST", "dataset=MNIST: expected one of mnist, "),
+        ("--config.dataset=", "dataset=: expected one of mnist, "),
+        ("--config.dataset=mnist,digits", "dataset=mnist,digits: expected one of"),
+        ("--config.dataset=1", "dataset=1: expected one of"),
+        (["--config.dataset=mn\nist"], "dataset=mn ist: expected one of"),
+        ("--config.num_validation=-1", "num_validation=-1: expected a whole number of at least 0"),
+        ("--config.num_validation=1437", "num_validation=1437: expected less than the 1437"),
+        ("--config.num_validation=99999999999999999999", "num_validation=9999...less than"),
+        ("--config.num_validation=1.5", "num_validation...1.5"),
+        ("--config.num_validation=10%", "num_validation...10%"),
+        ("--config.num_validation=100,200", "num_validation...100,200"),
+        ("--config.choose_epoch=2", "choose_epoch...2"),
+        ("--config.choose_epoch=maybe", "choose_epoch...maybe"),
+        ("--config.choose_epoch=True,False", "choose_epoch...True,False"),
+        # Networks.
+        ("--config.hidden_sizes=64,0", "hidden_sizes=(64, 0): expected a tuple of...whole numbers"),
+        ("--config.hidden_sizes=-64", "hidden_sizes=(-64,): expected a tuple of...whole numbers"),
+        ("--config.hidden_sizes=6.5", "hidden_sizes=(6.5,): expected a tuple of...whole numbers"),
+        ("--config.hidden_sizes=many", "hidden_sizes...many"),
+        ("--config.hidden_sizes=True", "hidden_sizes=(True,): expected a tuple of...whole numbers"),
+        ("--config.hidden_sizes=(8,),16", "hidden_sizes=16: expected a tuple of...whole numbers"),
+        ("--config.hidden_sizes=(8,),(8,)", "hidden_sizes=((8,), (8,)): expected distinct"),
+        (
+            "--config.hidden_sizes=((8,),),",
+            "hidden_sizes=((8,),): expected a tuple of...whole numbers",
+        ),
+        ("--config.hidden_sizes=(", "hidden_sizes...("),
+        ("--config.hidden_sizes=nan", "hidden_sizes...nan"),
+        ("--config.hidden_sizes=() --config.l2=1e-3", "l2=0.001: expected 0, or a hidden layer"),
+        ("--config.hidden_sizes=() --config.weight_decay=1", "weight_decay=1.0: expected 0, or"),
+        ("--config.conv_features=1,1,1,1", "conv_features=(1, 1, 1, 1): expected at most 3"),
+        ("--config.conv_features=0", "conv_features=(0,): expected a tuple of...whole numbers"),
+        ("--config.conv_features=8.5", "conv_features=(8.5,): expected a tuple of...whole numbers"),
+        ("--config.conv_features=3x3", "conv_features...3x3"),
+        (
+            "--config.hidden_sizes=99999999999999999999",
+            "hidden_sizes=(99999999999999999999,): expected",
+        ),
+        # Epochs and batches.
+        ("--config.num_epochs=0", "num_epochs=0: expected a whole number of at least 1"),
+        ("--config.num_epochs=-2", "num_epochs=-2: expected a whole number of at least 1"),
+        ("--config.num_epochs=1.5", "num_epochs=1.5: expected a whole number of at least 1"),
+        ("--config.num_epochs=1e3", "num_epochs=1000.0: expected a whole number of at least 1"),
+        ("--config.num_epochs=True", "num_epochs=True: expected a whole number of at least 1"),
+        ("--config.num_epochs=ten", "num_epochs=ten: expected a whole number of at least 1"),
+        ("--config.num_epochs=()", "num_epochs=(): expected at least one value"),
+        ("--config.num_epochs=2,2", "num_epochs=(2, 2): expected distinct values"),
+        ("--config.num_epochs=2,0", "num_epochs=0: expected a whole number of at least 1"),
+        ("--config.num_epochs=999999999", "num_epochs=999999999: expected"),
+        ("--config.num_epochs=99999999999999999999", "num_epochs=99999999999999999999: expected"),
+        ("--config.batch_size=0", "batch_size=0: expected a whole number of at least 1"),
+        ("--config.batch_size=1438", "batch_size=1438: expected at most 1437, the training"),
+        ("--config.batch_size=64,1438", "batch_size=1438: expected at most 1437"),
+        ("--config.batch_size=128.0", "batch_size=128.0: expected a whole number"),
+        ("--config.batch_size=-128", "batch_size=-128: expected a whole number"),
+        ("--config.batch_size=all", "batch_size=all: expected a whole number"),
+        ("--config.num_validation=1436", "batch_size=128: expected at most 1, the training"),
+        # Training.
+        ("--config.learning_rate=0", "learning_rate=0: expected a finite number, positive"),
+        ("--config.learning_rate=-0.1", "learning_rate=-0.1: expected a finite number, positive"),
+        ("--config.learning_rate=inf", "learning_rate=inf: expected a finite number, positive"),
+        ("--config.learning_rate=nan", "learning_rate=nan: expected a finite number, positive"),
+        ("--config.learning_rate=1e999", "learning_rate=inf: expected a finite number, positive"),
+        ("--config.learning_rate=1e39", "learning_rate=1e+39: expected"),
+        ("--config.learning_rate=1e-60", "learning_rate=1e-60: expected"),
+        (["--config.learning_rate=1" + "0" * 400], "learning_rate=1000...: expected"),
+        ("--config.learning_rate=0.1;0.2", "learning_rate=0.1;0.2: expected a finite number"),
+        ("--config.learning_rate=0,1", "learning_rate=0: expected a finite number, positive"),
+        ("--config.learning_rate=fast", "learning_rate=fast: expected a finite number, positive"),
+        ("--config.learning_rate=True", "learning_rate=True: expected a finite number, positive"),
+        ("--config.learning_rate=1j", "learning_rate=1j: expected a finite number, positive"),
+        ("--config.learning_rate=", "learning_rate"),
+        ("--config.schedule=cosinus", "schedule=cosinus: expected one of constant, cosine, linear"),
+        ("--config.schedule=", "schedule=: expected one of constant, cosine, linear"),
+        ("--config.schedule=cosine,,linear", "schedule=cosine,,linear...see --help"),
+        ("--config.schedule=cosine,cosine", "schedule=...expected distinct values"),
+        ("--config.schedule=1", "schedule=1: expected one of constant"),
+        ("--config.warmup_steps=120", "warmup_steps=120: expected less than all 120 training"),
+        ("--config.warmup_steps=-1", "warmup_steps=-1: expected a whole number of at least 0"),
+        ("--config.warmup_steps=1.5", "warmup_steps=1.5: expected a whole number of at least 0"),
+        ("--config.momentum=1", "momentum=1: expected a finite number, from 0 to below 1"),
+        ("--config.momentum=-0.1", "momentum=-0.1: expected a finite number, from 0 to below 1"),
+        ("--config.momentum=0.9,1", "momentum=1: expected a finite number, from 0 to below 1"),
+        ("--config.momentum=nan", "momentum=nan: expected a finite number, from 0 to below 1"),
+        ("--config.momentum=0.99999999999", "momentum=0.99999999999: expected"),
+        ("--config.nesterov=True", "nesterov=True: expected False, or a momentum above 0"),
+        ("--config.nesterov=yes", "nesterov=yes: expected True or False"),
+        ("--config.nesterov=1", "nesterov=1: expected True or False"),
+        ("--config.l2=-1", "l2=-1: expected a finite number, 0 or positive"),
+        ("--config.l2=nan", "l2=nan: expected a finite number, 0 or positive"),
+        ("--config.l2=inf", "l2=inf: expected a finite number, 0 or positive"),
+        ("--config.l2=()", "l2=(): expected at least one value"),
+        ("--config.l2=0.1,0.1", "l2=(0.1, 0.1): expected distinct values"),
+        ("--config.l2=0,0.0", "l2=(0, 0.0): expected distinct values"),
+        ("--config.l2=small", "l2=small: expected a finite number, 0 or positive"),
+        ("--config.l2=1e39", "l2=1e+39: expected"),
+        ("--config.l2=(0,1),(2,3)", "l2=(0, 1): expected a finite number"),
+        ("--config.l2=None", "l2=None: expected a finite number"),
+        ("--config.l2_on_output=maybe", "l2_on_output=maybe: expected True or False"),
+        ("--config.l2_on_output=True,1", "l2_on_output=1: expected True or False"),
+        ("--config.weight_decay=-1", "weight_decay=-1: expected a finite number, 0 or positive"),
+        ("--config.weight_decay=1e39", "weight_decay=1e+39: expected"),
+        ("--config.label_smoothing=1", "label_smoothing=1: expected a finite number, from 0 to"),
+        ("--config.label_smoothing=-0.1", "label_smoothing=-0.1: expected a finite number, from 0"),
+        # Grids and searches.
+        ("--config.grid=grid", "grid=grid: expected one of product, list, random, halton"),
+        ("--config.grid=", "grid=: expected one of product, list, random, halton"),
+        ("--config.grid=random", "num_points=0: expected 1 or more"),
+        ("--config.grid=halton", "num_points=0: expected 1 or more"),
+        ("--config.num_points=3", "num_points=3: expected 0, with --config.grid=product"),
+        ("--config.grid=list --config.num_points=3", "num_points=3: expected 0, with"),
+        ("--config.grid=random --config.num_points=-3", "num_points=-3: expected a whole number"),
+        ("--config.grid=random --config.num_points=2.5", "num_points...2.5"),
+        ("--config.grid=random --config.num_points=3", "grid=random: nothing to search; give"),
+        ("--config.grid=halton --config.num_points=3", "grid=halton: nothing to search; give"),
+        (
+            "--config.grid=list --config.l2=0,1 --config.momentum=0,0.1,0.2",
+            "grid=list: expected as many values...momentum 3, l2 2; give each the same",
+        ),
+        (
+            "--config.grid=random --config.num_points=3 --config.l2=0,1",
+            "l2=(0.0, 1.0): expected two positive numbers, the ends of the range",
+        ),
+        (
+            "--config.grid=halton --config.num_points=3 --config.learning_rate=0.1,0.2,0.3",
+            "learning_rate=(0.1, 0.2, 0.3): expected two positive numbers",
+        ),
+        (
+            "--config.grid=halton --config.num_points=3 --config.momentum=0,0.5,0.9",
+            "momentum=(0.0, 0.5, 0.9): expected two numbers",
+        ),
+        (
+            "--config.grid=halton --config.num_points=3 --config.warmup_steps=0,120,200",
+            "warmup_steps=(0, 120, 200): expected two numbers",
+        ),
+        ("--config.design_seed=-1", "design_seed=-1: expected a whole number from 0"),
+        ("--config.design_seed=4294967296", "design_seed=4294967296: expected a whole number from"),
+        ("--config.design_seed=x", "design_seed...x"),
+        ("--config.num_seeds=0", "num_seeds=0: expected a whole number of at least 1"),
+        ("--config.num_seeds=-1", "num_seeds=-1: expected a whole number of at least 1"),
+        ("--config.num_seeds=2.5", "num_seeds...2.5"),
+        ("--config.num_seeds=1,2", "num_seeds...1,2"),
+        ("--config.num_seeds=4294967297", "num_seeds=4294967297: expected"),
+        # How it is run.
+        ("--config.checkpoint_epochs=0", "checkpoint_epochs=0: expected a whole number of at"),
+        ("--config.checkpoint_epochs=0.5", "checkpoint_epochs...0.5"),
+        ("--config.checkpoints_kept=0", "checkpoints_kept=0: expected a whole number of at least"),
+        ("--config.checkpoints_kept=-2", "checkpoints_kept=-2: expected a whole number of at"),
+        ("--config.devices=-1", "devices=-1: expected a whole number of at least 0"),
+        ("--config.devices=all", "devices...all"),
+        ("--config.devices=0,1", "devices...0,1"),
+        ("--config.deterministic=2", "deterministic...2"),
+        # Flags.
+        ("--overwrite=maybe", "--overwrite=maybe...see --help"),
+        ("--seed=-1", "--seed=-1: expected a whole number from 0 to 4294967295"),
+        ("--seed=4294967296", "--seed=4294967296: expected a whole number from 0 to 4294967295"),
+        ("--seed=4294967295 --config.num_seeds=2", "--seed=4294967295: expected a whole number"),
+        ("--seed=one", "--seed=one...see --help"),
+        ("--seed=1.0", "--seed=1.0...see --help"),
+        ("--seed=1e3", "--seed=1e3...see --help"),
+        ("--seed=", "--seed=...see --help"),
+        ("--seed=0,1", "--seed=0,1...see --help"),
+        ("--sed=1", "sed...Did you mean: seed...see --help"),
+        ("--peers=torch", "peers...see --help"),
+        ("--output=here", "output...see --help"),
+        ("--no-overwrite", "no-overwrite...see --help"),
+        ("--flagfile={tmp}/nowhere", "{tmp}/nowhere...see --help"),
+        ("--verbosity=loud", "verbosity...loud"),
+        ("baseline", "baseline: unexpected; every option is a flag"),
+        ("-", "-: unexpected; every option is a flag"),
+        ("--seed=1 configs/cnn.py", "configs/cnn.py: unexpected; every option is a flag"),
+        ("\u2013seed=1", "\u2013seed=1: unexpected; every option is a flag"),
+        ("--workdir", "workdir...see --help"),
+        ("--workdir=", "--workdir=: expected a folder"),
+        # Config files.
+        ("--config=", "--config=...expected a config file"),
+        ("--seed=1 --config", "config"),
+        ("--config={tmp}/nowhere.py", "{tmp}/nowhere.py...expected a config file"),
+        ("--config={tmp}", "{tmp}...expected a config file"),
+        (
+            "--config={tmp}/a.md",
+            "{tmp}/a.md...expected a config file",
+            file("a.md", "# Not a program"),
+        ),
+        ("--config={tmp}/config.py:7", "config.py:7...", returning("3")),
+        ("--config={tmp}/config.py", "invalid syntax...config file", config("def get_config(:")),
+        ("--config={tmp}/config.py", "get_config...config file", config("x = 1")),
+        ("--config={tmp}/config.py", "get_config...config file", config("")),
+        ("--config={tmp}/config.py", "config.py...not callable", config("get_config = 3")),
+        ("--config={tmp}/config.py", "nonsense...config file", config("import nonsense")),
+        ("--config={tmp}/config.py", "null bytes...config file", config(b"x = 1\0")),
+        ("--config={tmp}/config.py", "utf-8...config file", config(b"x = '\xff'")),
+        (
+            "--config={tmp}/config.py",
+            "no luck...config file",
+            config("def get_config(): raise RuntimeError('no\\nluck')"),
+        ),
+        (
+            "--config={tmp}/config.py",
+            "config.py...config file",
+            config("def get_config(): raise SystemExit"),
+        ),
+        (
+            "--config={tmp}/config.py",
+            "recursion...config file",
+            config("def get_config(): return get_config()"),
+        ),
+        ("--config={tmp}/config.py", "config.py...config file", returning("3")),
+        ("--config={tmp}/config.py", "config.py...config file", returning("None")),
+        ("--config={tmp}/config.py", "missing; add it", returning("{}")),
+        ("--config={tmp}/config.py", "missing; add it", returning("ml_collections.ConfigDict()")),
+        (
+            "--config={tmp}/config.py",
+            "config key l3: unknown; known: batch_size",
+            returning("ml_collections.ConfigDict({'l3': 1.0})"),
+        ),
+        ("--config={tmp}/config.py", "dataset=None: expected one of", with_key("dataset", "None")),
+        (
+            "--config={tmp}/config.py",
+            "dataset=['mnist']: expected one of",
+            with_key("dataset", "['mnist']"),
+        ),
+        ("--config={tmp}/config.py", "l2=None: expected a finite number", with_key("l2", "None")),
+        ("--config={tmp}/config.py", "l2={1}: expected a finite number", with_key("l2", "{1}")),
+        ("--config={tmp}/config.py", "l2={}: expected a finite number", with_key("l2", "({},)")),
+        (
+            "--config={tmp}/config.py",
+            "l2=[0. 0.]: expected a finite number",
+            with_key("l2", "numpy.zeros(2)"),
+        ),
+        (
+            "--config={tmp}/config.py",
+            "l2=...: expected a finite number",
+            with_key("l2", "ml_collections.ConfigDict({'a': 1, 'b': 2})"),
+        ),
+        (
+            "--config={tmp}/config.py",
+            "config.py: None value found in required reference...config file",
+            with_key("l2", "ml_collections.config_dict.required_placeholder(float)"),
+        ),
+        (
+            "--config={tmp}/config.py",
+            "num_seeds=None: expected a whole number",
+            with_key("num_seeds", "ml_collections.config_dict.placeholder(int)"),
+        ),
+        (
+            "--config={tmp}/config.py",
+            "hidden_sizes=[64]: expected a tuple of...whole",
+            with_key("hidden_sizes", "[64]"),
+        ),
+        ("--config={tmp}/config.py", "schedule=1: expected one of", with_key("schedule", "(1,)")),
+        (
+            "--config={tmp}/config.py",
+            "grid=['list']: expected one of",
+            with_key("grid", "['list']"),
+        ),
+        # Data.
+        (MNIST, "--data_dir={tmp}/data is not a folder; it should hold train-images"),
+        (MNIST, "--data_dir={tmp}/data is not a folder", file("data", "")),
+        (MNIST, "--data_dir={tmp}/data is not a folder", link("data", "nowhere")),
+        (MNIST, "--data_dir={tmp}/data holds no file of mnist", file("data", None)),
+        (MNIST, "{tmp}/data lacks train-labels...; add it", data(train_labels_idx1=None)),
+        (MNIST, "lacks train-images-idx3-ubyte of mnist; add it", data(train_images_idx3=None)),
+        (MNIST, "lacks train-labels...; add it", file("data/train-images-idx3-ubyte.gz")),
+        (MNIST, "lacks train-labels...; add it", file("data/mnist/train-images-idx3-ubyte")),
+        (MNIST, "train-images-idx3-ubyte: ...; replace it with the original", data()),
+        (MNIST, "train-images...; replace it", data(train_images_idx3=b"")),
+        (MNIST, "train-images...; replace it", data(train_images_idx3=b"<!DOCTYPE html>" * 9)),
+        (MNIST, "train-images...claims dimensions", data(train_images_idx3=HEADER[:7] + b"0" * 9)),
+        (
+            MNIST,
+            "train-images...gzip...; replace it",
+            data(train_images_idx3=gzip.compress(HEADER)[:-9]),
+        ),
+        (MNIST, "train-images...; replace it", data(train_images_idx3=b"\x1f\x8b" + bytes(99))),
+        (MNIST, "mnist.npz: it is not Keras' mnist.npz...; replace it", file("data/mnist.npz")),
+        (
+            MNIST,
+            "mnist.npz: it is not Keras' mnist.npz...; replace it",
+            file("data/mnist.npz", b"PK\5\6" + bytes(18)),
+        ),
+        ("--config.dataset=kmnist --data_dir={tmp}/data", "train-images...; replace it", data()),
+        (
+            "--config.dataset=fashion_mnist --data_dir={tmp}/data",
+            "holds no file of fashion_mnist",
+            file("data/mnist.npz"),
+        ),
+        ("--config.dataset=mnist --data_dir=~nobody_here", "--data_dir=~nobody_here is not"),
+        (["--config.dataset=mnist", "--data_dir=/no\nwhere"], "--data_dir=/no where is not"),
+        (f"MNIST_JAX_CACHE_DIR=~nobody_here/a {MNIST}", "~nobody_here/a: no such home", data()),
+        (
+            "MNIST_JAX_DATA_DIR={tmp}/data --config.dataset=mnist",
+            "{tmp}/data lacks",
+            data(train_labels_idx1=None),
+        ),
+        # Work directories.
+        (
+            "--workdir={tmp}/file",
+            "--workdir={tmp}/file cannot be written...is a file",
+            file("file"),
+        ),
+        ("--workdir={tmp}/file/run", "cannot be written...is a file", file("file")),
+        ("--workdir=/dev/null/run", "--workdir=/dev/null/run cannot be written"),
+        ("--workdir=~nobody_here/run", "--workdir=~nobody_here/run"),
+        (["--workdir={tmp}/" + "n" * 300], "nnn cannot be written...choose another --workdir"),
+        ("--workdir={tmp}/link", "link cannot be written", link("link", "nowhere/at/all")),
+        ("--workdir={tmp}/link", "link cannot be written", link("link", "link")),
+        ("", "--workdir={tmp}/run cannot be written", file("run/.lock", None)),
+        ("", "--workdir={tmp}/run is in use by a run that is going on; wait for it", in_use),
+        ("--overwrite", "--workdir={tmp}/run is in use by a run that is going on", in_use),
+        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "")),
+        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "{")),
+        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "[]")),
+        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "null")),
+        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", b"\xff\xfe")),
+        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "[" * 99999)),
+        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", None)),
+        ("", "holds another run, which differs in", file("run/config.json", "{}")),
+        ("--config.l2=0,1e-3", f"differs in l2 ([0.0], not [0.0, 0.001]); {OTHER}", finished()),
+        ("--config.l2=0,1e-3", f"differs in l2 ([0.0], not [0.0, 0.001]); {OTHER}", unfinished()),
+        ("--seed=1", f"differs in seed (0, not 1); {OTHER}", finished()),
+        ("--config.deterministic=True", "differs in deterministic (False, not True)", finished()),
+        ("", "differs in l3 (1, not None)", finished("config.json", json_with(l3=1))),
+        ("", "differs in l2 (None, not [0.0])", finished("config.json", json_with(l2=None))),
+        ("", "differs in name (cnn, not baseline)", finished("config.json", json_with(name="cnn"))),
+        ("", "differs in l2 (a b, not", finished("config.json", json_with(l2="a\nb"))),
+        # Files of something else, which a run would overwrite, or delete.
+        ("", f"--workdir={{tmp}}/run...results.csv...{OTHER}", file("run/results.csv", "mine")),
+        ("", f"--workdir={{tmp}}/run...report.md...{OTHER}", file("run/report.md", "mine")),
+        ("", f"--workdir={{tmp}}/run...figures...{OTHER}", file("run/figures/mine.png", "mine")),
+        ("", f"--workdir={{tmp}}/run...checkpoints...{OTHER}", file("run/checkpoints/mine", "")),
+        # A finished run that is damaged.
+        ("", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"")),
+        ("", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"[]")),
+        ("", f"{{tmp}}/run{REPEAT}", finished("metrics.jsonl", lambda content: content[:-9])),
+        ("", "{tmp}/run...expected results.csv in it", finished("results.csv")),
+    ],
+    "report": [
+        ("", "0 arguments: expected...see --help"),
+        ("{tmp}/run {tmp}/run", "{tmp}/run: named twice; expected different runs", finished()),
+        ("{tmp}/nowhere", "{tmp}/nowhere holds no finished run: expected config.json in it; name"),
+        ("{tmp}", "{tmp} holds no finished run: expected config.json in it; name the work"),
+        ("{tmp}/file", "{tmp}/file", file("file")),
+        ("~nobody_here", "~nobody_here holds no finished run"),
+        (["{tmp}/" + "n" * 300], "nnn cannot be read as a run"),
+        ([""], "expected"),
+        ("{tmp}/run", "{tmp}/run holds no finished run: expected summary.json in it", unfinished()),
+        ("{tmp}/run", "expected config.json in it", finished("config.json")),
+        ("{tmp}/run", "expected metrics.jsonl in it", finished("metrics.jsonl")),
+        ("{tmp}/run", "expected results.csv in it", finished("results.csv")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("config.json", b"{")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("config.json", b"[]")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("config.json", b"{}")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("config.json", json_with(name=None))),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("config.json", b"[" * 99999)),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"null")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"{}")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"\xff")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("summary.json", json_with(protocol="x"))),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("summary.json", json_with(grid=None))),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("summary.json", json_with(grid=[]))),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("summary.json", json_with(grid=[{}]))),
+        (
+            "{tmp}/run",
+            f"{{tmp}}/run{REPEAT}",
+            finished("summary.json", json_with(provenance=None)),
+        ),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("metrics.jsonl", b"")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("metrics.jsonl", b"3\n")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("metrics.jsonl", b"{}\n")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("metrics.jsonl", lambda c: c[:-9])),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("results.csv", b"")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("results.csv", b"\xff\n")),
+        ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("results.csv", b"trial\n0\n")),
+        (
+            "{tmp}/run",
+            f"{{tmp}}/run{REPEAT}",
+            finished("results.csv", lambda c: c.splitlines(keepends=True)[0]),
+        ),
+        (
+            "{tmp}/run",
+            "{tmp}/run/figures cannot be written...make",
+            finished("figures", b""),
+        ),
+        ("{tmp}/run --nonsense", "nonsense...see --help", finished()),
+        ("{tmp}/run --seed=1", "--seed...see --help", finished()),
+        ("{tmp}/run --overwrite", "--overwrite...see --help", finished()),
+        ("--workdir={tmp}/run", "...see --help", finished()),
+    ],
+    "benchmark": [
+        ("--workdir={tmp}/run", "--workdir={tmp}/run: a benchmark has...give --json=FILE"),
+        ("--overwrite", "--overwrite=...: a benchmark has"),
+        ("--config.num_epoch=3", "num_epoch...Did you mean...num_epochs"),
+        ("--config.l2=-1", "l2=-1: expected a finite number, 0 or positive"),
+        ("--config=", "--config=...expected a config file"),
+        ("--peers=tensorflow", "--peers=tensorflow: unknown; expected some of keras, torch, flax"),
+        ("--peers=keras,caffe", "--peers=caffe: unknown; expected some of keras"),
+        ("--peers=,", "--peers=: unknown; expected some of keras"),
+        ("--peers=flax --config.momentum=0.9 --config.nesterov=True", "nesterov=True: expected"),
+        ("--peers=flax --config.schedule=cosine", "schedule=cosine: expected constant, since the"),
+        ("--peers=flax --config.warmup_steps=5", "warmup_steps=5: expected 0, since the peers"),
+        ("--peers=flax --config.weight_decay=0.1", "weight_decay=0.1: expected 0, since the"),
+        ("--peers=flax --config.label_smoothing=0.1", "label_smoothing=0.1: expected 0, since"),
+        ("--rounds=0", "--rounds=0...see --help"),
+        ("--rounds=-1", "--rounds=-1...see --help"),
+        ("--rounds=2.5", "--rounds=2.5...see --help"),
+        ("--rounds=many", "--rounds=many...see --help"),
+        ("--json={tmp}/nowhere/a.json", "--json={tmp}/nowhere/a.json: its folder cannot be"),
+        ("--json={tmp}/file/a.json", "--json={tmp}/file/a.json: its folder cannot", file("file")),
+        ("--json={tmp}/folder", "--json={tmp}/folder: ", file("folder", None)),
+        ("--json=", "--json=: "),
+        ("--profile={tmp}/file", "--profile={tmp}/file: cannot be made", file("file")),
+        ("--profile={tmp}/file/p", "--profile={tmp}/file/p: cannot be made", file("file")),
+        ("--profile=", "--profile=: "),
+        ("--profile={tmp}/new --config.dataset=mnist --data_dir={tmp}/data", "is not a folder"),
+        ("baseline", "baseline: unexpected; every option is a flag"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def finished_run(server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = server.run("main", *BASELINE, f"--workdir={folder}", draw=True)
+    assert done.status == 0, done.err
+    return folder
+
+
+def snapshot(folder):
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (s.st_ino, s.st_size, s.st_mtime_ns) for path, s in found.items()}
+
+
+def complete(program, given):
+    """Returns environment and arguments of a case, with what it does not say."""
+    words = given if isinstance(given, list) else shlex.split(given)
+    environment = dict(word.split("=", 1) for word in words if re.match("[A-Z_]+=", word))
+    arguments = [word for word in words if not re.match("[A-Z_]+=", word)]
+    if program != "report" and not any(re.match("--config(=|$)", word) for word in arguments):
+        named = {word.split("=")[0] for word in arguments}
+        arguments = [w for w in BASELINE if w.split("=")[0] not in named] + arguments
+    if program == "main" and not any(word.startswith("--workdir") for word in arguments):
+        arguments = ["--workdir={tmp}/run", *arguments]
+    return environment, arguments
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "said", "make"),
+    [
+        pytest.param(program, given, said, *make or [None], id=f"{program} {str(given)[:60]}")
+        for program, cases in BAD_INPUT.items()
+        for given, said, *make in cases
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(
+    server, finished_run, tmp_path, program, given, said, make
+):
+    held = None
+    if make:
+        wants_run = len(inspect.signature(make).parameters) == 2
+        held = make(tmp_path, finished_run) if wants_run else make(tmp_path)
+    before = snapshot(tmp_path)
+    environment, arguments = complete(program, given)
+    fill = lambda word: word.replace("{tmp}", str(tmp_path))  # noqa: E731
+    environment = {"MNIST_JAX_CACHE_DIR": "{tmp}/cache"} | environment
+    done = server.run(
+        program,
+        *map(fill, arguments),
+        cwd=tmp_path,
+        limit=100,
+        draw=True,
+        **{name: fill(value) for name, value in environment.items()},
+    )
+    line = done.err
+    assert (done.status, line.count("\n")) == (2, 1), line
+    assert line.startswith("error: ")
+    place = 0
+    for part in fill(said).split("..."):
+        assert part in line[place:], (part, line)
+        place = line.index(part, place) + len(part)
+    assert done.out == ""
+    assert snapshot(tmp_path) == before
+    if held:
+        held.close()

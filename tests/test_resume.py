@@ -1,0 +1,645 @@
+"""A run that is killed, stopped, starved or damaged ends with the files of a run left alone."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+from test_bad_input import ROOT, Server
+
+from mnist_jax import UserError, runner, sweep
+from mnist_jax.data import Dataset
+from mnist_jax.experiment import read_config, static_choices
+
+
+def flags(**changes):
+    """Flags of a small run; a flag that were given twice would add to a tuple."""
+    five_trials = "0.05,0.1,0.2,0.3,0.4"  # which neither two nor four devices can share evenly
+    values = {
+        "dataset": "digits",
+        "hidden_sizes": 8,
+        "num_epochs": 12,
+        "learning_rate": five_trials,
+    }
+    config = f"--config={ROOT / 'configs' / 'baseline.py'}"
+    return [config, *(f"--config.{key}={value}" for key, value in (values | changes).items())]
+
+
+TINY = flags()
+MOST_KB_A_TRIAL = 100
+EXACT = ("config.json", "metrics.jsonl", "results.csv", "chosen_trial.npz")
+SLOW = pytest.mark.slow
+ON_SIGNAL = "stopping after this epoch; once more stops at once\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def whole(server, tmp_path_factory):
+    """The run left alone."""
+    path = tmp_path_factory.mktemp("whole")
+    done = server.run("main", *TINY, f"--workdir={path}")
+    assert (done.status, done.err) == (0, "")
+    return path
+
+
+def read(workdir, name):
+    """Returns a file's content, without what may differ: times, command, folder, commit."""
+    content = (workdir / name).read_bytes().replace(str(workdir).encode(), b"DIR")
+    if name == "summary.json":
+        summary = json.loads(content)
+        for key in ("seconds", "command", "commit"):
+            del summary["provenance"][key]
+        return summary
+    for differing in (
+        rb"## Timing.*?(?=\n## )",
+        rb"<h2>Timing.*?(?=<h2>)",
+        rb"\n    python[^\n]*",
+        rb"<pre>python.*?</pre>",
+        rb"\n\| commit [^\n]*",
+        rb"<tr><td>commit.*?</tr>",
+    ):
+        if name in ("report.md", "report.html"):
+            content = re.sub(differing, b"", content, flags=re.DOTALL)
+    return content
+
+
+def assert_same(workdir, whole, names=(*EXACT, "summary.json")):
+    for name in names:
+        assert read(workdir, name) == read(whole, name), name
+
+
+def rows(workdir):
+    with contextlib.suppress(FileNotFoundError):
+        return (workdir / "metrics.jsonl").read_bytes().count(b"\n")
+    return 0
+
+
+def snapshot(folder):
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (s.st_ino, s.st_size, s.st_mtime_ns) for path, s in found.items()}
+
+
+def stop(process, number, condition):
+    """Sends a signal once a condition holds; returns the status, or None if it came too late."""
+    if process.wait_until(condition):
+        process.send(number)
+    return process.wait()
+
+
+# --- signals ---
+
+
+@pytest.fixture(scope="module")
+def stopped(server, whole, tmp_path_factory):
+    """A run that SIGTERM stopped, with two checkpoints; to be copied before it is touched."""
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    process = server.start("main", *TINY, f"--workdir={path}")
+    status = stop(process, signal.SIGTERM, lambda: rows(path) >= 5 * 4)
+    return path, status, process.err
+
+
+def test_sigterm_ends_with_143_and_says_how_to_go_on(server, whole, stopped, tmp_path):
+    path, status, said = stopped
+    assert status == 128 + signal.SIGTERM
+    epoch = rows(path) // 5
+    assert said == (
+        f"{ON_SIGNAL}stopped after epoch {epoch} of 12, and saved: "
+        f"the same command with --workdir={path} goes on from there\n"
+    )
+    resumed = shutil.copytree(path, tmp_path / "run")
+    done = server.run("main", *TINY, f"--workdir={resumed}")
+    assert (done.status, done.err) == (0, "")
+    assert f"going on after epoch {epoch}" in done.out
+    assert_same(resumed, whole)
+
+
+@SLOW
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(server, whole, tmp_path):
+    path = tmp_path / "run"
+    process = server.start("main", *TINY, f"--workdir={path}")
+    assert stop(process, signal.SIGINT, lambda: rows(path) > 0) == 128 + signal.SIGINT
+    assert process.err.startswith(f"{ON_SIGNAL}stopped after epoch ")
+    assert process.err.count("\n") == 2
+    assert server.run("main", *TINY, f"--workdir={path}").status == 0
+    assert_same(path, whole)
+
+
+@SLOW
+def test_a_signal_while_a_trained_part_is_taken_up_again(server, whole, stopped, tmp_path):
+    """All epochs are done and saved, the part is not: nothing is left to stop."""
+    path = shutil.copytree(whole, tmp_path / "run")
+    for name in ("results.csv", "summary.json"):
+        (path / name).unlink()
+    process = server.start("main", *TINY, f"--workdir={path}")
+    status = stop(process, signal.SIGTERM, lambda: "going on after" in process.out)
+    assert "Traceback" not in process.err
+    assert status in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
+    assert server.run("main", *TINY, f"--workdir={path}").status == 0
+    assert_same(path, whole)
+
+
+@SLOW
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
+    long = flags(hidden_sizes="900,900", num_epochs=2)
+    path, alone = tmp_path / "run", tmp_path / "alone"
+    process = server.start("main", *long, f"--workdir={path}")
+    assert process.wait_until(lambda: rows(path) == 5)  # epoch 2 goes on for seconds
+    process.send(number)
+    assert process.wait_until(lambda: process.err == ON_SIGNAL)
+    process.send(number)
+    assert process.wait() == 128 + number
+    assert process.err == ON_SIGNAL
+    assert rows(path) == 5
+    assert server.run("main", *long, f"--workdir={path}").status == 0
+    if number == signal.SIGTERM:
+        assert server.run("main", *long, f"--workdir={alone}").status == 0
+        assert_same(path, alone)
+
+
+# --- damage ---
+
+
+def newest_checkpoint(path):
+    (part,) = (path / "checkpoints").iterdir()
+    return max((p for p in part.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(path):
+    file = largest_file(newest_checkpoint(path))
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(path):
+    file = largest_file(newest_checkpoint(path))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut_in_a_line(path):
+    metrics = path / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-40])
+
+
+def cut_epochs(path):
+    metrics = path / "metrics.jsonl"
+    metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[: 5 * 2]))
+
+
+def add_what_is_no_row(path):
+    with open(path / "metrics.jsonl", "ab") as file:
+        for line in (
+            "3",
+            '"a"',
+            '{"trial": [], "epoch": 1}',
+            '{"trial": 0, "epoch": "x"}',
+            "[" * 99999,
+        ):
+            file.write(line.encode() + b"\n")
+        file.write(b"\xff\x00\n")
+
+
+def lose_checkpoints(path):
+    shutil.rmtree(path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("damage", "warnings"),
+    [
+        (truncate, 1),
+        (flip, 1),
+        (cut_in_a_line, 0),
+        pytest.param(cut_epochs, 0, marks=SLOW),
+        (add_what_is_no_row, 0),
+        pytest.param(lose_checkpoints, 0, marks=SLOW),
+    ],
+)
+def test_damage_is_mended(server, whole, stopped, tmp_path, damage, warnings):
+    path = shutil.copytree(stopped[0], tmp_path / "run")
+    damage(path)
+    done = server.run("main", *TINY, f"--workdir={path}")
+    assert done.status == 0, done.err
+    assert done.err.count("\n") == warnings, done.err
+    assert done.err.startswith("warning: checkpoint " * warnings)
+    assert_same(path, whole)
+
+
+# --- a full disk ---
+
+
+@pytest.fixture
+def mount(tmp_path):
+    mounted = []
+
+    def make(kilobytes):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command")
+        if done.returncode:
+            pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}")
+        mounted.append(disk)
+        return disk
+
+    yield make
+    for disk in mounted:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_without_space_for_checkpoints_the_run_goes_on(server, whole, mount):
+    path = mount(900) / "run"
+    done = server.run("main", *TINY, f"--workdir={path}")
+    assert done.status == 0
+    assert done.err.count("\n") == 1
+    assert done.err.startswith("warning: a checkpoint cannot be written")
+    assert_same(path, whole)
+
+
+@pytest.mark.parametrize(
+    "kilobytes",
+    [
+        0,
+        pytest.param(4, marks=SLOW),
+        pytest.param(12, marks=SLOW),
+        20,
+        pytest.param(60, marks=SLOW),
+    ],
+)
+def test_without_space_for_rows_the_run_says_so_and_goes_on_later(server, whole, mount, kilobytes):
+    """The space is gone at config.json, at the rows, at results.csv, at chosen_trial.npz."""
+    disk = mount(4096)
+    path, ballast = disk / "run", disk / "ballast"
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    os.truncate(ballast, ballast.stat().st_size - kilobytes * 1024)
+    done = server.run("main", *TINY, f"--workdir={path}")
+    assert done.status == 2, done.err
+    *warnings, error = done.err.splitlines()
+    assert all(line.startswith("warning: a checkpoint cannot be written") for line in warnings)
+    assert error.startswith("error: ")
+    assert str(path) in error
+    assert "No space left" in error
+    ballast.unlink()
+    done = server.run("main", *TINY, f"--workdir={path}")
+    assert (done.status, done.err) == (0, "")
+    assert_same(path, whole)
+
+
+# --- one work directory, several runs ---
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_refused(server, whole):
+    before = snapshot(whole)
+    done = server.run("main", *TINY, f"--workdir={whole}")
+    assert (done.status, done.err) == (0, "")
+    assert "nothing is trained again" in done.out
+    assert snapshot(whole) == before
+    other = flags(num_epochs=13, l2="0,1e-3", devices=1)
+    done = server.run("main", *other, f"--workdir={whole}")
+    assert done.status == 2
+    assert "differs in l2 ([0.0], not [0.0, 0.001]), num_epochs ([12], not [13]);" in done.err
+    assert done.err.count("\n") == 1
+    assert snapshot(whole) == before
+
+
+@pytest.mark.parametrize("left", ["everything", pytest.param("checkpoints", marks=SLOW)])
+def test_overwrite_starts_anew_beside_stale_checkpoints(server, whole, stopped, tmp_path, left):
+    """Those of a higher epoch, of a run with the same arrays and other numbers."""
+    path = tmp_path / "run"
+    other = flags(learning_rate="0.5,0.6,0.7,0.8,0.9")
+    process = server.start("main", *other, f"--workdir={path}")
+    assert stop(process, signal.SIGTERM, lambda: rows(path) >= 5 * 4) == 128 + signal.SIGTERM
+    if left == "checkpoints":  # as when `--overwrite` was killed in the midst of its work
+        for file in path.iterdir():
+            if file.is_file():
+                file.unlink()
+    done = server.run("main", *TINY, f"--workdir={path}", "--overwrite")
+    assert (done.status, done.err) == (0, "")
+    assert "going on" not in done.out
+    assert_same(path, whole)
+
+
+def test_a_second_run_is_refused_while_the_first_lives(server, whole, tmp_path):
+    path = tmp_path / "run"
+    first = server.start("main", *TINY, f"--workdir={path}")
+    assert first.wait_until(lambda: rows(path) > 0)
+    first.send(signal.SIGSTOP)
+    before = snapshot(path)
+    for more in ((), ("--overwrite",)):
+        second = server.run("main", *TINY, f"--workdir={path}", *more)
+        assert second.status == 2
+        assert second.err.startswith(f"error: --workdir={path} is in use by a run")
+        assert second.err.count("\n") == 1
+        assert snapshot(path) == before
+    first.send(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert server.run("main", *TINY, f"--workdir={path}").status == 0
+    assert_same(path, whole)
+
+
+# --- devices ---
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=SLOW), 4])
+def test_any_number_of_devices_gives_the_same_files(server, whole, tmp_path, devices):
+    done = server.run("main", *TINY, f"--config.devices={devices}", f"--workdir={tmp_path}")
+    if devices > sweep.num_cores():  # whose bits would be others: sums are cut by threads
+        assert done.status == 2
+        assert f"--config.devices={devices}: expected at most {sweep.num_cores()}" in done.err
+        return
+    assert (done.status, done.err) == (0, "")
+    assert json.loads(read(tmp_path, "config.json"))["devices"] == devices
+    assert read(tmp_path, "summary.json")["provenance"]["devices"]["count"] == devices
+    assert_same(tmp_path, whole, EXACT[1:])
+
+
+@SLOW
+def test_a_run_may_go_on_with_other_devices(server, whole, tmp_path):
+    path = tmp_path / "run"
+    process = server.start("main", *TINY, "--config.devices=2", f"--workdir={path}")
+    assert stop(process, signal.SIGTERM, lambda: rows(path) > 0) == 128 + signal.SIGTERM
+    done = server.run("main", *TINY, "--config.devices=1", f"--workdir={path}")
+    assert (done.status, done.err) == (0, "")
+    assert "going on after epoch" in done.out
+    assert_same(path, whole, EXACT[1:])
+
+
+# --- memory ---
+
+
+def experiment(**changes):
+    sys.path.insert(0, str(ROOT / "configs"))
+    try:
+        from baseline import get_config
+    finally:
+        sys.path.pop(0)
+    config = get_config()
+    for key, value in {"dataset": "digits", "hidden_sizes": (4,), **changes}.items():
+        config[key] = value
+    return read_config(config, "tiny", seed=0)
+
+
+def tiny_dataset():
+    rng = np.random.default_rng(0)
+    splits = [
+        array
+        for n in (60, 0, 20)
+        for array in (
+            rng.integers(0, 256, (n, 28, 28), np.uint8),
+            rng.integers(0, 10, n, np.uint8),
+        )
+    ]
+    names = tuple("0123456789")
+    return Dataset("digits", *splits, class_names=names, checksum="sha256:0", source="here")
+
+
+def train(path):
+    """Trains five trials on 60 images with a `Runner`, in this process and its two devices."""
+    path.mkdir(exist_ok=True)
+    grid = {"learning_rate": (0.1, 0.2, 0.3, 0.4, 0.5), "momentum": (0.0, 0.0, 0.0, 0.9, 0.9)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "configure_jax", lambda *_, **__: None)  # JAX may be in use already
+        asked = experiment(grid="list", num_epochs=(3,), **grid)
+        runner.Runner(path, asked, tiny_dataset()).train()
+    return path
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("left_alone"))
+
+
+def assert_same_but_for_order(path, other):
+    assert_same(path, other, ("results.csv", "chosen_trial.npz"))
+    lines = [(p / "metrics.jsonl").read_bytes().splitlines() for p in (path, other)]
+    assert sorted(lines[0]) == sorted(lines[1])
+
+
+def test_parts_that_fit_in_memory_give_the_results_of_the_whole(
+    left_alone, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sweep, "trials_that_fit", lambda program: min(2, len(program.trials.seed)))
+    parted = train(tmp_path / "parted")
+    assert "memory does not hold 5 trials: 3 parts, one after the other" in capsys.readouterr().out
+    assert json.loads((parted / "checkpoints" / "parts.json").read_text()) == [[0, 1], [2, 3], [4]]
+    assert_same_but_for_order(parted, left_alone)
+
+
+def exhaust(monkeypatch, fails):
+    """Makes a program call fail for want of memory where `fails(trials, calls so far)`."""
+    compile_sweep, calls = sweep.compile_sweep, []
+
+    def compile_short_of_memory(**arguments):
+        program = compile_sweep(**arguments)
+
+        def run_epoch(*inputs):
+            calls.append(len(program.trials.seed))
+            if fails(calls[-1], len(calls)):
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9")
+            return program.run_epoch(*inputs)
+
+        run_epoch.memory_analysis = program.run_epoch.memory_analysis
+        return program._replace(run_epoch=run_epoch)
+
+    monkeypatch.setattr(sweep, "compile_sweep", compile_short_of_memory)
+    return calls
+
+
+def test_a_part_for_which_memory_ran_out_is_halved(left_alone, tmp_path, monkeypatch, capsys):
+    calls = exhaust(monkeypatch, lambda _, call: call == 2)
+    halved = train(tmp_path / "halved")
+    assert calls == [5] * 2 + [2] * 3 * 2 + [1] * 3
+    assert capsys.readouterr().out.count("memory does not hold") == 1
+    assert_same_but_for_order(halved, left_alone)
+
+
+@SLOW
+def test_halves_outlive_the_process(left_alone, tmp_path, monkeypatch):
+    exhaust(monkeypatch, lambda trials, call: trials > 2 or call > 5)
+    with pytest.raises(UserError):
+        train(tmp_path / "halved")
+    monkeypatch.undo()
+    resumed = train(tmp_path / "halved")
+    assert json.loads((resumed / "checkpoints" / "parts.json").read_text())[0] == [0, 1]
+    assert_same_but_for_order(resumed, left_alone)
+
+
+def test_memory_that_does_not_hold_a_trial_is_bad_input(tmp_path, monkeypatch):
+    exhaust(monkeypatch, lambda trials, call: True)
+    with pytest.raises(UserError, match="does not hold a single trial; give a smaller network"):
+        train(tmp_path / "run")
+
+
+def test_another_failure_of_a_program_is_not_taken_for_want_of_memory(tmp_path, monkeypatch):
+    def fails(trials, call):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    exhaust(monkeypatch, fails)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        train(tmp_path / "run")
+
+
+@SLOW
+def test_trials_that_fit(monkeypatch):
+    """More memory holds more trials, a larger network fewer, and one a device is the least."""
+    import psutil
+
+    def compile_trials(num_trials, sizes):
+        asked = experiment(num_seeds=num_trials, hidden_sizes=sizes)
+        (point,) = asked.points
+        return sweep.compile_sweep(
+            trials=sweep.create_trials([point], asked.seeds, 60),
+            dataset=tiny_dataset(),
+            **static_choices(asked, point, 10),
+        )
+
+    def fit(program, available):
+        memory = types.SimpleNamespace(available=available)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        return sweep.trials_that_fit(program)
+
+    small, large = compile_trials(8, (4,)), compile_trials(8, (64,))
+    few = compile_trials(4, (4,))
+    amounts = [2 ** (exponent / 2) for exponent in range(20, 80)]
+    for program in (small, large, few):
+        found = [fit(program, amount) for amount in amounts]
+        assert found == sorted(found)
+        assert (found[0], found[-1]) == (2, len(program.trials.seed))
+        assert len(set(found)) > 2 or program is few
+    for amount in amounts:
+        assert fit(large, amount) <= fit(small, amount)
+        # A trial's share of the memory hardly depends on how many train beside it.
+        assert abs(min(4, fit(small, amount)) - fit(few, amount)) <= 2
+    assert any(fit(large, amount) < fit(small, amount) for amount in amounts)
+
+
+# --- soak ---
+
+SWEEP = flags(
+    learning_rate=0.1, batch_size="64,128", num_seeds=3, num_validation=200, num_epochs=60
+)
+
+
+def exists(pattern):
+    return lambda path: any(path.glob(pattern))
+
+
+def more_rows(number):
+    """Rows that this process has added."""
+    start = []
+
+    def condition(path):
+        start.append(rows(path))
+        return start[-1] >= start[0] + number
+
+    return condition
+
+
+def is_saving(path):
+    """Whether there is a checkpoint that is not whole."""
+    return any(
+        not (folder / "manifest.json").exists() for folder in path.glob("checkpoints/trials_*/*")
+    )
+
+
+def moments(rng):
+    """Yields conditions to wait for, each with a delay after it (s); 20 and more."""
+    yield lambda path: True, rng.uniform(0, 0.05)
+    yield exists(".lock"), 0
+    yield exists("config.json"), rng.uniform(0, 0.1)
+    yield exists("config.json"), rng.uniform(0.1, 0.6)  # compiling
+    yield more_rows(1), 0  # the first checkpoint begins
+    yield is_saving, rng.uniform(0, 0.1)
+    for _ in range(5):
+        yield more_rows(rng.randrange(1, 100)), rng.uniform(0, 0.02)
+    for _ in range(3):
+        yield is_saving, rng.uniform(0, 0.15)
+    yield exists("chosen_trial.npz"), 0  # the first part ends
+    yield exists("results.csv"), rng.uniform(0, 0.3)
+    for _ in range(3):
+        yield more_rows(rng.randrange(1, 100)), rng.uniform(0, 0.02)
+    yield is_saving, rng.uniform(0, 0.1)
+    yield exists("summary.json"), 0
+    yield exists("figures/*"), rng.uniform(0, 0.2)
+    while True:  # the report is made again by every process
+        yield lambda path: True, rng.uniform(0, 1)
+
+
+@SLOW
+def test_a_sweep_that_is_killed_20_times(server, tmp_path):
+    path, alone = tmp_path / "killed" / "run", tmp_path / "alone" / "run"
+    command = [sys.executable, "-m", "mnist_jax.main", *SWEEP, f"--workdir={alone}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # as a user would
+    kills, epochs = 0, []
+    for condition, delay in moments(random.Random(0)):
+        process = server.start("main", *SWEEP, f"--workdir={path}", draw=True)
+        if process.wait_until(lambda now=condition: now(path)):
+            after = time.monotonic() + delay
+            process.wait_until(lambda end=after: time.monotonic() > end)
+            process.send(signal.SIGKILL)
+        status = process.wait()
+        assert status in (0, -signal.SIGKILL), process.err
+        for line in process.err.splitlines():  # killed while it was saving
+            assert re.fullmatch(r"warning: checkpoint \S+ cannot be used \(.*\)", line), line
+        kills += status == -signal.SIGKILL
+        epochs.append(rows(path))
+        if kills == 20:
+            break
+    assert server.run("main", *SWEEP, f"--workdir={path}", draw=True).status == 0
+    assert_same(path, alone, [*EXACT, "summary.json", "report.md", "report.html"])
+    for figure in (alone / "figures").iterdir():
+        assert figure.read_bytes() == (path / "figures" / figure.name).read_bytes()
+    done = [json.loads(line) for line in (path / "metrics.jsonl").open()]
+    assert [(row["trial"], row["epoch"]) for row in done] == [
+        (trial, epoch)
+        for part in (range(3), range(3, 6))
+        for epoch in range(1, 61)
+        for trial in part
+    ]
+
+
+@SLOW
+def test_many_trials_take_little_memory(server, tmp_path):
+    """A trial of 784-2-10 has 6.4 kB of weights, a row of metrics and one of results."""
+    peak = {}
+    for num_trials in (200, 2000):
+        path = tmp_path / str(num_trials)
+        many = flags(
+            hidden_sizes=2,
+            learning_rate=0.1,
+            num_epochs=1,
+            num_seeds=num_trials,
+            batch_size=50,
+            num_validation=1337,  # so that 100 images train
+        )
+        done = server.run("main", *many, f"--workdir={path}")
+        assert done.status == 0, done.err
+        assert rows(path) == num_trials
+        assert (path / "results.csv").read_bytes().count(b"\n") == num_trials + 1
+        peak[num_trials] = done.peak_kb
+    assert (peak[2000] - peak[200]) / 1800 < MOST_KB_A_TRIAL, peak
