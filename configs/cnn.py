@@ -38,7 +38,9 @@ def get_config():
     config.num_seeds = 1  # repeated trials of each point, with the seeds --seed, --seed + 1, ...
     config.checkpoint_epochs = 1  # epochs between checkpoints, from which a stopped run goes on
     config.checkpoints_kept = 2
-    config.devices = 0  # that run the trials; 0: all there are, of a CPU its cores
+    config.platform = ""  # "cpu", "gpu" or "tpu"; "": the first of TPU, GPU and CPU that there is
+    config.devices = 0  # that a process uses; 0: all there are, of a CPU its cores
+    config.precision = "float32"  # of matrix products; faster: "tf32" (GPU), "bfloat16" (GPU, TPU)
     config.deterministic = False  # True: a GPU too gives the same bits again, at some cost
 
     return config

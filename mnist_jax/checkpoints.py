@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
+from mnist_jax import hosts
+
 MANIFEST = "manifest.json"
 
 
@@ -53,17 +55,17 @@ class Checkpoints:
             folder: Where the checkpoints lie, and nothing else with a number for its name.
             num_trials: Length of the trial axis without padding.
             keep: How many checkpoints stay; older ones are deleted.
-            max_share: Share of the time that writing may take. A save that comes too soon after
-                the last, or while that is being written, is left out: short epochs are not slowed.
+            max_share: Share of the time that writing may take, for `ready`: short epochs are not
+                slowed.
         """
         self.folder = folder.absolute()
         self._num_trials = num_trials
         self._keep = keep
-        self._pause = 1 / max_share - 1
+        self._pause = 1 / max_share
         self._steps = [s for s in self._all_steps() if (self._path(s) / MANIFEST).exists()]
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[None] | None = None
-        self._not_before = 0.0
+        self._not_before = self._seconds = 0.0  # when the next may come; what the last one took
         self._failing = False
 
     def __enter__(self) -> "Checkpoints":
@@ -75,28 +77,36 @@ class Checkpoints:
         self._wait()
         self._writer.shutdown()
 
-    def save(self, step: int, state: PyTree, record: dict[str, Any], *, must: bool = False) -> None:
+    def ready(self, after: float) -> bool:
+        """Says whether writing the next one would take no more than its share of the time.
+
+        Always false where another process writes.
+
+        Args:
+            after: Seconds from now until it would be saved.
+        """
+        return hosts.is_first() and time.monotonic() + after >= self._not_before
+
+    def save(self, step: int, state: PyTree, record: dict[str, Any]) -> None:
         """Takes a snapshot and starts to write it; the state may be donated right after.
 
-        A snapshot that cannot be written, as on a full disk, costs a line on stderr and nothing
-        else. Failures that follow one another are told once.
+        It waits until the last one is written. A snapshot that cannot be written, as on a full
+        disk, costs a line on stderr and nothing else. Failures that follow one another are told
+        once.
 
         Args:
             step: Its number, higher than that of the last one.
             state: Arrays of JAX or NumPy with the trial axis first.
             record: What else is needed to go on; anything that JSON can hold.
-            must: Whether it is saved even if that comes too soon.
         """
-        import jax
-
-        busy = self._pending is not None and not self._pending.done()
-        if not must and (busy or time.monotonic() < self._not_before):
-            return
         self._wait()
-        names, leaves = _flatten(jax.device_get(state))
-        # Copied, because on a CPU `device_get` may return a view of the device's own memory.
-        arrays = {n: np.array(x[: self._num_trials]) for n, x in zip(names, leaves, strict=True)}
-        self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
+        names, leaves = _flatten(hosts.gather(state))
+        if hosts.is_first():
+            # Copied, because on a CPU they may be views of the device's own memory.
+            own = [np.array(x[: self._num_trials]) for x in leaves]
+            arrays = dict(zip(names, own, strict=True))
+            self._not_before = time.monotonic() + self._pause * self._seconds
+            self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
 
     def restore(self, like: PyTree, newest: int | float = math.inf) -> Restored | None:
         """Returns the newest good checkpoint, or None; each damaged one costs a line on stderr.
@@ -106,16 +116,32 @@ class Checkpoints:
                 come back as such, all others on the devices. Padding repeats the last trial.
             newest: Step behind which checkpoints are passed over.
         """
+        import jax
+
         self._wait()
+        names, leaves = _flatten(like)
+        shapes = [(self._num_trials, *leaf.shape[1:]) for leaf in leaves]
+        empty = map(np.zeros, shapes, [leaf.dtype for leaf in leaves])
+        arrays = dict(zip(names, empty, strict=True))
+        found = hosts.first(lambda: self._newest(newest, arrays))
+        if found is None:
+            return None
+        arrays = hosts.arrays_of_first(arrays)
+        placed = [_place(arrays[n], leaf) for n, leaf in zip(names, leaves, strict=True)]
+        return Restored(found[0], jax.tree.unflatten(jax.tree.structure(like), placed), found[1])
+
+    def _newest(self, newest: int | float, arrays: dict[str, np.ndarray]) -> list[Any] | None:
+        """Returns step and record of the newest good checkpoint, and fills in its arrays."""
         self._steps = [s for s in self._steps if s <= newest]
         for step in reversed([s for s in self._all_steps() if s <= newest]):
             try:
-                restored = self._read(step, like)
+                found, record = self._read(step, arrays)
             except Exception as error:  # damage can make the reader fail in any way
                 _warn(f"checkpoint {self._path(step)} cannot be used ({_one_line(error)})")
             else:
+                arrays |= found
                 self._steps = [s for s in self._steps if s <= step]
-                return restored
+                return [step, record]
         return None
 
     def _wait(self) -> None:
@@ -131,15 +157,12 @@ class Checkpoints:
         self._failing = error is not None
 
     def _write(self, step: int, arrays: dict[str, np.ndarray], record: str) -> None:
-        ocp = _import_orbax()
         start = time.monotonic()
         path = self._path(step)
         try:
             _check_space(self.folder, sum(array.nbytes for array in arrays.values()))
-            context = ocp.Context()
-            context.array_options.saving.use_compression = False  # gains 10 %, takes 3 times longer
-            with context:
-                ocp.save(path, arrays, overwrite=True)
+            with _orbax() as orbax:
+                orbax.save(path, arrays, force=True)
             body = json.dumps({"record": record, "files": _digests(path)}).encode()
             with open(path / MANIFEST, "wb", buffering=0) as file:
                 file.write(_digest(body) + b"\n" + body)
@@ -147,12 +170,13 @@ class Checkpoints:
             self._steps = [*(s for s in self._steps if s < step), step][-self._keep :]
         finally:
             self._delete_others()
-            now = time.monotonic()
-            self._not_before = now + self._pause * (now - start)
+            self._seconds = time.monotonic() - start
+            self._not_before = start + self._pause * self._seconds
 
-    def _read(self, step: int, like: PyTree) -> Restored:
-        import jax
-
+    def _read(
+        self, step: int, expected: dict[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns arrays like those expected, and the record."""
         path = self._path(step)
         try:
             digest, _, body = (path / MANIFEST).read_bytes().partition(b"\n")
@@ -165,17 +189,11 @@ class Checkpoints:
         for name in sorted(found.keys() | manifest["files"].keys()):
             if found.get(name) != manifest["files"].get(name):
                 raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
-        names, leaves = _flatten(like)
-        arrays = _import_orbax().load(path)
-        expected = {
-            name: (self._num_trials, *leaf.shape[1:], leaf.dtype)
-            for name, leaf in zip(names, leaves, strict=True)
-        }
-        if expected != {name: (*array.shape, array.dtype) for name, array in arrays.items()}:
+        with _orbax() as orbax:
+            arrays = orbax.restore(path)
+        if _kinds(expected) != _kinds(arrays):
             raise ValueError("its arrays are not those of this run")
-        placed = [_place(arrays[n], leaf) for n, leaf in zip(names, leaves, strict=True)]
-        state = jax.tree.unflatten(jax.tree.structure(like), placed)
-        return Restored(step, state, json.loads(manifest["record"]))
+        return arrays, json.loads(manifest["record"])
 
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
@@ -212,21 +230,32 @@ def _flatten(tree: PyTree) -> tuple[list[str], Sequence[Any]]:
     return [jax.tree_util.keystr(path) for path in paths], leaves
 
 
+def _kinds(arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
+
 def _place(array: np.ndarray, like: Any) -> Any:
     """Fills an array up to the rows of another one, and puts it where that one is."""
-    import jax
-
     padding = [(0, like.shape[0] - len(array))] + [(0, 0)] * (array.ndim - 1)
     array = np.pad(array, padding, mode="edge")
-    return array if isinstance(like, np.ndarray) else jax.device_put(array, like.sharding)
+    return array if isinstance(like, np.ndarray) else hosts.place(array, like.sharding)
 
 
-def _import_orbax() -> Any:
-    """Imports Orbax, and silences its log: it logs tracebacks of what it also raises."""
-    from orbax.checkpoint import v1
+def _orbax() -> Any:
+    """Imports Orbax and returns a checkpointer of its own for this process.
+
+    Its version 1 makes all processes of a job take part in whatever one of them reads or writes.
+    Its log is silenced: it logs tracebacks of what it also raises.
+    """
+    import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(_not_from_orbax)
-    return v1
+    alone = ocp.options.MultiprocessingOptions(
+        active_processes={0}, barrier_sync_key_prefix="checkpoints"
+    )
+    # Compression gains 10 %, and takes 3 times longer.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ import ml_collections
 from mnist_jax import UserError, data, grid, results
 from mnist_jax.grid import Point
 
+PLATFORMS = ("", "cpu", "gpu", "tpu")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 MAX_SIZE = 2**16  # units or features of a layer; the weights of two such layers take 16 GiB
 
 
@@ -40,9 +43,12 @@ class Experiment(NamedTuple):
     num_seeds: int
     checkpoint_epochs: int
     checkpoints_kept: int
+    platform: str
     devices: int
+    precision: str
     deterministic: bool
     seed: int
+    shard: str
 
     @property
     def points(self) -> list[Point]:
@@ -56,18 +62,37 @@ class Experiment(NamedTuple):
         return range(self.seed, self.seed + self.num_seeds)
 
     @property
+    def parts(self) -> dict[tuple, list[int]]:
+        """The numbers of the shard's trials, by the static choices that give them a program."""
+        shard, num_shards = map(int, self.shard.split("/"))
+        parts: dict[tuple, list[int]] = {}
+        for point, recipe in enumerate(self.points):
+            for trial in range(point * self.num_seeds, (point + 1) * self.num_seeds):
+                if trial % num_shards == shard:
+                    parts.setdefault(recipe.static, []).append(trial)
+        return parts
+
+    @property
     def protocol(self) -> str:
         """How it is scored and what chooses, a key of `results.PROTOCOLS`."""
         return results.protocol_name(self.num_validation, self.choose_epoch)
 
 
-def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Experiment:
+def read_config(
+    config: ml_collections.ConfigDict, name: str, seed: int, shard: str = "0/1"
+) -> Experiment:
     """Checks every key of a config, once.
+
+    Args:
+        config: As a config file gives it.
+        name: Of the file.
+        seed: Of the first repeated trial.
+        shard: `i/n` for the trials whose number leaves i when divided by n.
 
     Raises:
         UserError: A key is unknown, missing or has a value that makes no sense.
     """
-    expected = set(Experiment._fields) - {"name", "seed"}
+    expected = set(Experiment._fields) - {"name", "seed", "shard"}
     for key in config:
         if key not in expected:
             close = difflib.get_close_matches(key, expected, n=1)
@@ -100,9 +125,12 @@ def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Expe
         num_seeds=num_seeds,
         checkpoint_epochs=_one(config, "checkpoint_epochs", _WHOLE),
         checkpoints_kept=_one(config, "checkpoints_kept", _WHOLE),
+        platform=_one(config, "platform", _choice(PLATFORMS)),
         devices=_one(config, "devices", _COUNT),
+        precision=_one(config, "precision", _choice(PRECISIONS)),
         deterministic=_one(config, "deterministic", _FLAG),
         seed=seed,
+        shard=shard,
     )
     searches = experiment.grid in ("random", "halton")
     if bool(experiment.num_points) != searches:
@@ -111,6 +139,13 @@ def read_config(config: ml_collections.ConfigDict, name: str, seed: int) -> Expe
         raise _bad("num_points", experiment.num_points, problem)
     for point in experiment.points:
         _check_point(point, num_images - num_validation)
+    num_trials = len(experiment.points) * num_seeds
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    if not (match and int(match[1]) < int(match[2]) <= num_trials):
+        raise UserError(
+            f"--shard={shard}: expected i/n with i from 0 to n - 1 and n at most {num_trials}, the "
+            "number of trials"
+        )
     return experiment
 
 
@@ -160,7 +195,8 @@ def _in_32_bits(value: float) -> float:
 
 
 def _choice(names: tuple[str, ...]) -> _Kind:
-    return _Kind(f"one of {', '.join(names)}", lambda value: value in names)
+    words = ", ".join(name or "''" for name in names)
+    return _Kind(f"one of {words}", lambda value: value in names)
 
 
 def _is_sizes(value) -> bool:

@@ -11,13 +11,14 @@ import io
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mnist_jax import UserError, results
+from mnist_jax import UserError, hosts, results
 from mnist_jax.experiment import Experiment, load_data, read_config
 
 FLAGS = flags.FLAGS
@@ -32,42 +33,62 @@ flags.DEFINE_bool("overwrite", False, "Whether a run that --workdir holds is del
 flags.DEFINE_string(
     "data_dir", None, "Folder with the data set's files; by default $MNIST_JAX_DATA_DIR."
 )
+flags.DEFINE_string(
+    "shard",
+    "0/1",
+    "i/n: only every n-th trial, from number i on; mnist_jax.report puts the n runs together.",
+)
+flags.DEFINE_string(
+    "distributed",
+    None,
+    "Trains with the other processes of a job: auto in a cluster, else i/n@host:port for process "
+    "i of n, the first of which listens there.",
+)
 
 
 def run(
-    experiment: Experiment, workdir: str | None, data_dir: str | None, overwrite: bool = False
+    experiment: Experiment,
+    workdir: str | None,
+    data_dir: str | None,
+    overwrite: bool = False,
+    job: str | None = None,
 ) -> None:
     """Runs an experiment from data to report, or goes on with it."""
     start = time.monotonic()
     provenance = results.provenance()  # now: the checkout may change while the run goes on
     path = _default_workdir(experiment.name) if workdir is None else _workdir(workdir)
     config = experiment._asdict()
-    if results.check_workdir(path, config, overwrite) == "finished":
-        from mnist_jax import report
 
-        text = report.write_report(path)
-        print(f"{path} holds this run, finished: nothing is trained again\n\n{text}")
+    from mnist_jax import report, runner
+
+    runner.configure_jax(experiment, job)
+    if hosts.first(lambda: results.check_workdir(path, config, overwrite)) == "finished":
+        if hosts.is_first():
+            text = report.write_report(path)
+            print(f"{path} holds this run, finished: nothing is trained again\n\n{text}")
         return
     dataset = load_data(experiment, data_dir)
     try:
-        with results.lock_workdir(path):
-            results.open_workdir(path, config, overwrite)
+        with ExitStack() as stack:
+
+            def open_workdir() -> None:
+                stack.enter_context(results.lock_workdir(path))
+                results.open_workdir(path, config, overwrite)
+
+            hosts.first(open_workdir)
             loaded = time.monotonic() - start
-
-            from mnist_jax import report, runner
-
             trials = runner.Runner(path, experiment, dataset)
             trials.train()
-            seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
-            provenance |= {"devices": trials.devices, "seconds": seconds}
-            results.write_summary(path, trials.rows, experiment.protocol, dataset, provenance)
-            text = report.write_report(path)
+            if hosts.is_first():
+                seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
+                provenance |= {"devices": trials.devices, "seconds": seconds}
+                results.write_summary(path, trials.rows, experiment.protocol, dataset, provenance)
+                print(report.write_report(path))
     except OSError as error:
         raise UserError(
             f"--workdir={path} cannot be written any more ({error.strerror or error}); mend that, "
             "and the same command goes on"
         ) from None
-    print(text)
     if results.count_diverged(trials.rows) == len(trials.rows):
         print("every trial diverged; lower the learning rate", file=sys.stderr)
         sys.exit(3)
@@ -96,12 +117,16 @@ def read_flags(argv: list[str]) -> Experiment:
     if FLAGS.config is None:
         raise UserError("--config: missing; expected a file, as in --config=configs/l2_sweep.py")
     name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
-    return read_config(FLAGS.config, name, FLAGS.seed)
+    return read_config(FLAGS.config, name, FLAGS.seed, FLAGS.shard)
 
 
 def main(argv: list[str]) -> None:
     """Runs the experiment that the flags name."""
-    run(read_flags(argv), FLAGS.workdir, FLAGS.data_dir, FLAGS.overwrite)
+    experiment = read_flags(argv)
+    try:
+        run(experiment, FLAGS.workdir, FLAGS.data_dir, FLAGS.overwrite, FLAGS.distributed)
+    except Exception as error:
+        hosts.leave(error)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -293,9 +293,14 @@ class Recorder:
             (its numbers ceased to be finite), 0 if it did not.
     """
 
-    def __init__(self, workdir: Path, trials: Sequence[Row], axes: Sequence[str], protocol: str):
-        """Takes the rows that name the trials, and the axes that vary, which name them in print."""
-        self._path = workdir / "metrics.jsonl"
+    def __init__(
+        self, workdir: Path | None, trials: Sequence[Row], axes: Sequence[str], protocol: str
+    ):
+        """Takes the rows that name the trials, and the axes that vary, which name them in print.
+
+        Without a work directory, nothing is written.
+        """
+        self._path = workdir and workdir / "metrics.jsonl"
         self._trials = trials
         self._names = [{k: trial[k] for k in ("trial", "seed", *axes)} for trial in trials]
         self._protocol = PROTOCOLS[protocol]
@@ -303,9 +308,10 @@ class Recorder:
 
     def add(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Appends an epoch's rows, one per trial, to `metrics.jsonl`."""
-        rows = _rows(self._names, {"epoch": epoch}, metrics)
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write("".join(to_json(row) + "\n" for row in rows))
+        if self._path:
+            rows = _rows(self._names, {"epoch": epoch}, metrics)
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write("".join(to_json(row) + "\n" for row in rows))
         lost = ~np.all([np.isfinite(values) for values in metrics.values()], axis=0)
         diverged = self.columns["diverged_epoch"]
         diverged = np.where((diverged == 0) & lost, epoch, diverged)
@@ -603,8 +609,10 @@ def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:
 
     Returns:
         Per other point, the fields of `stats.Comparison` (of `point` less the other) and
-        `p_holm`, corrected for the number of comparisons. Which point is compared has usually been
-        found by looking at all of them, so the family of tests is every pair of points.
+        `p_holm`, corrected for every pair of points, since the point that is compared has usually
+        been found by looking at all of them. Where nothing chooses, a report compares the first,
+        for which the pairs with it would do. But its table shows every mean, so the reader, too,
+        finds the best by looking: the same family holds whichever point is asked about.
     """
     column = protocol(run).column
     values = by_seed(run, point, column)

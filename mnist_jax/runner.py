@@ -6,7 +6,9 @@ trials go to `results.csv`. So a run that is stopped anywhere knows which parts 
 on with the next one from its newest good checkpoint.
 """
 
+import itertools
 import json
+import math
 import os
 import signal
 import sys
@@ -18,13 +20,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_jax import UserError, models, results, sweep
+from mnist_jax import UserError, hosts, models, results, sweep
 from mnist_jax.checkpoints import Checkpoints
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, static_choices
 from mnist_jax.results import PROTOCOLS, Recorder, Row
 
 Part = list[int]  # numbers of trials
+LONG = 1.0
+"""Seconds of an epoch from which a signal ends the run right after it; of shorter ones, the next
+runs already, and ends too."""
+
+
+def configure_jax(experiment: Experiment, job: str | None) -> None:
+    """Sets JAX up for an experiment, as `sweep.configure_jax`."""
+    sweep.configure_jax(
+        max(map(len, experiment.parts.values())),
+        platform=experiment.platform,
+        devices=experiment.devices,
+        precision=experiment.precision,
+        deterministic=experiment.deterministic,
+        job=job,
+    )
 
 
 class DoesNotFitError(Exception):
@@ -39,27 +56,25 @@ class DoesNotFitError(Exception):
 class Runner:
     """Trains the trials of an experiment that its work directory does not hold yet.
 
+    In a job of several processes, each has a part of every trial axis; the first one alone looks at
+    the work directory and writes there, and tells the others what it found.
+
     Attributes:
         rows: Those of `results.csv`, of the trials that are done.
         seconds: Wall-clock time by phase, of all processes that the run took as far as is known.
     """
 
     def __init__(self, path: Path, experiment: Experiment, dataset: Dataset):
-        """Looks at what is done; must come before JAX looks for devices."""
+        """Looks at what is done."""
         self._path, self._experiment, self._dataset = path, experiment, dataset
         self._points = experiment.points
         self._names = results.trial_rows(self._points, experiment.seeds, dataset.name)
         self._protocol = PROTOCOLS[experiment.protocol]
-        self._parts = self._read_parts()
-        most = max(map(len, self._parts))
-        sweep.configure_jax(most, experiment.devices, deterministic=experiment.deterministic)
         self._trials = sweep.create_trials(
             self._points, experiment.seeds, len(dataset.train_labels)
         )
-        self._epochs_there = results.trim_metrics(
-            path, {name["trial"]: name["num_epochs"] for name in self._names}
-        )
-        self.rows = self._finished_rows()
+        self._parts, epochs_there, self.rows = hosts.first(self._read_what_is_done)
+        self._epochs_there = dict(epochs_there)
         self.seconds = {"compile": 0.0, "train": 0.0}
 
     @property
@@ -113,10 +128,11 @@ class Runner:
         experiment, num_epochs = self._experiment, self._point(part).num_epochs
         names = [self._names[trial] for trial in part]
         axes = results.varying(self._names)
-        recorder = Recorder(self._path, names, axes, experiment.protocol)
+        path = self._path if hosts.is_first() else None
+        recorder = Recorder(path, names, axes, experiment.protocol)
         folder = self._path / "checkpoints" / f"trials_{part[0]}_to_{part[-1]}"
-        keep = experiment.checkpoints_kept
-        with Checkpoints(folder, num_trials=len(part), keep=keep) as checkpoints:
+        kept = experiment.checkpoints_kept
+        with Checkpoints(folder, num_trials=len(part), keep=kept) as checkpoints:
             saved = checkpoints.restore(
                 program.state, newest=min(self._epochs_there[trial] for trial in part)
             )
@@ -125,84 +141,95 @@ class Runner:
             if saved:
                 recorder.columns = {k: np.array(v) for k, v in saved.record["columns"].items()}
                 self.seconds["train"] += saved.record["seconds"]
-            done = {row["trial"]: row["num_epochs"] for row in self.rows}
-            results.trim_metrics(self._path, done | dict.fromkeys(part, start))
+            if hosts.is_first():
+                done = {row["trial"]: row["num_epochs"] for row in self.rows}
+                results.trim_metrics(self._path, done | dict.fromkeys(part, start))
             self._say_what_runs(program, len(part), num_epochs, start)
             before, started = self.seconds["train"], time.monotonic()
-            epochs = sweep.run(program, num_epochs, start, state)
+            epoch_seconds, ended, due, signal_number = math.inf, started, 0, 0
+
+            def keep(epoch: int) -> bool:
+                nonlocal due
+                in_turn = epoch % experiment.checkpoint_epochs == 0
+                due = in_turn and checkpoints.ready(epoch_seconds)
+                due, wanted = hosts.agree([due, stop.number or epoch_seconds > LONG])
+                return bool(due or wanted)
+
+            epochs = sweep.run(program, num_epochs, start, state, keep)
             epochs = sweep.show_progress(epochs, num_epochs, len(part), start)
             for epoch, (state, metrics) in enumerate(epochs, start=start + 1):
                 recorder.add(epoch, metrics)
-                self.seconds["train"] = before + time.monotonic() - started
-                last = epoch == num_epochs or stop.number is not None
-                if last or epoch % experiment.checkpoint_epochs == 0:
+                now = time.monotonic()
+                epoch_seconds, ended = now - ended, now
+                self.seconds["train"] = before + now - started
+                if state is None:
+                    continue
+                (signal_number,) = hosts.agree([stop.number])
+                if due or signal_number or epoch == num_epochs:
                     columns = {name: values.tolist() for name, values in recorder.columns.items()}
                     record = {"columns": columns, "seconds": self.seconds["train"]}
-                    checkpoints.save(epoch, state, record, must=last)
-                if stop.number is not None:
+                    checkpoints.save(epoch, state, record)
+                if signal_number:
                     break
-        if stop.number is not None:
+        if signal_number:
             go_on = f"the same command with --workdir={self._path} goes on from there"
             print(
                 f"stopped after epoch {epoch} of {num_epochs}, and saved: {go_on}", file=sys.stderr
             )
-            sys.exit(128 + stop.number)
+            sys.exit(128 + signal_number)
         scores = sweep.score_test(program, state) if program.score_test else {}
         rows = sorted(self.rows + recorder.rows(scores), key=lambda row: row["trial"])
         chosen = results.choose_trial(rows, experiment.protocol)["trial"]
-        if chosen in part:
-            examined = sweep.examine(program, state, part.index(chosen))
-            results.write_chosen_trial(self._path, chosen, *examined, self._dataset)
-        results.write_results(self._path, rows)
+        examined = sweep.examine(program, state, part.index(chosen)) if chosen in part else None
+        if hosts.is_first():
+            if examined:
+                results.write_chosen_trial(self._path, chosen, *examined, self._dataset)
+            results.write_results(self._path, rows)
         self.rows = rows
         self.seconds["train"] = before + time.monotonic() - started
 
     def _say_what_runs(
         self, program: sweep.Sweep, num_trials: int, num_epochs: int, start: int
     ) -> None:
-        dataset, devices = self._dataset, program.devices
+        dataset = self._dataset
         scored = {
             "test": "val_ is the test set",
             "validation": "val_ is validation images",
             None: "nothing is scored before the end",
         }[self._protocol.held_out]
+        print(sweep.what_runs(program.devices, self._experiment.platform))
         print(models.layer_table(program.recipe.model))
         print(
             f"{dataset.name} ({dataset.source}): {len(dataset.train_labels)} training images;"
             f" {scored}"
         )
         size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
-        where = results.count(devices["count"], f"{devices['kind']} device")
-        print(f"{size} on {where}" + f", going on after epoch {start}" * bool(start), flush=True)
+        print(size + f", going on after epoch {start}" * bool(start), flush=True)
 
     # --- what is done, and how the trials are parted ---
 
-    def _finished_rows(self) -> list[Row]:
-        """Returns the rows of the first parts that are done, as far as all their rows are there."""
+    def _read_what_is_done(self) -> list[Any]:
+        """Returns the parts, the epochs that are there by trial, and the rows of finished parts."""
+        epochs = {name["trial"]: name["num_epochs"] for name in self._names}
+        parts, there = self._read_parts(), results.trim_metrics(self._path, epochs)
         rows = {row["trial"]: row for row in results.read_results(self._path, self._names)}
         finished: list[Row] = []
-        for part in self._parts:
-            for trial in part:
-                whole = self._epochs_there[trial] == self._names[trial]["num_epochs"]
-                if not (trial in rows and whole):
-                    return finished
-            finished = sorted(finished + [rows[t] for t in part], key=lambda row: row["trial"])
-        return finished
+        for part in parts:
+            if any(trial not in rows or there[trial] < epochs[trial] for trial in part):
+                break
+            finished += [rows[trial] for trial in part]
+        return [parts, list(there.items()), sorted(finished, key=lambda row: row["trial"])]
 
     def _read_parts(self) -> list[Part]:
         """Returns the parts as they were split before, or else one for each program."""
-        with_program: dict[tuple, Part] = {}
-        for name in self._names:
-            with_program.setdefault(self._points[name["point"]].static, []).append(name["trial"])
+        parts = list(self._experiment.parts.values())
         try:
-            parts = json.loads((self._path / "checkpoints" / "parts.json").read_text())
-            if sorted(trial for part in parts for trial in part) == [
-                name["trial"] for name in self._names
-            ]:
-                return parts
+            found = json.loads((self._path / "checkpoints" / "parts.json").read_text())
+            if sorted(itertools.chain(*found)) == sorted(itertools.chain(*parts)):
+                return found
         except (OSError, ValueError, TypeError):
             pass
-        return list(with_program.values())
+        return parts
 
     def _split(self, part: Part, size: int) -> None:
         """Replaces a part by parts of a size that memory holds."""
@@ -214,8 +241,9 @@ class Runner:
         print(f"memory does not hold {len(part)} trials: {len(pieces)} parts, one after the other")
         place = self._parts.index(part)
         self._parts[place : place + 1] = pieces
-        (self._path / "checkpoints").mkdir(exist_ok=True)
-        results.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
+        if hosts.is_first():
+            (self._path / "checkpoints").mkdir(exist_ok=True)
+            results.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
 
 
 class StopSignals:
@@ -225,12 +253,12 @@ class StopSignals:
     So a thread reads the signals where the interpreter notes them the moment they come.
 
     Attributes:
-        number: The signal that came first, or None.
+        number: The signal that came first, or 0.
     """
 
     def __init__(self) -> None:
         """Waits for nothing yet."""
-        self.number: int | None = None
+        self.number = 0
 
     def __enter__(self) -> "StopSignals":
         """Starts to listen."""
@@ -252,7 +280,7 @@ class StopSignals:
         while byte := os.read(self._reader, 1):
             if (number := byte[0]) not in self._old:
                 continue
-            if self.number is not None:
+            if self.number:
                 os._exit(128 + number)
             self.number = number
             print("stopping after this epoch; once more stops at once", file=sys.stderr, flush=True)

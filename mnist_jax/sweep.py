@@ -7,6 +7,7 @@ together (`vmap`).
 """
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,24 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from mnist_jax import UserError, train
+from mnist_jax import UserError, hosts, train
 from mnist_jax.data import Dataset, cache_folder
 from mnist_jax.grid import SCHEDULES, Point
 from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState
 
 EVAL_BATCH_SIZE = 400
+PRECISIONS = {
+    "float32": "float32",
+    "tf32": "TF32_TF32_F32",
+    "bfloat16": "BF16_BF16_F32",
+}
+"""What matrix products round their factors to, in JAX's names; sums are in float32 throughout."""
+COMPUTED = {
+    "cpu": ("float32",),
+    "gpu": ("float32", "tf32", "bfloat16"),
+    "tpu": ("float32", "bfloat16"),
+}
+"""What each platform computes in; elsewhere JAX would take another precision without a word."""
 
 
 class Sweep(NamedTuple):
@@ -111,34 +124,63 @@ def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
     )
 
 
-def configure_jax(num_trials: int, devices: int = 0, *, deterministic: bool = False) -> None:
-    """Sets JAX up for a sweep; must be called before JAX looks for devices.
+def configure_jax(
+    num_trials: int,
+    *,
+    platform: str = "",
+    devices: int = 0,
+    precision: str = "float32",
+    deterministic: bool = False,
+    job: str | None = None,
+) -> None:
+    """Sets JAX up for a sweep, and looks for devices; must come before anything else does.
 
     Each CPU core becomes one device, as far as there are trials for them. Where there are fewer
     trials than cores, the devices share all cores through threads, so that none is idle. Compiled
-    programs are kept in the user's cache, and float32 means float32 in matrix products, unless JAX
-    was told otherwise.
+    programs are kept in the user's cache, unless JAX was told otherwise.
 
     Args:
         num_trials: The most that train together.
-        devices: How many devices a CPU is to have; 0 makes one of each core, which is the most:
-            with more, XLA would cut its sums otherwise, which changes their last bits.
+        platform: `cpu`, `gpu` or `tpu`; none takes the first of TPU, GPU and CPU that there is.
+        devices: How many devices of a process are used, at most; 0 for all. A CPU has one for each
+            core: with more, XLA would cut its sums otherwise, which changes their last bits.
+        precision: Of matrix products, one of `PRECISIONS`.
         deterministic: Whether a GPU must use kernels that give the same bits every time, and the
             same ones every time: none is chosen by how long it took.
+        job: The job of several processes that this one joins, as `hosts.join` takes it.
+
+    Raises:
+        UserError: The platform, its devices, their precision or the job are not to be had.
     """
     cores = num_cores()
     jax.config.update("jax_num_cpu_devices", min(devices or cores, cores, num_trials))
+    if platform == "cpu":
+        jax.config.update("jax_platforms", platform)  # others are found without, or are not there
     flags = [os.environ.get("XLA_FLAGS", "")]
     if num_trials >= cores:
         flags.append("--xla_cpu_multi_thread_eigen=false")
     if deterministic:
         flags += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
-    if jax.config.values["jax_default_matmul_precision"] is None:
-        jax.config.update("jax_default_matmul_precision", "float32")
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if job is not None:
+        hosts.join(job)
+    found = jax.default_backend()
+    if platform not in ("", found):
+        raise UserError(
+            f"--config.platform={platform}: JAX finds none, but {jax.devices()[0].device_kind}; "
+            "install JAX for it (pip install -e '.[cuda]' or '.[tpu]'), see that JAX_PLATFORMS "
+            "does not keep it out, or choose another"
+        )
+    if precision not in COMPUTED[found]:
+        raise UserError(
+            f"--config.precision={precision}: expected {' or '.join(COMPUTED[found])}, as a "
+            f"{found} computes; choose that, or another --config.platform"
+        )
+    devices_for(num_trials, devices)
 
 
 def num_cores() -> int:
@@ -191,9 +233,9 @@ def compile_sweep(
         "test": Split(dataset.test_images, dataset.test_labels),
     }
     sizes = {name: len(split.labels) for name, split in splits.items()}
-    splits = jax.device_put(splits, everywhere)
+    splits = hosts.place(splits, everywhere)
     padding = (0, -num_trials % mesh.size)
-    hyper, seed_index = jax.device_put(
+    hyper, seed_index = hosts.place(
         jax.tree.map(lambda x: np.pad(x, padding, mode="edge"), (trials, seed_index)), by_trial
     )
 
@@ -260,17 +302,31 @@ def compile_sweep(
 def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
     """Returns the devices that so many trials are spread over: no more than there are trials.
 
+    Processes take turns, so that each has its share.
+
+    Args:
+        num_trials: Trials of all processes.
+        num_devices: How many devices of each process are used at most; 0 for all.
+
     Raises:
-        UserError: There are fewer devices than asked for.
+        UserError: There are fewer devices, or fewer trials than processes.
     """
-    devices = jax.devices()
-    wanted = min(num_devices or len(devices), num_trials)
-    if wanted > len(devices):
+    local = jax.local_devices()
+    if num_devices > len(local) and len(local) < num_trials:
         raise UserError(
-            f"--config.devices={num_devices}: expected at most {len(devices)}, since JAX finds "
-            f"{len(devices)} of {devices[0].device_kind}; give 0 for all"
+            f"--config.devices={num_devices}: expected at most {len(local)}, since JAX finds "
+            f"{len(local)} of {local[0].device_kind}; give 0 for all"
         )
-    return devices[:wanted]
+    if num_trials < jax.process_count():
+        raise UserError(
+            f"--distributed: {jax.process_count()} processes for {num_trials} trials that train "
+            "together; give at most as many processes as trials"
+        )
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    turns = itertools.zip_longest(*(found[: num_devices or None] for found in by_process.values()))
+    return [device for turn in turns for device in turn if device is not None][:num_trials]
 
 
 def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
@@ -278,15 +334,44 @@ def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
     on_cpu = devices[0].platform == "cpu"
     alone = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
     threads = "one a device" if alone else "shared by the devices"
+    precisions = {name: key for key, name in PRECISIONS.items()}
+    precision = jax.config.values["jax_default_matmul_precision"]
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         "count": len(devices),
+        "processes": jax.process_count(),
         "cores": num_cores(),
         "threads": threads if on_cpu else None,
         "trials_in_a_device": "lax.map" if on_cpu else "vmap",
-        "matmul_precision": jax.config.values["jax_default_matmul_precision"],
+        "matmul_precision": precisions.get(precision, precision),
     }
+
+
+def what_runs(devices: dict[str, Any], platform: str) -> str:
+    """Says what a sweep runs on and why, for the terminal.
+
+    Args:
+        devices: As `describe_devices` gives them.
+        platform: That the config asks for.
+    """
+    given = os.environ.get("JAX_PLATFORMS")
+    if platform:
+        why = f"as --config.platform={platform} says"
+    elif given:
+        why = f"as JAX_PLATFORMS={given} says"
+    elif devices["platform"] == "cpu":
+        why = "since JAX finds no GPU or TPU"
+    else:
+        why = "the first of TPU, GPU and CPU that JAX finds"
+    how = {"lax.map": "one after the other", "vmap": "together"}[devices["trials_in_a_device"]]
+    text = f"Runs on {devices['count']} {devices['kind']} device{'s' * (devices['count'] > 1)}"
+    if devices["processes"] > 1:
+        text += f" of {devices['processes']} processes"
+    text += f", {why}; trials in a device are trained {how}"
+    if devices["threads"] == "shared by the devices":
+        text += f", by the threads of {devices['cores']} cores"
+    return f"{text}, matrix products in {devices['matmul_precision']}"
 
 
 def trials_that_fit(sweep: Sweep) -> int:
@@ -314,7 +399,8 @@ def trials_that_fit(sweep: Sweep) -> int:
     num_trials = len(sweep.trials.seed)
     each = max(needed - data, 1) / -(-num_trials // count)
     most = int((0.9 * free - data) / each) * count
-    return min(num_trials, max(count, most))
+    least = -hosts.agree([-most])[0]
+    return min(num_trials, max(count, least))
 
 
 def _over_trials(function: Callable, *arguments):
@@ -325,8 +411,12 @@ def _over_trials(function: Callable, *arguments):
 
 
 def run(
-    sweep: Sweep, num_epochs: int, start: int = 0, state: TrialState | None = None
-) -> Iterator[tuple[TrialState, dict[str, np.ndarray]]]:
+    sweep: Sweep,
+    num_epochs: int,
+    start: int = 0,
+    state: TrialState | None = None,
+    keep: Callable[[int], bool] = lambda epoch: True,
+) -> Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]:
     """Trains all trials; after each epoch, yields the state and metrics as arrays [trials].
 
     `train_*` are running means over the epoch's steps, each step scored before its update; the
@@ -338,19 +428,32 @@ def run(
         num_epochs: Number of the last epoch.
         start: Epochs that have been done.
         state: After those; the next epoch overwrites it, as it does every state that is yielded.
+        keep: Says, while an epoch runs, whether its state is wanted; the last one's always is.
+            Where it is not, None is yielded in its place, and the devices have the next epoch to do
+            before the host looks at this one: of short epochs, they never wait for it.
     """
     if state is None:
         state = sweep.initialise(sweep.inputs[0])
     orders = image_orders(sweep.seeds, start + 1, sweep.sizes["train"])
+    ahead = None  # what the devices have been given to do
     for epoch in range(start + 1, num_epochs + 1):
-        state, sums = sweep.run_epoch(state, orders, *sweep.inputs)
-        if epoch < num_epochs:  # the devices are busy while the host prepares the next
+        state, sums = ahead or sweep.run_epoch(state, orders, *sweep.inputs)
+        ahead, last = None, epoch == num_epochs
+        if not last:
             orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
-        sums = _to_host(sums, sweep)
-        metrics = _metrics(sweep, "train", sums.train)
-        if sweep.held_out is not None:
-            metrics |= _metrics(sweep, sweep.held_out, sums.held_out, sums.penalty)
-        yield state, metrics
+        if last or keep(epoch):
+            yield state, _epoch_metrics(sweep, sums)
+        else:
+            ahead = sweep.run_epoch(state, orders, *sweep.inputs)
+            yield None, _epoch_metrics(sweep, sums)
+
+
+def _epoch_metrics(sweep: Sweep, device_sums: train.EpochSums) -> dict[str, np.ndarray]:
+    sums = _to_host(device_sums, sweep)
+    metrics = _metrics(sweep, "train", sums.train)
+    if sweep.held_out is not None:
+        metrics |= _metrics(sweep, sweep.held_out, sums.held_out, sums.penalty)
+    return metrics
 
 
 def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
@@ -370,14 +473,14 @@ def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
 def examine(sweep: Sweep, state: TrialState, trial: int) -> tuple[PyTree, np.ndarray]:
     """Returns a trial's chosen weights, and the class probabilities [n, classes] of test images."""
     params = state.params if state.best is None else state.best.params
-    params = jax.device_get(jax.tree.map(lambda x: x[trial], params))
+    params = hosts.gather(jax.tree.map(lambda x: x[trial], params))
     predict = jax.jit(train.predict, static_argnums=0)
     return params, np.asarray(predict(sweep.recipe, params, jax.device_get(sweep.test.images)))
 
 
 def _to_host(sums, sweep: Sweep):
     num_trials = len(sweep.trials.seed)
-    return jax.tree.map(lambda x: np.asarray(x, np.float64)[:num_trials], jax.device_get(sums))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64)[:num_trials], hosts.gather(sums))
 
 
 def _metrics(
@@ -393,11 +496,11 @@ def _metrics(
 
 
 def show_progress(
-    epochs: Iterator[tuple[TrialState, dict[str, np.ndarray]]],
+    epochs: Iterator[tuple[TrialState | None, dict[str, np.ndarray]]],
     num_epochs: int,
     num_trials: int,
     start: int = 0,
-) -> Iterator[tuple[TrialState, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]:
     """Passes the epochs on, showing mean metrics: a bar in a terminal, a line an epoch elsewhere.
 
     The words are Keras': `val_` is the validation split or, in the notebook's protocol, the test

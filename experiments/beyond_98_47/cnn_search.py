@@ -36,7 +36,9 @@ def get_config():
     config.num_seeds = 1
     config.checkpoint_epochs = 1
     config.checkpoints_kept = 2
+    config.platform = ""
     config.devices = 0
+    config.precision = "float32"
     config.deterministic = False
 
     return config
