@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -6,6 +11,7 @@ from base import BASE
 from mnist_jax import grid, models, sweep
 from mnist_jax.data import Dataset
 
+TESTS = Path(__file__).parent
 OPTIONS = {"batch_size": 16, "nesterov": False, "held_out": "test", "choose_epoch": True}
 
 
@@ -184,6 +190,60 @@ def test_test_labels_choose_nothing_that_validation_images_choose():
     jax.tree.map(np.testing.assert_array_equal, metrics, others)
     jax.tree.map(np.testing.assert_array_equal, best, other_best)
     assert (scores["test_accuracy"] != other_scores["test_accuracy"]).any()
+
+
+def test_epochs_whose_state_is_not_wanted_run_ahead_with_the_same_bits():
+    model = models.create_model(conv_features=(), hidden_sizes=(8,))
+    program = sweep.compile_sweep(model, trials(seeds=range(3)), tiny_dataset(), **OPTIONS)
+    kept = [jax.device_get(state) for state, _ in sweep.run(program, 5)]
+    calls = []
+
+    def run_epoch(*inputs):
+        calls.append(len(seen))
+        return program.run_epoch(*inputs)
+
+    seen = []
+    for state, metrics in sweep.run(
+        program._replace(run_epoch=run_epoch), 5, keep=lambda epoch: epoch == 3
+    ):
+        seen.append((jax.device_get(state), metrics))
+    assert calls == [0, 0, 1, 3, 3]  # how many epochs the caller had seen when one was started
+    assert [state is None for state, _ in seen] == [True, True, False, True, False]
+    jax.tree.map(np.testing.assert_array_equal, seen[2][0], kept[2])
+    jax.tree.map(np.testing.assert_array_equal, seen[4][0], kept[4])
+    for (_, ahead), metrics in zip(seen, run(trials(seeds=range(3)), num_epochs=5), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, ahead, metrics)
+
+
+ON_EIGHT_DEVICES = """
+import jax, numpy as np
+from test_sweep import OPTIONS, models, run, sweep, tiny_dataset, trials
+
+assert len(jax.devices()) == 8
+for num_trials, conv_features in (3, ()), (11, ()), (5, (2,)):
+    seeds, expected = trials(seeds=range(num_trials)), None
+    for num_devices in (1, 2, 4, 8):
+        found = run(seeds, conv_features=conv_features, num_devices=num_devices)
+        expected = expected or found
+        for epoch, other in zip(found, expected, strict=True):
+            for name in epoch:
+                assert epoch[name].shape == (num_trials,)
+                np.testing.assert_allclose(epoch[name], other[name], rtol=1e-6)
+model = models.create_model(conv_features=(), hidden_sizes=(8,))
+program = sweep.compile_sweep(model, trials(seeds=range(11)), tiny_dataset(), **OPTIONS)
+assert program.devices["count"] == 8
+text = program.run_epoch.as_text()
+assert "num_partitions=8" in text
+assert not any(word in text for word in ("all-reduce", "all-gather", "collective", "all-to-all"))
+"""
+
+
+def test_any_number_of_devices_gives_the_same_results_without_communication():
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+    }
+    subprocess.run([sys.executable, "-c", ON_EIGHT_DEVICES], env=environment, check=True)
 
 
 def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
