@@ -387,6 +387,8 @@ def trials_that_fit(sweep: Sweep) -> int:
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(sweep.state)) // count
     needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
     needed += analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
+    if jax.process_count() > 1:  # a checkpoint gathers the arrays of all trials, one at a time
+        needed += max(x.size * x.dtype.itemsize for x in jax.tree.leaves(sweep.state))
     device = jax.devices()[0]
     if device.platform == "cpu":
         import psutil
