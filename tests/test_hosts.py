@@ -75,6 +75,11 @@ def test_two_processes_write_the_files_of_one(tmp_path):
     devices = json.loads((tmp_path / "two" / "summary.json").read_text())["provenance"]["devices"]
     assert (devices["count"], devices["processes"]) == (2, 2)
 
+    refused, silent = map(end, start_job(tmp_path / "one", num_epochs=4))
+    assert (refused[0], silent[0]) == (2, 2)
+    assert "holds another run, which differs in num_epochs ([3], not [4])" in refused[2]
+    assert (refused[2].count("\n"), silent[2]) == (1, "")
+
 
 @pytest.mark.slow
 def test_after_one_is_killed_a_job_and_a_lone_process_can_go_on(tmp_path):
