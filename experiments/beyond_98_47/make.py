@@ -15,7 +15,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from mnist_jax import figures, results, stats
-from mnist_jax.report import commit_of, fill_in, markdown_table
+from mnist_jax.pages import commit_of, fill_in, markdown_table
 from mnist_jax.results import Row, Run
 
 HERE = Path(__file__).parent
@@ -115,26 +115,40 @@ def walk_table(accuracies: list[dict[int, float]]) -> str:
 
 
 def draw_walk(accuracies: list[dict[int, float]]) -> Figure:
-    """Draws the mean of each step with its 95 % interval, and the single trials."""
-    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
-    ax = figure.subplots()
+    """Draws the mean and the trials of each step, and what it gains, with 95 % intervals."""
+    figure = Figure(figsize=(9.2, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for place, values in enumerate(accuracies):
         found = stats.describe(list(values.values()))
-        mean, (low, high) = 100 * found["mean"], found["interval_95"]
-        ax.plot([100 * v for v in values.values()], [place + 0.2] * len(values), ".",
-                color=figures.COLORS[5], ms=4)  # fmt: skip
-        ax.errorbar(mean, place, xerr=50 * (high - low), fmt="o", color=figures.COLORS[0], ms=5,
-                    capsize=3)  # fmt: skip
-        ax.annotate(f"{mean:.2f}", (mean, place - 0.22), ha="center", va="bottom", fontsize=8)
-    ax.axvline(98.47, color="#666666", lw=1, ls="--")
-    ax.annotate("published: 98.47", (98.47, len(accuracies) - 0.45), ha="center", fontsize=8,
-                color="#444444", annotation_clip=False, va="top")  # fmt: skip
-    ax.set(ylim=(len(accuracies) - 0.4, -0.6), xlabel="last-epoch test accuracy (%)")
-    ax.set_yticks(range(len(accuracies)), [f"{'+ ' * bool(i)}{s}" for i, s in enumerate(STEPS)])
-    ax.grid(axis="y", visible=False)
+        low, high = found["interval_95"]
+        left.plot([100 * v for v in values.values()], [place + 0.22] * len(values), ".",
+                  color=figures.COLORS[5], ms=5, alpha=0.6)  # fmt: skip
+        draw_interval(left, place, found["mean"], low, high, "{:.2f}")
+        if place:
+            gain = stats.compare(values, accuracies[place - 1])
+            draw_interval(right, place, gain.difference, gain.low, gain.high, "{:+.2f}")
+    for ax, x in ((left, 98.47), (right, 0)):
+        ax.axvline(x, color="#666666", lw=1, ls="--")
+        ax.grid(axis="y", visible=False)
+    left.annotate("published\n98.47 ", (98.47, -0.5), ha="right", va="top", fontsize=8,
+                  color="#444444")  # fmt: skip
+    left.set(ylim=(len(accuracies) - 0.5, -0.7), xlabel="last-epoch test accuracy (%)")
+    left.set_yticks(range(len(accuracies)), [f"{'+ ' * bool(i)}{s}" for i, s in enumerate(STEPS)])
+    right.set(xlabel="gain over the line above (points)")
     n = len(accuracies[0])
-    figure.suptitle(f"mnist, 784-500-300-10, 40 epochs: one change at a time ({n} seeds each)")
+    figure.suptitle(
+        f"mnist, 784-500-300-10, 40 epochs: one change at a time (means of {n} seeds, 95 % "
+        "intervals; dots: single trials)"
+    )
     return figure
+
+
+def draw_interval(ax, place: int, mean: float, low: float, high: float, style: str) -> None:
+    """Draws a mean with its interval, both shares of 1, and writes its percentage over it."""
+    ends = [[100 * (mean - low)], [100 * (high - mean)]]
+    ax.errorbar(100 * mean, place, xerr=ends, fmt="o", color=figures.COLORS[0], ms=5, capsize=3)
+    ax.annotate(style.format(100 * mean), (100 * mean, place - 0.2), ha="center", va="bottom",
+                fontsize=8)  # fmt: skip
 
 
 def record(runs: dict[str, Run]) -> str:
