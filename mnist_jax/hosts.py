@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-from jaxtyping import PyTree
 
 from mnist_jax import UserError
 
@@ -136,7 +135,7 @@ def agree(numbers: Sequence[int]) -> list[int]:
     return multihost_utils.process_allgather(np.array(numbers, int)).max(axis=0).tolist()
 
 
-def gather(tree: PyTree) -> PyTree:
+def gather(tree: Any) -> Any:
     """Returns arrays that are spread over the devices as arrays of NumPy, in every process."""
     import jax
 
@@ -147,7 +146,7 @@ def gather(tree: PyTree) -> PyTree:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def place(tree: PyTree, sharding: Any) -> PyTree:
+def place(tree: Any, sharding: Any) -> Any:
     """Spreads arrays, which every process has whole, over the devices."""
     import jax
 

@@ -374,35 +374,56 @@ def what_runs(devices: dict[str, Any], platform: str) -> str:
     return f"{text}, matrix products in {devices['matmul_precision']}"
 
 
+def memory_of(sweep: Sweep) -> dict[str, int | float]:
+    """Returns the bytes that an epoch takes, as the compiler plans them.
+
+    Returns:
+        `device_bytes`: what a device needs: arguments, results and temporary arrays. `data_bytes`:
+        of those, the images and labels, the same for any number of trials. `trial_bytes`: the
+        rest, divided by the trials of a device. `parameter_bytes` and `state_bytes`: what a trial
+        cannot do without: its parameters; and these with the optimizer's state and the weights of
+        the best epoch, where the config wants them.
+    """
+    plan: Any = sweep.run_epoch.memory_analysis()
+    needed = plan.argument_size_in_bytes + plan.output_size_in_bytes
+    needed += plan.temp_size_in_bytes - plan.alias_size_in_bytes
+    data = _num_bytes(sweep.inputs[2:])
+    count = sweep.devices["count"]
+    in_a_device = -(-len(sweep.trials.seed) // count)
+    return {
+        "device_bytes": needed,
+        "data_bytes": data,
+        "trial_bytes": (needed - data) / in_a_device,
+        "parameter_bytes": _num_bytes(sweep.state.params) // (in_a_device * count),
+        "state_bytes": _num_bytes(sweep.state) // (in_a_device * count),
+    }
+
+
 def trials_that_fit(sweep: Sweep) -> int:
     """Returns how many of the trials the devices' memory holds, at least one for each device.
 
-    What a device needs is known from the compiled program: its arguments, results and temporary
-    arrays. The data set is the same for any number of trials, the rest is in proportion to them.
-    On a CPU the devices share the memory, and a checkpoint copies the state.
+    The data set is there already, and the same for any number of trials. On a CPU the devices share
+    the memory, and a checkpoint copies the state.
     """
-    analysis: Any = sweep.run_epoch.memory_analysis()
-    count = sweep.devices["count"]
-    data = sum(x.nbytes for x in jax.tree.leaves((sweep.inputs[2:], sweep.test))) // count
-    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(sweep.state)) // count
-    needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-    needed += analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
-    if jax.process_count() > 1:  # a checkpoint gathers the arrays of all trials, one at a time
-        needed += max(x.size * x.dtype.itemsize for x in jax.tree.leaves(sweep.state))
-    device = jax.devices()[0]
+    memory, count = memory_of(sweep), sweep.devices["count"]
+    each, device = memory["trial_bytes"], jax.local_devices()[0]
     if device.platform == "cpu":
         import psutil
 
-        free = psutil.virtual_memory().available // count
-        needed += 2 * state
+        free = psutil.virtual_memory().available // jax.local_device_count()
+        each += 2 * memory["state_bytes"]
     else:
-        memory = device.memory_stats()
-        free = memory["bytes_limit"] - memory["bytes_in_use"] + data
-    num_trials = len(sweep.trials.seed)
-    each = max(needed - data, 1) / -(-num_trials // count)
-    most = int((0.9 * free - data) / each) * count
+        found = device.memory_stats()
+        free = found["bytes_limit"] - found["bytes_in_use"]
+    if jax.process_count() > 1:  # a checkpoint gathers one array of all trials at a time
+        each += count * max(map(_num_bytes, jax.tree.leaves(sweep.state))) / len(sweep.trials.seed)
+    most = int(0.9 * free / max(each, 1)) * count
     least = -hosts.agree([-most])[0]
-    return min(num_trials, max(count, least))
+    return min(len(sweep.trials.seed), max(count, least))
+
+
+def _num_bytes(tree: PyTree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _over_trials(function: Callable, *arguments):
