@@ -27,9 +27,6 @@ def test_scipy_is_imported_only_when_used():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# --- describe ---
-
-
 def test_describe_by_hand():
     got = describe([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])  # squares about the mean sum to 32
     half_width = 2.364624 * math.sqrt(32 / 7 / 8)  # tables: t(0.975, 7)
@@ -113,6 +110,20 @@ def test_other_seeds_give_the_known_numbers_of_welchs_test():
     assert got.difference / (got.std / math.sqrt(10)) == pytest.approx(-1.8608, abs=5e-5)
     assert (got.low, got.high) == pytest.approx((-3.3654832, 0.2054832), abs=5e-8)
     assert got.p == pytest.approx(0.07939, abs=5e-6)
+
+
+@pytest.mark.parametrize("scatter", [1e-4, 0.01, 1.0])
+def test_both_tests_agree_with_scipy(scatter):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        n, m = rng.integers(2, 12, 2)
+        a, b, c = (0.97 + scatter * rng.normal(rng.normal(), 1, size) for size in (n, n, m))
+        pairs = stats.ttest_rel(a, b), compare(by_seed(a), by_seed(b))
+        groups = stats.ttest_ind(a, c, equal_var=False), compare(by_seed(a), by_seed(c, first=99))
+        for expected, got in (pairs, groups):
+            assert got.p == pytest.approx(expected.pvalue, rel=1e-9)
+            limits = expected.confidence_interval(0.95)
+            assert (got.low, got.high) == pytest.approx(tuple(limits), abs=1e-11 * scatter + 1e-15)
 
 
 def test_welchs_test_in_closed_form_with_unequal_groups():
@@ -322,6 +333,16 @@ def test_minimum_difference_is_what_simulated_trials_show():
     power = (stats.ttest_1samp(trials, 0, axis=1).pvalue < 0.05).mean()
     # Standard error 0.13 %. Shifts from normal quantiles give 56.4 %, from Student's 79.1 %.
     assert power == pytest.approx(0.8, abs=0.005)
+
+
+@pytest.mark.parametrize("level", [1e-4, 1e-7, 1e-10])
+@pytest.mark.parametrize("power", [0.06, 0.5, 0.8, 0.99])
+def test_minimum_difference_at_small_levels_in_closed_form(level, power):
+    # Where the critical value is large, the error of two seeds' mean is nothing against it, and
+    # their scatter is half-normal.
+    critical = stats.t.isf(level / 2, 1)
+    expected = critical * stats.halfnorm.ppf(power) / math.sqrt(2)
+    assert minimum_difference(1.0, 2, level=level, power=power) == pytest.approx(expected, rel=1e-4)
 
 
 def test_minimum_difference_of_many_seeds_is_the_normal_one():
