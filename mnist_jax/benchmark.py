@@ -2,6 +2,10 @@
 
     python -m mnist_jax.benchmark --config=configs/cnn.py [--config.KEY=VALUE ...]
         [--peers=keras,torch,flax] [--rounds=5] [--json=FILE] [--profile=DIR]
+    python -m mnist_jax.benchmark --config=configs/cnn.py [--config.KEY=VALUE ...]
+        --trials=1,2,4,8,16 [--rounds=5] [--json=FILE]
+
+The second answers how many trials to train at once, see `scaling.py`; what follows is the first.
 
 In a round every side trains one epoch, ours and each peer's, one at a time on the machine; a first
 epoch warms up and is not counted. Numbers are medians over the rounds, with their extremes. A peer
@@ -14,26 +18,34 @@ config's first compiled program. The peers train its first one. Progress goes to
 the table to the output.
 """
 
-import itertools
 import math
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, data, results
+from mnist_jax import UserError, data, results, scaling
 from mnist_jax.experiment import Experiment, load_data, static_choices
-from mnist_jax.grid import AXES, Point
 from mnist_jax.main import read_flags, run_command
-from mnist_jax.peers import PACKAGES, Peer, PeerError, Task
+from mnist_jax.peers import (
+    PACKAGES,
+    Epoch,
+    check_peers_can_train,
+    compare_peers,
+    peer_lines,
+    run_rounds,
+    say,
+    start_peers,
+    with_extremes,
+)
+from mnist_jax.scaling import Layer, layers, work_per_image
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of one trial in a round: a whole epoch of 784-500-300-10 fits."""
@@ -49,8 +61,17 @@ STAGES = {
 }
 """Where time goes, in the table's words; the first five make `ms_per_step`, the rest is on top."""
 
+UNWANTED = {
+    "workdir": "has no work directory; give --json=FILE",
+    "overwrite": "has no work directory; give --json=FILE",
+    "shard": "chooses its trials itself; leave the flag out",
+    "distributed": "is of one process; leave the flag out",
+}
+"""Flags of `main` that mean nothing here, and why."""
+
 FLAGS = flags.FLAGS
 flags.DEFINE_list("peers", [], f"Rivals to time in turn with ours: {', '.join(PACKAGES)}.")
+flags.DEFINE_list("trials", None, "Numbers of trials to time instead, as in 1,2,4,8,16.")
 flags.DEFINE_integer("rounds", 5, "Epochs that every side is timed for.", lower_bound=1)
 flags.DEFINE_string("json", None, "File for the result.")
 flags.DEFINE_string("profile", None, "Folder for a profiler's trace of one warm epoch.")
@@ -58,58 +79,12 @@ for flag in ("config", "seed", "data_dir"):
     flags.declare_key_flag(flag)
 
 
-class Layer(NamedTuple):
-    """A layer as the matrix product [rows, depth] x [depth, features] that one image makes."""
-
-    rows: int
-    depth: int
-    features: int
-
-
-def layers(
-    conv_features: Sequence[int], hidden_sizes: Sequence[int], num_classes: int
-) -> list[Layer]:
-    """Returns the matrix products of a forward pass over one image of 28x28 pixels.
-
-    A convolution counts at every position where it is defined, as a plain implementation computes
-    it, even if the pool drops the last row and column.
-    """
-    side, channels = 28, 1
-    products = []
-    for features in conv_features:
-        side -= 2
-        products.append(Layer(side * side, 9 * channels, features))
-        side, channels = side // 2, features
-    sizes = (side * side * channels, *hidden_sizes, num_classes)
-    return products + [Layer(1, *pair) for pair in itertools.pairwise(sizes)]
-
-
-def work_per_image(products: Sequence[Layer]) -> int:
-    """Returns the floating-point operations of training on one image; a multiply-add is two.
-
-    Each layer multiplies once forward, once for the gradient of its weights and once for that of
-    its input, which the first layer does without. (`Compiled.cost_analysis` would count a loop's
-    body once, however often it runs.)
-    """
-    forward = [2 * math.prod(product) for product in products]
-    return 3 * sum(forward) - forward[0]
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Returns the median and the extremes."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """Returns how many times as long theirs took, pair by pair."""
-    return spread([t / o for t, o in zip(theirs, ours, strict=True)])
-
-
 class Ours:
     """Our side, compiled: whole epochs as `main` runs them, training alone, and its stages.
 
     Attributes:
         sweep: The program of whole epochs, with the arrays on the devices.
+        devices: What it runs on.
         trials: Number of trials that run at once.
     """
 
@@ -126,12 +101,21 @@ class Ours:
         points = [first, *(point for point in others if point.static == first.static)]
         static = static_choices(experiment, first, len(dataset.class_names))
         trials = sweep.create_trials(points, experiment.seeds, len(dataset.train_labels))
-        sweep.configure_jax(max(sweep.num_cores(), len(trials.seed)))
+        sweep.configure_jax(
+            max(sweep.num_cores(), len(trials.seed)),
+            platform=experiment.platform,
+            devices=experiment.devices,
+            precision=experiment.precision,
+            deterministic=experiment.deterministic,
+        )
 
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
-        num_devices = len(jax.devices())
+        self.devices = sweep.devices_for(
+            max(sweep.num_cores(), len(trials.seed)), experiment.devices
+        )
+        num_devices = len(self.devices)
         on_cpu = jax.default_backend() == "cpu"
         self.trials = num_devices if on_cpu else max(num_devices, len(trials.seed))
         chosen = np.arange(self.trials) * len(trials.seed) // self.trials
@@ -140,6 +124,7 @@ class Ours:
             return sweep.compile_sweep(
                 trials=jax.tree.map(lambda x: x[chosen], trials),
                 dataset=dataset,
+                num_devices=experiment.devices,
                 **static,
                 epoch=epoch,
             )
@@ -259,12 +244,15 @@ def breakdown(seconds: Mapping[str, float], num_steps: int, epoch_steps: int) ->
     }
 
 
-def matmul_timer(shapes: Sequence[tuple[int, int, int]], work: float) -> Callable[[], float]:
-    """Compiles float32 products [m, k] x [k, n] that keep all devices busy at once.
+def matmul_timer(
+    shapes: Sequence[tuple[int, int, int]], work: float, devices: Sequence
+) -> Callable[[], float]:
+    """Compiles products [m, k] x [k, n] of float32 arrays that keep devices busy at once.
 
     Args:
         shapes: (m, k, n) of products to try.
         work: Floating-point operations of a device per shape and call, about.
+        devices: Those to keep busy.
 
     Returns:
         Function that times each shape once and returns the best GFLOP/s of all devices together.
@@ -273,7 +261,7 @@ def matmul_timer(shapes: Sequence[tuple[int, int, int]], work: float) -> Callabl
     from jax.sharding import Mesh
     from jax.sharding import PartitionSpec as P
 
-    mesh = Mesh(np.array(jax.devices()), ("device",))
+    mesh = Mesh(np.array(devices), ("device",))
     rng = np.random.default_rng(0)
     programs = []
     for m, k, n in shapes:
@@ -320,47 +308,6 @@ def matmul_shapes(products: Sequence[Layer], batch_size: int, on_cpu: bool) -> l
     return [(n, n, n) for n in sizes] + [(batch_size * most.rows, most.depth, most.features)]
 
 
-class Timings(NamedTuple):
-    """One side's milliseconds a step and losses, a number for each round; the first warmed up."""
-
-    ms: list[float]
-    losses: list[float]
-
-
-def run_rounds(
-    sides: Mapping[str, Callable[[], tuple[float, float]]], rounds: int
-) -> tuple[dict[str, Timings], dict[str, str]]:
-    """Has all sides train in turn, in an order that is reversed from round to round.
-
-    Args:
-        sides: By name, a function that trains once and returns milliseconds a step and the loss.
-        rounds: How often each is called after its warm-up.
-
-    Returns:
-        Timings by side, and why a side was left out, by name: it failed, or it does not train.
-    """
-    timings = {name: Timings([], []) for name in sides}
-    left_out = {}
-    for number in range(rounds + 1):
-        names = [name for name in sides if name not in left_out]
-        for name in names if number % 2 else names[::-1]:
-            try:
-                ms, loss = sides[name]()
-            except PeerError as error:
-                left_out[name] = str(error)
-                _say(f"{name} is left out: {error}")
-                continue
-            timings[name].ms.append(ms)
-            timings[name].losses.append(loss)
-        steps = (f"{n} {timings[n].ms[-1]:.3f}" for n in names if n not in left_out)
-        _say(f"{f'round {number}/{rounds}' if number else 'warm-up'}: {', '.join(steps)} ms a step")
-    for name in sides.keys() - left_out.keys():
-        losses = timings[name].losses
-        if not (all(map(math.isfinite, losses)) and losses[-1] < losses[0]):
-            left_out[name] = f"it does not train: its loss went from {losses[0]} to {losses[-1]}"
-    return {name: t for name, t in timings.items() if name not in left_out}, left_out
-
-
 def measure(
     experiment: Experiment,
     dataset: data.Dataset,
@@ -387,30 +334,32 @@ def measure(
 
     ours = Ours(experiment, cut)
     devices = ours.sweep.devices
-    _say(
+    say(
         f"compiled in {ours.sweep.compile_seconds:.1f} s; a round is {steps} of an epoch's"
         f" {epoch_steps} steps in {ours.trials} trials on {devices['count']} {devices['kind']}"
     )
     if load_average > devices["cores"] / 2:
-        _say(f"load average {load_average:.1f}: other programs take part of the machine's speed")
+        say(f"load average {load_average:.1f}: other programs take part of the machine's speed")
     on_cpu = devices["platform"] == "cpu"
     time_matmul = matmul_timer(
-        matmul_shapes(products, point.batch_size, on_cpu), work=2e9 if on_cpu else 2e12
+        matmul_shapes(products, point.batch_size, on_cpu), 2e9 if on_cpu else 2e12, ours.devices
     )
     peaks, stages = [], []
 
-    def train_ours() -> tuple[float, float]:
+    def train_ours() -> Epoch:
         peaks.append(time_matmul())
         seconds, loss = ours.time_round(epoch_images)
         stages.append(breakdown(seconds, steps * ours.trials, epoch_steps * ours.trials))
-        return seconds["training"] * 1e3 / (steps * ours.trials), loss
+        return Epoch(seconds["training"], steps * ours.trials, loss)
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running, missing = start_peers(peers, point, cut, folder, environment, devices["platform"])
+        running, missing = start_peers(
+            peers, point, cut, folder, environment, devices["platform"], experiment.precision
+        )
         for peer in running.values():
             stack.callback(peer.close)
-        sides = {"ours": train_ours} | {n: _peer_side(peer) for n, peer in running.items()}
+        sides = {"ours": train_ours} | {name: p.train_epoch for name, p in running.items()}
         timings, left_out = run_rounds(sides, rounds)
     if "ours" in left_out:
         raise UserError(
@@ -424,8 +373,8 @@ def measure(
     gflops, peak = work * statistics.median(images_per_second) / 1e9, max(peaks)
     return {
         "config": experiment._asdict(),
-        **_with_extremes("ms_per_step", our_ms),
-        **_with_extremes("images_per_second", images_per_second),
+        **with_extremes("ms_per_step", our_ms),
+        **with_extremes("images_per_second", images_per_second),
         "gflops": gflops,
         "matmul_peak_gflops": peak,
         "share_of_peak": gflops / peak,
@@ -435,15 +384,7 @@ def measure(
         "breakdown_ms_per_step": {
             name: statistics.median(stage[name] for stage in stages[1:]) for name in stages[0]
         },
-        "peers": {
-            name: {
-                **_with_extremes("ms_per_step", timings[name].ms[1:]),
-                "ratio": ratio(timings[name].ms[1:], our_ms),
-                **peer.about,
-            }
-            for name, peer in running.items()
-            if name in timings
-        },
+        "peers": compare_peers(running, timings),
         "peers_left_out": missing | left_out,
         "rounds": {name: t._asdict() for name, t in timings.items()},
         "trials": ours.trials,
@@ -463,56 +404,6 @@ def _cut(dataset: data.Dataset, batch_size: int, work: int) -> data.Dataset:
     )
 
 
-def start_peers(
-    names: Sequence[str],
-    point: Point,
-    dataset: data.Dataset,
-    folder: Path,
-    environment: Mapping[str, str],
-    platform_name: str,
-) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Returns the peers that run, and why the others do not."""
-    shared = {name: getattr(point, name) for name in Task._fields if name in AXES}
-    task = Task(num_classes=len(dataset.class_names), **shared)
-    environment = {
-        **environment,
-        "KERAS_BACKEND": "tensorflow",
-        # On a GPU they share its memory with ours.
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    }
-    if platform_name == "cpu":
-        environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    np.savez(folder / "images.npz", images=dataset.train_images, labels=dataset.train_labels)
-    running: dict[str, Peer] = {}
-    missing = {}
-    for name in names:
-        try:
-            peer = Peer(name, task, folder / "images.npz", environment)
-            if peer.about["platform"] != platform_name:
-                peer.close()
-                raise PeerError(
-                    f"it runs on {peer.about['platform']} here, ours on {platform_name}"
-                )
-            running[name] = peer
-        except PeerError as error:
-            missing[name] = str(error)
-            _say(f"{name} is left out: {error}")
-    return running, missing
-
-
-def _peer_side(peer: Peer) -> Callable[[], tuple[float, float]]:
-    def train() -> tuple[float, float]:
-        epoch = peer.train_epoch()
-        return epoch.seconds * 1e3 / epoch.steps, epoch.loss
-
-    return train
-
-
-def _with_extremes(name: str, values: Sequence[float]) -> dict[str, float]:
-    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
-
-
 def _trace(ours: Ours, folder: str) -> None:
     """Leaves a profiler's trace of one warm epoch, evaluation included."""
     import jax
@@ -521,7 +412,7 @@ def _trace(ours: Ours, folder: str) -> None:
     with jax.profiler.trace(folder, create_perfetto_trace=True):
         ours.time_epoch("whole")
     trace = max(Path(folder).glob("plugins/profile/*/perfetto_trace.json.gz"))
-    _say(f"trace: open {trace} at https://ui.perfetto.dev, or run: xprof --logdir={folder}")
+    say(f"trace: open {trace} at https://ui.perfetto.dev, or run: xprof --logdir={folder}")
 
 
 def table(record: Mapping[str, Any]) -> str:
@@ -547,18 +438,7 @@ def table(record: Mapping[str, Any]) -> str:
     ]
     for name, ms in stages.items():
         lines.append(f"{STAGES[name]:<28}{ms:>11.4f}{ms / r['ms_per_step']:>11.1%}")
-    if r["peers"]:
-        header = f"{'peer, one network at a time':<28}{'ms a step':>11}{'ours is faster':>18}"
-        lines += ["", f"{header}{'(min to max)':>20}"]
-    for name, peer in r["peers"].items():
-        label = f"{name} ({' '.join(f'{k} {v}' for k, v in peer['versions'].items() if k == name)})"
-        times = peer["ratio"]
-        extremes = f"({times['min']:.2f} to {times['max']:.2f})"
-        lines.append(
-            f"{label:<28}{peer['ms_per_step']:>11.3f}{times['median']:>12.2f} times{extremes:>20}"
-        )
-    lines += [f"{name} is left out: {why}" for name, why in r["peers_left_out"].items()]
-    return "\n".join(lines)
+    return "\n".join(lines + peer_lines(r["peers"], r["peers_left_out"]))
 
 
 def _row(label: str, record: Mapping[str, Any], name: str, style: str) -> str:
@@ -566,46 +446,41 @@ def _row(label: str, record: Mapping[str, Any], name: str, style: str) -> str:
     return f"{label:<28}{''.join(f'{cell:>11}' for cell in cells)}"
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(argv: list[str]) -> None:
     """Benchmarks the experiment that the flags name."""
     experiment = read_flags(argv)
-    for name in ("workdir", "overwrite"):
+    for name, why in UNWANTED.items():
         if FLAGS[name].present:
-            given = f"--{name}={FLAGS[name].value}"
-            raise UserError(f"{given}: a benchmark has no work directory; give --json=FILE")
+            raise UserError(f"--{name}={FLAGS[name].value}: a benchmark {why}")
+    if FLAGS.trials is not None and (FLAGS.peers or FLAGS.profile is not None):
+        given = ",".join(FLAGS.trials)
+        raise UserError(f"--trials={given}: not with --peers or --profile; leave one of them out")
     for name in FLAGS.peers:
         if name not in PACKAGES:
             raise UserError(f"--peers={name}: unknown; expected some of {', '.join(PACKAGES)}")
-    _check_peers_can_train(experiment.points[0], FLAGS.peers)
+    if FLAGS.peers:
+        check_peers_can_train(experiment.points[0])
+    if FLAGS.trials is not None:
+        numbers = scaling.read_numbers(FLAGS.trials, experiment)
     if FLAGS.json is not None:
         _check_writable(Path(FLAGS.json))
     dataset = load_data(experiment, FLAGS.data_dir)
     if FLAGS.profile is not None:
         _make_folder(FLAGS.profile)
-    record = measure(
-        experiment,
-        dataset,
-        peers=list(dict.fromkeys(FLAGS.peers)),
-        rounds=FLAGS.rounds,
-        profile=FLAGS.profile,
-    )
-    print(table(record))
+    if FLAGS.trials is not None:
+        record = scaling.measure(scaling.Job(experiment, dataset), numbers, FLAGS.rounds)
+        print(scaling.table(record))
+    else:
+        record = measure(
+            experiment,
+            dataset,
+            peers=list(dict.fromkeys(FLAGS.peers)),
+            rounds=FLAGS.rounds,
+            profile=FLAGS.profile,
+        )
+        print(table(record))
     if FLAGS.json is not None:
         results.write_text(Path(FLAGS.json), results.to_json(record, indent=2) + "\n")
-
-
-def _check_peers_can_train(point: Point, peers: Sequence[str]) -> None:
-    plain = {"schedule": "constant", "warmup_steps": 0, "nesterov": False, "weight_decay": 0}
-    for key, value in (plain | {"label_smoothing": 0}).items():
-        if peers and getattr(point, key) != value:
-            raise UserError(
-                f"--config.{key}={getattr(point, key)}: expected {value}, since the peers train by "
-                "plain SGD; change it, or leave out --peers"
-            )
 
 
 def _check_writable(file: Path) -> None:

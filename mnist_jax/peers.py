@@ -1,22 +1,29 @@
-"""What a user would write instead: the rivals' training loops, each in a process of its own.
+"""What a user would write instead: the rivals' training loops; and how sides are timed in turn.
 
-A peer is `python -m mnist_jax.peers NAME TASK FILE`, which lives through a benchmark and trains one
-epoch on request. It talks in lines: first it says what it is (a JSON object), then it answers every
-line `epoch` with an `Epoch` (a JSON object), and it leaves when its input ends.
+A side is a process that lives through a benchmark and trains one epoch on request. It talks in
+lines: first it says what it is (a JSON object), then it answers every line `epoch` with an `Epoch`
+(a JSON object), and it leaves when its input ends. A peer is one: `python -m mnist_jax.peers NAME
+TASK FILE`.
 """
 
 import importlib.util
 import io
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from mnist_jax import UserError
+from mnist_jax.data import Dataset
+from mnist_jax.grid import AXES, Point
 
 PACKAGES = {
     "keras": ("keras", "tensorflow"),
@@ -27,7 +34,10 @@ PACKAGES = {
 
 
 class Task(NamedTuple):
-    """What every peer trains: the numbers of one trial."""
+    """What every peer trains: the numbers of one trial, and the precision of matrix products.
+
+    In bfloat16 Keras and PyTorch hold activations too, as their own switches for it do.
+    """
 
     conv_features: Sequence[int]
     hidden_sizes: Sequence[int]
@@ -37,10 +47,11 @@ class Task(NamedTuple):
     momentum: float
     l2: float
     l2_on_output: bool
+    precision: str
 
 
 class Epoch(NamedTuple):
-    """What a peer answers: wall-clock time, steps taken, and mean loss over them."""
+    """What training once takes: wall-clock time, steps of all trials, and mean loss over them."""
 
     seconds: float
     steps: int
@@ -48,43 +59,37 @@ class Epoch(NamedTuple):
 
 
 class PeerError(Exception):
-    """A peer that cannot be measured; the message is one line."""
+    """A side that cannot be measured; the message is one line."""
 
 
 Trainer = Callable[[], Epoch]
 
 
-class Peer:
-    """The benchmark's end of a peer's process.
+class Side:
+    """The benchmark's end of a process that trains on request.
 
     Attributes:
-        about: What the peer said of itself: versions, platform, threads.
+        about: What the process said of itself.
 
     Raises:
-        PeerError: Here and in `train_epoch`: a package is missing, or the process died.
+        PeerError: Here and in `train_epoch`: the process died.
     """
 
-    def __init__(self, name: str, task: Task, file: Path, environment: Mapping[str, str]):
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]):
         """Starts the process and waits until its data and model are ready.
 
         Args:
-            name: One of `PACKAGES`.
-            task: What to train.
-            file: NumPy archive with `images` uint8 [n, 28, 28] and `labels` uint8 [n]; the
-                process' messages go to a file beside it.
+            command: What `python` is to run.
+            log: File for the process' messages.
             environment: The environment variables of the process.
         """
-        missing = [p for p in PACKAGES[name] if importlib.util.find_spec(p) is None]
-        if missing:
-            raise PeerError(f"{missing[0]} is not installed; pip install 'mnist_jax[bench]'")
-        self._log = file.with_name(f"{name}.log")
-        command = [sys.executable, "-m", "mnist_jax.peers", name, json.dumps(task._asdict())]
-        with open(self._log, "w", encoding="utf-8") as log:
+        self._log = log
+        with open(log, "w", encoding="utf-8") as stream:
             self._process = subprocess.Popen(
-                [*command, str(file)],
+                [sys.executable, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=stream,
                 env=environment,
                 encoding="utf-8",
             )
@@ -94,7 +99,7 @@ class Peer:
         self.about = self._answer()
 
     def train_epoch(self) -> Epoch:
-        """Has the peer train one epoch."""
+        """Has the process train one epoch."""
         try:
             self._requests.write("epoch\n")
             self._requests.flush()
@@ -117,13 +122,182 @@ class Peer:
         return json.loads(line)
 
 
+def start_peer(name: str, task: Task, file: Path, environment: Mapping[str, str]) -> Side:
+    """Starts a peer, which says its versions, platform and threads.
+
+    Args:
+        name: One of `PACKAGES`.
+        task: What to train.
+        file: NumPy archive with `images` uint8 [n, 28, 28] and `labels` uint8 [n].
+        environment: The environment variables of the process.
+
+    Raises:
+        PeerError: A package is missing, or the process died.
+    """
+    missing = [p for p in PACKAGES[name] if importlib.util.find_spec(p) is None]
+    if missing:
+        raise PeerError(f"{missing[0]} is not installed; pip install 'mnist_jax[bench]'")
+    command = ["-m", "mnist_jax.peers", name, json.dumps(task._asdict()), str(file)]
+    return Side(command, file.with_name(f"{name}.log"), environment)
+
+
+def check_peers_can_train(point: Point) -> None:
+    """Refuses what only our side can do."""
+    plain = {"schedule": "constant", "warmup_steps": 0, "nesterov": False, "weight_decay": 0}
+    for key, value in (plain | {"label_smoothing": 0}).items():
+        if getattr(point, key) != value:
+            raise UserError(
+                f"--config.{key}={getattr(point, key)}: expected {value}, since the peers train by "
+                "plain SGD; change it, or leave out --peers"
+            )
+
+
+def start_peers(
+    names: Sequence[str],
+    point: Point,
+    dataset: Dataset,
+    folder: Path,
+    environment: Mapping[str, str],
+    platform_name: str,
+    precision: str,
+) -> tuple[dict[str, Side], dict[str, str]]:
+    """Returns the peers that run, and why the others do not."""
+    shared = {name: getattr(point, name) for name in Task._fields if name in AXES}
+    task = Task(num_classes=len(dataset.class_names), precision=precision, **shared)
+    environment = {
+        **environment,
+        "KERAS_BACKEND": "tensorflow",
+        "JAX_TRACEBACK_FILTERING": "off",  # or else an error's last line is about the traceback
+        # On a GPU they share its memory with ours.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    if platform_name == "cpu":
+        environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    np.savez(folder / "images.npz", images=dataset.train_images, labels=dataset.train_labels)
+    running: dict[str, Side] = {}
+    missing = {}
+    for name in names:
+        try:
+            peer = start_peer(name, task, folder / "images.npz", environment)
+            if peer.about["platform"] != platform_name:
+                peer.close()
+                raise PeerError(
+                    f"it runs on {peer.about['platform']} here, ours on {platform_name}"
+                )
+            running[name] = peer
+        except PeerError as error:
+            missing[name] = str(error)
+            say(f"{name} is left out: {error}")
+    return running, missing
+
+
+def compare_peers(
+    running: Mapping[str, Side], timings: Mapping[str, "Timings"]
+) -> dict[str, dict[str, Any]]:
+    """Returns the record of the peers that were timed, in pairs of rounds with `ours`."""
+    return {
+        name: {
+            **with_extremes("ms_per_step", timings[name].ms[1:]),
+            "ratio": ratio(timings[name].ms[1:], timings["ours"].ms[1:]),
+            **peer.about,
+        }
+        for name, peer in running.items()
+        if name in timings
+    }
+
+
+def peer_lines(compared: Mapping[str, Mapping], left_out: Mapping[str, str]) -> list[str]:
+    """Returns the peers' part of the table."""
+    lines = []
+    if compared:
+        header = f"{'peer, one network at a time':<28}{'ms a step':>11}{'ours is faster':>18}"
+        lines += ["", f"{header}{'(min to max)':>20}"]
+    for name, peer in compared.items():
+        label = f"{name} ({' '.join(f'{k} {v}' for k, v in peer['versions'].items() if k == name)})"
+        times = peer["ratio"]
+        extremes = f"({times['min']:.2f} to {times['max']:.2f})"
+        lines.append(
+            f"{label:<28}{peer['ms_per_step']:>11.3f}{times['median']:>12.2f} times{extremes:>20}"
+        )
+    return lines + [f"{name} is left out: {why}" for name, why in left_out.items()]
+
+
+class Timings(NamedTuple):
+    """One side's milliseconds a step and losses, a number for each round; the first warmed up."""
+
+    ms: list[float]
+    losses: list[float]
+
+
+def run_rounds(
+    sides: Mapping[str, Trainer], rounds: int
+) -> tuple[dict[str, Timings], dict[str, str]]:
+    """Has all sides train in turn, in an order that is reversed from round to round.
+
+    Args:
+        sides: By name, a function that trains once.
+        rounds: How often each is called after its warm-up.
+
+    Returns:
+        Timings by side, and why a side was left out, by name: it failed, or it does not train.
+    """
+    timings = {name: Timings([], []) for name in sides}
+    left_out = {}
+    for number in range(rounds + 1):
+        names = [name for name in sides if name not in left_out]
+        for name in names if number % 2 else names[::-1]:
+            try:
+                epoch = sides[name]()
+            except PeerError as error:
+                left_out[name] = str(error)
+                say(f"{name} is left out: {error}")
+                continue
+            timings[name].ms.append(epoch.seconds * 1e3 / epoch.steps)
+            timings[name].losses.append(epoch.loss)
+        steps = (f"{n} {timings[n].ms[-1]:.3f}" for n in names if n not in left_out)
+        say(f"{f'round {number}/{rounds}' if number else 'warm-up'}: {', '.join(steps)} ms a step")
+    for name in sides.keys() - left_out.keys():
+        losses = timings[name].losses
+        if not (all(map(math.isfinite, losses)) and losses[-1] < losses[0]):
+            left_out[name] = f"it does not train: its loss went from {losses[0]} to {losses[-1]}"
+    return {name: t for name, t in timings.items() if name not in left_out}, left_out
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median and the extremes."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def with_extremes(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Returns the median under a name, and the extremes under names made of it."""
+    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """Returns how many times as long theirs took, pair by pair."""
+    return spread([t / o for t, o in zip(theirs, ours, strict=True)])
+
+
+def say(line: str) -> None:
+    """Tells of progress on the error stream."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def serve(train: Trainer, about: dict, requests: Iterable[str], answers: io.TextIOBase) -> None:
-    """The peer's end: says what it is, then trains one epoch for each request."""
+    """The process' end: says what it is, then trains one epoch for each request."""
     print(json.dumps(about), file=answers, flush=True)
     for request in requests:
         if request != "epoch\n":
             raise ValueError(f"request {request!r}; expected 'epoch'")
         print(json.dumps(train()._asdict()), file=answers, flush=True)
+
+
+def take_output() -> io.TextIOWrapper:
+    """Returns the output for the answers; whatever libraries print goes to the error stream."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
 
 
 def keras_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Trainer, dict]:
@@ -132,6 +306,9 @@ def keras_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
     import tensorflow as tf
     from keras import layers
 
+    tf.config.experimental.enable_tensor_float_32_execution(task.precision == "tf32")
+    if task.precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
     decay = keras.regularizers.l2(task.l2) if task.l2 else None
     model = keras.Sequential([keras.Input((28, 28, 1))])
     for features in task.conv_features:
@@ -181,6 +358,9 @@ def torch_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
 
     platform = "gpu" if torch.cuda.is_available() else "cpu"
     device = torch.device("cuda" if platform == "gpu" else "cpu")
+    for kind in (torch.backends.cuda.matmul, torch.backends.cudnn):  # the latter's is on at first
+        kind.allow_tf32 = task.precision == "tf32"
+    bfloat16 = task.precision == "bfloat16"
     place = {"device": device, "memory_format": torch.channels_last}  # 1.2 times faster than NCHW
     inputs = torch.from_numpy(images).unsqueeze(1).to(dtype=torch.float32, **place).div(255)
     targets = torch.from_numpy(labels).to(device, torch.int64)
@@ -209,7 +389,8 @@ def torch_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
         total = torch.zeros((), device=device)
         batches = torch.randperm(len(targets), device=device).split(task.batch_size)
         for batch in batches:
-            loss = loss_function(model(inputs[batch]), targets[batch])
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                loss = loss_function(model(inputs[batch]), targets[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -233,6 +414,9 @@ def flax_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Tr
     from flax import linen as nn
     from flax.training.train_state import TrainState
 
+    from mnist_jax.sweep import PRECISIONS
+
+    precision = PRECISIONS[task.precision]
     layers: list[Callable] = []
     for features in task.conv_features:
         layers += [nn.Conv(features, (3, 3), padding="VALID"), nn.relu]
@@ -275,9 +459,10 @@ def flax_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Tr
         steps = len(targets) // task.batch_size  # the example skips an incomplete last batch
         order = rng.permutation(len(targets))[: steps * task.batch_size]
         losses = []
-        for batch in order.reshape(steps, task.batch_size):
-            state, loss, _ = train_step(state, inputs[batch], targets[batch])
-            losses.append(loss)
+        with jax.default_matmul_precision(precision):
+            for batch in order.reshape(steps, task.batch_size):
+                state, loss, _ = train_step(state, inputs[batch], targets[batch])
+                losses.append(loss)
         mean = float(np.mean(jax.device_get(losses)))  # waits for the device
         return Epoch(time.perf_counter() - start, steps, mean)
 
@@ -292,10 +477,9 @@ TRAINERS = {"keras": keras_trainer, "torch": torch_trainer, "flax": flax_trainer
 
 
 def main() -> None:
-    """Trains on request; whatever the libraries print goes to the error stream."""
+    """Trains on request."""
     name, task, file = sys.argv[1:]
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    answers = take_output()
     with np.load(file) as arrays:
         train, about = TRAINERS[name](Task(**json.loads(task)), arrays["images"], arrays["labels"])
     serve(train, about, sys.stdin, answers)

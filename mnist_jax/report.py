@@ -3,21 +3,17 @@
     python -m mnist_jax.report DIR [DIR ...] [--output=DIR]
 
 DIR is the work directory of a finished run. Of one, the report is made anew where it lies; several
-are set side by side in a new directory. Everything is read from files; nothing is trained.
+are set side by side in a new directory. The shards of one run, which `--shard=i/n` made, are put
+together in a new directory as the run that they are. Everything is read from files; nothing is
+trained.
 """
 
-import base64
-import contextlib
-import html
-import io
 import itertools
 import math
 import os
-import re
 import shlex
-import textwrap
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,9 +22,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, data, figures, results, stats
+from mnist_jax import UserError, data, figures, pages, results, shards, stats
 from mnist_jax.figures import MAX_POINTS, Line, chosen_words, criterion_words
 from mnist_jax.grid import AXES
+from mnist_jax.pages import (
+    LAST_EPOCH,
+    LEVEL,
+    Code,
+    Pair,
+    Picture,
+    Section,
+    Table,
+    Warn,
+    interval,
+    level_words,
+    listed,
+    p_value,
+    percent,
+    sentence,
+    shown_points,
+    signed,
+)
 from mnist_jax.results import (
     Row,
     Run,
@@ -39,8 +53,6 @@ from mnist_jax.results import (
     is_finite,
     label,
     protocol,
-    ranked,
-    shown,
     varying,
 )
 
@@ -48,39 +60,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "output",
     None,
-    "Where the report goes; by default the directory of the run, or runs/report/<UTC time>.",
+    "Where the report goes; by default the directory of the run, or runs/report/<UTC time> for "
+    "several runs, or runs/<name>/<UTC time>_merged for the shards of one.",
 )
-
-LEVEL = 0.05  # corrected p-values below it tell grid points apart
-MAX_NAMES = 8  # in a sentence
-_GENERATOR = '<meta name="generator" content="mnist_jax.report">'  # marks what may be overwritten
-
-
-class Table(NamedTuple):
-    """Rows of cells; columns are (group, name), and equal groups stand next to each other."""
-
-    columns: Sequence[tuple[str, str]]
-    rows: Sequence[Sequence[str]]
-
-
-class Picture(NamedTuple):
-    """A saved figure."""
-
-    name: str
-    caption: str
-    svg: bytes
-
-
-class Code(str):
-    """A line to type."""
-
-
-class Warn(str):
-    """A paragraph that must not be overlooked."""
-
-
-# A report is a list of sections: a title, and blocks, of which a plain string is a paragraph.
-Section = tuple[str, Sequence[str | Code | Warn | Table | Picture]]
 
 
 def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = None) -> str:
@@ -97,42 +79,77 @@ def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = 
         UserError: The directory holds no finished run, or the report cannot be written.
     """
     run = read_run(workdir)
-    folder = run.workdir if output is None else check_output(output)
-    title = f"{run.config['name']} on {run.summary['dataset']}"
+    folder = run.workdir if output is None else pages.check_output(output)
+    title = name_of(run)
     found = compare_best(run)
-    said = [*verdict(run, found), chosen_trial(run)]
-    pictures = _save(folder, figures_of_run(run))
-    _write(folder, title, make_sections(run, found, said, pictures))
-    return _to_print(headline(run), results_table(run), said, folder)
+    said = [*map(Warn, shards.cautions(run)), *verdict(run, found), chosen_trial(run)]
+    pictures = pages.save_figures(folder, figures_of_run(run))
+    pages.write(folder, title, make_sections(run, found, said, pictures))
+    return pages.to_print(headline(run), pages.results_table(run), said, folder)
 
 
-def write_comparison(workdirs: Sequence[str], output: str | os.PathLike | None = None) -> str:
+def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = None) -> str:
     """Writes a report that sets several finished runs side by side.
 
     Args:
-        workdirs: Their directories.
+        runs: As `read_runs` gives them.
         output: Where the report goes; by default a new directory, runs/report/<UTC time>.
 
     Returns:
         What to print, as `write_report`.
 
     Raises:
-        UserError: A directory is named twice or holds no finished run, or the report cannot be
-            written.
+        UserError: The report cannot be written.
+    """
+    folder = pages.check_output(output or Path("runs", "report", _now()))
+    runs = name_runs(runs)
+    lines = name_lines(runs)
+    pairs = compare_lines(lines)
+    said = comparison_verdict(runs, lines, pairs)
+    title = f"{len(runs)} runs side by side"
+    pictures = pages.save_figures(folder, figures_of_lines(lines))
+    pages.write(folder, title, make_comparison(runs, lines, pairs, said, pictures))
+    return pages.to_print(title, pages.lines_table(lines), said, folder)
+
+
+def write_merged(
+    runs: Sequence[Run], output: str | os.PathLike | None = None, data_dir: str | None = None
+) -> str:
+    """Puts the shards of a run together, and writes its report.
+
+    Args:
+        runs: The shards, as `read_runs` gives them.
+        output: Where the run goes; by default a new directory, runs/<name>/<UTC time>_merged.
+        data_dir: As `shards.merge` takes it.
+
+    Returns:
+        What to print, as `write_report`.
+
+    Raises:
+        UserError: They are not all the shards of one run, or it cannot be written.
+    """
+    name = runs[0].config["name"]
+    folder = pages.check_output(output or Path("runs", name, f"{_now()}_merged"))
+    with pages.writing(folder):
+        shards.merge(runs, folder, data_dir)
+    return write_report(folder)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
+    """Reads finished runs.
+
+    Raises:
+        UserError: As `read_run`, or a directory is named twice.
     """
     paths = [Path(workdir).resolve() for workdir in workdirs]
     for path, workdir in zip(paths, workdirs, strict=True):
         if paths.count(path) > 1:
             raise UserError(f"{workdir}: named twice; expected different runs, name each once")
-    folder = check_output(output or Path("runs", "report", f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"))
-    runs = name_runs([read_run(workdir) for workdir in workdirs])
-    lines = name_lines(runs)
-    pairs = compare_lines(lines)
-    said = comparison_verdict(runs, lines, pairs)
-    title = f"{len(runs)} runs side by side"
-    pictures = _save(folder, figures_of_lines(lines))
-    _write(folder, title, make_comparison(runs, lines, pairs, said, pictures))
-    return _to_print(title, lines_table(lines), said, folder)
+    return [read_run(workdir) for workdir in workdirs]
 
 
 def read_run(workdir: str | os.PathLike) -> Run:
@@ -163,6 +180,7 @@ def _is_whole(run: Run) -> bool:
         for column in measured:
             figures.mean_interval(point, column)
             [point["statistics"][column][name] for name in ("n", "std_ddof0", "min", "max")]
+    shards.shard_of(run.config)
     named = {"trial", "point", "seed", "num_epochs", "diverged_epoch", p.column}
     named |= {f"best_{p.held_out}_epoch"} if p.choose_epoch else set()
     numbers = [row[column] for row in rows for column in named]
@@ -196,76 +214,6 @@ def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
         raise figures.unreadable(run, "chosen_trial.npz", error) from None
 
 
-def check_output(output: str | os.PathLike) -> Path:
-    """Refuses a directory in which a report would replace what this command did not make.
-
-    Raises:
-        UserError: It holds a run or another report, or is a file.
-    """
-    path = Path(output).expanduser()
-    page, others = path / "report.html", (path / "report.md", path / "figures")
-    if path.exists() and not path.is_dir():
-        problem = "is a file"
-    elif (path / "config.json").exists():
-        problem = "holds a run"
-    elif page.is_file() and _GENERATOR in page.read_text(encoding="utf-8", errors="replace"):
-        return path
-    elif any(other.exists() for other in (page, *others)):
-        problem = "holds a report that this command did not make"
-    else:
-        return path
-    raise UserError(f"--output={path}: {problem}; expected a directory without; choose another")
-
-
-def _save(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[Picture]:
-    """Draws figures, each a function by its name, and saves them as PNG and SVG."""
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and none is needed
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    pictures = []
-    # Reset first: whatever the user's own matplotlibrc says.
-    with style.context(figures.STYLE, after_reset=True):
-        for name, draw in drawn.items():
-            figure, caption = draw()
-            files = {"png": io.BytesIO(), "svg": io.BytesIO()}
-            # As figure.savefig does, but that draws everything twice and lays it out each time.
-            FigureCanvasAgg(figure).print_png(files["png"])
-            figure.set_layout_engine("none")
-            FigureCanvasSVG(figure).print_svg(files["svg"], metadata={"Date": None})
-            with _writing(folder / "figures"):
-                for kind, file in files.items():
-                    results.write_bytes(folder / "figures" / f"{name}.{kind}", file.getvalue())
-            pictures.append(Picture(name, caption, files["svg"].getvalue()))
-    return pictures
-
-
-def _write(folder: Path, title: str, sections: Sequence[Section]) -> None:
-    with _writing(folder):
-        results.write_text(folder / "report.md", to_markdown(title, sections))
-        results.write_text(folder / "report.html", to_html(title, sections))
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Makes a folder, and says in one line why something in it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or folder} cannot be written ({error.strerror}); make the run's"
-            " directory writable, or name another by python -m mnist_jax.report DIR --output=DIR"
-        ) from None
-
-
-def _to_print(title: str, table: Table, said: Sequence[str], folder: Path) -> str:
-    paragraphs = "\n".join(textwrap.fill(paragraph, 100) for paragraph in said)
-    where = f"Report: {folder / 'report.html'} (also report.md and figures/ there)"
-    return "\n\n".join([title, to_terminal(table), paragraphs, where])
-
-
 def figures_of_run(run: Run) -> dict[str, Callable[[], Any]]:
     """Returns what draws the figures of a run, by name of the file."""
     p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
@@ -283,6 +231,8 @@ def figures_of_run(run: Run) -> dict[str, Callable[[], Any]]:
         which = ("the best " if p.criterion else "the first ") * (len(lines) < len(grid))
         title = f"{run.summary['dataset']}: {p.measure} of {which}{len(lines)} grid points"
         drawn["accuracy_by_point"] = partial(figures.draw_points, lines, f"{title} ({p.words})")
+    if "chosen_trial_missing" in run.summary:
+        return drawn
     chosen = read_chosen_trial(run)
     if np.isfinite(chosen["probabilities"]).all():
         drawn["classes"] = partial(figures.draw_classes, run, chosen)
@@ -302,52 +252,6 @@ def figures_of_lines(lines: Sequence[Line]) -> dict[str, Callable[[], Any]]:
     return {"accuracy_by_run": points, "accuracy_curves": curves}
 
 
-# --- numbers in print ---
-
-
-def percent(value: object) -> str:
-    """Shows a share of 1 in percent, without the sign."""
-    return f"{100 * value:.2f}" if is_finite(value) else "—"
-
-
-def signed(value: object) -> str:
-    """Shows a difference of shares in percentage points."""
-    return f"{100 * value:+.2f}" if is_finite(value) else "—"
-
-
-def number(value: object) -> str:
-    """Shows a loss."""
-    return f"{value:.4f}" if is_finite(value) else "—"
-
-
-def p_value(value: object) -> str:
-    """Shows a p-value."""
-    if not is_finite(value):
-        return "—"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def interval(ends: Any, show: Callable[[object], str] = percent) -> str:
-    """Shows the two ends of an interval."""
-    return " to ".join(map(show, ends)) if is_finite(ends[0]) else "—"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Writes names in a row, the first ones if they are many."""
-    more = len(names) - MAX_NAMES
-    return "; ".join([*names[:MAX_NAMES], *[f"and {more} more"] * (more > 0)])
-
-
-def sentence(text: str) -> str:
-    """Begins with a capital letter."""
-    return text[0].upper() + text[1:]
-
-
-def _num_sound(point: Row) -> str:
-    n, lost = point["num_trials"], len(point["diverged_seeds"])
-    return f"{n - lost} of {n}" if lost else str(n)
-
-
 # --- what a run says ---
 
 
@@ -363,11 +267,6 @@ class Found(NamedTuple):
     others: Sequence[tuple[Row, Row]]
 
 
-def shown_points(run: Run) -> list[Row]:
-    """Returns the points that tables show: from best to worst, or in order if nothing chooses."""
-    return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]
-
-
 def compare_best(run: Run) -> Found:
     """Compares the first of the points that are shown with the others."""
     point, *others = shown_points(run)
@@ -376,13 +275,19 @@ def compare_best(run: Run) -> Found:
     return Found(point, list(zip(others, compare_points(few, point, others), strict=True)))
 
 
+def name_of(run: Run) -> str:
+    """Names the experiment and the data set, and the shard if it is not the whole run."""
+    number, num_shards = shards.shard_of(run.config)
+    shard = f", shard {number} of {num_shards}" if num_shards > 1 else ""
+    return f"{run.config['name']} on {run.summary['dataset']}{shard}"
+
+
 def headline(run: Run) -> str:
     """Names the experiment, the data set, the protocol, and how much was run."""
     epochs = sorted({point["num_epochs"] for point in run.summary["grid"]})
     sizes = [count(len(run.summary["grid"]), "grid point"), count(len(run.results), "trial")]
     sizes.append(f"{epochs[0]} to " * (len(epochs) > 1) + count(epochs[-1], "epoch"))
-    words = protocol(run).words
-    return f"{run.config['name']} on {run.summary['dataset']}: {words}; {', '.join(sizes)}"
+    return f"{name_of(run)}: {protocol(run).words}; {', '.join(sizes)}"
 
 
 def verdict(run: Run, found: Found) -> list[str]:
@@ -460,12 +365,6 @@ def apart(run: Run, found: Found) -> str:
     return said
 
 
-def level_words(family: int, what: str) -> str:
-    """Says what a difference was judged by."""
-    corrected = f", corrected by Holm for all {family} {what}" if family > 1 else ""
-    return f"Judged at the {100 * LEVEL:g} % level by t-tests over the seeds{corrected}"
-
-
 def diverged(run: Run) -> list[str]:
     """Says which trials diverged, in a paragraph if any did."""
     lost, axes = count_diverged(run.results), varying(run.summary["grid"])
@@ -486,80 +385,10 @@ def chosen_trial(run: Run) -> str:
     if row["diverged_epoch"]:
         return f"{kind}: {chosen_words(run)}, which diverged."
     at = f", epoch {row[f'best_{p.held_out}_epoch']}" if p.choose_epoch else ""
-    return f"{kind}: {chosen_words(run)}; {percent(row[p.column])} % {p.measure}{at}."
-
-
-# A column of a table: its group and name, the column of results.csv, a statistic, how it is shown.
-Column = tuple[str, str, str, str, Callable[[Any], str]]
-LAST_EPOCH: list[Column] = [
-    ("accuracy %", "test", "test_accuracy", "mean", percent),
-    ("accuracy %", "training", "train_accuracy", "mean", percent),
-    ("loss", "test", "test_loss", "mean", number),
-    ("loss", "training", "train_loss", "mean", number),
-    ("objective", "test", "test_objective", "mean", number),
-]
-
-
-def results_table(run: Run) -> Table:
-    """Returns a row per grid point, of the best ones if they are many: accuracies in percent."""
-    p = protocol(run)
-    test, validation = f"{p.measure} %", f"{criterion_words(p)} %"
-    columns: list[Column] = [
-        (test, "mean", p.column, "mean", percent),
-        (test, "95 % interval", p.column, "interval_95", interval),
-        (test, "sd (ddof=0)", p.column, "std_ddof0", percent),
-        (test, "min", p.column, "min", percent),
-        (test, "max", p.column, "max", percent),
-    ]
-    if p.criterion and p.held_out == "validation":
-        columns.insert(0, (validation, "mean", p.criterion, "mean", percent))
-        columns.insert(1, (validation, "95 % interval", p.criterion, "interval_95", interval))
-    return _points_table(run, columns)
-
-
-def last_epoch_table(run: Run) -> Table:
-    """Returns what was measured after the last epoch: accuracies in percent, losses in nats."""
-    return _points_table(run, LAST_EPOCH)
-
-
-def _points_table(run: Run, columns: Sequence[Column]) -> Table:
-    axes, rows = varying(run.summary["grid"]), []
-    for point in shown_points(run):
-        cells = [*(shown(point[axis]) for axis in axes), _num_sound(point)]
-        for _, _, column, statistic, show in columns:
-            found = point["statistics"][column]
-            alone = statistic == "std_ddof0" and found["n"] < 2  # the spread of one is none
-            cells.append("—" if alone else show(found[statistic]))
-        rows.append(cells)
-    names = [("", axis.replace("_", " ")) for axis in axes]
-    return Table([*names, ("", "n"), *(column[:2] for column in columns)], rows)
-
-
-DIFFERENCE = "difference in percentage points"
-_TEST_COLUMNS = (
-    (DIFFERENCE, "mean"),
-    (DIFFERENCE, "95 % interval"),
-    ("", "p"),
-    ("", "p (Holm)"),
-    ("", "test"),
-)
-
-
-def comparison_table(run: Run, found: Found) -> Table:
-    """Returns the differences of a point less each other, with their tests."""
-    axes = varying(run.summary["grid"])
-    names = [("", axis.replace("_", " ")) for axis in axes]
-    rows = [
-        [*(shown(point[axis]) for axis in axes), *_test_cells(test)] for point, test in found.others
-    ]
-    return Table([*names, *_TEST_COLUMNS], rows)
-
-
-def _test_cells(test: Row) -> list[str]:
-    n = test["n"]
-    kind = "none" if n < 2 else f"paired, n = {n}" if test["paired"] else f"Welch, n = {n} or more"
-    ends = interval((test["low"], test["high"]), signed)
-    return [signed(test["difference"]), ends, p_value(test["p"]), p_value(test["p_holm"]), kind]
+    said = f"{kind}: {chosen_words(run)}; {percent(row[p.column])} % {p.measure}{at}."
+    if "chosen_trial_missing" in run.summary:
+        said += f" Its pictures are left out: {run.summary['chosen_trial_missing']}."
+    return said
 
 
 def make_sections(
@@ -568,7 +397,19 @@ def make_sections(
     """Returns what report.md and report.html say of a run."""
     p, grid = protocol(run), run.summary["grid"]
     provenance = dict(run.summary["provenance"])
-    command, seconds = provenance.pop("command"), provenance.pop("seconds")
+    command, seconds = Code(provenance.pop("command")), provenance.pop("seconds")
+    commands = ["To repeat it, with a --workdir that holds no run:", command]
+    clock = "Wall-clock time; training includes scoring the held-out images after each epoch."
+    if "shards" in provenance:
+        parts = {key: dict(record) for key, record in provenance["shards"].items()}
+        commands = [
+            f"To repeat its {len(parts)} shards, each with a --workdir that holds no run:",
+            *(Code(record.pop("command")) for record in parts.values()),
+            "To put them together:",
+            command,
+        ]
+        provenance["shards"] = parts
+        clock += " Added up over the shards."
     each = seconds["train"] / sum(row["num_epochs"] for row in run.results)
     timing = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
     timing.append(["train, by trial and epoch", f"{each:.4f}"])
@@ -593,52 +434,20 @@ def make_sections(
         f" {len(grid)} points."
     )
     judged = any(is_finite(test["p"]) for _, test in found.others)
-    compared: list[Section] = [("Comparisons", [comparison_table(run, found), tested])]
-    clock = "Wall-clock time; training includes scoring the held-out images after each epoch."
-    pair = [("", "key"), ("", "value")]
-    repeat = "To repeat it, with a --workdir that holds no run:"
+    compared: list[Section] = [("Comparisons", [pages.comparison_table(run, found.others), tested])]
     return [
-        ("What was run", [f"{headline(run)}.", repeat, Code(command)]),
+        ("What was run", [f"{headline(run)}.", *commands]),
         ("Verdict", said),
-        ("Results", [results_table(run), meaning, last_epoch_table(run), last]),
+        ("Results", [pages.results_table(run), meaning, pages.last_epoch_table(run), last]),
         *(compared if judged else []),
         ("Figures", pictures),
         ("Timing", [clock, Table([("", "phase"), ("", "seconds")], timing)]),
-        ("Provenance", [Table(pair, _flat(provenance))]),
-        ("Config", [Table(pair, _flat(run.config))]),
+        ("Provenance", [pages.key_values(provenance)]),
+        ("Config", [pages.key_values(run.config)]),
     ]
 
 
-def _flat(record: Row, prefix: str = "") -> list[list[str]]:
-    rows = []
-    for key, value in record.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        if isinstance(value, dict):
-            rows += _flat(value, f"{name}: ")
-        else:
-            values = value if isinstance(value, list) else [value]
-            texts = ["—" if v in (None, "", []) else shown(results.as_text(v)) for v in values]
-            rows.append([name, ", ".join(texts)])
-    return rows
-
-
 # --- what several runs say ---
-
-
-class Pair(NamedTuple):
-    """Two lines of different runs, and the test of their difference.
-
-    Attributes:
-        first: A line.
-        second: Another.
-        test: The fields of `stats.Comparison`, of the first less the second, and `p_holm`.
-        beware: Why the difference is no finding; empty if it may be one.
-    """
-
-    first: Line
-    second: Line
-    test: Row
-    beware: str
 
 
 def name_runs(runs: Sequence[Run]) -> list[Run]:
@@ -751,43 +560,6 @@ def comparison_verdict(
     ]
 
 
-def network(point: Row) -> str:
-    """Names the network of a grid point."""
-    hidden, conv = point["hidden_sizes"], point["conv_features"]
-    if conv:
-        return f"CNN {conv}" + f", {hidden}" * bool(hidden)
-    return f"MLP {hidden}" if hidden else "linear"
-
-
-def lines_table(lines: Sequence[Line]) -> Table:
-    """Returns a row per line: accuracies in percent."""
-    names = ("run", "protocol", "data set", "network", "chosen of", "n")
-    rows = []
-    for name, run, point in lines:
-        p = protocol(run)
-        found, chosen_of = point["statistics"][p.column], count(len(run.summary["grid"]), "point")
-        cells = [name, p.words, run.summary["dataset"], network(point)]
-        cells += [chosen_of if p.criterion else "—", _num_sound(point)]
-        rows.append([*cells, percent(found["mean"]), interval(found["interval_95"])])
-    measured = [("test accuracy %", "mean"), ("test accuracy %", "95 % interval")]
-    return Table([*(("", name) for name in names), *measured], rows)
-
-
-def pairs_table(pairs: Sequence[Pair]) -> Table:
-    """Returns a row per pair: those that may be findings first, and of many the smallest p."""
-
-    def key(pair):
-        return bool(pair.beware), pair.test["p"] if is_finite(pair.test["p"]) else math.inf
-
-    pairs = sorted(pairs, key=key)[:MAX_POINTS]
-    rows = [[first.name, second.name, *_test_cells(test)] for first, second, test, _ in pairs]
-    columns = [("", "run"), ("", "less"), *_TEST_COLUMNS]
-    if any(pair.beware for pair in pairs):
-        columns.append(("", "no finding, since"))
-        rows = [[*row, pair.beware or "—"] for row, pair in zip(rows, pairs, strict=True)]
-    return Table(columns, rows)
-
-
 def make_comparison(
     runs: Sequence[Run],
     lines: Sequence[Line],
@@ -819,183 +591,37 @@ def make_comparison(
             f" Here are {MAX_POINTS}, those that may be findings and have the smallest p first."
         )
     configs = [run.config for run in runs]
+    names = [config["name"] for config in configs]
     again = "To make this page again:"
     return [
         ("What was compared", [again, command, *itertools.chain(*commands)]),
         ("Verdict", said),
-        ("Results", [lines_table(lines), *notes, meaning]),
-        ("Comparisons", [pairs_table(pairs), tests]),
+        ("Results", [pages.lines_table(lines), *notes, meaning]),
+        ("Comparisons", [pages.pairs_table(pairs), tests]),
         ("Figures", pictures),
-        ("Configs, where they differ", [_differing(runs, configs)]),
-        ("Provenance, where it differs", [_differing(runs, made)]),
+        ("Configs, where they differ", [pages.differing(names, configs)]),
+        ("Provenance, where it differs", [pages.differing(names, made)]),
     ]
-
-
-def _differing(runs: Sequence[Run], records: Sequence[Row]) -> Table:
-    """Returns a row per run, with the keys on which the records differ."""
-    flat = [{k: v for k, v in _flat(record) if k != "name"} for record in records]
-    keys = [k for k in dict.fromkeys(itertools.chain(*flat)) if len({r.get(k) for r in flat}) > 1]
-    rows = [
-        [run.config["name"], *(record.get(key, "—") for key in keys)]
-        for run, record in zip(runs, flat, strict=True)
-    ]
-    return Table([("", "run"), *(("", key) for key in keys)], rows)
-
-
-# --- renderers ---
-
-
-def _groups(table: Table) -> list[tuple[str, int]]:
-    """Returns each group of columns and how many it spans."""
-    grouped = itertools.groupby(group for group, _ in table.columns)
-    return [(group, len(list(members))) for group, members in grouped]
-
-
-def to_terminal(table: Table) -> str:
-    """Renders a table for a fixed-width font."""
-    lines = [[name for _, name in table.columns], *table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    head, start = [], 0
-    for group, span in _groups(table):
-        gaps = 2 * (span - 1)
-        widths[start] += max(0, len(group) - sum(widths[start : start + span]) - gaps)
-        head.append(group.center(sum(widths[start : start + span]) + gaps))
-        start += span
-    lines = [head, *([*map(str.rjust, line, widths)] for line in lines)]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def commit_of(provenance: Row) -> str:
-    """Shortens the recorded commit, and says where the checkout had changes of its own."""
-    commit, *changed = str(provenance["commit"]).partition("-")
-    return commit[:12] + "".join(changed)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Renders cells that are Markdown already; columns after the first are aligned as numbers."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-
-
-def fill_in(path: Path, sections: Mapping[str, str]) -> None:
-    """Replaces what stands between `<!-- NAME -->` and `<!-- end NAME -->` in a Markdown file."""
-    text = path.read_text(encoding="utf-8")
-    for name, section in sections.items():
-        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-        before, rest = text.split(start)
-        _, after = rest.split(end)
-        text = f"{before}{start}\n{section}\n{end}{after}"
-    results.write_text(path, text)
-
-
-def to_markdown(title: str, sections: Sequence[Section]) -> str:
-    """Renders a report as Markdown, with links to the pictures."""
-
-    def plain(text):
-        return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
-
-    parts = [f"# {plain(title)}"]
-    for heading, blocks in sections:
-        parts.append(f"## {heading}")
-        for block in blocks:
-            match block:
-                case Picture(name, caption):
-                    parts += [f"![{plain(name)}](figures/{name}.png)", plain(caption)]
-                case Table(columns, rows):
-                    names = [f"{group}: {name}" if group else name for group, name in columns]
-                    escaped = [[plain(cell) for cell in cells] for cells in (names, *rows)]
-                    parts.append(markdown_table(escaped[0], escaped[1:]))
-                case Code():
-                    parts.append(f"    {block}")
-                case Warn():
-                    parts.append(f"> **{plain(block)}**")
-                case _:
-                    parts.append(plain(block))
-    return "\n\n".join(parts) + "\n"
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-{generator}
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem; }}
-div {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #8886; }}
-th[colspan] {{ text-align: center; }}
-:is(th, td):is(:first-child, :nth-child(2):last-child) {{ text-align: left; }}
-td:nth-child(2):last-child {{ overflow-wrap: anywhere; }}
-.warning {{ border: 2px solid #d55e00; padding: 0.5rem 0.8rem; font-weight: bold; }}
-pre {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.6rem; background: #8882; }}
-pre span {{ display: inline-block; }}
-figure {{ margin: 1.5rem 0; break-inside: avoid; }}
-img {{ max-width: 100%; min-width: 34rem; background: white; }}
-@media print {{ body {{ max-width: none; padding: 0; }} img {{ min-width: 0; }} }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
-
-
-def to_html(title: str, sections: Sequence[Section]) -> str:
-    """Renders a report as one page that needs no other file, network or script."""
-    plain = html.escape
-
-    def row(cells, tag="td"):
-        return f"<tr>{''.join(f'<{tag}>{plain(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    parts = []
-    for heading, blocks in sections:
-        parts.append(f"<h2>{plain(heading)}</h2>")
-        for block in blocks:
-            match block:
-                case Picture(name, caption, svg):
-                    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-                    image = f'<div><img src="{source}" alt="{plain(name)}"></div>'
-                    caption = f"<figcaption>{plain(caption)}</figcaption>"
-                    parts.append(f"<figure>{image}{caption}</figure>")
-                case Table(columns, rows):
-                    spans = "".join(
-                        f'<th colspan="{span}">{plain(group)}</th>'
-                        for group, span in _groups(block)
-                    )
-                    head = f"<tr>{spans}</tr>" if any(group for group, _ in columns) else ""
-                    lines = [head, row([name for _, name in columns], "th"), *map(row, rows)]
-                    parts.append("<div><table>{}</table></div>".format("\n".join(lines)))
-                case Code():
-                    # Lines break between words alone, where a copy can be pasted.
-                    words = (f"<span>{plain(word)}</span>" for word in block.split(" "))
-                    parts.append(f"<pre>{' '.join(words)}</pre>")
-                case Warn():
-                    parts.append(f'<p class="warning">{plain(block)}</p>')
-                case _:
-                    parts.append(f"<p>{plain(block)}</p>")
-    body = "\n".join(parts)
-    return PAGE.format(title=plain(title), generator=_GENERATOR, body=body)
 
 
 def main(argv: list[str]) -> None:
     """Makes the report of the runs in the directories that the command line names."""
-    for name in ("config", "seed", "workdir", "overwrite", "data_dir"):  # of mnist_jax.main
-        if name in FLAGS and FLAGS[name].present:
+    given = {name for name in FLAGS if FLAGS[name].present}
+    for name in ("config", "seed", "workdir", "overwrite", "shard", "distributed"):
+        if name in given:  # of mnist_jax.main
             raise UserError(f"--{name}: a report does not know it; see --help")
-    match argv[1:]:
-        case []:
-            expected = "one, a finished run's directory, or several"
-            raise UserError(f"0 arguments: expected {expected}; see --help")
-        case [workdir]:
-            print(write_report(workdir, FLAGS.output))
-        case workdirs:
-            print(write_comparison(workdirs, FLAGS.output))
+    if not argv[1:]:
+        expected = "one, a finished run's directory, or several"
+        raise UserError(f"0 arguments: expected {expected}; see --help")
+    runs = read_runs(argv[1:]) if len(argv) > 2 else []
+    if any(shards.shard_of(run.config)[1] > 1 for run in runs):
+        print(write_merged(runs, FLAGS.output, FLAGS.data_dir if "data_dir" in given else None))
+    elif "data_dir" in given:
+        raise UserError("--data_dir: only shards are put together with data; leave it out")
+    elif runs:
+        print(write_comparison(runs, FLAGS.output))
+    else:
+        print(write_report(argv[1], FLAGS.output))
 
 
 if __name__ == "__main__":

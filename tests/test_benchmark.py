@@ -9,21 +9,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from base import BASE
-from flax import linen as nn
 
 from mnist_jax import benchmark, data, models, peers, sweep, train
 
 ROOT = Path(__file__).parent.parent
-TASK = peers.Task([], [8], 10, 16, 0.1, 0.9, 1e-3, False)
-NETWORKS = {  # the configs' (conv_features, hidden_sizes, batch_size) and MFLOP a step
-    "baseline": ((), (64, 64), 128, 29.3),
-    "mlp": ((), (500, 300), 128, 318),
-    "l2_sweep": ((), (500, 300), 128, 318),
-    "cnn": ((32, 64), (64,), 64, 946),
-}
+TASK = peers.Task([], [8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
 
 
 def run(*arguments, cwd=ROOT):
@@ -32,60 +24,15 @@ def run(*arguments, cwd=ROOT):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
 
 
-class PlainNetwork(nn.Module):
-    """As a plain implementation writes it, for an independent count of its work."""
-
-    conv_features: tuple
-    hidden_sizes: tuple
-
-    @nn.compact
-    def __call__(self, x):
-        for features in self.conv_features:
-            x = nn.relu(nn.Conv(features, (3, 3), padding="VALID")(x))
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        x = x.reshape(x.shape[0], -1)
-        for size in self.hidden_sizes:
-            x = nn.relu(nn.Dense(size)(x))
-        return nn.Dense(10)(x)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_work_is_what_xla_counts_in_a_plain_step_without_a_loop(name):
-    conv_features, hidden_sizes, batch_size, mflop = NETWORKS[name]
-    model = PlainNetwork(conv_features, hidden_sizes)
-    images = jnp.zeros((batch_size, 28, 28, 1))
-    labels = jnp.zeros(batch_size, jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), images)
-
-    def loss(params):
-        logits = model.apply(params, images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    counted = jax.jit(jax.grad(loss)).lower(params).cost_analysis()["flops"]
-    work = batch_size * benchmark.work_per_image(benchmark.layers(conv_features, hidden_sizes, 10))
-    assert work / 1e6 == pytest.approx(mflop, rel=2e-3)
-    assert work == pytest.approx(counted, rel=0.04)  # XLA counts the element-wise work, too
-    assert work < counted
-
-
-def test_layers_of_a_convolution_count_every_position():
-    assert benchmark.layers((32, 64), (64,), 10) == [
-        (26 * 26, 9, 32),
-        (11 * 11, 9 * 32, 64),
-        (1, 5 * 5 * 64, 64),
-        (1, 64, 10),
-    ]
-
-
 def test_ratio_is_taken_pair_by_pair():
     # The medians' ratio would be 20 / 4 = 5.
-    assert benchmark.ratio([10.0, 20.0, 60.0], [5.0, 2.0, 4.0]) == {
+    assert peers.ratio([10.0, 20.0, 60.0], [5.0, 2.0, 4.0]) == {
         "median": 10.0,
         "min": 2.0,
         "max": 15.0,
     }
     with pytest.raises(ValueError, match="zip"):
-        benchmark.ratio([1.0, 2.0], [1.0])
+        peers.ratio([1.0, 2.0], [1.0])
 
 
 def test_breakdown_sums_to_the_step():
@@ -121,7 +68,8 @@ def side(rounds):
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        ms, loss = answer
+        return peers.Epoch(seconds=ms, steps=1000, loss=loss)
 
     return train
 
@@ -133,7 +81,7 @@ def test_rounds_count_no_warm_up_and_leave_out_who_does_not_train(capsys):
         "torch": side([(9.0, 2.3), (4.0, math.nan), (4.0, math.nan)]),
         "flax": side([(9.0, 2.3), peers.PeerError("it died")]),
     }
-    timings, left_out = benchmark.run_rounds(sides, rounds=2)
+    timings, left_out = peers.run_rounds(sides, rounds=2)
     assert timings == {"ours": ([9.0, 1.0, 2.0], [2.3, 1.0, 0.5])}
     assert left_out.keys() == {"keras", "torch", "flax"}
     assert left_out["flax"] == "it died"
@@ -152,11 +100,11 @@ def test_rounds_alternate_their_order():
     def named(name):
         def train():
             called.append(name)
-            return 1.0, 1.0 / len(called)
+            return peers.Epoch(1.0, 1, 1.0 / len(called))
 
         return train
 
-    benchmark.run_rounds({"ours": named("ours"), "keras": named("keras")}, rounds=2)
+    peers.run_rounds({"ours": named("ours"), "keras": named("keras")}, rounds=2)
     assert called == ["keras", "ours", "ours", "keras", "keras", "ours"]
 
 
@@ -182,7 +130,7 @@ def archive(tmp_path):
 
 
 def test_a_peer_that_dies_says_why(archive):
-    peer = peers.Peer("flax", TASK._replace(batch_size=0), archive, dict(os.environ))
+    peer = peers.start_peer("flax", TASK._replace(batch_size=0), archive, dict(os.environ))
     with pytest.raises(peers.PeerError, match=r"^its process ended with status 1: \w*Error"):
         peer.train_epoch()
 
@@ -202,7 +150,7 @@ def test_flax_peer_trains(archive, conv_features):
 def test_other_peers_train_where_they_are_installed(archive, name, package):
     pytest.importorskip(package, reason=f"{package} is not installed")
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    peer = peers.Peer(name, TASK._replace(conv_features=[2]), archive, environment)
+    peer = peers.start_peer(name, TASK._replace(conv_features=[2]), archive, environment)
     epochs = [peer.train_epoch() for _ in range(4)]
     peer.close()
     assert epochs[-1].loss < epochs[0].loss
@@ -229,7 +177,7 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
     assert flax["ms_per_step"] > 0
     assert flax["ratio"]["min"] <= flax["ratio"]["median"] <= flax["ratio"]["max"]
     pairs = zip(record["rounds"]["flax"]["ms"], record["rounds"]["ours"]["ms"], strict=True)
-    assert flax["ratio"] == benchmark.spread([t / o for t, o in list(pairs)[1:]])
+    assert flax["ratio"] == peers.spread([t / o for t, o in list(pairs)[1:]])
     assert set(record["breakdown_ms_per_step"]) == set(benchmark.STAGES)
     assert all(map(math.isfinite, record["breakdown_ms_per_step"].values()))
     assert record["trials"] == record["devices"]["count"]
@@ -243,7 +191,9 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
 def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(peers.PACKAGES, "keras", ("no_such_package",))
     dataset = data.load_dataset("digits")
-    running, missing = benchmark.start_peers(["keras"], BASE, dataset, tmp_path, os.environ, "cpu")
+    running, missing = peers.start_peers(
+        ["keras"], BASE, dataset, tmp_path, os.environ, "cpu", "float32"
+    )
     assert running == {}
     assert missing == {"keras": "no_such_package is not installed; pip install 'mnist_jax[bench]'"}
     assert capsys.readouterr().err == f"keras is left out: {missing['keras']}\n"
@@ -287,6 +237,8 @@ def test_partial_epochs_do_their_work():
         (["--rounds=0"], "rounds"),
         (["--json=/no/such/folder/result.json"], "--json=/no/such/folder/result.json"),
         (["--workdir=there"], "--workdir=there"),
+        (["--shard=0/1"], "--shard=0/1: a benchmark chooses its trials itself"),
+        (["--distributed=auto"], "--distributed=auto: a benchmark is of one process"),
         (["--profile=/dev/null/trace"], "--profile=/dev/null/trace"),
         (["--config.dataset=digits", "--config.batch_size=5000"], "batch_size"),
     ],

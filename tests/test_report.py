@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_jax import UserError, report, results
+from mnist_jax import UserError, pages, report, results
 from mnist_jax.data import Dataset
 from mnist_jax.grid import AXES, make_points
 
@@ -105,7 +105,7 @@ def sections(run):
 
 
 def page(run):
-    return report.to_markdown("title", sections(run))
+    return pages.to_markdown("title", sections(run))
 
 
 def verdict(run):
@@ -156,7 +156,7 @@ def words_of(text):
 def test_table_equals_what_the_rows_give(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol)
     p = results.PROTOCOLS[protocol]
-    table = cells(report.results_table(run))
+    table = cells(pages.results_table(run))
     assert len(table) == 3
     for row in table:
         trials = [trial for trial in run.results if f"{trial['l2']:g}" == row["l2"]]
@@ -184,7 +184,7 @@ def test_table_equals_what_the_rows_give(tmp_path, protocol):
 
 def test_last_epoch_is_told_beside_the_chosen_one(tmp_path):
     run = make_run(tmp_path / "run")
-    for row in cells(report.last_epoch_table(run)):
+    for row in cells(pages.last_epoch_table(run)):
         trials = [trial for trial in run.results if f"{trial['l2']:g}" == row["l2"]]
         for name, column, scale, digits in (
             ("accuracy % test", "test_accuracy", 100, 2),
@@ -219,7 +219,7 @@ def test_where_nothing_was_chosen_no_point_is_named_the_best(tmp_path):
     assert "the first, l2 0.001, is compared" in said
     assert "Best" not in said
     assert "Trial that is shown (the first; nothing chose it): trial 0" in page(run)
-    found = cells(report.comparison_table(run, report.compare_best(run)))
+    found = cells(pages.comparison_table(run, report.compare_best(run).others))
     assert [row["l2"] for row in found] == ["0.00075", "1e-06"]
     assert [row["difference in percentage points mean"] for row in found] == ["-1.00", "-2.00"]
 
@@ -262,7 +262,7 @@ def test_verdict_compares_points_seed_by_seed(tmp_path, less, said):
 
 def test_comparisons_are_those_of_the_seeds_and_corrected(tmp_path):
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.01, 0.02), seeds=4)
-    row = cells(report.comparison_table(run, report.compare_best(run)))[0]
+    row = cells(pages.comparison_table(run, report.compare_best(run).others))[0]
     assert row["l2"] == "0.00075"
     from scipy import stats
 
@@ -301,7 +301,7 @@ def test_verdict_goes_by_the_corrected_p(tmp_path):
 
 def test_one_seed_has_no_uncertainty_and_no_nan(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), seeds=1)
-    [row] = cells(report.results_table(run))
+    [row] = cells(pages.results_table(run))
     assert row["best-epoch test accuracy % sd (ddof=0)"] == "—"
     assert row["best-epoch test accuracy % 95 % interval"] == "—"
     accuracy = f"{100 * run.results[0]['best_test_accuracy']:.2f} %"
@@ -326,11 +326,11 @@ def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
     assert "Of 9 trials, 1 diverged and are left out of every mean: l2 0.001 (seeds 1)." in (
         verdict(run)
     )
-    last = cells(report.results_table(run))[-1]  # it comes last, however good the others are
+    last = cells(pages.results_table(run))[-1]  # it comes last, however good the others are
     assert (last["l2"], last["n"]) == ("0.001", "2 of 3")
     values = [run.results[i]["best_test_accuracy"] for i in (0, 2)]
     assert last["best-epoch test accuracy % mean"] == f"{100 * np.mean(values):.2f}"
-    tests = cells(report.comparison_table(run, report.compare_best(run)))
+    tests = cells(pages.comparison_table(run, report.compare_best(run).others))
     assert [row["test"] for row in tests] == ["paired, n = 3", "Welch, n = 2 or more"]
     assert not re.search(r"\b(nan|None|inf)\b", page(run))
 
@@ -358,7 +358,7 @@ def test_of_many_points_the_best_are_shown_and_the_reader_is_told(tmp_path):
             "l2": (0.0,),
         },
     )
-    table = cells(report.results_table(run))
+    table = cells(pages.results_table(run))
     assert len(table) == 20
     means = [float(row["best-epoch validation accuracy % mean"]) for row in table]
     assert means == sorted(means, reverse=True)
@@ -368,8 +368,8 @@ def test_of_many_points_the_best_are_shown_and_the_reader_is_told(tmp_path):
 
 
 def test_names_in_a_sentence_are_cut():
-    assert report.listed(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
-    assert report.listed(["a"]) == "a"
+    assert pages.listed(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
+    assert pages.listed(["a"]) == "a"
 
 
 # --- the files ---
@@ -488,7 +488,7 @@ def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
     assert pair.test["difference"] == pytest.approx(less[0] - less[1])
     assert pair.test["paired"]
     assert pair.beware == ""
-    [row, _] = cells(report.lines_table(lines))
+    [row, _] = cells(pages.lines_table(lines))
     assert row["network"] == "MLP 8"
     assert row["chosen of"] == "3 points"
     assert row["protocol"] == "epoch chosen on validation images"
@@ -499,7 +499,7 @@ def test_difference_of_two_runs_is_told_and_tested(tmp_path):
     b = make_run(tmp_path / "b", l2=(0.0,), accuracy=gaps(0.1), name="two", seeds=4)
     [said] = comparison_verdict(a, b)
     assert "Of 1 comparable pair, 1 can be told apart: one less two is +9.43 points" in said
-    [row] = cells(report.pairs_table(compare(a, b)[1]))
+    [row] = cells(pages.pairs_table(compare(a, b)[1]))
     assert row["test"] == "Welch, n = 3 or more"  # other seeds: no pairs
 
 
@@ -526,19 +526,19 @@ def test_runs_that_cannot_be_compared_are_warned_of(tmp_path, other, said):
     a = make_run(tmp_path / "a", l2=(0.0,), accuracy=gaps(0.0), name="one")
     b = make_run(tmp_path / "b", l2=(0.0,), accuracy=gaps(0.5), name="<two>", **other)
     [warning, judged] = comparison_verdict(a, b)
-    assert isinstance(warning, report.Warn)
+    assert isinstance(warning, pages.Warn)
     assert said in warning
     assert "No difference can be judged" in judged
-    [row] = cells(report.pairs_table(compare(a, b)[1]))
+    [row] = cells(pages.pairs_table(compare(a, b)[1]))
     assert row["no finding, since"].endswith("differ")
     for text in (
-        report.to_markdown("", [("Verdict", [warning])]),
-        report.to_html("", [("Verdict", [warning])]),
+        pages.to_markdown("", [("Verdict", [warning])]),
+        pages.to_html("", [("Verdict", [warning])]),
     ):
         assert said in text
-    warning = report.Warn("WARNING: <two>")
-    assert r"> **WARNING: \<two\>**" in report.to_markdown("", [("Verdict", [warning])])
-    assert '<p class="warning">' in report.to_html("", [("Verdict", [warning])])
+    warning = pages.Warn("WARNING: <two>")
+    assert r"> **WARNING: \<two\>**" in pages.to_markdown("", [("Verdict", [warning])])
+    assert '<p class="warning">' in pages.to_html("", [("Verdict", [warning])])
 
 
 def test_choice_among_more_points_is_warned_of(tmp_path):
@@ -566,7 +566,7 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     make_run(tmp_path / "a", l2=(0.0,), name="one", diverging=[1])
     make_run(tmp_path / "b", "last_epoch", name="two", conv_features=((4,),))
     monkeypatch.chdir(tmp_path)
-    text = report.write_comparison(["a", "b"])
+    text = report.write_comparison(report.read_runs(["a", "b"]))
     assert "WARNING" in text
     [folder] = (tmp_path / "runs/report").iterdir()
     assert re.fullmatch(r"\d{8}T\d{6}Z", folder.name)
@@ -578,7 +578,9 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     assert "CNN 4, 8" in said
     assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
     assert len([x for x in parsed(folder / "report.html").attributes if x[1] == "src"]) == 2
-    again = report.write_comparison(["a", "b"], folder)  # its own report may be replaced
+    again = report.write_comparison(
+        report.read_runs(["a", "b"]), folder
+    )  # its own report may be replaced
     assert str(folder) in again
 
 
@@ -634,8 +636,8 @@ def test_output_that_would_be_overwritten_is_refused(tmp_path):
         ("figs", "did not make"),
     ):
         with pytest.raises(UserError, match=said):
-            report.check_output(tmp_path / name)
-    assert report.check_output(tmp_path / "new") == tmp_path / "new"
+            pages.check_output(tmp_path / name)
+    assert pages.check_output(tmp_path / "new") == tmp_path / "new"
     assert (tmp_path / "own/report.html").read_text() == "mine"
 
 
@@ -709,14 +711,14 @@ def test_fill_in_replaces_what_stands_between_the_marks(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
     for _ in range(2):
-        report.fill_in(path, {"x": report.markdown_table(["h", "n"], [["1", "`2`"]])})
+        pages.fill_in(path, {"x": pages.markdown_table(["h", "n"], [["1", "`2`"]])})
     expected = "| h | n |\n| --- | ---: |\n| 1 | `2` |"
     assert path.read_text() == f"a\n<!-- x -->\n{expected}\n<!-- end x -->\nb\n"
 
 
 def test_commit_is_shortened_and_a_changed_checkout_is_told():
-    assert report.commit_of({"commit": "a" * 40}) == "a" * 12
-    assert report.commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
+    assert pages.commit_of({"commit": "a" * 40}) == "a" * 12
+    assert pages.commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
 
 
 def test_the_made_up_recipe_has_every_axis():

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_jax import results
-from mnist_jax.report import commit_of, fill_in, markdown_table
+from mnist_jax.pages import commit_of, fill_in, markdown_table
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/dat407_a7")

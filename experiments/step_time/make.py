@@ -1,8 +1,8 @@
-"""Times a training step of each network here and in its peers, and whole runs from their start.
+"""Times a step of each network here and in its peers, by the trials at once, and whole runs.
 
     pip install -e '.[bench]' && python experiments/step_time/make.py [--rounds=N]
 
-Writes a JSON record for each network, the tables of README.md between its markers, and the chart.
+Writes a JSON record of each measurement, the tables of README.md between its markers, and charts.
 It wants a quiet machine; a record that is there already is kept.
 """
 
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +20,20 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mnist_jax import figures, results
-from mnist_jax.report import commit_of, fill_in, markdown_table
+from mnist_jax.pages import commit_of, fill_in, markdown_table
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 NETWORKS = {"baseline": "MLP 784-64-64-10", "mlp": "MLP 784-500-300-10", "cnn": "CNN"}
 PEERS = {"keras": "Keras", "torch": "PyTorch", "flax": "Flax, a call a batch"}
+NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def benchmark(name: str, arguments: list[str]) -> dict:
-    """Benchmarks a network against all peers, unless its record exists."""
+def benchmark(name: str, config: str, *arguments: str) -> dict:
+    """Benchmarks a network, unless the record exists."""
     path = HERE / f"{name}.json"
     if not path.exists():
-        module = (sys.executable, "-m", "mnist_jax.benchmark", f"--config=configs/{name}.py")
-        options = (f"--peers={','.join(PEERS)}", f"--json={path}")
-        subprocess.run([*module, *options, *arguments], check=True)
+        module = (sys.executable, "-m", "mnist_jax.benchmark", f"--config=configs/{config}.py")
+        subprocess.run([*module, *arguments, f"--json={path}"], check=True)
     return json.loads(path.read_text())
 
 
@@ -137,6 +138,40 @@ def whole(start: dict, sweep: dict, mlp: dict) -> str:
     return markdown_table(["", ""], rows)
 
 
+def scaling(record: dict) -> str:
+    """Shows a step's time and the memory by the number of trials, and says how they change."""
+    rows = []
+    for row in record["trials"]:
+        low, high = row["ms_per_step_min"], row["ms_per_step_max"]
+        memory = row["memory"]
+        rows.append([
+            str(row["trials"]),
+            f"{row['ms_per_step']:.3f} ({low:.3f} to {high:.3f})",
+            f"{row['images_per_second']:,.0f}",
+            f"{row['compile_seconds']:.1f}",
+            f"{memory['device_bytes'] / 1e6:,.1f}",
+            f"{memory['trial_bytes'] / 1e6:.2f}",
+        ])  # fmt: skip
+    header = ["trials", "ms a step and trial", "images a second, all trials", "seconds to compile",
+              "MB a device", "MB a trial, data set apart"]  # fmt: skip
+    first, *_, last = record["trials"]
+    cores = last["devices"]["cores"]
+    busy = [row for row in record["trials"] if row["trials"] >= cores]
+    times = [row["ms_per_step"] for row in busy]
+    state = last["memory"]["state_bytes"]
+    alone, among = (row["memory"]["trial_bytes"] for row in (first, last))
+    words = (
+        f"With a trial or more for each of the {cores} cores, a trial's step takes"
+        f" {min(times):.3f} to {max(times):.3f} ms in the median, and among {last['trials']} trials"
+        f" {times[-1] / times[0]:.2f} times as long as among {busy[0]['trials']}. A trial alone has"
+        f" all cores, and takes {first['ms_per_step']:.3f} ms. Beside the data set a trial takes"
+        f" {alone / 1e6:.2f} MB alone and {among / 1e6:.2f} MB among {last['trials']}, which is"
+        f" {among / state:.1f} times its state of {state / 1e6:.2f} MB."
+    )
+    table = markdown_table(header, rows)
+    return f"{table}\n\n{textwrap.fill(words, 100)}"
+
+
 def record_of(records: dict[str, dict]) -> str:
     """Lists what made the numbers."""
     rows = []
@@ -186,18 +221,56 @@ def chart(records: dict[str, dict]) -> None:
         figure.savefig(HERE / "step_time.png")
 
 
+def scaling_chart(record: dict) -> None:
+    """Draws a step's time and the memory of a trial by the number of trials."""
+    from matplotlib import style
+
+    rows = record["trials"]
+    numbers = [row["trials"] for row in rows]
+    memory = [row["memory"] for row in rows]
+    cores = rows[-1]["devices"]["cores"]
+    with style.context(figures.STYLE, after_reset=True):
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        middle = [row["ms_per_step"] for row in rows]
+        below = [row["ms_per_step"] - row["ms_per_step_min"] for row in rows]
+        above = [row["ms_per_step_max"] - row["ms_per_step"] for row in rows]
+        look = {"color": figures.COLORS[0], "marker": "o", "ms": 4}
+        left.errorbar(numbers, middle, [below, above], **look, elinewidth=0.8, capsize=2)
+        left.set(title="Time of a step and trial", ylabel="ms (median, min to max)", ylim=(0, None))
+        right.plot(numbers, [m["trial_bytes"] / 1e6 for m in memory], **look)
+        for name, words in (("state_bytes", "its state"), ("parameter_bytes", "its parameters")):
+            height = memory[-1][name] / 1e6
+            right.axhline(height, color="black", lw=0.8, ls="--")
+            note = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+            space = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            right.annotate(words, (numbers[-1], height), **note, bbox=space)
+        right.set(title="Memory of a trial, data set apart", ylabel="MB", ylim=(0, None))
+        for ax in (left, right):
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(numbers, map(str, numbers))
+            ax.set_xlabel("trials that train at once")
+        figure.suptitle(f"{NETWORKS['baseline']} by the number of trials, {cores} CPU cores")
+        figure.savefig(HERE / "scaling.png")
+
+
 def main() -> None:
-    """Measures what is missing, then writes the study's tables and chart."""
-    records = {name: benchmark(name, sys.argv[1:]) for name in NETWORKS}
+    """Measures what is missing, then writes the study's tables and charts."""
+    peers = f"--peers={','.join(PEERS)}"
+    records = {name: benchmark(name, name, peers, *sys.argv[1:]) for name in NETWORKS}
+    trials = f"--trials={','.join(map(str, NUMBERS))}"
+    by_trials = benchmark("scaling", "baseline", trials, *sys.argv[1:])
     start, sweep = kept("start", time_starts), kept("l2_sweep", time_sweep)
     sections = {
         "steps": steps(records),
         "whole": whole(start, sweep, records["mlp"]),
         "breakdown": breakdown(records),
-        "record": record_of(records | {"l2_sweep": sweep}),
+        "scaling": scaling(by_trials),
+        "record": record_of(records | {"scaling": by_trials, "l2_sweep": sweep}),
     }
     fill_in(HERE / "README.md", sections)
     chart(records)
+    scaling_chart(by_trials)
 
 
 if __name__ == "__main__":

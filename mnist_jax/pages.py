@@ -1,0 +1,488 @@
+"""What a report is made of, numbers in print and tables of runs, and what becomes of it.
+
+That is text in a terminal, Markdown, and HTML that needs no other file. What is said between the
+tables is in `report.py`.
+"""
+
+import base64
+import contextlib
+import html
+import io
+import itertools
+import math
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnist_jax import UserError, figures, results
+from mnist_jax.figures import MAX_POINTS, Line, criterion_words
+from mnist_jax.results import Row, Run, count, is_finite, protocol, ranked, shown, varying
+
+LEVEL = 0.05  # corrected p-values below it tell grid points apart
+MAX_NAMES = 8  # in a sentence
+_GENERATOR = '<meta name="generator" content="mnist_jax.report">'  # marks what may be overwritten
+
+
+class Table(NamedTuple):
+    """Rows of cells; columns are (group, name), and equal groups stand next to each other."""
+
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[str]]
+
+
+class Picture(NamedTuple):
+    """A saved figure."""
+
+    name: str
+    caption: str
+    svg: bytes
+
+
+class Code(str):
+    """A line to type."""
+
+
+class Warn(str):
+    """A paragraph that must not be overlooked."""
+
+
+# A report is a list of sections: a title, and blocks, of which a plain string is a paragraph.
+Section = tuple[str, Sequence[str | Code | Warn | Table | Picture]]
+
+
+# --- numbers in print ---
+
+
+def percent(value: object) -> str:
+    """Shows a share of 1 in percent, without the sign."""
+    return f"{100 * value:.2f}" if is_finite(value) else "—"
+
+
+def signed(value: object) -> str:
+    """Shows a difference of shares in percentage points."""
+    return f"{100 * value:+.2f}" if is_finite(value) else "—"
+
+
+def number(value: object) -> str:
+    """Shows a loss."""
+    return f"{value:.4f}" if is_finite(value) else "—"
+
+
+def p_value(value: object) -> str:
+    """Shows a p-value."""
+    if not is_finite(value):
+        return "—"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(ends: Any, show: Callable[[object], str] = percent) -> str:
+    """Shows the two ends of an interval."""
+    return " to ".join(map(show, ends)) if is_finite(ends[0]) else "—"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Writes names in a row, the first ones if they are many."""
+    more = len(names) - MAX_NAMES
+    return "; ".join([*names[:MAX_NAMES], *[f"and {more} more"] * (more > 0)])
+
+
+def sentence(text: str) -> str:
+    """Begins with a capital letter."""
+    return text[0].upper() + text[1:]
+
+
+def commit_of(provenance: Row) -> str:
+    """Shortens the recorded commit, and says where the checkout had changes of its own."""
+    commit, *changed = str(provenance["commit"]).partition("-")
+    return commit[:12] + "".join(changed)
+
+
+def _num_sound(point: Row) -> str:
+    """Counts the trials of a grid point that did not diverge."""
+    n, lost = point["num_trials"], len(point["diverged_seeds"])
+    return f"{n - lost} of {n}" if lost else str(n)
+
+
+def level_words(family: int, what: str) -> str:
+    """Says what a difference was judged by."""
+    corrected = f", corrected by Holm for all {family} {what}" if family > 1 else ""
+    return f"Judged at the {100 * LEVEL:g} % level by t-tests over the seeds{corrected}"
+
+
+# --- tables ---
+
+
+def shown_points(run: Run) -> list[Row]:
+    """Returns the points that tables show: from best to worst, or in order if nothing chooses."""
+    return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]
+
+
+# A column of a table: its group and name, the column of results.csv, a statistic, how it is shown.
+Column = tuple[str, str, str, str, Callable[[Any], str]]
+LAST_EPOCH: list[Column] = [
+    ("accuracy %", "test", "test_accuracy", "mean", percent),
+    ("accuracy %", "training", "train_accuracy", "mean", percent),
+    ("loss", "test", "test_loss", "mean", number),
+    ("loss", "training", "train_loss", "mean", number),
+    ("objective", "test", "test_objective", "mean", number),
+]
+
+
+def results_table(run: Run) -> Table:
+    """Returns a row per grid point, of the best ones if they are many: accuracies in percent."""
+    p = protocol(run)
+    test, validation = f"{p.measure} %", f"{criterion_words(p)} %"
+    columns: list[Column] = [
+        (test, "mean", p.column, "mean", percent),
+        (test, "95 % interval", p.column, "interval_95", interval),
+        (test, "sd (ddof=0)", p.column, "std_ddof0", percent),
+        (test, "min", p.column, "min", percent),
+        (test, "max", p.column, "max", percent),
+    ]
+    if p.criterion and p.held_out == "validation":
+        columns.insert(0, (validation, "mean", p.criterion, "mean", percent))
+        columns.insert(1, (validation, "95 % interval", p.criterion, "interval_95", interval))
+    return _points_table(run, columns)
+
+
+def last_epoch_table(run: Run) -> Table:
+    """Returns what was measured after the last epoch: accuracies in percent, losses in nats."""
+    return _points_table(run, LAST_EPOCH)
+
+
+def _points_table(run: Run, columns: Sequence[Column]) -> Table:
+    axes, rows = varying(run.summary["grid"]), []
+    for point in shown_points(run):
+        cells = [*(shown(point[axis]) for axis in axes), _num_sound(point)]
+        for _, _, column, statistic, show in columns:
+            found = point["statistics"][column]
+            alone = statistic == "std_ddof0" and found["n"] < 2  # the spread of one is none
+            cells.append("—" if alone else show(found[statistic]))
+        rows.append(cells)
+    names = [("", axis.replace("_", " ")) for axis in axes]
+    return Table([*names, ("", "n"), *(column[:2] for column in columns)], rows)
+
+
+_DIFFERENCE = "difference in percentage points"
+_COMPARISON_COLUMNS = (
+    (_DIFFERENCE, "mean"),
+    (_DIFFERENCE, "95 % interval"),
+    ("", "p"),
+    ("", "p (Holm)"),
+    ("", "test"),
+)
+
+
+def _comparison_cells(test: Row) -> list[str]:
+    """Shows a comparison, as `results.compare_points` returns it, in `_COMPARISON_COLUMNS`."""
+    n = test["n"]
+    kind = "none" if n < 2 else f"paired, n = {n}" if test["paired"] else f"Welch, n = {n} or more"
+    ends = interval((test["low"], test["high"]), signed)
+    return [signed(test["difference"]), ends, p_value(test["p"]), p_value(test["p_holm"]), kind]
+
+
+def comparison_table(run: Run, compared: Sequence[tuple[Row, Row]]) -> Table:
+    """Returns a row per compared point, with what `results.compare_points` returns of it."""
+    axes = varying(run.summary["grid"])
+    names = [("", axis.replace("_", " ")) for axis in axes]
+    rows = [
+        [*(shown(point[axis]) for axis in axes), *_comparison_cells(test)]
+        for point, test in compared
+    ]
+    return Table([*names, *_COMPARISON_COLUMNS], rows)
+
+
+class Pair(NamedTuple):
+    """Two lines of different runs, and the test of their difference.
+
+    Attributes:
+        first: A line.
+        second: Another.
+        test: The fields of `stats.Comparison`, of the first less the second, and `p_holm`.
+        beware: Why the difference is no finding; empty if it may be one.
+    """
+
+    first: Line
+    second: Line
+    test: Row
+    beware: str
+
+
+def network(point: Row) -> str:
+    """Names the network of a grid point."""
+    hidden, conv = point["hidden_sizes"], point["conv_features"]
+    if conv:
+        return f"CNN {conv}" + f", {hidden}" * bool(hidden)
+    return f"MLP {hidden}" if hidden else "linear"
+
+
+def lines_table(lines: Sequence[Line]) -> Table:
+    """Returns a row per line: accuracies in percent."""
+    names = ("run", "protocol", "data set", "network", "chosen of", "n")
+    rows = []
+    for name, run, point in lines:
+        p = protocol(run)
+        found, chosen_of = point["statistics"][p.column], count(len(run.summary["grid"]), "point")
+        cells = [name, p.words, run.summary["dataset"], network(point)]
+        cells += [chosen_of if p.criterion else "—", _num_sound(point)]
+        rows.append([*cells, percent(found["mean"]), interval(found["interval_95"])])
+    measured = [("test accuracy %", "mean"), ("test accuracy %", "95 % interval")]
+    return Table([*(("", name) for name in names), *measured], rows)
+
+
+def pairs_table(pairs: Sequence[Pair]) -> Table:
+    """Returns a row per pair: those that may be findings first, and of many the smallest p."""
+
+    def key(pair):
+        return bool(pair.beware), pair.test["p"] if is_finite(pair.test["p"]) else math.inf
+
+    pairs = sorted(pairs, key=key)[:MAX_POINTS]
+    rows = [[first.name, second.name, *_comparison_cells(test)] for first, second, test, _ in pairs]
+    columns = [("", "run"), ("", "less"), *_COMPARISON_COLUMNS]
+    if any(pair.beware for pair in pairs):
+        columns.append(("", "no finding, since"))
+        rows = [[*row, pair.beware or "—"] for row, pair in zip(rows, pairs, strict=True)]
+    return Table(columns, rows)
+
+
+def differing(names: Sequence[str], records: Sequence[Row]) -> Table:
+    """Returns a row per named run, with the keys on which its record differs from the others'."""
+    flat = [{k: v for k, v in _flat(record) if k != "name"} for record in records]
+    keys = [k for k in dict.fromkeys(itertools.chain(*flat)) if len({r.get(k) for r in flat}) > 1]
+    rows = [
+        [name, *(record.get(key, "—") for key in keys)]
+        for name, record in zip(names, flat, strict=True)
+    ]
+    return Table([("", "run"), *(("", key) for key in keys)], rows)
+
+
+def key_values(record: Row) -> Table:
+    """Returns a row per key of a record and of the records in it."""
+    return Table([("", "key"), ("", "value")], _flat(record))
+
+
+def _flat(record: Row, prefix: str = "") -> list[list[str]]:
+    rows = []
+    for key, value in record.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, dict):
+            rows += _flat(value, f"{name}: ")
+        else:
+            values = value if isinstance(value, list) else [value]
+            texts = ["—" if v in (None, "", []) else shown(results.as_text(v)) for v in values]
+            rows.append([name, ", ".join(texts)])
+    return rows
+
+
+# --- renderers ---
+
+
+def _groups(table: Table) -> list[tuple[str, int]]:
+    """Returns each group of columns and how many it spans."""
+    grouped = itertools.groupby(group for group, _ in table.columns)
+    return [(group, len(list(members))) for group, members in grouped]
+
+
+def to_terminal(table: Table) -> str:
+    """Renders a table for a fixed-width font."""
+    lines = [[name for _, name in table.columns], *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    head, start = [], 0
+    for group, span in _groups(table):
+        gaps = 2 * (span - 1)
+        widths[start] += max(0, len(group) - sum(widths[start : start + span]) - gaps)
+        head.append(group.center(sum(widths[start : start + span]) + gaps))
+        start += span
+    lines = [head, *([*map(str.rjust, line, widths)] for line in lines)]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Renders cells that are Markdown already; columns after the first are aligned as numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def fill_in(path: Path, sections: Mapping[str, str]) -> None:
+    """Replaces what stands between `<!-- NAME -->` and `<!-- end NAME -->` in a Markdown file."""
+    text = path.read_text(encoding="utf-8")
+    for name, section in sections.items():
+        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        text = f"{before}{start}\n{section}\n{end}{after}"
+    results.write_text(path, text)
+
+
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
+    """Renders a report as Markdown, with links to the pictures."""
+
+    def plain(text):
+        return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
+
+    parts = [f"# {plain(title)}"]
+    for heading, blocks in sections:
+        parts.append(f"## {heading}")
+        for block in blocks:
+            match block:
+                case Picture(name, caption):
+                    parts += [f"![{plain(name)}](figures/{name}.png)", plain(caption)]
+                case Table(columns, rows):
+                    names = [f"{group}: {name}" if group else name for group, name in columns]
+                    escaped = [[plain(cell) for cell in cells] for cells in (names, *rows)]
+                    parts.append(markdown_table(escaped[0], escaped[1:]))
+                case Code():
+                    parts.append(f"    {block}")
+                case Warn():
+                    parts.append(f"> **{plain(block)}**")
+                case _:
+                    parts.append(plain(block))
+    return "\n\n".join(parts) + "\n"
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+{generator}
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem; }}
+div {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #8886; }}
+th[colspan] {{ text-align: center; }}
+:is(th, td):is(:first-child, :nth-child(2):last-child) {{ text-align: left; }}
+td:nth-child(2):last-child {{ overflow-wrap: anywhere; }}
+.warning {{ border: 2px solid #d55e00; padding: 0.5rem 0.8rem; font-weight: bold; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.6rem; background: #8882; }}
+pre span {{ display: inline-block; }}
+figure {{ margin: 1.5rem 0; break-inside: avoid; }}
+img {{ max-width: 100%; min-width: 34rem; background: white; }}
+@media print {{ body {{ max-width: none; padding: 0; }} img {{ min-width: 0; }} }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def to_html(title: str, sections: Sequence[Section]) -> str:
+    """Renders a report as one page that needs no other file, network or script."""
+    plain = html.escape
+
+    def row(cells, tag="td"):
+        return f"<tr>{''.join(f'<{tag}>{plain(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    parts = []
+    for heading, blocks in sections:
+        parts.append(f"<h2>{plain(heading)}</h2>")
+        for block in blocks:
+            match block:
+                case Picture(name, caption, svg):
+                    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+                    image = f'<div><img src="{source}" alt="{plain(name)}"></div>'
+                    caption = f"<figcaption>{plain(caption)}</figcaption>"
+                    parts.append(f"<figure>{image}{caption}</figure>")
+                case Table(columns, rows):
+                    spans = "".join(
+                        f'<th colspan="{span}">{plain(group)}</th>'
+                        for group, span in _groups(block)
+                    )
+                    head = f"<tr>{spans}</tr>" if any(group for group, _ in columns) else ""
+                    lines = [head, row([name for _, name in columns], "th"), *map(row, rows)]
+                    parts.append("<div><table>{}</table></div>".format("\n".join(lines)))
+                case Code():
+                    # Lines break between words alone, where a copy can be pasted.
+                    words = (f"<span>{plain(word)}</span>" for word in block.split(" "))
+                    parts.append(f"<pre>{' '.join(words)}</pre>")
+                case Warn():
+                    parts.append(f'<p class="warning">{plain(block)}</p>')
+                case _:
+                    parts.append(f"<p>{plain(block)}</p>")
+    body = "\n".join(parts)
+    return PAGE.format(title=plain(title), generator=_GENERATOR, body=body)
+
+
+# --- files ---
+
+
+def check_output(output: str | os.PathLike) -> Path:
+    """Refuses a directory in which a report would replace what this command did not make.
+
+    Raises:
+        UserError: It holds a run or another report, or is a file.
+    """
+    path = Path(output).expanduser()
+    page, others = path / "report.html", (path / "report.md", path / "figures")
+    if path.exists() and not path.is_dir():
+        problem = "is a file"
+    elif (path / "config.json").exists():
+        problem = "holds a run"
+    elif page.is_file() and _GENERATOR in page.read_text(encoding="utf-8", errors="replace"):
+        return path
+    elif any(other.exists() for other in (page, *others)):
+        problem = "holds a report that this command did not make"
+    else:
+        return path
+    raise UserError(f"--output={path}: {problem}; expected a directory without; choose another")
+
+
+def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[Picture]:
+    """Draws figures, each a function by its name, and saves them as PNG and SVG."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and none is needed
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    pictures = []
+    # Reset first: whatever the user's own matplotlibrc says.
+    with style.context(figures.STYLE, after_reset=True):
+        for name, draw in drawn.items():
+            figure, caption = draw()
+            files = {"png": io.BytesIO(), "svg": io.BytesIO()}
+            # As figure.savefig does, but that draws everything twice and lays it out each time.
+            FigureCanvasAgg(figure).print_png(files["png"])
+            figure.set_layout_engine("none")
+            FigureCanvasSVG(figure).print_svg(files["svg"], metadata={"Date": None})
+            with writing(folder / "figures"):
+                (folder / "figures").mkdir(parents=True, exist_ok=True)
+                for kind, file in files.items():
+                    results.write_bytes(folder / "figures" / f"{name}.{kind}", file.getvalue())
+            pictures.append(Picture(name, caption, files["svg"].getvalue()))
+    return pictures
+
+
+def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
+    """Writes report.md and report.html, and makes the folder if there is none."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        results.write_text(folder / "report.md", to_markdown(title, sections))
+        results.write_text(folder / "report.html", to_html(title, sections))
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says in one line why something in a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} cannot be written ({error.strerror}); make the run's"
+            " directory writable, or name another by python -m mnist_jax.report DIR --output=DIR"
+        ) from None
+
+
+def to_print(title: str, table: Table, said: Sequence[str], folder: Path) -> str:
+    """Returns what a terminal shows of a report: title, table, paragraphs, and where it lies."""
+    paragraphs = "\n".join(textwrap.fill(paragraph, 100) for paragraph in said)
+    where = f"Report: {folder / 'report.html'} (also report.md and figures/ there)"
+    return "\n\n".join([title, to_terminal(table), paragraphs, where])

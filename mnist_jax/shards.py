@@ -1,0 +1,287 @@
+"""Shards, which each trained every n-th trial of a run, become the run that trains them all.
+
+Trials share nothing, so what a whole run leaves in its work directory can be made of the shards'
+files: rows come in its order, statistics are computed anew, and the weights of the trial that is
+chosen among all are found where its shard left them.
+"""
+
+import array
+import contextlib
+import functools
+import itertools
+import json
+import mmap
+import os
+import re
+import shlex
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_jax import UserError, data, results
+from mnist_jax.experiment import Experiment, load_data, static_choices
+from mnist_jax.grid import AXES, STATIC_AXES
+from mnist_jax.results import Row, Run
+
+_METRICS_ROW = re.compile(rb'\{"trial": (\d+),.*?"epoch": (\d+),.*\}\n')
+
+
+def shard_of(config: Row) -> tuple[int, int]:
+    """Returns the number of a run's shard and how many there are: of a whole run, 0 and 1."""
+    if "shard" not in config:  # of a run that is older than shards
+        return 0, 1
+    number, num_shards = map(int, config["shard"].split("/"))
+    return number, num_shards
+
+
+def cautions(run: Run) -> list[str]:
+    """Says what to beware of in a run that is a shard, or made of shards."""
+    number, num_shards = shard_of(run.config)
+    if num_shards > 1:
+        return [
+            f"WARNING: this is shard {number} alone, of {num_shards} that are counted from 0: every"
+            f" trial whose number leaves {number} when divided by {num_shards}. What is best here"
+            f" need not be the best of the run, which python -m mnist_jax.report makes of all"
+            f" {num_shards} directories."
+        ]
+    made = run.summary["provenance"]
+    differ = [key for key in ("commit", "versions") if "shards" in made and key not in made]
+    said = (
+        f"WARNING: the shards of this run differ in {' and '.join(differ)}, told under Provenance."
+        " If those train otherwise, its trials differ by more than grid point and seed."
+    )
+    return [said] * bool(differ)
+
+
+def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> None:
+    """Makes the work directory of the run whose shards are given.
+
+    Where the weights of the chosen trial cannot be had, there is no `chosen_trial.npz`, and
+    `summary.json` says why under `chosen_trial_missing`.
+
+    Args:
+        runs: All shards of one run, in any order.
+        folder: Where it goes; it holds no run.
+        data_dir: Folder with the data set's files, as `data.load_dataset` takes it.
+
+    Raises:
+        UserError: They are not all the shards of one run, or a file of theirs is damaged.
+        OSError: The folder cannot be written.
+    """
+    runs = _in_order(runs)
+    points = {point["point"]: point for run in runs for point in run.summary["grid"]}
+    found = [row for run in runs for row in run.results]
+    # Axes are those of the point, because a table of text does not tell 8 and "8" apart.
+    rows = [
+        row | {axis: points[row["point"]][axis] for axis in AXES}
+        for row in sorted(found, key=lambda row: row["trial"])
+    ]
+    for number, run in enumerate(runs):
+        trials = [row["trial"] for row in run.results]
+        if trials != list(range(number, len(rows), len(runs))):
+            raise _damaged(run, "results.csv does not hold the trials of its shard")
+    protocol = runs[0].summary["protocol"]
+    chosen = results.choose_trial(rows, protocol)
+    summary = runs[0].summary | {
+        "chosen_point": chosen["point"] if results.PROTOCOLS[protocol].criterion else None,
+        "chosen_trial": chosen["trial"],
+        "grid": results.summarise(rows),
+        "provenance": _provenance(runs),
+    }
+    lines = _merge_metrics(runs, rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metrics.jsonl", "wb") as file:
+        file.writelines(lines)
+    results.write_results(folder, rows)
+    try:
+        _write_chosen_trial(runs[chosen["trial"] % len(runs)], chosen, folder, data_dir)
+    except UserError as error:
+        summary["chosen_trial_missing"] = str(error)
+    results.write_text(folder / "summary.json", results.to_json(summary, indent=2) + "\n")
+    config = runs[0].config | {"shard": "0/1"}  # written last: with it, the folder holds a run
+    results.write_text(folder / "config.json", results.to_json(config, indent=2) + "\n")
+
+
+def _in_order(runs: Sequence[Run]) -> list[Run]:
+    """Returns the shards by their number, or says why they do not make a run."""
+    first, found = runs[0], dict[int, Run]()
+    of = shard_of(first.config)[1]
+    for run in runs:
+        number, num_shards = shard_of(run.config)
+        if num_shards == 1:
+            raise UserError(
+                f"{run.workdir} holds a whole run: expected shards of one run alone; put its shards"
+                " together first, and then name both runs"
+            )
+        keys = sorted((first.config.keys() | run.config.keys()) - results.RESUMABLE - {"shard"})
+        differ = [
+            f"{key} ({first.config.get(key)}, {run.config.get(key)})"
+            for key in keys
+            if first.config.get(key) != run.config.get(key)
+        ]
+        if num_shards != of:
+            differ.append(f"number of shards ({of}, {num_shards})")
+        if _checksum(first) != _checksum(run):
+            differ.append(f"data files ({_checksum(first)}, {_checksum(run)})")
+        if differ:
+            raise UserError(
+                f"{first.workdir} and {run.workdir} are not shards of one run, since they differ in"
+                f" {', '.join(differ)}; name the shards of one run alone"
+            )
+        if number in found:
+            raise UserError(
+                f"{found[number].workdir} and {run.workdir} both hold shard {number}/{of}; name"
+                " each shard once"
+            )
+        found[number] = run
+    if missing := [f"{number}/{of}" for number in range(of) if number not in found]:
+        those = ", ".join([*missing[:8], *[f"{len(missing) - 8} more"] * (len(missing) > 8)])
+        raise UserError(
+            f"{first.config['name']}: shards are missing ({those}); run its command with --shard="
+            f"{missing[0]} and so on, each with its own --workdir, and name all {of} directories"
+        )
+    return [found[number] for number in range(of)]
+
+
+def _checksum(run: Run) -> str:
+    return run.summary["provenance"]["data_checksum"]
+
+
+def _damaged(run: Run, problem: str) -> UserError:
+    return UserError(f"{run.workdir} cannot be read as a run: {problem}; repeat the run")
+
+
+def _provenance(runs: Sequence[Run]) -> Row:
+    """Returns what the shards have in common; what differs, by shard; and the sums of seconds."""
+    records = [run.summary["provenance"] for run in runs]
+    differing = {"command", "seconds"}
+    differing |= {
+        key
+        for key in itertools.chain(*records)
+        for r in records
+        if r.get(key) != records[0].get(key)
+    }
+    paths = [str(run.workdir) for run in runs]
+    return {
+        "command": shlex.join(["python", "-m", "mnist_jax.report", *paths]),
+        **{key: value for key, value in records[0].items() if key not in differing},
+        "seconds": {
+            phase: sum(record["seconds"][phase] for record in records)
+            for phase in records[0]["seconds"]
+        },
+        "shards": {
+            run.config["shard"]: {k: v for k, v in record.items() if k in differing}
+            for run, record in zip(runs, records, strict=True)
+        },
+    }
+
+
+def _merge_metrics(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[bytes]:
+    """Returns the rows of all trials and epochs in the order of a whole run.
+
+    That is, for each compiled program in the order in which the grid asks for it: epoch by epoch,
+    its trials by number. Files are mapped into memory and only the places of rows are held, so that
+    there may be millions.
+    """
+    programs: dict[tuple, int] = {}
+    program = np.array(
+        [programs.setdefault(tuple(row[a] for a in STATIC_AXES), len(programs)) for row in rows]
+    )
+    contents: list[bytes | mmap.mmap] = []
+    tables = []
+    for number, run in enumerate(runs):
+        places = array.array("q")
+        with open(run.workdir / "metrics.jsonl", "rb") as file:
+            empty = not os.fstat(file.fileno()).st_size  # which cannot be mapped
+            contents.append(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        for match in _METRICS_ROW.finditer(contents[-1]):
+            places.extend((int(match[1]), int(match[2]), number, *match.span()))
+        table = np.array(places, np.int64).reshape(-1, 5)
+        there = sorted(map(tuple, table[:, :2].tolist()))
+        if there != [(r["trial"], e + 1) for r in run.results for e in range(r["num_epochs"])]:
+            raise _damaged(run, "metrics.jsonl does not hold every epoch of its trials once")
+        tables.append(table)
+    trial, epoch, number, start, end = np.concatenate(tables).T
+    order = np.lexsort((trial, epoch, program[trial]))
+    return (contents[number[i]][start[i] : end[i]] for i in order)
+
+
+def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | None) -> None:
+    """Writes `chosen_trial.npz` of a shard's trial.
+
+    Raises:
+        UserError: The shard chose another trial, whose weights cannot be had any more.
+    """
+    path, own = run.workdir / "chosen_trial.npz", None
+    unreadable = contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+    with unreadable, np.load(path) as file:
+        own = {name: file[name] for name in file}["trial"]  # all, so that damage shows
+    if own == chosen["trial"]:
+        results.write_bytes(folder / path.name, path.read_bytes())
+        return
+    import jax
+
+    from mnist_jax import train
+
+    experiment = _experiment(run)
+    recipe, params = _restore(run, experiment, chosen)
+    dataset = load_data(experiment, data_dir)
+    if dataset.checksum != _checksum(run):
+        raise UserError(f"the data set that is found now is another, {dataset.checksum}")
+    predict = jax.jit(train.predict, static_argnums=0)
+    probabilities = np.asarray(predict(recipe, params, dataset.test_images))
+    results.write_chosen_trial(folder, chosen["trial"], params, probabilities, dataset)
+
+
+def _experiment(run: Run) -> Experiment:
+    """Returns what the config.json of a run was written from."""
+
+    def plain(value):
+        return tuple(map(plain, value)) if isinstance(value, list) else value
+
+    try:
+        return Experiment(**{key: plain(value) for key, value in run.config.items()})
+    except TypeError:
+        raise UserError(f"another version wrote the config of {run.workdir}") from None
+
+
+def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
+    """Returns recipe and weights of a trial, from the last checkpoint of the part that has it."""
+    import jax
+
+    from mnist_jax import runner, sweep, train
+    from mnist_jax.checkpoints import Checkpoints
+
+    trial, folder = chosen["trial"], run.workdir / "checkpoints"
+    parts, points = list(experiment.parts.values()), experiment.points
+    with contextlib.suppress(FileNotFoundError, ValueError):  # there where memory was short
+        parts = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+    part = next(part for part in parts if trial in part)
+    folder /= f"trials_{part[0]}_to_{part[-1]}"
+    lost = UserError(f"{folder} holds no sound checkpoint of the last epoch")
+    if not folder.is_dir():
+        raise lost
+    point = points[chosen["point"]]
+    choices = static_choices(experiment, point, len(data.CLASS_NAMES[experiment.dataset]))
+    recipe = train.Recipe(
+        model=choices["model"],
+        batch_size=point.batch_size,
+        eval_batch_size=sweep.EVAL_BATCH_SIZE,
+        use_momentum=any(points[t // experiment.num_seeds].momentum for t in part),
+        nesterov=point.nesterov,
+        choose_epoch=experiment.choose_epoch,
+    )
+    runner.configure_jax(experiment._replace(shard="0/1"), None)  # for the bits of the whole run
+    hyper = jax.tree.map(lambda x: x[0], sweep.create_trials([point], [chosen["seed"]], 1))
+    shapes = jax.eval_shape(functools.partial(train.init, recipe), hyper)
+    like = jax.tree.map(lambda x: np.empty((len(part), *x.shape), x.dtype), shapes)
+    with Checkpoints(folder, num_trials=len(part), keep=1) as checkpoints:
+        saved = checkpoints.restore(like)
+    if saved is None or saved.step != point.num_epochs:
+        raise lost
+    state = saved.state
+    params = state.params if state.best is None else state.best.params
+    return recipe, jax.tree.map(lambda x: x[part.index(trial)], params)

@@ -1,0 +1,252 @@
+import json
+import math
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from mnist_jax import UserError, data, peers, scaling, sweep
+from mnist_jax.experiment import read_config
+
+ROOT = Path(__file__).parent.parent
+NETWORKS = {  # the configs' (conv_features, hidden_sizes, batch_size) and MFLOP a step
+    "baseline": ((), (64, 64), 128, 29.3),
+    "mlp": ((), (500, 300), 128, 318),
+    "l2_sweep": ((), (500, 300), 128, 318),
+    "cnn": ((32, 64), (64,), 64, 946),
+}
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "mnist_jax.benchmark", f"--config={ROOT}/configs/baseline.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8"
+    )
+
+
+class PlainNetwork(nn.Module):
+    """As a plain implementation writes it, for an independent count of its work."""
+
+    conv_features: tuple
+    hidden_sizes: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        for features in self.conv_features:
+            x = nn.relu(nn.Conv(features, (3, 3), padding="VALID")(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for size in self.hidden_sizes:
+            x = nn.relu(nn.Dense(size)(x))
+        return nn.Dense(10)(x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_work_is_what_xla_counts_in_a_plain_step_without_a_loop(name):
+    conv_features, hidden_sizes, batch_size, mflop = NETWORKS[name]
+    model = PlainNetwork(conv_features, hidden_sizes)
+    images = jnp.zeros((batch_size, 28, 28, 1))
+    labels = jnp.zeros(batch_size, jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def loss(params):
+        logits = model.apply(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    counted = jax.jit(jax.grad(loss)).lower(params).cost_analysis()["flops"]
+    work = batch_size * scaling.work_per_image(scaling.layers(conv_features, hidden_sizes, 10))
+    assert work / 1e6 == pytest.approx(mflop, rel=2e-3)
+    assert work == pytest.approx(counted, rel=0.04)  # XLA counts the element-wise work, too
+    assert work < counted
+
+
+def test_layers_of_a_convolution_count_every_position():
+    assert scaling.layers((32, 64), (64,), 10) == [
+        (26 * 26, 9, 32),
+        (11 * 11, 9 * 32, 64),
+        (1, 5 * 5 * 64, 64),
+        (1, 64, 10),
+    ]
+
+
+@pytest.fixture(scope="module")
+def job():
+    config = runpy.run_path(str(ROOT / "configs" / "baseline.py"))["get_config"]()
+    config.dataset, config.hidden_sizes = "digits", (16,)
+    return scaling.Job(read_config(config, "baseline", seed=0), data.load_dataset("digits"))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Digits under momentum, timed by 3 trials and by 1."""
+    file = tmp_path_factory.mktemp("scaling") / "scaling.json"
+    options = ("--config.dataset=digits", "--config.hidden_sizes=(16,)", "--config.momentum=0.9")
+    done = run(*options, "--trials=3,1", "--rounds=2", f"--json={file}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(file.read_text(encoding="utf-8")), done
+
+
+def test_each_number_of_trials_has_a_row_and_a_process_of_its_own(measured):
+    record, done = measured
+    assert [row["trials"] for row in record["trials"]] == [1, 3]
+    assert record["left_out"] == {}
+    for row in record["trials"]:
+        assert row["steps_per_round"] == row["steps_per_epoch"] == 12
+        for name in ("ms_per_step", "images_per_second"):
+            assert 0 < row[f"{name}_min"] <= row[name] <= row[f"{name}_max"]
+        timed = record["rounds"][str(row["trials"])]["ms"]
+        assert len(timed) == 3
+        assert row["ms_per_step"] == pytest.approx(np.median(timed[1:]))
+        # A step of every trial sees 1437 / 12 images on average.
+        assert row["images_per_second_max"] == pytest.approx(
+            1e3 * 1437 / 12 / row["ms_per_step_min"]
+        )
+        assert row["lower_seconds"] > 0
+        assert row["compile_seconds"] > 0
+    counts = [row["devices"]["count"] for row in record["trials"]]
+    assert counts == [1, min(3, record["trials"][0]["devices"]["cores"])]
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == ["1", "3"]
+    assert done.stderr.count("warm-up: 1 ") == 1
+    assert "provenance" in record
+
+
+def test_memory_of_a_trial_counts_what_it_must_hold(measured):
+    record, _ = measured
+    floats = 784 * 16 + 16 + 16 * 10 + 10
+    for row in record["trials"]:
+        memory = row["memory"]
+        assert memory["parameter_bytes"] == 4 * floats
+        # Momentum; the best weights, and how many images they get right; the count of the steps.
+        assert 3 * 4 * floats < memory["state_bytes"] < 3 * 4 * floats + 16
+        assert memory["trial_bytes"] > memory["state_bytes"]
+        assert memory["data_bytes"] == 1797 * (28 * 28 + 1)
+        share = -(-row["trials"] // row["devices"]["count"])
+        assert memory["device_bytes"] == memory["data_bytes"] + share * memory["trial_bytes"]
+        assert memory["peak_bytes"] is None  # a CPU does not tell
+
+
+class FakeSide:
+    """A process on some platform, of which the machine holds up to 300 trials."""
+
+    platform = "cpu"
+    living: ClassVar = set()
+    most_living = 0
+
+    def __init__(self, command, log, environment):
+        self.number = int(command[2])
+        if self.number > 300:
+            raise peers.PeerError(f"memory holds 300 of {self.number} trials")
+        memory = {"device_bytes": 9, "data_bytes": 1, "trial_bytes": 8, "peak_bytes": 10**7}
+        self.about = {
+            **dict.fromkeys(("images", "steps", "epoch_steps"), 4),
+            **dict.fromkeys(("lower_seconds", "compile_seconds"), 1.0),
+            "memory": memory | {"parameter_bytes": 2, "state_bytes": 4},
+            "devices": {"platform": self.platform, "kind": "fake", "count": 1, "cores": 2}
+            | {"matmul_precision": "float32"},
+        }
+        self.living.add(self.number)
+        FakeSide.most_living = max(self.most_living, len(self.living))
+        self.loss = 1.0
+
+    def train_epoch(self):
+        assert self.number in self.living
+        self.loss /= 2
+        return peers.Epoch(seconds=1.0, steps=4 * self.number, loss=self.loss)
+
+    def close(self):
+        self.living.remove(self.number)
+
+
+@pytest.mark.parametrize(("platform", "most_living"), [("cpu", 3), ("gpu", 1)])
+def test_an_accelerator_has_one_process_at_a_time(monkeypatch, job, platform, most_living):
+    monkeypatch.setattr(scaling, "Side", FakeSide)
+    monkeypatch.setattr(FakeSide, "platform", platform)
+    monkeypatch.setattr(FakeSide, "most_living", 0)
+    record = scaling.measure(job, [1, 4, 256, 512], rounds=2)
+    assert FakeSide.most_living == most_living
+    assert set() == FakeSide.living
+    assert [row["trials"] for row in record["trials"]] == [1, 4, 256]
+    assert record["left_out"] == {"512": "memory holds 300 of 512 trials"}
+    lines = scaling.table(record).splitlines()
+    assert lines[-1] == "512 is left out: memory holds 300 of 512 trials"
+    assert lines[-2].split()[0] == "256"
+    assert lines[-2].split()[-1] == "10.0"  # the peak in MB
+
+
+def test_nothing_to_time_is_bad_input(monkeypatch, job):
+    monkeypatch.setattr(scaling, "Side", FakeSide)
+    with pytest.raises(UserError, match=r"^--trials=400: memory holds 300 of 400 trials; choose"):
+        scaling.measure(job, [400], rounds=1)
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """What the process of a number does, here: JAX is set up already."""
+    monkeypatch.setattr(sweep, "configure_jax", lambda *arguments, **options: None)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
+def test_a_long_epoch_is_cut_to_its_first_steps(monkeypatch, prepared, job):
+    work = 128 * 3 * job.work  # of a step of 3 trials
+    monkeypatch.setattr(scaling, "WORK_PER_ROUND", 4.5 * work / sweep.num_cores())
+    train_round, about = scaling.prepare(job, 3)
+    assert (about["steps"], about["images"], about["epoch_steps"]) == (4, 512, 12)
+    assert about["memory"]["data_bytes"] == 1797 * (28 * 28 + 1)
+    first, *_, last = [train_round() for _ in range(20)]
+    assert first.steps == 3 * 4
+    assert first.loss == pytest.approx(math.log(10), rel=0.2)  # a mean over the images of a round
+    assert last.loss < 0.5 * first.loss
+
+
+def test_what_memory_does_not_hold_is_not_trained(monkeypatch, prepared, job):
+    monkeypatch.setattr(sweep, "trials_that_fit", lambda program: 2)
+    with pytest.raises(peers.PeerError, match=r"^memory holds 2 of 3 trials$"):
+        scaling.prepare(job, 3)
+
+
+def test_a_full_device_is_one_line(monkeypatch, tmp_path, job):
+    def fail(job, number):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nlargest: 1 GiB")
+
+    (tmp_path / "job").write_bytes(pickle.dumps(job))
+    monkeypatch.setattr(scaling, "prepare", fail)
+    monkeypatch.setattr(peers, "take_output", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["scaling", "4", str(tmp_path / "job")])
+    with pytest.raises(SystemExit, match=r"^RESOURCE_EXHAUSTED: Out of memory$"):
+        scaling.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trials="], "--trials=: expected whole numbers from 1 to 4294967296, as in"),
+        (["--trials=4,0"], "--trials=0: expected whole numbers from 1 to"),
+        (["--trials=4,many"], "--trials=many: expected whole numbers from 1 to"),
+        (["--trials=3", "--seed=4294967294"], "--trials=3: expected whole numbers from 1 to 2"),
+        (["--trials=4,8", "--peers=flax"], "--trials=4,8: not with --peers"),
+        (["--trials=4", "--profile=trace"], "--trials=4: not with --peers or --profile"),
+        (
+            ["--trials=1", "--config.dataset=digits", "--config.precision=bfloat16"],
+            "--config.precision=bfloat16: expected float32",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, said):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1

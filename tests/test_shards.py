@@ -1,0 +1,278 @@
+"""Shards of a run, trained and made up, put together: the files of the whole run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_bad_input import ROOT, Server
+from test_report import make_run
+
+from mnist_jax import UserError, report, results, shards
+from mnist_jax.data import Dataset
+
+EXACT = ("config.json", "metrics.jsonl", "results.csv")
+TINY = (
+    f"--config={ROOT / 'configs' / 'baseline.py'}",
+    "--config.dataset=digits",
+    "--config.hidden_sizes=(8,),(6,)",  # two programs
+    "--config.momentum=0.8,0.9",
+    "--config.num_epochs=2",
+    "--config.num_validation=200",
+    "--config.num_seeds=2",
+    "--seed=9",  # here the trial chosen among all is not the one that its shard chose
+)
+
+
+# --- trained ---
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def trained(server, tmp_path_factory):
+    """The whole run, and its three shards."""
+    path = tmp_path_factory.mktemp("trained")
+    for name, flags in (("whole", ()), *((f"s{i}", (f"--shard={i}/3",)) for i in range(3))):
+        done = server.run("main", *TINY, *flags, f"--workdir={path / name}")
+        assert (done.status, done.err) == (0, "")
+    return path
+
+
+def merged(server, folder, *names):
+    """Puts shards together by the command, in any order."""
+    output = folder / "merged"
+    done = server.run("report", *(folder / name for name in names), f"--output={output}")
+    assert (done.status, done.err) == (0, "")
+    return output
+
+
+def assert_same(path, whole, names):
+    for name in names:
+        assert (path / name).read_bytes() == (whole / name).read_bytes(), name
+    first, second = (json.loads((x / "summary.json").read_text()) for x in (path, whole))
+    assert list(first) == list(second)
+    for key in first.keys() - {"provenance"}:
+        assert first[key] == second[key], key
+
+
+def test_shards_make_the_files_of_the_whole_run(server, trained):
+    for i in range(3):
+        rows = report.read_run(trained / f"s{i}").results
+        assert [row["trial"] for row in rows] == list(range(i, 8, 3))
+    path = merged(server, trained, "s2", "s0", "s1")
+    assert_same(path, trained / "whole", (*EXACT, "chosen_trial.npz"))
+
+
+def test_the_chosen_weights_are_found_in_a_checkpoint(server, trained, tmp_path):
+    for i in range(3):
+        shutil.copytree(trained / f"s{i}", tmp_path / f"s{i}")
+        (tmp_path / f"s{i}" / "chosen_trial.npz").unlink()
+    path = merged(server, tmp_path, "s0", "s1", "s2")
+    assert_same(path, trained / "whole", ("chosen_trial.npz",))
+
+
+def test_without_sound_checkpoints_the_report_says_so(server, trained, tmp_path):
+    for i in range(3):
+        shutil.copytree(trained / f"s{i}", tmp_path / f"s{i}")
+        (tmp_path / f"s{i}" / "chosen_trial.npz").unlink()
+        for path in tmp_path.glob(f"s{i}/checkpoints/*/2/manifest.json"):
+            path.write_text("")
+    done = server.run(
+        "report", *(tmp_path / f"s{i}" for i in range(3)), f"--output={tmp_path / 'm'}"
+    )
+    assert done.status == 0
+    assert not (tmp_path / "m/chosen_trial.npz").exists()
+    text = report.write_report(tmp_path / "m")
+    assert "Its pictures are left out:" in text
+    assert "holds no sound checkpoint of the last epoch." in " ".join(text.split())
+    assert not (tmp_path / "m/figures/first_layer.png").exists()
+    assert (tmp_path / "m/figures/accuracy_curves.png").exists()
+
+
+# --- made up ---
+
+
+def split(run, n, name="shard"):
+    """Writes the shards of a run, as each would leave them."""
+    found = []
+    for i in range(n):
+        path = run.workdir.with_name(f"{name}_{i}")
+        path.mkdir()
+        rows = [row for row in run.results if row["trial"] % n == i]
+        p, made = run.summary["protocol"], dict(run.summary["provenance"])
+        axes = {x["point"]: x for x in run.summary["grid"]}
+        rows = [row | {k: axes[row["point"]][k] for k in row if k in report.AXES} for row in rows]
+        lines = (run.workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+        mine = "".join(line for line in lines if json.loads(line)["trial"] % n == i)
+        (path / "metrics.jsonl").write_text(mine)
+        results.write_results(path, rows)
+        config = run.config | {"shard": f"{i}/{n}"}
+        results.write_text(path / "config.json", results.to_json(config, indent=2))
+        empty = np.zeros(0, np.uint8)
+        checksum = made.pop("data_checksum")
+        data = Dataset(run.summary["dataset"], *[empty] * 6, (), checksum, "")
+        made["command"] = f"python -m mnist_jax.main --shard={i}/{n}"
+        results.write_summary(path, rows, p, data, made)
+        shutil.copy(run.workdir / "chosen_trial.npz", path)
+        found.append(report.read_run(path))
+    return found
+
+
+def make_shards(path, n=3, **options):
+    run = make_run(path / "whole", shard="0/1", **options)
+    text = results.to_json(run.config, indent=2) + "\n"
+    (run.workdir / "config.json").write_text(text)
+    return run, split(run, n)
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+def test_every_protocol_whatever_diverges(tmp_path, protocol, n):
+    whole, runs = make_shards(
+        tmp_path,
+        n,
+        protocol=protocol,
+        num_epochs=(3, 2),
+        l2=(0.0, 1e-3),
+        nesterov=(False,),
+        hidden_sizes=((8,),),
+        diverging=[4],
+    )
+    shards.merge(runs[::-1], tmp_path / "merged")
+    assert_same(tmp_path / "merged", whole.workdir, (*EXACT, "chosen_trial.npz"))
+
+
+def test_rows_are_put_in_order_where_memory_split_a_program(tmp_path):
+    whole, runs = make_shards(tmp_path, num_epochs=(3, 2))
+    for run in runs:
+        path = run.workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(sorted(lines, key=lambda line: json.loads(line)["trial"])))
+        assert path.read_text() != "".join(lines)
+    shards.merge(runs, tmp_path / "merged")
+    assert_same(tmp_path / "merged", whole.workdir, EXACT)
+
+
+def test_provenance_tells_what_differs(tmp_path):
+    whole, runs = make_shards(tmp_path)
+    runs[1].summary["provenance"]["devices"] = {"platform": "gpu"}
+    shards.merge(runs, tmp_path / "merged")
+    made = report.read_run(tmp_path / "merged").summary["provenance"]
+    assert made["versions"] == whole.summary["provenance"]["versions"]
+    assert made["seconds"]["train"] == 9.0
+    assert "devices" not in made
+    assert [x["devices"]["platform"] for x in made["shards"].values()] == ["cpu", "gpu", "cpu"]
+    text = report.write_report(tmp_path / "merged")
+    assert "WARNING" not in text
+    page = (tmp_path / "merged/report.md").read_text()
+    for i in range(3):
+        assert f"    python -m mnist_jax.main --shard={i}/3\n" in page
+    assert f"    python -m mnist_jax.report {runs[0].workdir} {runs[1].workdir} " in page
+    assert "shards: 1/3: devices: platform | gpu" in page
+    assert "Added up over the shards" in page
+
+
+@pytest.mark.parametrize("key", ["commit", "versions"])
+def test_other_code_is_warned_of(tmp_path, key):
+    _, runs = make_shards(tmp_path)
+    runs[2].summary["provenance"][key] = {"jax": "another"}
+    shards.merge(runs, tmp_path / "merged")
+    report.write_report(tmp_path / "merged")
+    page = (tmp_path / "merged/report.html").read_text()
+    assert f'class="warning">WARNING: the shards of this run differ in {key},' in page
+
+
+def refused(runs, folder, *said):
+    with pytest.raises(UserError) as error:
+        report.write_merged(runs, folder / "merged")
+    assert not (folder / "merged").exists()
+    assert "\n" not in str(error.value)
+    for words in said:
+        assert words in str(error.value)
+
+
+def test_missing_shards_are_named(tmp_path):
+    _, runs = make_shards(tmp_path, 5)
+    refused(runs[1:3], tmp_path, "shards are missing (0/5, 3/5, 4/5)", "--shard=0/5", "all 5")
+
+
+def test_a_shard_given_twice_is_refused(tmp_path):
+    _, runs = make_shards(tmp_path)
+    shutil.copytree(runs[1].workdir, tmp_path / "copy")
+    again = report.read_run(tmp_path / "copy")
+    refused([*runs, again], tmp_path, "shard_1", "copy", "both hold shard 1/3")
+
+
+def test_what_is_no_shard_of_the_run_is_refused(tmp_path):
+    whole, runs = make_shards(tmp_path)
+    refused([*runs, whole], tmp_path, "whole holds a whole run")
+    other = runs[2]._replace(config=runs[2].config | {"seed": 7})
+    refused([*runs[:2], other], tmp_path, "shard_0 and", "differ in seed (None, 7)")
+    other = runs[2]._replace(config=runs[2].config | {"shard": "2/4"})
+    refused([*runs[:2], other], tmp_path, "number of shards (3, 4)")
+    made = runs[2].summary["provenance"] | {"data_checksum": "sha256:other"}
+    other = runs[2]._replace(summary=runs[2].summary | {"provenance": made})
+    refused([*runs[:2], other], tmp_path, "data files (sha256:<digits>, sha256:other)")
+
+
+def test_keys_that_change_no_result_may_differ(tmp_path):
+    _, runs = make_shards(tmp_path)
+    for i, run in enumerate(runs):
+        run.config.update(dict.fromkeys(results.RESUMABLE, i))
+    shards.merge(runs, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[:-1], lambda x: [*x, x[0]], lambda x: []])
+def test_damaged_rows_are_noticed_before_anything_is_written(tmp_path, damage):
+    _, runs = make_shards(tmp_path)
+    path = runs[1].workdir / "metrics.jsonl"
+    path.write_text("".join(damage(path.read_text().splitlines(keepends=True))))
+    refused(runs, tmp_path, "shard_1 cannot be read as a run: metrics.jsonl does not hold every")
+    rows = [row | {"trial": row["trial"] + 3} for row in runs[0].results]
+    refused([runs[0]._replace(results=rows), *runs[1:]], tmp_path, "shard_0", "results.csv")
+
+
+def test_the_command_tells_shards_from_runs_to_compare(server, tmp_path):
+    whole, runs = make_shards(tmp_path)
+    paths = [run.workdir for run in runs]
+    done = server.run("report", *paths, cwd=tmp_path)
+    [folder] = (tmp_path / "runs/made_up").iterdir()
+    assert (done.status, done.out) == (0, f"{folder.relative_to(tmp_path)}\n")
+    assert folder.name.endswith("Z_merged")
+    assert_same(folder, whole.workdir, EXACT)
+    for arguments, said in (
+        ([whole.workdir, paths[0]], "holds a whole run"),
+        ([*paths, f"--output={whole.workdir}"], "holds a run"),
+        ([paths[0], "--data_dir=."], "--data_dir: only shards"),
+        ([*paths, "--shard=0/3"], "--shard: a report does not know it"),
+    ):
+        done = server.run("report", *arguments)
+        assert (done.status, done.out) == (2, "")
+        assert said in done.err
+
+
+def test_a_shard_alone_says_what_it_is(tmp_path):
+    whole, runs = make_shards(tmp_path)
+    text = report.write_report(runs[1].workdir)
+    assert text.startswith("made_up on digits, shard 1 of 3: ")
+    assert "WARNING: this is shard 1 alone, of 3 that are counted from 0" in text
+    assert "# made_up on digits, shard 1 of 3\n" in (runs[1].workdir / "report.md").read_text()
+    assert "shard" not in report.headline(whole)
+    older = {key: value for key, value in whole.config.items() if key != "shard"}
+    assert shards.shard_of(older) == (0, 1)
+
+
+def test_a_merged_run_may_be_compared_as_any(tmp_path):
+    whole, runs = make_shards(tmp_path)
+    shards.merge(runs, tmp_path / "merged")
+    both = report.read_runs([whole.workdir, tmp_path / "merged"])
+    text = report.write_comparison(both, tmp_path / "c")
+    assert "No two comparable runs can be told apart" in text
+    assert Path(tmp_path / "c/report.html").exists()
