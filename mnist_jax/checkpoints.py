@@ -102,8 +102,7 @@ class Checkpoints:
         self._wait()
         names, leaves = _flatten(hosts.gather(state))
         if hosts.is_first():
-            # Copied, because on a CPU they may be views of the device's own memory.
-            own = [np.array(x[: self._num_trials]) for x in leaves]
+            own = [x[: self._num_trials] for x in leaves]
             arrays = dict(zip(names, own, strict=True))
             self._not_before = time.monotonic() + self._pause * self._seconds
             self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))

@@ -136,14 +136,24 @@ def agree(numbers: Sequence[int]) -> list[int]:
 
 
 def gather(tree: Any) -> Any:
-    """Returns arrays that are spread over the devices as arrays of NumPy, in every process."""
+    """Returns copies of arrays, whatever devices they are spread over, as arrays of NumPy."""
     import jax
 
     if not _joined:
-        return jax.device_get(tree)
+        return jax.tree.map(_copy, tree)
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _copy(array: Any) -> np.ndarray:
+    """Copies an array once: `jax.device_get` would also keep a copy beside one that is spread."""
+    if isinstance(array, np.ndarray):
+        return array.copy()
+    whole = np.empty(array.shape, array.dtype)
+    for shard in array.addressable_shards:
+        whole[shard.index] = shard.data
+    return whole
 
 
 def place(tree: Any, sharding: Any) -> Any:

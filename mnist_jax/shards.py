@@ -261,9 +261,6 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
         parts = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
     part = next(part for part in parts if trial in part)
     folder /= f"trials_{part[0]}_to_{part[-1]}"
-    lost = UserError(f"{folder} holds no sound checkpoint of the last epoch")
-    if not folder.is_dir():
-        raise lost
     point = points[chosen["point"]]
     choices = static_choices(experiment, point, len(data.CLASS_NAMES[experiment.dataset]))
     recipe = train.Recipe(
@@ -281,7 +278,7 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
     with Checkpoints(folder, num_trials=len(part), keep=1) as checkpoints:
         saved = checkpoints.restore(like)
     if saved is None or saved.step != point.num_epochs:
-        raise lost
+        raise UserError(f"{folder} holds no sound checkpoint of the last epoch")
     state = saved.state
     params = state.params if state.best is None else state.best.params
     return recipe, jax.tree.map(lambda x: x[part.index(trial)], params)
