@@ -14,6 +14,7 @@ from mnist_jax.grid import Point
 
 PLATFORMS = ("", "cpu", "gpu", "tpu")
 PRECISIONS = ("float32", "tf32", "bfloat16")
+MAX_TRIALS = 10**6  # whose rows take a gigabyte or two
 MAX_SIZE = 2**16  # units or features of a layer; the weights of two such layers take 16 GiB
 
 
@@ -105,8 +106,8 @@ def read_config(
     if config.dataset not in data.DATASETS:
         raise _bad("dataset", config.dataset, f"one of {', '.join(data.DATASETS)}")
     num_seeds = _one(config, "num_seeds", _WHOLE)
-    if num_seeds > 2**32:
-        raise _bad("num_seeds", num_seeds, f"at most {2**32}")
+    if num_seeds > MAX_TRIALS:
+        raise _bad("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
     if not 0 <= seed <= 2**32 - num_seeds:
         raise UserError(f"--seed={seed}: expected a whole number from 0 to {2**32 - num_seeds}")
     num_validation = _one(config, "num_validation", _COUNT)
@@ -137,6 +138,13 @@ def read_config(
         expected_number = "1 or more, the points to draw" if searches else "0"
         problem = f"{expected_number}, with --config.grid={experiment.grid}"
         raise _bad("num_points", experiment.num_points, problem)
+    sizes = [len(getattr(experiment, axis)) for axis in grid.AXES]
+    most = math.prod(sizes) if experiment.grid == "product" else max(sizes)
+    if (num_trials := num_seeds * (experiment.num_points or most)) > MAX_TRIALS:
+        raise UserError(
+            f"the config asks for {num_trials} trials: expected at most {MAX_TRIALS}; give fewer "
+            "values, num_points or num_seeds"
+        )
     for point in experiment.points:
         _check_point(point, num_images - num_validation)
     num_trials = len(experiment.points) * num_seeds

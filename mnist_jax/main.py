@@ -8,6 +8,7 @@ at once.
 """
 
 import io
+import os
 import signal
 import sys
 import time
@@ -66,6 +67,7 @@ def run(
         if hosts.is_first():
             text = report.write_report(path)
             print(f"{path} holds this run, finished: nothing is trained again\n\n{text}")
+            _end(results.read_run(path).results)
         return
     dataset = load_data(experiment, data_dir)
     try:
@@ -84,18 +86,24 @@ def run(
                 provenance |= {"devices": trials.devices, "seconds": seconds}
                 results.write_summary(path, trials.rows, experiment.protocol, dataset, provenance)
                 print(report.write_report(path))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(
-            f"--workdir={path} cannot be written any more ({error.strerror or error}); mend that, "
-            "and the same command goes on"
+            f"--workdir={path}, or the output, cannot be written any more "
+            f"({error.strerror or error}); mend that, and the same command goes on"
         ) from None
-    if results.count_diverged(trials.rows) == len(trials.rows):
+    _end(trials.rows)
+
+
+def _end(rows: list[results.Row]) -> None:
+    if results.count_diverged(rows) == len(rows):
         print("every trial diverged; lower the learning rate", file=sys.stderr)
         sys.exit(3)
 
 
 def _default_workdir(name: str) -> Path:
-    return Path("runs", name, datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+    return Path("runs", name, datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
 
 
 def _workdir(given: str) -> Path:
@@ -160,6 +168,9 @@ def _one_line(error: Exception) -> str:
 
 def run_command(main, argv: list[str] | None = None) -> None:
     """Runs a program's `main` on its command line; bad input ends it with status 2."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: no file that a run opens may take its place
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a run
@@ -168,6 +179,10 @@ def run_command(main, argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be said
+        print("error: nobody reads the output any more; repeat the command", file=sys.stderr)
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

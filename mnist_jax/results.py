@@ -207,7 +207,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
 
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = open(path / ".lock", "a")  # noqa: SIM115
+        file = open(str(path) + ".lock", "a")  # noqa: SIM115
     except OSError as error:
         raise _unwritable(path, error.strerror) from None
     with file:
@@ -266,7 +266,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step, as `write_bytes`."""
-    write_bytes(path, text.encode("utf-8"))
+    # A folder's name need not be valid text.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def to_json(value: object, indent: int | None = None) -> str:

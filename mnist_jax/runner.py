@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -97,7 +98,7 @@ class Runner:
                 except DoesNotFitError as error:
                     self._split(part, error.most)
                 except jax.errors.JaxRuntimeError as error:
-                    if "RESOURCE_EXHAUSTED" not in str(error):
+                    if not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):  # GPU, CPU
                         raise
                     self._split(part, len(part) // 2)
 

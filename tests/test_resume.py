@@ -225,6 +225,10 @@ def lose_checkpoints(path):
     shutil.rmtree(path / "checkpoints")
 
 
+def lose_metrics(path):
+    (path / "metrics.jsonl").unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "warnings"),
     [
@@ -234,6 +238,7 @@ def lose_checkpoints(path):
         pytest.param(cut_epochs, 0, marks=SLOW),
         (add_what_is_no_row, 0),
         pytest.param(lose_checkpoints, 0, marks=SLOW),
+        pytest.param(lose_metrics, 0, marks=SLOW),
     ],
 )
 def test_damage_is_mended(server, whole, stopped, tmp_path, damage, warnings):
@@ -346,15 +351,16 @@ def test_overwrite_starts_anew_beside_stale_checkpoints(server, whole, stopped, 
 
 
 def test_a_second_run_is_refused_while_the_first_lives(server, whole, tmp_path):
-    path = tmp_path / "run"
+    path, link = tmp_path / "run", tmp_path / "link"
+    link.symlink_to(path)
     first = server.start("main", *TINY, f"--workdir={path}")
     assert first.wait_until(lambda: rows(path) > 0)
     first.send(signal.SIGSTOP)
     before = snapshot(path)
-    for more in ((), ("--overwrite",)):
-        second = server.run("main", *TINY, f"--workdir={path}", *more)
+    for name, *more in ((path,), (link, "--overwrite")):
+        second = server.run("main", *TINY, f"--workdir={name}", *more)
         assert second.status == 2
-        assert second.err.startswith(f"error: --workdir={path} is in use by a run")
+        assert second.err.startswith(f"error: --workdir={name} is in use by a run")
         assert second.err.count("\n") == 1
         assert snapshot(path) == before
     first.send(signal.SIGKILL)
