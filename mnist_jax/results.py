@@ -207,7 +207,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
 
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = open(str(path) + ".lock", "a")  # noqa: SIM115
+        file = open(path / ".lock", "a")  # noqa: SIM115
     except OSError as error:
         raise _unwritable(path, error.strerror) from None
     with file:
