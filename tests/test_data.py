@@ -1068,6 +1068,8 @@ def test_ctrl_c_ends_a_stalled_download_at_once(tmp_path, small, monkeypatch):
 
         builder = tfds.builder_cls("kmnist")
         code = (
+            "import signal\n"  # a shell's background process ignores Ctrl-C
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "import tensorflow_datasets as tfds\n"
             "data.TIMEOUT_S = 1000.0\n"
             "builder = tfds.builder_cls('kmnist')\n"
