@@ -412,6 +412,11 @@ BAD_INPUT = {
             "--config.grid=halton --config.num_points=3 --config.warmup_steps=0,120,200",
             "warmup_steps=(0, 120, 200): expected two numbers",
         ),
+        (
+            "--config.grid=random --config.num_points=999999999999 --config.l2=1e-5,1",
+            "999999999999 trials: expected at most 1000000; give fewer",
+        ),
+        ("--config.l2=0,1e-3 --config.num_seeds=1000000", "2000000 trials: expected at most"),
         ("--config.design_seed=-1", "design_seed=-1: expected a whole number from 0"),
         ("--config.design_seed=4294967296", "design_seed=4294967296: expected a whole number from"),
         ("--config.design_seed=x", "design_seed...x"),
@@ -419,7 +424,7 @@ BAD_INPUT = {
         ("--config.num_seeds=-1", "num_seeds=-1: expected a whole number of at least 1"),
         ("--config.num_seeds=2.5", "num_seeds...2.5"),
         ("--config.num_seeds=1,2", "num_seeds...1,2"),
-        ("--config.num_seeds=4294967297", "num_seeds=4294967297: expected"),
+        ("--config.num_seeds=1000001", "num_seeds=1000001: expected at most 1000000"),
         # How it is run.
         ("--config.checkpoint_epochs=0", "checkpoint_epochs=0: expected a whole number of at"),
         ("--config.checkpoint_epochs=0.5", "checkpoint_epochs...0.5"),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -19,12 +20,12 @@ FOUR_TRIALS = (*TINY, "--config.l2=0,1e-3", "--config.num_seeds=2")
 OWN_CACHE = {"JAX_COMPILATION_CACHE_DIR": None, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": None}
 
 
-def main(*arguments, **environment):
+def main(*arguments, shell='exec "$@"', **environment):
     """Runs the program as a user would, and without the tests' JAX settings."""
     ours = {"XLA_FLAGS": None, "JAX_NUM_CPU_DEVICES": None, "PYTHONPATH": str(ROOT)}
     variables = os.environ | ours | environment
     return subprocess.run(
-        [sys.executable, "-m", "mnist_jax.main", *map(str, arguments)],
+        ["bash", "-c", shell, "bash", sys.executable, "-m", "mnist_jax.main", *map(str, arguments)],
         env={name: value for name, value in variables.items() if value is not None},
         capture_output=True,
         encoding="utf-8",
@@ -161,9 +162,38 @@ def test_what_is_static_may_vary_too(run, tmp_path):
 
 def test_a_run_in_which_every_trial_diverged_ends_with_status_3(server, tmp_path):
     diverging = "--config.learning_rate=1e30"
-    done = server.run("main", *TINY, diverging, f"--workdir={tmp_path}", draw=True)
-    assert (done.status, done.err) == (3, "every trial diverged; lower the learning rate\n")
+    for _ in ("trained", "finished"):
+        done = server.run("main", *TINY, diverging, f"--workdir={tmp_path}", draw=True)
+        assert (done.status, done.err) == (3, "every trial diverged; lower the learning rate\n")
+        assert (tmp_path / "report.html").exists()
+
+
+def test_closed_streams_cost_no_run(tmp_path):
+    done = main(*TINY, f"--workdir={tmp_path}", shell='exec "$@" <&- >&- 2>&-')
+    assert done.returncode == 0
+    assert len(metrics(tmp_path)) == 2
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_reader_that_goes_away_ends_a_run_with_one_line(tmp_path):
+    shell = '"$@" | head -n 1; exit ${PIPESTATUS[0]}'
+    done = main(*TINY, f"--workdir={tmp_path}", shell=shell)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == "error: nobody reads the output any more; repeat the command\n"
+
+
+def test_a_folder_whose_name_is_no_text_costs_the_checkpoints(server, tmp_path):
+    done = server.run("main", *TINY, f"--workdir={tmp_path}/\udcff", draw=True)
+    assert done.status == 0
+    assert done.err.startswith("warning: a checkpoint cannot be written")
+    assert done.err.count("\n") == 1
+    assert (tmp_path / "\udcff" / "report.html").exists()
+
+
+def test_runs_that_start_together_have_folders_of_their_own(server, tmp_path):
+    started = [server.start("main", *TINY, cwd=tmp_path) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    assert len(list(tmp_path.glob("runs/baseline/*/summary.json"))) == 2
 
 
 def test_a_bad_compile_cache_costs_no_run(tmp_path):

@@ -457,7 +457,7 @@ def test_parts_that_fit_in_memory_give_the_results_of_the_whole(
     assert_same_but_for_order(parted, left_alone)
 
 
-def exhaust(monkeypatch, fails):
+def exhaust(monkeypatch, fails, said="RESOURCE_EXHAUSTED: Allocator ran out"):
     """Makes a program call fail for want of memory where `fails(trials, calls so far)`."""
     compile_sweep, calls = sweep.compile_sweep, []
 
@@ -467,7 +467,7 @@ def exhaust(monkeypatch, fails):
         def run_epoch(*inputs):
             calls.append(len(program.trials.seed))
             if fails(calls[-1], len(calls)):
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9")
+                raise jax.errors.JaxRuntimeError(said)
             return program.run_epoch(*inputs)
 
         run_epoch.memory_analysis = program.run_epoch.memory_analysis
@@ -497,7 +497,8 @@ def test_halves_outlive_the_process(left_alone, tmp_path, monkeypatch):
 
 
 def test_memory_that_does_not_hold_a_trial_is_bad_input(tmp_path, monkeypatch):
-    exhaust(monkeypatch, lambda trials, call: True)
+    on_cpu = "INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes."
+    exhaust(monkeypatch, lambda trials, call: True, on_cpu)
     with pytest.raises(UserError, match="does not hold a single trial; give a smaller network"):
         train(tmp_path / "run")
 
