@@ -537,7 +537,8 @@ def _fetch_once(url: str, size: int, sha256: str) -> bytes:
 
     def read():
         try:
-            with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
+            # Long after the watch below: it ends a thread that was left behind.
+            with requests.get(url, stream=True, timeout=4 * TIMEOUT_S) as response:
                 response.raise_for_status()
                 for block in response.iter_content(2**13):
                     content.extend(block)
