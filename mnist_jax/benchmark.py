@@ -32,7 +32,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import UserError, data, results, scaling
-from mnist_jax.experiment import Experiment, load_data, static_choices
+from mnist_jax.experiment import Experiment, configure_jax, load_data, static_choices
 from mnist_jax.main import read_flags, run_command
 from mnist_jax.peers import (
     PACKAGES,
@@ -101,20 +101,13 @@ class Ours:
         points = [first, *(point for point in others if point.static == first.static)]
         static = static_choices(experiment, first, len(dataset.class_names))
         trials = sweep.create_trials(points, experiment.seeds, len(dataset.train_labels))
-        sweep.configure_jax(
-            max(sweep.num_cores(), len(trials.seed)),
-            platform=experiment.platform,
-            devices=experiment.devices,
-            precision=experiment.precision,
-            deterministic=experiment.deterministic,
-        )
+        most = max(sweep.num_cores(), len(trials.seed))
+        configure_jax(experiment, most)
 
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
-        self.devices = sweep.devices_for(
-            max(sweep.num_cores(), len(trials.seed)), experiment.devices
-        )
+        self.devices = sweep.devices_for(most, experiment.devices)
         num_devices = len(self.devices)
         on_cpu = jax.default_backend() == "cpu"
         self.trials = num_devices if on_cpu else max(num_devices, len(trials.seed))

@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +107,11 @@ class Checkpoints:
             self._not_before = time.monotonic() + self._pause * self._seconds
             self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
 
+    def finish(self) -> None:
+        """Waits for what is being written, but not for a disk that hangs; from any thread."""
+        if pending := self._pending:
+            wait([pending], timeout=10)
+
     def restore(self, like: PyTree, newest: int | float = math.inf) -> Restored | None:
         """Returns the newest good checkpoint, or None; each damaged one costs a line on stderr.
 
@@ -119,29 +124,31 @@ class Checkpoints:
 
         self._wait()
         names, leaves = _flatten(like)
-        shapes = [(self._num_trials, *leaf.shape[1:]) for leaf in leaves]
-        empty = map(np.zeros, shapes, [leaf.dtype for leaf in leaves])
-        arrays = dict(zip(names, empty, strict=True))
-        found = hosts.first(lambda: self._newest(newest, arrays))
-        if found is None:
-            return None
-        arrays = hosts.arrays_of_first(arrays)
-        placed = [_place(arrays[n], leaf) for n, leaf in zip(names, leaves, strict=True)]
-        return Restored(found[0], jax.tree.unflatten(jax.tree.structure(like), placed), found[1])
+        kinds = {
+            name: ((self._num_trials, *leaf.shape[1:]), leaf.dtype)
+            for name, leaf in zip(names, leaves, strict=True)
+        }
+        arrays: dict[str, np.ndarray] = {}
 
-    def _newest(self, newest: int | float, arrays: dict[str, np.ndarray]) -> list[Any] | None:
-        """Returns step and record of the newest good checkpoint, and fills in its arrays."""
-        self._steps = [s for s in self._steps if s <= newest]
-        for step in reversed([s for s in self._all_steps() if s <= newest]):
-            try:
-                found, record = self._read(step, arrays)
-            except Exception as error:  # damage can make the reader fail in any way
-                _warn(f"checkpoint {self._path(step)} cannot be used ({_one_line(error)})")
-            else:
-                arrays |= found
-                self._steps = [s for s in self._steps if s <= step]
-                return [step, record]
-        return None
+        def find() -> list[Any] | None:
+            """Returns step and record of the newest good checkpoint, and fills in its arrays."""
+            self._steps = [s for s in self._steps if s <= newest]
+            for step in reversed([s for s in self._all_steps() if s <= newest]):
+                try:
+                    found, record = self._read(step, kinds)
+                except Exception as error:  # damage can make the reader fail in any way
+                    _warn(f"checkpoint {self._path(step)} cannot be used ({_one_line(error)})")
+                else:
+                    arrays.update(found)
+                    self._steps = [s for s in self._steps if s <= step]
+                    return [step, record]
+            return None
+
+        if (there := hosts.first(find)) is None:
+            return None
+        whole = hosts.arrays_of_first(arrays, kinds)
+        placed = [_place(whole[n], leaf) for n, leaf in zip(names, leaves, strict=True)]
+        return Restored(there[0], jax.tree.unflatten(jax.tree.structure(like), placed), there[1])
 
     def _wait(self) -> None:
         if self._pending is None:
@@ -173,9 +180,9 @@ class Checkpoints:
             self._not_before = start + self._pause * self._seconds
 
     def _read(
-        self, step: int, expected: dict[str, np.ndarray]
+        self, step: int, kinds: dict[str, tuple]
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns arrays like those expected, and the record."""
+        """Returns arrays of the shapes and types that are expected, and the record."""
         path = self._path(step)
         try:
             digest, _, body = (path / MANIFEST).read_bytes().partition(b"\n")
@@ -190,7 +197,7 @@ class Checkpoints:
                 raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
         with _orbax() as orbax:
             arrays = orbax.restore(path)
-        if _kinds(expected) != _kinds(arrays):
+        if {name: (array.shape, array.dtype) for name, array in arrays.items()} != kinds:
             raise ValueError("its arrays are not those of this run")
         return arrays, json.loads(manifest["record"])
 
@@ -227,10 +234,6 @@ def _flatten(tree: PyTree) -> tuple[list[str], Sequence[Any]]:
 
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
     return [jax.tree_util.keystr(path) for path in paths], leaves
-
-
-def _kinds(arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
-    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
 
 def _place(array: np.ndarray, like: Any) -> Any:

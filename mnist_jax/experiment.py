@@ -145,9 +145,10 @@ def read_config(
             f"the config asks for {num_trials} trials: expected at most {MAX_TRIALS}; give fewer "
             "values, num_points or num_seeds"
         )
-    for point in experiment.points:
+    points = experiment.points
+    for point in points:
         _check_point(point, num_images - num_validation)
-    num_trials = len(experiment.points) * num_seeds
+    num_trials = len(points) * num_seeds
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
     if not (match and int(match[1]) < int(match[2]) <= num_trials):
         raise UserError(
@@ -263,6 +264,28 @@ def _axis(config, key: str, kind: _Kind) -> tuple:
     if len(set(values)) < len(values) and config["grid"] != "list":
         raise _bad(key, value, "distinct values, since each makes a point of the grid")
     return tuple(map(float, values)) if kind.expected.startswith("a finite") else values
+
+
+def configure_jax(
+    experiment: Experiment, num_trials: int | None = None, job: str | None = None
+) -> None:
+    """Sets JAX up for an experiment, as `sweep.configure_jax`.
+
+    Args:
+        experiment: What to train.
+        num_trials: The most that train together; none takes what the experiment asks for.
+        job: The job of several processes that this one joins.
+    """
+    from mnist_jax import sweep
+
+    sweep.configure_jax(
+        num_trials or max(map(len, experiment.parts.values())),
+        platform=experiment.platform,
+        devices=experiment.devices,
+        precision=experiment.precision,
+        deterministic=experiment.deterministic,
+        job=job,
+    )
 
 
 def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:

@@ -113,17 +113,25 @@ def first(function: Callable[[], Any]) -> Any:
     return told["result"]
 
 
-def arrays_of_first(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the first process' arrays; the others give arrays of the same shapes and types."""
+def arrays_of_first(
+    arrays: Mapping[str, np.ndarray], kinds: Mapping[str, tuple]
+) -> dict[str, np.ndarray]:
+    """Returns the first process' arrays, which no other needs to have.
+
+    Args:
+        arrays: By name.
+        kinds: By name, shape and type.
+    """
     if not _joined:
         return dict(arrays)
-    # As bytes, because the sum that carries them over would make a zero of a negative zero.
-    return {
-        name: _from_first(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
-        .view(x.dtype)
-        .reshape(x.shape)
-        for name, x in arrays.items()
-    }
+
+    def of_first(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        array = arrays[name] if is_first() else np.zeros(shape, dtype)
+        # As bytes, because the sum that carries them over would make a zero of a negative zero.
+        content = _from_first(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        return content.view(dtype).reshape(shape)
+
+    return {name: of_first(name, *kind) for name, kind in kinds.items()}
 
 
 def agree(numbers: Sequence[int]) -> list[int]:

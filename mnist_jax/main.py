@@ -13,14 +13,13 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mnist_jax import UserError, hosts, results
-from mnist_jax.experiment import Experiment, load_data, read_config
+from mnist_jax.experiment import Experiment, configure_jax, load_data, read_config
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -57,18 +56,23 @@ def run(
     """Runs an experiment from data to report, or goes on with it."""
     start = time.monotonic()
     provenance = results.provenance()  # now: the checkout may change while the run goes on
-    path = _default_workdir(experiment.name) if workdir is None else _workdir(workdir)
+    path = results.new_workdir(experiment.name) if workdir is None else _workdir(workdir)
     config = experiment._asdict()
+
+    def is_finished() -> bool:
+        return results.check_workdir(path, config, overwrite) == "finished"
+
+    if job is None and is_finished():  # for which JAX need not start
+        _show(path)
+        return
+    configure_jax(experiment, job=job)
+    if job is not None and hosts.first(is_finished):
+        if hosts.is_first():
+            _show(path)
+        return
 
     from mnist_jax import report, runner
 
-    runner.configure_jax(experiment, job)
-    if hosts.first(lambda: results.check_workdir(path, config, overwrite)) == "finished":
-        if hosts.is_first():
-            text = report.write_report(path)
-            print(f"{path} holds this run, finished: nothing is trained again\n\n{text}")
-            _end(results.read_run(path).results)
-        return
     dataset = load_data(experiment, data_dir)
     try:
         with ExitStack() as stack:
@@ -84,7 +88,10 @@ def run(
             if hosts.is_first():
                 seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
                 provenance |= {"devices": trials.devices, "seconds": seconds}
-                results.write_summary(path, trials.rows, experiment.protocol, dataset, provenance)
+                provenance["data_checksum"] = dataset.checksum
+                results.write_summary(
+                    path, trials.rows, experiment.protocol, dataset.name, provenance
+                )
                 print(report.write_report(path))
     except BrokenPipeError:
         raise
@@ -93,17 +100,24 @@ def run(
             f"--workdir={path}, or the output, cannot be written any more "
             f"({error.strerror or error}); mend that, and the same command goes on"
         ) from None
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command with --workdir={path} goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     _end(trials.rows)
+
+
+def _show(path: Path) -> None:
+    from mnist_jax import report
+
+    text = report.write_report(path)
+    print(f"{path} holds this run, finished: nothing is trained again\n\n{text}")
+    _end(results.read_run(path).results)
 
 
 def _end(rows: list[results.Row]) -> None:
     if results.count_diverged(rows) == len(rows):
         print("every trial diverged; lower the learning rate", file=sys.stderr)
         sys.exit(3)
-
-
-def _default_workdir(name: str) -> Path:
-    return Path("runs", name, datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
 
 
 def _workdir(given: str) -> Path:

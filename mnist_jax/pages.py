@@ -13,13 +13,24 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnist_jax import UserError, figures, results
 from mnist_jax.figures import MAX_POINTS, Line, criterion_words
-from mnist_jax.results import Row, Run, count, is_finite, protocol, ranked, shown, varying
+from mnist_jax.results import (
+    Row,
+    Run,
+    count,
+    count_diverged,
+    is_finite,
+    label,
+    protocol,
+    ranked,
+    shown,
+    varying,
+)
 
 LEVEL = 0.05  # corrected p-values below it tell grid points apart
 MAX_NAMES = 8  # in a sentence
@@ -100,10 +111,40 @@ def commit_of(provenance: Row) -> str:
     return commit[:12] + "".join(changed)
 
 
+def record(runs: Iterable[Run]) -> str:
+    """Lists what made the numbers of a study: command, commit and time of each; machine, versions
+    and data of the last."""
+    rows = []
+    for run in runs:
+        made = run.summary["provenance"]
+        seconds = [f"{made['seconds'][phase]:.0f}" for phase in ("compile", "train")]
+        rows.append([f"`{made['command']}`", commit_of(made), *seconds])
+    devices, versions = made["devices"], made["versions"]
+    machine = (
+        f"Machine: {devices['cores']} cores of {made['machine']}; {devices['count']} "
+        f"{devices['platform']} devices, matmul precision {devices['matmul_precision']}. Versions: "
+        + ", ".join(f"{package} {version}" for package, version in versions.items())
+        + f". Data: {made['data_checksum']}."
+    )
+    return f"{markdown_table(['command', 'commit', 'compile, s', 'train, s'], rows)}\n\n{machine}"
+
+
 def _num_sound(point: Row) -> str:
     """Counts the trials of a grid point that did not diverge."""
     n, lost = point["num_trials"], len(point["diverged_seeds"])
     return f"{n - lost} of {n}" if lost else str(n)
+
+
+def diverged(run: Run) -> list[str]:
+    """Says which trials diverged, in a paragraph if any did."""
+    lost, axes = count_diverged(run.results), varying(run.summary["grid"])
+    names = [
+        f"{label(point, axes)} (seeds {', '.join(map(str, seeds))})".strip()
+        for point in run.summary["grid"]
+        if (seeds := point["diverged_seeds"])
+    ]
+    said = f"Of {count(len(run.results), 'trial')}, {lost} diverged and are left out of every mean"
+    return [f"{said}: {listed(names)}."] * bool(lost)
 
 
 def level_words(family: int, what: str) -> str:

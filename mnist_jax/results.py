@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -137,6 +138,11 @@ class Run(NamedTuple):
         """One row per trial and epoch, in the order in which they were made; read anew."""
         with open(self.workdir / "metrics.jsonl", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+
+def new_workdir(name: str, suffix: str = "") -> Path:
+    """Returns where something that is made now goes unless the user says otherwise."""
+    return Path("runs", name, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
 
 
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
@@ -258,7 +264,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file in one step, so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -483,7 +492,7 @@ def write_chosen_trial(
 
 
 def write_summary(
-    workdir: Path, rows: Sequence[Row], protocol: str, dataset: Dataset, provenance: Row
+    workdir: Path, rows: Sequence[Row], protocol: str, dataset: str, provenance: Row, **more: Any
 ) -> None:
     """Writes `summary.json`: protocol, what was chosen, statistics by grid point, provenance.
 
@@ -491,17 +500,19 @@ def write_summary(
         workdir: The work directory.
         rows: Those of `results.csv`.
         protocol: What chose, a key of `PROTOCOLS`.
-        dataset: What was trained on.
-        provenance: What made them, to which that of the data is added.
+        dataset: Name of what was trained on.
+        provenance: What made them.
+        **more: What else a reader must know.
     """
     chosen = choose_trial(rows, protocol)
     summary = {
-        "dataset": dataset.name,
+        "dataset": dataset,
         "protocol": protocol,
         "chosen_point": chosen["point"] if PROTOCOLS[protocol].criterion else None,
         "chosen_trial": chosen["trial"],
         "grid": summarise(rows),
-        "provenance": {**provenance, "data_checksum": dataset.checksum},
+        "provenance": provenance,
+        **more,
     }
     write_text(workdir / "summary.json", to_json(summary, indent=2) + "\n")
 
@@ -563,8 +574,15 @@ def read_run(workdir: str | os.PathLike) -> Run:
             "work directory that a run printed"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a run: {error}; repeat the run") from None
+        raise damaged(path, error) from None
     return Run(path, config, results, summary)
+
+
+def damaged(workdir: str | os.PathLike, problem: object) -> UserError:
+    """Returns what to raise of a finished run that something has happened to since."""
+    return UserError(
+        f"{workdir} cannot be read as a run: {problem}; give its command again with --overwrite"
+    )
 
 
 def _read_csv(path: Path) -> list[Row]:

@@ -6,6 +6,7 @@ trials go to `results.csv`. So a run that is stopped anywhere knows which parts 
 on with the next one from its newest good checkpoint.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +35,8 @@ LONG = 1.0
 runs already, and ends too."""
 
 
-def configure_jax(experiment: Experiment, job: str | None) -> None:
-    """Sets JAX up for an experiment, as `sweep.configure_jax`."""
-    sweep.configure_jax(
-        max(map(len, experiment.parts.values())),
-        platform=experiment.platform,
-        devices=experiment.devices,
-        precision=experiment.precision,
-        deterministic=experiment.deterministic,
-        job=job,
-    )
-
-
 class DoesNotFitError(Exception):
-    """Memory does not hold the trials of a part, but `most` of them."""
+    """Memory does not hold the trials of a part, but `most` of them, if any."""
 
     def __init__(self, most: int):
         """Takes the number of trials that fit."""
@@ -131,9 +121,9 @@ class Runner:
         axes = results.varying(self._names)
         path = self._path if hosts.is_first() else None
         recorder = Recorder(path, names, axes, experiment.protocol)
-        folder = self._path / "checkpoints" / f"trials_{part[0]}_to_{part[-1]}"
-        kept = experiment.checkpoints_kept
+        folder, kept = checkpoint_folder(self._path, part), experiment.checkpoints_kept
         with Checkpoints(folder, num_trials=len(part), keep=kept) as checkpoints:
+            stop.before_exit = checkpoints.finish
             saved = checkpoints.restore(
                 program.state, newest=min(self._epochs_there[trial] for trial in part)
             )
@@ -212,7 +202,8 @@ class Runner:
     def _read_what_is_done(self) -> list[Any]:
         """Returns the parts, the epochs that are there by trial, and the rows of finished parts."""
         epochs = {name["trial"]: name["num_epochs"] for name in self._names}
-        parts, there = self._read_parts(), results.trim_metrics(self._path, epochs)
+        parts = read_parts(self._path, self._experiment)
+        there = results.trim_metrics(self._path, epochs)
         rows = {row["trial"]: row for row in results.read_results(self._path, self._names)}
         finished: list[Row] = []
         for part in parts:
@@ -221,20 +212,9 @@ class Runner:
             finished += [rows[trial] for trial in part]
         return [parts, list(there.items()), sorted(finished, key=lambda row: row["trial"])]
 
-    def _read_parts(self) -> list[Part]:
-        """Returns the parts as they were split before, or else one for each program."""
-        parts = list(self._experiment.parts.values())
-        try:
-            found = json.loads((self._path / "checkpoints" / "parts.json").read_text())
-            if sorted(itertools.chain(*found)) == sorted(itertools.chain(*parts)):
-                return found
-        except (OSError, ValueError, TypeError):
-            pass
-        return parts
-
     def _split(self, part: Part, size: int) -> None:
         """Replaces a part by parts of a size that memory holds."""
-        if len(part) == 1:
+        if not size:
             raise UserError(
                 "the memory of a device does not hold a single trial; give a smaller network"
             )
@@ -247,6 +227,21 @@ class Runner:
             results.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
 
 
+def read_parts(workdir: Path, experiment: Experiment) -> list[Part]:
+    """Returns a run's parts: one for each program, or as memory made it split them."""
+    parts = list(experiment.parts.values())
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        found = json.loads((workdir / "checkpoints" / "parts.json").read_text())
+        if sorted(itertools.chain(*found)) == sorted(itertools.chain(*parts)):
+            return found
+    return parts
+
+
+def checkpoint_folder(workdir: Path, part: Part) -> Path:
+    """Returns where the checkpoints of a part lie."""
+    return workdir / "checkpoints" / f"trials_{part[0]}_to_{part[-1]}"
+
+
 class StopSignals:
     """Makes the first SIGTERM or Ctrl-C a wish to stop; the second ends the process at once.
 
@@ -255,11 +250,13 @@ class StopSignals:
 
     Attributes:
         number: The signal that came first, or 0.
+        before_exit: What the second one still waits for.
     """
 
     def __init__(self) -> None:
         """Waits for nothing yet."""
         self.number = 0
+        self.before_exit: Callable[[], None] = lambda: None
 
     def __enter__(self) -> "StopSignals":
         """Starts to listen."""
@@ -282,6 +279,7 @@ class StopSignals:
             if (number := byte[0]) not in self._old:
                 continue
             if self.number:
+                self.before_exit()
                 os._exit(128 + number)
             self.number = number
             print("stopping after this epoch; once more stops at once", file=sys.stderr, flush=True)

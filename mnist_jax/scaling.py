@@ -29,7 +29,7 @@ import numpy as np
 
 from mnist_jax import UserError, peers, results
 from mnist_jax.data import Dataset
-from mnist_jax.experiment import Experiment, static_choices
+from mnist_jax.experiment import Experiment, configure_jax, static_choices
 from mnist_jax.peers import Epoch, PeerError, Side, Timings, say, with_extremes
 
 WORK_PER_ROUND = 150e9
@@ -228,13 +228,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
 
     experiment, dataset = job.experiment, job.dataset
     point, epoch_images = experiment.points[0], len(dataset.train_labels)
-    sweep.configure_jax(
-        num_trials,
-        platform=experiment.platform,
-        devices=experiment.devices,
-        precision=experiment.precision,
-        deterministic=experiment.deterministic,
-    )
+    configure_jax(experiment, num_trials)
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price

@@ -9,7 +9,6 @@ import array
 import contextlib
 import functools
 import itertools
-import json
 import mmap
 import os
 import re
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mnist_jax import UserError, data, results
-from mnist_jax.experiment import Experiment, load_data, static_choices
+from mnist_jax.experiment import Experiment, configure_jax, load_data, static_choices
 from mnist_jax.grid import AXES, STATIC_AXES
 from mnist_jax.results import Row, Run
 
@@ -82,25 +81,21 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     for number, run in enumerate(runs):
         trials = [row["trial"] for row in run.results]
         if trials != list(range(number, len(rows), len(runs))):
-            raise _damaged(run, "results.csv does not hold the trials of its shard")
+            raise results.damaged(run.workdir, "results.csv does not hold the trials of its shard")
     protocol = runs[0].summary["protocol"]
     chosen = results.choose_trial(rows, protocol)
-    summary = runs[0].summary | {
-        "chosen_point": chosen["point"] if results.PROTOCOLS[protocol].criterion else None,
-        "chosen_trial": chosen["trial"],
-        "grid": results.summarise(rows),
-        "provenance": _provenance(runs),
-    }
     lines = _merge_metrics(runs, rows)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "metrics.jsonl", "wb") as file:
         file.writelines(lines)
     results.write_results(folder, rows)
+    missing = {}
     try:
         _write_chosen_trial(runs[chosen["trial"] % len(runs)], chosen, folder, data_dir)
     except UserError as error:
-        summary["chosen_trial_missing"] = str(error)
-    results.write_text(folder / "summary.json", results.to_json(summary, indent=2) + "\n")
+        missing["chosen_trial_missing"] = str(error)
+    dataset = runs[0].summary["dataset"]
+    results.write_summary(folder, rows, protocol, dataset, _provenance(runs), **missing)
     config = runs[0].config | {"shard": "0/1"}  # written last: with it, the folder holds a run
     results.write_text(folder / "config.json", results.to_json(config, indent=2) + "\n")
 
@@ -148,10 +143,6 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
 
 def _checksum(run: Run) -> str:
     return run.summary["provenance"]["data_checksum"]
-
-
-def _damaged(run: Run, problem: str) -> UserError:
-    return UserError(f"{run.workdir} cannot be read as a run: {problem}; repeat the run")
 
 
 def _provenance(runs: Sequence[Run]) -> Row:
@@ -202,7 +193,9 @@ def _merge_metrics(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[bytes]:
         table = np.array(places, np.int64).reshape(-1, 5)
         there = sorted(map(tuple, table[:, :2].tolist()))
         if there != [(r["trial"], e + 1) for r in run.results for e in range(r["num_epochs"])]:
-            raise _damaged(run, "metrics.jsonl does not hold every epoch of its trials once")
+            raise results.damaged(
+                run.workdir, "metrics.jsonl does not hold every epoch of its trials once"
+            )
         tables.append(table)
     trial, epoch, number, start, end = np.concatenate(tables).T
     order = np.lexsort((trial, epoch, program[trial]))
@@ -222,17 +215,14 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     if own == chosen["trial"]:
         results.write_bytes(folder / path.name, path.read_bytes())
         return
-    import jax
-
-    from mnist_jax import train
+    from mnist_jax import sweep
 
     experiment = _experiment(run)
     recipe, params = _restore(run, experiment, chosen)
     dataset = load_data(experiment, data_dir)
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set that is found now is another, {dataset.checksum}")
-    predict = jax.jit(train.predict, static_argnums=0)
-    probabilities = np.asarray(predict(recipe, params, dataset.test_images))
+    probabilities = sweep.predict(recipe, params, dataset.test_images)
     results.write_chosen_trial(folder, chosen["trial"], params, probabilities, dataset)
 
 
@@ -255,25 +245,17 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
     from mnist_jax import runner, sweep, train
     from mnist_jax.checkpoints import Checkpoints
 
-    trial, folder = chosen["trial"], run.workdir / "checkpoints"
-    parts, points = list(experiment.parts.values()), experiment.points
-    with contextlib.suppress(FileNotFoundError, ValueError):  # there where memory was short
-        parts = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
-    part = next(part for part in parts if trial in part)
-    folder /= f"trials_{part[0]}_to_{part[-1]}"
-    point = points[chosen["point"]]
+    trial, points = chosen["trial"], experiment.points
+    part = next(p for p in runner.read_parts(run.workdir, experiment) if trial in p)
+    folder = runner.checkpoint_folder(run.workdir, part)
+    point, whole = points[chosen["point"]], sweep.create_trials(points, experiment.seeds, 1)
+    trials = jax.tree.map(lambda x: x[np.array(part)], whole)
     choices = static_choices(experiment, point, len(data.CLASS_NAMES[experiment.dataset]))
-    recipe = train.Recipe(
-        model=choices["model"],
-        batch_size=point.batch_size,
-        eval_batch_size=sweep.EVAL_BATCH_SIZE,
-        use_momentum=any(points[t // experiment.num_seeds].momentum for t in part),
-        nesterov=point.nesterov,
-        choose_epoch=experiment.choose_epoch,
-    )
-    runner.configure_jax(experiment._replace(shard="0/1"), None)  # for the bits of the whole run
-    hyper = jax.tree.map(lambda x: x[0], sweep.create_trials([point], [chosen["seed"]], 1))
-    shapes = jax.eval_shape(functools.partial(train.init, recipe), hyper)
+    del choices["held_out"]  # nothing is scored
+    recipe = sweep.create_recipe(trials, **choices)
+    configure_jax(experiment._replace(shard="0/1"))  # for the bits of the whole run
+    one = jax.tree.map(lambda x: x[0], trials)
+    shapes = jax.eval_shape(functools.partial(train.init, recipe), one)
     like = jax.tree.map(lambda x: np.empty((len(part), *x.shape), x.dtype), shapes)
     with Checkpoints(folder, num_trials=len(part), keep=1) as checkpoints:
         saved = checkpoints.restore(like)

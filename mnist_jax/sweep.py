@@ -6,12 +6,15 @@ needs no communication. Inside a device, a CPU core takes its trials one after t
 together (`vmap`).
 """
 
+import contextlib
 import functools
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -183,6 +186,25 @@ def configure_jax(
     devices_for(num_trials, devices)
 
 
+def create_recipe(
+    trials: Hyperparameters,
+    *,
+    model: nn.Module,
+    batch_size: int,
+    nesterov: bool,
+    choose_epoch: bool,
+) -> Recipe:
+    """Returns what is static of trials, as `compile_sweep` takes it."""
+    return Recipe(
+        model=model,
+        batch_size=batch_size,
+        eval_batch_size=EVAL_BATCH_SIZE,
+        use_momentum=bool(np.any(trials.momentum)),
+        nesterov=nesterov,
+        choose_epoch=choose_epoch,
+    )
+
+
 def num_cores() -> int:
     """Returns the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -215,13 +237,8 @@ def compile_sweep(
         num_devices: How many devices to use at most; 0 for all.
         epoch: What a trial does in an epoch; `benchmark.py` times parts of it.
     """
-    recipe = Recipe(
-        model=model,
-        batch_size=batch_size,
-        eval_batch_size=EVAL_BATCH_SIZE,
-        use_momentum=bool(np.any(trials.momentum)),
-        nesterov=nesterov,
-        choose_epoch=choose_epoch,
+    recipe = create_recipe(
+        trials, model=model, batch_size=batch_size, nesterov=nesterov, choose_epoch=choose_epoch
     )
     num_trials = len(trials.seed)
     mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
@@ -400,7 +417,7 @@ def memory_of(sweep: Sweep) -> dict[str, int | float]:
 
 
 def trials_that_fit(sweep: Sweep) -> int:
-    """Returns how many of the trials the devices' memory holds, at least one for each device.
+    """Returns how many of the trials the devices' memory holds, maybe none.
 
     The data set is there already, and the same for any number of trials. On a CPU the devices share
     the memory, and a checkpoint copies the state.
@@ -408,18 +425,43 @@ def trials_that_fit(sweep: Sweep) -> int:
     memory, count = memory_of(sweep), sweep.devices["count"]
     each, device = memory["trial_bytes"], jax.local_devices()[0]
     if device.platform == "cpu":
-        import psutil
-
-        free = psutil.virtual_memory().available // jax.local_device_count()
+        free, memories = _free_memory(), jax.process_count()
         each += 2 * memory["state_bytes"]
     else:
         found = device.memory_stats()
-        free = found["bytes_limit"] - found["bytes_in_use"]
+        free, memories = found["bytes_limit"] - found["bytes_in_use"], count
     if jax.process_count() > 1:  # a checkpoint gathers one array of all trials at a time
         each += count * max(map(_num_bytes, jax.tree.leaves(sweep.state))) / len(sweep.trials.seed)
-    most = int(0.9 * free / max(each, 1)) * count
-    least = -hosts.agree([-most])[0]
-    return min(len(sweep.trials.seed), max(count, least))
+    fit = int(0.9 * free / max(each, 1)) or int(each <= free)
+    least = -hosts.agree([-fit])[0]
+    return min(len(sweep.trials.seed), least * memories)
+
+
+def _free_memory(
+    groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Returns the bytes that this process may still take on the host.
+
+    A container or a cluster's job has less than the machine, by its control group or one above.
+
+    Args:
+        groups: Where the control groups are mounted (version 2).
+        own: File that names the group of this process.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError):
+        group = groups / own.read_text().rpartition("0::/")[2].strip()
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # the root has no limit, others may not
+                limit = int((folder / "memory.max").read_text())
+                used = int((folder / "memory.current").read_text())
+                cached = re.search(
+                    r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M
+                )
+                free = min(free, limit - used + (int(cached[1]) if cached else 0))
+    return free
 
 
 def _num_bytes(tree: PyTree) -> int:
@@ -497,8 +539,12 @@ def examine(sweep: Sweep, state: TrialState, trial: int) -> tuple[PyTree, np.nda
     """Returns a trial's chosen weights, and the class probabilities [n, classes] of test images."""
     params = state.params if state.best is None else state.best.params
     params = hosts.gather(jax.tree.map(lambda x: x[trial], params))
-    predict = jax.jit(train.predict, static_argnums=0)
-    return params, np.asarray(predict(sweep.recipe, params, jax.device_get(sweep.test.images)))
+    return params, predict(sweep.recipe, params, jax.device_get(sweep.test.images))
+
+
+def predict(recipe: Recipe, params: PyTree, images: np.ndarray) -> np.ndarray:
+    """Returns the class probabilities [n, classes] that a trial's weights give to images."""
+    return np.asarray(jax.jit(train.predict, static_argnums=0)(recipe, params, images))
 
 
 def _to_host(sums, sweep: Sweep):

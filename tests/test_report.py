@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_jax import UserError, pages, report, results
+from mnist_jax import UserError, comparison, pages, report, results
 from mnist_jax.data import Dataset
 from mnist_jax.grid import AXES, make_points
 
@@ -93,7 +93,8 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
     seconds = {"load": 1.0, "compile": 2.0, "train": 3.0, "total": 6.0}
     made = results.provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
     made["command"] = "python -m mnist_jax.main --config=made_up.py"
-    results.write_summary(path, rows, protocol, data, made)
+    made["data_checksum"] = data.checksum
+    results.write_summary(path, rows, protocol, dataset, made)
     return report.read_run(path)
 
 
@@ -464,14 +465,14 @@ def test_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path):
 
 
 def compare(*runs):
-    lines = report.name_lines(report.name_runs(runs))
-    return lines, report.compare_lines(lines)
+    lines = comparison.name_lines(comparison.name_runs(runs))
+    return lines, comparison.compare_lines(lines)
 
 
 def comparison_verdict(*runs):
-    named = report.name_runs(runs)
-    lines = report.name_lines(named)
-    return report.comparison_verdict(named, lines, report.compare_lines(lines))
+    named = comparison.name_runs(runs)
+    lines = comparison.name_lines(named)
+    return comparison.comparison_verdict(named, lines, comparison.compare_lines(lines))
 
 
 def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
@@ -566,10 +567,10 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     make_run(tmp_path / "a", l2=(0.0,), name="one", diverging=[1])
     make_run(tmp_path / "b", "last_epoch", name="two", conv_features=((4,),))
     monkeypatch.chdir(tmp_path)
-    text = report.write_comparison(report.read_runs(["a", "b"]))
+    text = comparison.write_comparison(report.read_runs(["a", "b"]))
     assert "WARNING" in text
     [folder] = (tmp_path / "runs/report").iterdir()
-    assert re.fullmatch(r"\d{8}T\d{6}Z", folder.name)
+    assert re.fullmatch(r"\d{8}T\d{6}\.\d{6}Z", folder.name)
     assert f"Report: {folder.relative_to(tmp_path) / 'report.html'}" in text
     said = (folder / "report.md").read_text(encoding="utf-8")
     assert "python -m mnist_jax.report a b" in said
@@ -578,7 +579,7 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     assert "CNN 4, 8" in said
     assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
     assert len([x for x in parsed(folder / "report.html").attributes if x[1] == "src"]) == 2
-    again = report.write_comparison(
+    again = comparison.write_comparison(
         report.read_runs(["a", "b"]), folder
     )  # its own report may be replaced
     assert str(folder) in again

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from test_bad_input import ROOT, Server
 
-from mnist_jax import UserError, runner, sweep
+from mnist_jax import UserError, main, report, runner, sweep
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import read_config, static_choices
 
@@ -161,17 +161,33 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
     long = flags(hidden_sizes="900,900", num_epochs=2)
     path, alone = tmp_path / "run", tmp_path / "alone"
     process = server.start("main", *long, f"--workdir={path}")
-    assert process.wait_until(lambda: rows(path) == 5)  # epoch 2 goes on for seconds
+    assert process.wait_until(lambda: any(path.glob("checkpoints/*")))  # epoch 2 takes seconds
     process.send(number)
     assert process.wait_until(lambda: process.err == ON_SIGNAL)
     process.send(number)
     assert process.wait() == 128 + number
     assert process.err == ON_SIGNAL
     assert rows(path) == 5
-    assert server.run("main", *long, f"--workdir={path}").status == 0
+    done = server.run("main", *long, f"--workdir={path}")
+    assert done.status == 0
+    assert "going on after epoch 1" in done.out  # whose checkpoint was still being written
     if number == signal.SIGTERM:
         assert server.run("main", *long, f"--workdir={alone}").status == 0
         assert_same(path, alone)
+
+
+def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "write_report", interrupt)
+    monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
+    monkeypatch.setattr(main, "load_data", lambda *_: tiny_dataset())
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
+        main.run(experiment(num_epochs=(1,)), str(tmp_path), None)
+    said = f"interrupted; the same command with --workdir={tmp_path} goes on\n"
+    assert capsys.readouterr().err == said
+    assert (tmp_path / "summary.json").exists()
 
 
 # --- damage ---
@@ -429,10 +445,8 @@ def train(path):
     """Trains five trials on 60 images with a `Runner`, in this process and its two devices."""
     path.mkdir(exist_ok=True)
     grid = {"learning_rate": (0.1, 0.2, 0.3, 0.4, 0.5), "momentum": (0.0, 0.0, 0.0, 0.9, 0.9)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "configure_jax", lambda *_, **__: None)  # JAX may be in use already
-        asked = experiment(grid="list", num_epochs=(3,), **grid)
-        runner.Runner(path, asked, tiny_dataset()).train()
+    asked = experiment(grid="list", num_epochs=(3,), **grid)
+    runner.Runner(path, asked, tiny_dataset()).train()
     return path
 
 
@@ -514,8 +528,7 @@ def test_another_failure_of_a_program_is_not_taken_for_want_of_memory(tmp_path, 
 
 @SLOW
 def test_trials_that_fit(monkeypatch):
-    """More memory holds more trials, a larger network fewer, and one a device is the least."""
-    import psutil
+    """More memory holds more trials, and a larger network fewer."""
 
     def compile_trials(num_trials, sizes):
         asked = experiment(num_seeds=num_trials, hidden_sizes=sizes)
@@ -527,8 +540,7 @@ def test_trials_that_fit(monkeypatch):
         )
 
     def fit(program, available):
-        memory = types.SimpleNamespace(available=available)
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        monkeypatch.setattr(sweep, "_free_memory", lambda: available)
         return sweep.trials_that_fit(program)
 
     small, large = compile_trials(8, (4,)), compile_trials(8, (64,))
@@ -537,13 +549,44 @@ def test_trials_that_fit(monkeypatch):
     for program in (small, large, few):
         found = [fit(program, amount) for amount in amounts]
         assert found == sorted(found)
-        assert (found[0], found[-1]) == (2, len(program.trials.seed))
+        assert (found[0], found[-1]) == (0, len(program.trials.seed))
         assert len(set(found)) > 2 or program is few
     for amount in amounts:
         assert fit(large, amount) <= fit(small, amount)
         # A trial's share of the memory hardly depends on how many train beside it.
         assert abs(min(4, fit(small, amount)) - fit(few, amount)) <= 2
     assert any(fit(large, amount) < fit(small, amount) for amount in amounts)
+
+
+@pytest.mark.parametrize(
+    ("job", "step", "free"),
+    [
+        ("max", "max", 500),  # the machine's
+        ("300", "max", 300 - 70 + 20),
+        ("300", "200", 200 - 70 + 20),
+        ("90", "200", 90 - 70 + 20),
+        ("300", "no number", 300 - 70 + 20),
+    ],
+)
+def test_the_memory_of_a_control_group_is_all_there_is(tmp_path, monkeypatch, job, step, free):
+    import psutil
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=500))
+    own, folder = tmp_path / "own", tmp_path / "groups" / "job_1" / "step_2"
+    folder.mkdir(parents=True)
+    for group, limit in ((folder.parent, job), (folder, step)):
+        (group / "memory.max").write_text(limit + "\n")
+        (group / "memory.current").write_text("70\n")
+        (group / "memory.stat").write_text("anon 45\ninactive_file 20\nactive_file 5\n")
+    own.write_text("0::/job_1/step_2\n")
+    assert sweep._free_memory(tmp_path / "groups", own) == free
+    assert sweep._free_memory(tmp_path / "none", own) == 500
+
+
+def test_a_trial_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_free_memory", lambda: 1000)
+    with pytest.raises(UserError, match="does not hold a single trial; give a smaller network"):
+        train(tmp_path / "run")
 
 
 # --- soak ---

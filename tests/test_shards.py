@@ -4,13 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from test_bad_input import ROOT, Server
 from test_report import make_run
 
-from mnist_jax import UserError, report, results, shards
-from mnist_jax.data import Dataset
+from mnist_jax import UserError, comparison, report, results, shards
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -119,11 +117,8 @@ def split(run, n, name="shard"):
         results.write_results(path, rows)
         config = run.config | {"shard": f"{i}/{n}"}
         results.write_text(path / "config.json", results.to_json(config, indent=2))
-        empty = np.zeros(0, np.uint8)
-        checksum = made.pop("data_checksum")
-        data = Dataset(run.summary["dataset"], *[empty] * 6, (), checksum, "")
         made["command"] = f"python -m mnist_jax.main --shard={i}/{n}"
-        results.write_summary(path, rows, p, data, made)
+        results.write_summary(path, rows, p, run.summary["dataset"], made)
         shutil.copy(run.workdir / "chosen_trial.npz", path)
         found.append(report.read_run(path))
     return found
@@ -277,6 +272,6 @@ def test_a_merged_run_may_be_compared_as_any(tmp_path):
     whole, runs = make_shards(tmp_path)
     shards.merge(runs, tmp_path / "merged")
     both = report.read_runs([whole.workdir, tmp_path / "merged"])
-    text = report.write_comparison(both, tmp_path / "c")
+    text = comparison.write_comparison(both, tmp_path / "c")
     assert "No two comparable runs can be told apart" in text
     assert Path(tmp_path / "c/report.html").exists()

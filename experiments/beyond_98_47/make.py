@@ -15,7 +15,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from mnist_jax import figures, results, stats
-from mnist_jax.pages import commit_of, fill_in, markdown_table
+from mnist_jax.pages import fill_in, markdown_table, record
 from mnist_jax.results import Row, Run
 
 HERE = Path(__file__).parent
@@ -151,25 +151,6 @@ def draw_interval(ax, place: int, mean: float, low: float, high: float, style: s
                 fontsize=8)  # fmt: skip
 
 
-def record(runs: dict[str, Run]) -> str:
-    """Lists what made the numbers, and copies the small files of each run."""
-    rows = []
-    for name, run in runs.items():
-        made = run.summary["provenance"]
-        rows.append([f"`{made['command']}`", commit_of(made), f"{made['seconds']['train']:.0f}"])
-        (HERE / name).mkdir(exist_ok=True)
-        for file in KEPT:
-            shutil.copyfile(RUNS / name / file, HERE / name / file)
-    devices, versions = made["devices"], made["versions"]
-    machine = (
-        f"Machine: {devices['cores']} cores of {made['machine']}; {devices['count']} "
-        f"{devices['platform']} devices, matmul precision {devices['matmul_precision']}. Versions: "
-        + ", ".join(f"{package} {version}" for package, version in versions.items())
-        + f". Data: {made['data_checksum']}."
-    )
-    return f"{markdown_table(['command', 'commit', 'train, s'], rows)}\n\n{machine}"
-
-
 def main() -> None:
     """Runs the study and writes its tables and its figure."""
     runs = run_all(sys.argv[1:])
@@ -182,9 +163,13 @@ def main() -> None:
         "finalists": ranking(runs["finalists"], 4),
         "outcome": outcome(runs["final"]),
         "walk": f"{walk_table(accuracies)}\n\n![One change at a time](walk.png)",
-        "record": record(runs),
+        "record": record(runs.values()),
     }
     fill_in(HERE / "README.md", sections)
+    for name in runs:
+        (HERE / name).mkdir(exist_ok=True)
+        for file in KEPT:
+            shutil.copyfile(RUNS / name / file, HERE / name / file)
 
 
 if __name__ == "__main__":
