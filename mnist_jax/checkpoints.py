@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -65,6 +66,7 @@ class Checkpoints:
         self._steps = [s for s in self._all_steps() if (self._path(s) / MANIFEST).exists()]
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[None] | None = None
+        self._saving = threading.Lock()
         self._not_before = self._seconds = 0.0  # when the next may come; what the last one took
         self._failing = False
 
@@ -99,18 +101,21 @@ class Checkpoints:
             state: Arrays of JAX or NumPy with the trial axis first.
             record: What else is needed to go on; anything that JSON can hold.
         """
-        self._wait()
-        names, leaves = _flatten(hosts.gather(state))
-        if hosts.is_first():
-            own = [x[: self._num_trials] for x in leaves]
-            arrays = dict(zip(names, own, strict=True))
-            self._not_before = time.monotonic() + self._pause * self._seconds
-            self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
+        with self._saving:
+            self._wait()
+            names, leaves = _flatten(hosts.gather(state))
+            if hosts.is_first():
+                own = [x[: self._num_trials] for x in leaves]
+                arrays = dict(zip(names, own, strict=True))
+                self._not_before = time.monotonic() + self._pause * self._seconds
+                self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
 
     def finish(self) -> None:
-        """Waits for what is being written, but not for a disk that hangs; from any thread."""
-        if pending := self._pending:
-            wait([pending], timeout=10)
+        """Waits, from any thread, until what has been given to `save` is written."""
+        with self._saving:
+            pending = self._pending
+        if pending:
+            wait([pending])
 
     def restore(self, like: PyTree, newest: int | float = math.inf) -> Restored | None:
         """Returns the newest good checkpoint, or None; each damaged one costs a line on stderr.

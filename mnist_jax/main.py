@@ -101,7 +101,7 @@ def run(
             f"({error.strerror or error}); mend that, and the same command goes on"
         ) from None
     except KeyboardInterrupt:
-        print(f"interrupted; the same command with --workdir={path} goes on", file=sys.stderr)
+        print(f"interrupted; {results.how_to_go_on(path)}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     _end(trials.rows)
 

@@ -1,7 +1,7 @@
 """What a report is made of, numbers in print and tables of runs, and what becomes of it.
 
 That is text in a terminal, Markdown, and HTML that needs no other file. What is said between the
-tables is in `report.py`.
+tables is in `report.py` and `comparison.py`.
 """
 
 import base64
@@ -13,7 +13,7 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,14 +111,16 @@ def commit_of(provenance: Row) -> str:
     return commit[:12] + "".join(changed)
 
 
-def record(runs: Iterable[Run]) -> str:
-    """Lists what made the numbers of a study: command, commit and time of each; machine, versions
-    and data of the last."""
-    rows = []
-    for run in runs:
-        made = run.summary["provenance"]
-        seconds = [f"{made['seconds'][phase]:.0f}" for phase in ("compile", "train")]
-        rows.append([f"`{made['command']}`", commit_of(made), *seconds])
+def record(runs: Sequence[Run]) -> str:
+    """Lists what made the numbers of a study, as Markdown.
+
+    Args:
+        runs: At least one; machine, versions and data are those of the last.
+    """
+    rows, made = [], runs[-1].summary["provenance"]
+    for each in (run.summary["provenance"] for run in runs):
+        seconds = [f"{each['seconds'][phase]:.0f}" for phase in ("compile", "train")]
+        rows.append([f"`{each['command']}`", commit_of(each), *seconds])
     devices, versions = made["devices"], made["versions"]
     machine = (
         f"Machine: {devices['cores']} cores of {made['machine']}; {devices['count']} "

@@ -140,6 +140,12 @@ class Run(NamedTuple):
             return [json.loads(line) for line in file]
 
 
+def how_to_go_on(workdir: Path) -> str:
+    """Says what to do after an interruption."""
+    anew = ", but without --overwrite," if "--overwrite" in sys.orig_argv else ""
+    return f"the same command with --workdir={workdir}{anew} goes on"
+
+
 def new_workdir(name: str, suffix: str = "") -> Path:
     """Returns where something that is made now goes unless the user says otherwise."""
     return Path("runs", name, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
@@ -339,6 +345,12 @@ class Recorder:
         better = ~(self.columns[names[0]] >= accuracy) & ~np.isnan(accuracy)
         return {name: np.where(better, now[name], self.columns[name]) for name in names}
 
+    def sync(self) -> None:
+        """Makes the rows outlive a power cut, before a checkpoint counts on them."""
+        if self._path:
+            with open(self._path, "rb") as file:
+                os.fsync(file.fileno())
+
     def rows(self, test_scores: Mapping[str, np.ndarray]) -> list[Row]:
         """Returns the rows of `results.csv`, with the scores of the finished trials."""
         return _rows(self._trials, {}, {**self.columns, **test_scores})
@@ -383,6 +395,8 @@ def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
             if line.endswith(b"\n") and follows:
                 new.write(line)
                 kept[trial] = epoch
+        new.flush()
+        os.fsync(new.fileno())
     os.replace(temporary, path)
     return kept
 
@@ -581,7 +595,8 @@ def read_run(workdir: str | os.PathLike) -> Run:
 def damaged(workdir: str | os.PathLike, problem: object) -> UserError:
     """Returns what to raise of a finished run that something has happened to since."""
     return UserError(
-        f"{workdir} cannot be read as a run: {problem}; give its command again with --overwrite"
+        f"{workdir} cannot be read as a run: {problem}; train it again with --workdir={workdir} "
+        "--overwrite, or put its shards together again"
     )
 
 

@@ -159,11 +159,12 @@ class Runner:
                 if due or signal_number or epoch == num_epochs:
                     columns = {name: values.tolist() for name, values in recorder.columns.items()}
                     record = {"columns": columns, "seconds": self.seconds["train"]}
+                    recorder.sync()
                     checkpoints.save(epoch, state, record)
                 if signal_number:
                     break
         if signal_number:
-            go_on = f"the same command with --workdir={self._path} goes on from there"
+            go_on = results.how_to_go_on(self._path)
             print(
                 f"stopped after epoch {epoch} of {num_epochs}, and saved: {go_on}", file=sys.stderr
             )
@@ -214,11 +215,13 @@ class Runner:
 
     def _split(self, part: Part, size: int) -> None:
         """Replaces a part by parts of a size that memory holds."""
-        if not size:
+        num_pieces = -(-len(part) // max(size, 1))
+        if not size or len(part) // num_pieces < jax.process_count():
             raise UserError(
-                "the memory of a device does not hold a single trial; give a smaller network"
+                "the memory of a device does not hold a single trial; give a smaller network, or "
+                "more memory"
             )
-        pieces = [part[i : i + size] for i in range(0, len(part), size)]
+        pieces = [piece.tolist() for piece in np.array_split(part, num_pieces)]
         print(f"memory does not hold {len(part)} trials: {len(pieces)} parts, one after the other")
         place = self._parts.index(part)
         self._parts[place : place + 1] = pieces
@@ -243,14 +246,14 @@ def checkpoint_folder(workdir: Path, part: Part) -> Path:
 
 
 class StopSignals:
-    """Makes the first SIGTERM or Ctrl-C a wish to stop; the second ends the process at once.
+    """Makes the first SIGTERM or Ctrl-C a wish to stop; the second does not wait for the epoch.
 
     A program call may keep the main thread for a long time, in which Python's handlers must wait.
     So a thread reads the signals where the interpreter notes them the moment they come.
 
     Attributes:
         number: The signal that came first, or 0.
-        before_exit: What the second one still waits for.
+        before_exit: What the second one does wait for, and the third does not.
     """
 
     def __init__(self) -> None:
@@ -275,12 +278,21 @@ class StopSignals:
         os.close(self._writer)  # which ends the thread
 
     def _listen(self) -> None:
+        num_signals = 0
         while byte := os.read(self._reader, 1):
             if (number := byte[0]) not in self._old:
                 continue
-            if self.number:
-                self.before_exit()
+            num_signals += 1
+            if num_signals == 1:
+                self.number = number
+                said = "stopping after this epoch; once more stops now"
+                print(said, file=sys.stderr, flush=True)
+            elif num_signals == 2:
+                threading.Thread(target=self._exit, args=(number,), daemon=True).start()
+            else:
                 os._exit(128 + number)
-            self.number = number
-            print("stopping after this epoch; once more stops at once", file=sys.stderr, flush=True)
         os.close(self._reader)
+
+    def _exit(self, number: int) -> None:
+        self.before_exit()
+        os._exit(128 + number)

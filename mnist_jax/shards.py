@@ -247,9 +247,9 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
 
     trial, points = chosen["trial"], experiment.points
     part = next(p for p in runner.read_parts(run.workdir, experiment) if trial in p)
-    folder = runner.checkpoint_folder(run.workdir, part)
-    point, whole = points[chosen["point"]], sweep.create_trials(points, experiment.seeds, 1)
-    trials = jax.tree.map(lambda x: x[np.array(part)], whole)
+    folder, point = runner.checkpoint_folder(run.workdir, part), points[chosen["point"]]
+    numbers = sorted({t // experiment.num_seeds for t in part})  # of points that train together
+    trials = sweep.create_trials([points[i] for i in numbers], [chosen["seed"]], 1)
     choices = static_choices(experiment, point, len(data.CLASS_NAMES[experiment.dataset]))
     del choices["held_out"]  # nothing is scored
     recipe = sweep.create_recipe(trials, **choices)

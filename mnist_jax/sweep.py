@@ -433,8 +433,11 @@ def trials_that_fit(sweep: Sweep) -> int:
     if jax.process_count() > 1:  # a checkpoint gathers one array of all trials at a time
         each += count * max(map(_num_bytes, jax.tree.leaves(sweep.state))) / len(sweep.trials.seed)
     fit = int(0.9 * free / max(each, 1)) or int(each <= free)
-    least = -hosts.agree([-fit])[0]
-    return min(len(sweep.trials.seed), least * memories)
+    most = -hosts.agree([-fit])[0] * memories
+    num_trials = len(sweep.trials.seed)
+    if -(-num_trials // count) * count <= most:  # as many as with the padding
+        return num_trials
+    return min(num_trials, most - most % count or most)
 
 
 def _free_memory(
@@ -457,11 +460,12 @@ def _free_memory(
             with contextlib.suppress(OSError, ValueError):  # the root has no limit, others may not
                 limit = int((folder / "memory.max").read_text())
                 used = int((folder / "memory.current").read_text())
-                cached = re.search(
-                    r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M
+                stat = (folder / "memory.stat").read_text()
+                on_demand = re.findall(
+                    r"^(?:(?:in)?active_file|slab_reclaimable) (\d+)", stat, re.M
                 )
-                free = min(free, limit - used + (int(cached[1]) if cached else 0))
-    return free
+                free = min(free, limit - used + sum(map(int, on_demand)))
+    return max(0, free)
 
 
 def _num_bytes(tree: PyTree) -> int:

@@ -259,7 +259,7 @@ FILES = (
 HEADER = bytes([0, 0, 8, 3, 0, 0, 0xEA, 0x60, 0, 0, 0, 28, 0, 0, 0, 28])
 MNIST = "--config.dataset=mnist --data_dir={tmp}/data"
 OTHER = "choose another --workdir, or give --overwrite"
-REPEAT = "...give its command again with --overwrite"
+REPEAT = "...or put its shards together again"
 
 # By program: what is given, what the line must say ("..." is anything), and what lies there.
 # `main` and `benchmark` are given configs/baseline.py on digits, and `main` the folder {tmp}/run,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_report import RECIPE, gaps, make_run
 
-from mnist_jax import data, figures, report, results
+from mnist_jax import comparison, data, figures, report, results
 
 
 def shown_texts(figure):
@@ -110,7 +110,7 @@ def test_overlay_has_a_line_for_each_run(tmp_path):
         make_run(tmp_path / "a", name="one"),
         make_run(tmp_path / "b", "last_epoch", l2=(0.0,), name="two"),
     ]
-    lines = report.name_lines(report.name_runs(runs))
+    lines = comparison.name_lines(comparison.name_runs(runs))
     figure, caption = figures.draw_overlay(lines, "digits (protocols differ)")
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == [line.name for line in lines]
@@ -258,7 +258,7 @@ def test_points_stand_below_each_other(tmp_path):
         make_run(tmp_path / x, y, l2=(0.0,), name=x)
         for x, y in zip("ab", ("test", "last_epoch"), strict=True)
     ]
-    lines = report.name_lines(runs)
+    lines = comparison.name_lines(runs)
     figure, _ = figures.draw_points(lines, "digits: two")
     [ax] = figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]

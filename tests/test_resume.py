@@ -40,7 +40,7 @@ TINY = flags()
 MOST_KB_A_TRIAL = 100
 EXACT = ("config.json", "metrics.jsonl", "results.csv", "chosen_trial.npz")
 SLOW = pytest.mark.slow
-ON_SIGNAL = "stopping after this epoch; once more stops at once\n"
+ON_SIGNAL = "stopping after this epoch; once more stops now\n"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_sigterm_ends_with_143_and_says_how_to_go_on(server, whole, stopped, tmp
     epoch = rows(path) // 5
     assert said == (
         f"{ON_SIGNAL}stopped after epoch {epoch} of 12, and saved: "
-        f"the same command with --workdir={path} goes on from there\n"
+        f"the same command with --workdir={path} goes on\n"
     )
     resumed = shutil.copytree(path, tmp_path / "run")
     done = server.run("main", *TINY, f"--workdir={resumed}")
@@ -167,7 +167,6 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
     process.send(number)
     assert process.wait() == 128 + number
     assert process.err == ON_SIGNAL
-    assert rows(path) == 5
     done = server.run("main", *long, f"--workdir={path}")
     assert done.status == 0
     assert "going on after epoch 1" in done.out  # whose checkpoint was still being written
@@ -551,6 +550,7 @@ def test_trials_that_fit(monkeypatch):
         assert found == sorted(found)
         assert (found[0], found[-1]) == (0, len(program.trials.seed))
         assert len(set(found)) > 2 or program is few
+        assert set(found) <= {0, 1, 2, 4, 6, 8}  # of two devices, none has a place that stays empty
     for amount in amounts:
         assert fit(large, amount) <= fit(small, amount)
         # A trial's share of the memory hardly depends on how many train beside it.
@@ -577,7 +577,9 @@ def test_the_memory_of_a_control_group_is_all_there_is(tmp_path, monkeypatch, jo
     for group, limit in ((folder.parent, job), (folder, step)):
         (group / "memory.max").write_text(limit + "\n")
         (group / "memory.current").write_text("70\n")
-        (group / "memory.stat").write_text("anon 45\ninactive_file 20\nactive_file 5\n")
+        (group / "memory.stat").write_text(
+            "anon 45\ninactive_file 12\nactive_file 5\nslab_reclaimable 3\n"
+        )
     own.write_text("0::/job_1/step_2\n")
     assert sweep._free_memory(tmp_path / "groups", own) == free
     assert sweep._free_memory(tmp_path / "none", own) == 500

@@ -2,7 +2,7 @@
 
     python experiments/beyond_98_47/make.py [--data_dir=DIR]
 
-Runs what is not yet in runs/beyond_98_47, or goes on with it (three hours on two slow cores), then
+Runs what is not yet in runs/beyond_98_47, or goes on with it (four hours on two slow cores), then
 writes the tables of README.md between its markers, the figure, and the small files of each run.
 """
 
@@ -26,6 +26,9 @@ COMMANDS = {
     "finalists": ("experiments/beyond_98_47/finalists.py", 1200),
     "final": ("configs/beyond_98_47.py", 2000),
     "walk": ("experiments/beyond_98_47/walk.py", 2000),
+    "cnn_search": ("experiments/beyond_98_47/cnn_search.py", 3000),
+    "cnn_finalists": ("experiments/beyond_98_47/cnn_finalists.py", 3100),
+    "cnn_final": ("configs/beyond_99_19.py", 4000),
 }
 KEPT = ("config.json", "results.csv", "summary.json")
 SEARCHED = (
@@ -163,7 +166,10 @@ def main() -> None:
         "finalists": ranking(runs["finalists"], 4),
         "outcome": outcome(runs["final"]),
         "walk": f"{walk_table(accuracies)}\n\n![One change at a time](walk.png)",
-        "record": record(runs.values()),
+        "cnn_search": ranking(runs["cnn_search"], 6),
+        "cnn_finalists": ranking(runs["cnn_finalists"], 4),
+        "cnn_outcome": outcome(runs["cnn_final"]),
+        "record": record(list(runs.values())),
     }
     fill_in(HERE / "README.md", sections)
     for name in runs:

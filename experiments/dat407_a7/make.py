@@ -164,9 +164,11 @@ def factors(runs: dict[str, Run]) -> str:
         adjusted = stats.holm([comparison.p for comparison in found])
         for point, comparison, p in zip(grid[1:], found, adjusted, strict=True):
             visible = stats.minimum_difference(comparison.std, comparison.n)
-            needed = stats.seeds_needed(comparison.difference, comparison.std)
+            needed = "—"
+            if abs(comparison.difference) > 1e-9:
+                needed = str(stats.seeds_needed(comparison.difference, comparison.std))
             rows.append([f"{point['l2']:g}", protocol.words, points(comparison), f"{p:.2g}",
-                         f"{100 * visible:.2f}", str(needed)])  # fmt: skip
+                         f"{100 * visible:.2f}", needed])  # fmt: skip
     header = ["L2 factor", "protocol", "less 1e-6, points (95 % interval)", "p (Holm)",
               f"what {NUM_SEEDS} seeds can show, points", "seeds to show this one"]  # fmt: skip
     return markdown_table(header, rows)
@@ -181,7 +183,7 @@ def main() -> None:
         "factors": factors(runs),
         "sweep": sweep(runs["l2_sweep"]),
         "curve": learning_curve(runs["baseline"]),
-        "record": record(runs.values()),
+        "record": record(list(runs.values())),
     }
     fill_in(HERE / "README.md", sections)
     for name in runs:
