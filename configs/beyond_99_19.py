@@ -2,8 +2,8 @@
 
 python -m mnist_jax.main --config=configs/beyond_99_19.py --seed=4000
 
-experiments/beyond_98_47/ has the search. All 60,000 training images, ten fresh seeds; the last epoch
-counts, and the test set is scored once a trial. It takes 20 minutes on two CPU cores.
+experiments/beyond_98_47/ has the search. All 60,000 training images, ten fresh seeds; the last
+epoch counts, and the test set is scored once a trial. It takes 20 minutes on two CPU cores.
 """
 
 import ml_collections
