@@ -92,7 +92,7 @@ def draw_curves(run: Run):
     dots_name, epoch, column = "test accuracy at the end", "num_epochs", p.column
     if p.choose_epoch:
         dots_name, epoch, column = "chosen epochs", f"best_{p.held_out}_epoch", str(p.criterion)
-    num_columns = min(3, len(points))
+    num_columns = _columns(len(points))
     num_rows = math.ceil(len(points) / num_columns)
     size = (6.4, 4.2) if len(points) == 1 else (2.7 * num_columns + 0.5, 2.3 * num_rows + 1.1)
     figure, panels = _subplots(size, num_rows, num_columns, sharex=True, sharey=True)
@@ -320,7 +320,7 @@ def draw_search(run: Run):
     outside = ~(sound & (accuracies >= low))
     heights = np.where(outside, low + 0.03 * (high - low), accuracies)
     axes = varying(grid)
-    num_columns = min(3, len(axes))
+    num_columns = _columns(len(axes))
     num_rows = math.ceil(len(axes) / num_columns)
     size = (max(2.7 * num_columns + 0.5, 4.5), 2.5 * num_rows + 0.8)
     figure, panels = _subplots(size, num_rows, num_columns, sharey=True)
@@ -441,6 +441,10 @@ def _order(grid: Sequence[Row], axis: str) -> dict[Any, int]:
     return {v: i for i, v in enumerate(sorted(values) if axis in _SPREAD else values)}
 
 
+_LOG_STEPS = {0.6: (1, 1.5, 2, 3, 5, 7), 1.2: (1, 2, 5), 2.4: (1, 3), math.inf: (1,)}
+"""By the most decades that an axis has, which multiples of powers of ten are marked."""
+
+
 def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, float]:
     """Scales and names the x axis, and returns the place of each value on it.
 
@@ -450,6 +454,8 @@ def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, f
         grid: Its points.
         inches: The width. Where there is room in it, the values themselves are marked.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     order = _order(grid, axis)
     name, spread, values = axis.replace("_", " "), _SPREAD.get(axis, "names"), list(order)
     places = {value: float(i if spread == "names" else value) for value, i in order.items()}
@@ -480,6 +486,12 @@ def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, f
         room = 13 * gap > max(map(len, texts)) + 1  # characters an inch
         ax.set_xticks(list(places.values()), texts, rotation=0 if room else 90)
         ax.set_xticks([], minor=True)
+    elif ax.get_xscale() == "log":
+        decades = float(width + 2 * margin)
+        steps = next(s for most, s in _LOG_STEPS.items() if decades < most)
+        ax.xaxis.set_major_locator(LogLocator(subs=steps))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
     return places
 
 
@@ -643,6 +655,10 @@ class _View:
         """Says whether something lies below."""
         below = any((values < self._low).any() for values in self._drawn)
         return f" The {axis} leaves out lower values." if below else ""
+
+
+def _columns(num_panels: int) -> int:
+    return 2 if num_panels == 4 else min(3, num_panels)
 
 
 def _subplots(size: tuple[float, float], num_rows: int = 1, num_columns: int = 1, **options):

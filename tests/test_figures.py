@@ -1,5 +1,6 @@
 """Figures of synthetic runs: what is drawn, where, and what is said of it."""
 
+import itertools
 import math
 
 import numpy as np
@@ -227,6 +228,19 @@ def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
     assert "Ring: the chosen point." in caption
     assert "with diverged trials" in caption
     assert "scattered sideways" in caption
+
+
+@pytest.mark.parametrize("highest", [0.03, 0.1, 1.0, 10.0])
+def test_labels_of_a_log_axis_stand_apart(tmp_path, highest):
+    search = {"grid": "halton", "num_points": 12, "learning_rate": (0.01, highest)}
+    search |= {"l2": (1e-6, 1e-3), "label_smoothing": (0.0, 0.2)}
+    figure, _ = figures.draw_search(make_run(tmp_path / "run", "validation", seeds=1, **search))
+    ax = drawn(figure).axes[0]
+    texts = [*ax.get_xticklabels(), *ax.get_xticklabels(minor=True)]
+    boxes = [t.get_window_extent(figure._get_renderer()) for t in texts if t.get_text()]
+    boxes = sorted((box.x0, box.x1) for box in boxes if ax.bbox.x0 < box.x1 and box.x0 < ax.bbox.x1)
+    assert len(boxes) > 1
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(boxes))
 
 
 def test_heat_map_has_a_cell_for_each_pair(tmp_path):
