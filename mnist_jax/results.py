@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -142,8 +143,9 @@ class Run(NamedTuple):
 
 def how_to_go_on(workdir: Path) -> str:
     """Says what to do after an interruption."""
-    anew = ", but without --overwrite," if "--overwrite" in sys.orig_argv else ""
-    return f"the same command with --workdir={workdir}{anew} goes on"
+    anew = any(re.match("--?overwrite", argument) for argument in sys.orig_argv)
+    but = ", but without --overwrite," * anew
+    return f"the same command with --workdir={workdir}{but} goes on"
 
 
 def new_workdir(name: str, suffix: str = "") -> Path:

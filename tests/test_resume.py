@@ -175,16 +175,21 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
         assert_same(path, alone)
 
 
-def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("given", "but"),
+    [([], ""), (["--overwrite"], ", but without --overwrite,")],
+)
+def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capsys, given, but):
     def interrupt(path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(report, "write_report", interrupt)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mnist_jax.main", *given])
     monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
     monkeypatch.setattr(main, "load_data", lambda *_: tiny_dataset())
     with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
         main.run(experiment(num_epochs=(1,)), str(tmp_path), None)
-    said = f"interrupted; the same command with --workdir={tmp_path} goes on\n"
+    said = f"interrupted; the same command with --workdir={tmp_path}{but} goes on\n"
     assert capsys.readouterr().err == said
     assert (tmp_path / "summary.json").exists()
 
