@@ -5,6 +5,9 @@ import os
 import shutil
 import tempfile
 
+import pytest
+from server import Server
+
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
@@ -14,3 +17,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers inherit the first p
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many tests share a program
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Runs programs in processes of their own."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()

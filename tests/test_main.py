@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from test_bad_input import ROOT, Server
+from server import ROOT
 
 from mnist_jax import sweep
 
@@ -32,13 +32,6 @@ def main(*arguments, shell='exec "$@"', **environment):
         timeout=300,
         check=False,
     )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
 
 
 @pytest.fixture

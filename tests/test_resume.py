@@ -15,7 +15,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from test_bad_input import ROOT, Server
+from server import ROOT
 
 from mnist_jax import UserError, main, report, runner, sweep
 from mnist_jax.data import Dataset
@@ -41,13 +41,6 @@ MOST_KB_A_TRIAL = 100
 EXACT = ("config.json", "metrics.jsonl", "results.csv", "chosen_trial.npz")
 SLOW = pytest.mark.slow
 ON_SIGNAL = "stopping after this epoch; once more stops now\n"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_bad_input import ROOT, Server
+from server import ROOT
 from test_report import make_run
 
 from mnist_jax import UserError, comparison, report, results, shards
@@ -27,13 +27,6 @@ TINY = (
 
 
 # --- trained ---
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
