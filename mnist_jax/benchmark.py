@@ -457,9 +457,9 @@ def main(argv: list[str]) -> None:
         numbers = scaling.read_numbers(FLAGS.trials, experiment)
     if FLAGS.json is not None:
         _check_writable(Path(FLAGS.json))
-    dataset = load_data(experiment, FLAGS.data_dir)
     if FLAGS.profile is not None:
-        _make_folder(FLAGS.profile)
+        _check_folder(FLAGS.profile)
+    dataset = load_data(experiment, FLAGS.data_dir)
     if FLAGS.trials is not None:
         record = scaling.measure(scaling.Job(experiment, dataset), numbers, FLAGS.rounds)
         print(scaling.table(record))
@@ -483,15 +483,11 @@ def _check_writable(file: Path) -> None:
         raise UserError(f"--json={FLAGS.json}: its folder cannot be written; choose another")
 
 
-def _make_folder(profile: str) -> None:
+def _check_folder(profile: str) -> None:
     if not profile:
         raise UserError("--profile=: expected a folder; name one, or leave the flag out")
-    try:
-        Path(profile).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--profile={profile}: cannot be made ({error.strerror}); choose another folder"
-        ) from None
+    if reason := results.why_unwritable(Path(profile)):
+        raise UserError(f"--profile={profile}: cannot be written ({reason}); choose another folder")
 
 
 if __name__ == "__main__":

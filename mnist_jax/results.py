@@ -171,14 +171,8 @@ def check_workdir(path: Path, config: Row, overwrite: bool) -> str:
     Raises:
         UserError: It holds another run, or lies where nothing can be written.
     """
-    try:
-        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    except OSError as error:
-        raise _unwritable(path, error.strerror) from None
-    if not existing.is_dir():
-        raise _unwritable(path, f"{existing} is a file")
-    if not os.access(existing, os.W_OK):
-        raise _unwritable(path, f"{existing} is read-only")
+    if reason := why_unwritable(path):
+        raise _unwritable(path, reason)
     if overwrite:
         return "new"
     if not (path / "config.json").exists():
@@ -206,6 +200,20 @@ def check_workdir(path: Path, config: Row, overwrite: bool) -> str:
             "--workdir, or give --overwrite"
         )
     return "finished" if (path / "summary.json").exists() else "unfinished"
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Says, without touching the disk, why nothing can be written in a folder or where it is to be.
+
+    Returns None if something can.
+    """
+    try:
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        return error.strerror
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    return None if os.access(existing, os.W_OK) else f"{existing} is read-only"
 
 
 @contextlib.contextmanager
