@@ -122,8 +122,15 @@ class Runner:
         path = self._path if hosts.is_first() else None
         recorder = Recorder(path, names, axes, experiment.protocol)
         folder, kept = checkpoint_folder(self._path, part), experiment.checkpoints_kept
+        epoch_seconds = math.inf
         with Checkpoints(folder, num_trials=len(part), keep=kept) as checkpoints:
-            stop.before_exit = checkpoints.finish
+
+            def settle() -> None:
+                if epoch_seconds <= LONG:
+                    time.sleep(3 * LONG)  # by then the run has ended by itself
+                checkpoints.finish()
+
+            stop.before_exit = settle
             saved = checkpoints.restore(
                 program.state, newest=min(self._epochs_there[trial] for trial in part)
             )
@@ -137,7 +144,7 @@ class Runner:
                 results.trim_metrics(self._path, done | dict.fromkeys(part, start))
             self._say_what_runs(program, len(part), num_epochs, start)
             before, started = self.seconds["train"], time.monotonic()
-            epoch_seconds, ended, due, signal_number = math.inf, started, 0, 0
+            ended, due, signal_number = started, 0, 0
 
             def keep(epoch: int) -> bool:
                 nonlocal due
@@ -246,7 +253,7 @@ def checkpoint_folder(workdir: Path, part: Part) -> Path:
 
 
 class StopSignals:
-    """Makes the first SIGTERM or Ctrl-C a wish to stop; the second does not wait for the epoch.
+    """Makes the first SIGTERM or Ctrl-C a wish to stop; the second waits for no long epoch.
 
     A program call may keep the main thread for a long time, in which Python's handlers must wait.
     So a thread reads the signals where the interpreter notes them the moment they come.

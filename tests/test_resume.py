@@ -148,6 +148,22 @@ def test_a_signal_while_a_trained_part_is_taken_up_again(server, whole, stopped,
     assert_same(path, whole)
 
 
+def test_the_second_signal_loses_at_most_one_of_many_short_epochs(server, tmp_path):
+    many = flags(num_epochs=2000)
+    process = server.start("main", *many, f"--workdir={tmp_path}")
+    assert process.wait_until(lambda: rows(tmp_path) > 20 * 5)
+    process.send(signal.SIGTERM)
+    assert process.wait_until(lambda: process.err.startswith(ON_SIGNAL)) or process.status
+    process.send(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    done = rows(tmp_path) // 5
+    process = server.start("main", *many, f"--workdir={tmp_path}")
+    assert process.wait_until(lambda: "going on after epoch" in process.out)
+    process.send(signal.SIGKILL)
+    process.wait()
+    assert done - int(re.search(r"going on after epoch (\d+)", process.out)[1]) <= 1
+
+
 @SLOW
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
