@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, data, results, scaling
+from mnist_jax import UserError, data, results, scaling, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data, static_choices
 from mnist_jax.main import read_flags, run_command
 from mnist_jax.peers import (
@@ -473,7 +473,7 @@ def main(argv: list[str]) -> None:
         )
         print(table(record))
     if FLAGS.json is not None:
-        results.write_text(Path(FLAGS.json), results.to_json(record, indent=2) + "\n")
+        workdirs.write_text(Path(FLAGS.json), workdirs.to_json(record, indent=2) + "\n")
 
 
 def _check_writable(file: Path) -> None:
@@ -486,7 +486,7 @@ def _check_writable(file: Path) -> None:
 def _check_folder(profile: str) -> None:
     if not profile:
         raise UserError("--profile=: expected a folder; name one, or leave the flag out")
-    if reason := results.why_unwritable(Path(profile)):
+    if reason := workdirs.why_unwritable(Path(profile)):
         raise UserError(f"--profile={profile}: cannot be written ({reason}); choose another folder")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from mnist_jax import figures, pages, results, stats
+from mnist_jax import figures, pages, stats, workdirs
 from mnist_jax.figures import MAX_POINTS, Line
 from mnist_jax.pages import (
     LEVEL,
@@ -41,7 +41,7 @@ def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = Non
     Raises:
         UserError: The report cannot be written.
     """
-    folder = pages.check_output(output or results.new_workdir("report"))
+    folder = pages.check_output(output or workdirs.new_workdir("report"))
     runs = name_runs(runs)
     lines = name_lines(runs)
     pairs = compare_lines(lines)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError, data, results
+from mnist_jax import UserError, data, workdirs
 from mnist_jax.results import Protocol, Row, Run, count, label, protocol, ranked, shown, varying
 
 MAX_PANELS = 9
@@ -205,7 +205,7 @@ def unreadable(run: Run, name: str, problem: object) -> UserError:
             f"{run.workdir} holds no finished run: expected {name} in it; name the work directory"
             " that a run printed"
         )
-    return results.damaged(run.workdir, f"{name}: {problem}")
+    return workdirs.damaged(run.workdir, f"{name}: {problem}")
 
 
 def _plot_band(ax, curves: np.ndarray, view: "_View", name: str, color: str, dash: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mnist_jax import UserError, hosts, results
+from mnist_jax import UserError, hosts, results, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data, read_config
 
 FLAGS = flags.FLAGS
@@ -56,11 +56,11 @@ def run(
     """Runs an experiment from data to report, or goes on with it."""
     start = time.monotonic()
     provenance = results.provenance()  # now: the checkout may change while the run goes on
-    path = results.new_workdir(experiment.name) if workdir is None else _workdir(workdir)
+    path = workdirs.new_workdir(experiment.name) if workdir is None else _workdir(workdir)
     config = experiment._asdict()
 
     def is_finished() -> bool:
-        return results.check_workdir(path, config, overwrite) == "finished"
+        return workdirs.check_workdir(path, config, overwrite) == "finished"
 
     if job is None and is_finished():  # for which JAX need not start
         _show(path)
@@ -78,8 +78,8 @@ def run(
         with ExitStack() as stack:
 
             def open_workdir() -> None:
-                stack.enter_context(results.lock_workdir(path))
-                results.open_workdir(path, config, overwrite)
+                stack.enter_context(workdirs.lock_workdir(path))
+                workdirs.open_workdir(path, config, overwrite)
 
             hosts.first(open_workdir)
             loaded = time.monotonic() - start
@@ -101,7 +101,7 @@ def run(
             f"({error.strerror or error}); mend that, and the same command goes on"
         ) from None
     except KeyboardInterrupt:
-        print(f"interrupted; {results.how_to_go_on(path)}", file=sys.stderr)
+        print(f"interrupted; {workdirs.how_to_go_on(path)}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     _end(trials.rows)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, figures, results
+from mnist_jax import UserError, figures, results, workdirs
 from mnist_jax.figures import MAX_POINTS, Line, criterion_words
 from mnist_jax.results import (
     Row,
@@ -357,7 +357,7 @@ def fill_in(path: Path, sections: Mapping[str, str]) -> None:
         before, rest = text.split(start)
         _, after = rest.split(end)
         text = f"{before}{start}\n{section}\n{end}{after}"
-    results.write_text(path, text)
+    workdirs.write_text(path, text)
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
@@ -499,7 +499,7 @@ def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[P
             with writing(folder / "figures"):
                 (folder / "figures").mkdir(parents=True, exist_ok=True)
                 for kind, file in files.items():
-                    results.write_bytes(folder / "figures" / f"{name}.{kind}", file.getvalue())
+                    workdirs.write_bytes(folder / "figures" / f"{name}.{kind}", file.getvalue())
             pictures.append(Picture(name, caption, files["svg"].getvalue()))
     return pictures
 
@@ -508,8 +508,8 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
     """Writes report.md and report.html, and makes the folder if there is none."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        results.write_text(folder / "report.md", to_markdown(title, sections))
-        results.write_text(folder / "report.html", to_html(title, sections))
+        workdirs.write_text(folder / "report.md", to_markdown(title, sections))
+        workdirs.write_text(folder / "report.html", to_html(title, sections))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, comparison, data, figures, pages, results, shards, stats
+from mnist_jax import UserError, comparison, data, figures, pages, results, shards, stats, workdirs
 from mnist_jax.figures import MAX_POINTS, Line, chosen_words, criterion_words
 from mnist_jax.grid import AXES
 from mnist_jax.pages import (
@@ -100,7 +100,7 @@ def write_merged(
         UserError: They are not all the shards of one run, or it cannot be written.
     """
     name = runs[0].config["name"]
-    folder = pages.check_output(output or results.new_workdir(name, "_merged"))
+    folder = pages.check_output(output or workdirs.new_workdir(name, "_merged"))
     with pages.writing(folder):
         shards.merge(runs, folder, data_dir)
     return write_report(folder)
@@ -131,7 +131,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         whole = False
     if not whole:
-        raise results.damaged(workdir, "its files are damaged, or another version wrote them")
+        raise workdirs.damaged(workdir, "its files are damaged, or another version wrote them")
     return run
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_jax import UserError, hosts, models, results, sweep
+from mnist_jax import UserError, hosts, memory, models, results, sweep, workdirs
 from mnist_jax.checkpoints import Checkpoints
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, static_choices
@@ -110,7 +110,7 @@ class Runner:
             **choices,
         )
         self.seconds["compile"] += program.lower_seconds + program.compile_seconds
-        if (most := sweep.trials_that_fit(program)) < len(part):
+        if (most := memory.trials_that_fit(program)) < len(part):
             raise DoesNotFitError(most)
         return program
 
@@ -171,7 +171,7 @@ class Runner:
                 if signal_number:
                     break
         if signal_number:
-            go_on = results.how_to_go_on(self._path)
+            go_on = workdirs.how_to_go_on(self._path)
             print(
                 f"stopped after epoch {epoch} of {num_epochs}, and saved: {go_on}", file=sys.stderr
             )
@@ -234,7 +234,7 @@ class Runner:
         self._parts[place : place + 1] = pieces
         if hosts.is_first():
             (self._path / "checkpoints").mkdir(exist_ok=True)
-            results.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
+            workdirs.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
 
 
 def read_parts(workdir: Path, experiment: Experiment) -> list[Part]:

@@ -224,7 +224,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         PeerError: Memory does not hold the trials.
         UserError: The machine does not have what the config asks for.
     """
-    from mnist_jax import sweep, train
+    from mnist_jax import memory, sweep, train
 
     experiment, dataset = job.experiment, job.dataset
     point, epoch_images = experiment.points[0], len(dataset.train_labels)
@@ -241,7 +241,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         **static_choices(experiment, point, len(dataset.class_names)),
     )
     whole = compile_epoch(epoch=train.run_epoch)
-    if (most := sweep.trials_that_fit(whole)) < num_trials:
+    if (most := memory.trials_that_fit(whole)) < num_trials:
         raise PeerError(f"memory holds {most} of {num_trials} trials")
     on_cpu = whole.devices["platform"] == "cpu"
     peak = None
@@ -277,7 +277,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         "devices": whole.devices,
         "lower_seconds": whole.lower_seconds,
         "compile_seconds": whole.compile_seconds,
-        "memory": sweep.memory_of(whole) | {"peak_bytes": peak},
+        "memory": memory.memory_of(whole) | {"peak_bytes": peak},
         "images": images,
         "steps": steps,
         "epoch_steps": epoch_steps,

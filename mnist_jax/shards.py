@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax import UserError, data, results
+from mnist_jax import UserError, data, results, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data, static_choices
 from mnist_jax.grid import AXES, STATIC_AXES
 from mnist_jax.results import Row, Run
@@ -81,7 +81,7 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     for number, run in enumerate(runs):
         trials = [row["trial"] for row in run.results]
         if trials != list(range(number, len(rows), len(runs))):
-            raise results.damaged(run.workdir, "results.csv does not hold the trials of its shard")
+            raise workdirs.damaged(run.workdir, "results.csv does not hold the trials of its shard")
     protocol = runs[0].summary["protocol"]
     chosen = results.choose_trial(rows, protocol)
     lines = _merge_metrics(runs, rows)
@@ -97,7 +97,7 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     dataset = runs[0].summary["dataset"]
     results.write_summary(folder, rows, protocol, dataset, _provenance(runs), **missing)
     config = runs[0].config | {"shard": "0/1"}  # written last: with it, the folder holds a run
-    results.write_text(folder / "config.json", results.to_json(config, indent=2) + "\n")
+    workdirs.write_text(folder / "config.json", workdirs.to_json(config, indent=2) + "\n")
 
 
 def _in_order(runs: Sequence[Run]) -> list[Run]:
@@ -111,7 +111,7 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
                 f"{run.workdir} holds a whole run: expected shards of one run alone; put its shards"
                 " together first, and then name both runs"
             )
-        keys = sorted((first.config.keys() | run.config.keys()) - results.RESUMABLE - {"shard"})
+        keys = sorted((first.config.keys() | run.config.keys()) - workdirs.RESUMABLE - {"shard"})
         differ = [
             f"{key} ({first.config.get(key)}, {run.config.get(key)})"
             for key in keys
@@ -193,7 +193,7 @@ def _merge_metrics(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[bytes]:
         table = np.array(places, np.int64).reshape(-1, 5)
         there = sorted(map(tuple, table[:, :2].tolist()))
         if there != [(r["trial"], e + 1) for r in run.results for e in range(r["num_epochs"])]:
-            raise results.damaged(
+            raise workdirs.damaged(
                 run.workdir, "metrics.jsonl does not hold every epoch of its trials once"
             )
         tables.append(table)
@@ -213,7 +213,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     with unreadable, np.load(path) as file:
         own = {name: file[name] for name in file}["trial"]  # all, so that damage shows
     if own == chosen["trial"]:
-        results.write_bytes(folder / path.name, path.read_bytes())
+        workdirs.write_bytes(folder / path.name, path.read_bytes())
         return
     from mnist_jax import sweep
 

@@ -4,17 +4,16 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from base import BASE
+from server import ROOT
 
 from mnist_jax import benchmark, data, models, peers, sweep, train
 
-ROOT = Path(__file__).parent.parent
 TASK = peers.Task([], [8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
 
 

@@ -5,11 +5,10 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from server import ROOT
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOK = {  # hidden sizes, convolution features, batch size, epochs, L2 factors, seeds
     "baseline": ((64, 64), (), 128, 10, (0.0,), 1),
     "mlp": ((500, 300), (), 128, 40, (0.0,), 1),

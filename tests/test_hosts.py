@@ -8,16 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from server import ROOT
 
 from mnist_jax import UserError, hosts, sweep
 
-ROOT = Path(__file__).parent.parent
 EXACT = ("metrics.jsonl", "results.csv", "chosen_trial.npz")
 # Two programs; two processes cannot share three or six trials of each evenly.
 GRID = ("--config.hidden_sizes=((8,),(4,4))", "--config.l2=0,1e-4", "--config.num_seeds=3")

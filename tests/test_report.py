@@ -7,16 +7,15 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from server import ROOT
 
-from mnist_jax import UserError, comparison, pages, report, results
+from mnist_jax import UserError, comparison, pages, report, results, workdirs
 from mnist_jax.data import Dataset
 from mnist_jax.grid import AXES, make_points
 
-ROOT = Path(__file__).parent.parent
 L2S = (1e-3, 7.5e-4, 1e-6)
 RECIPE = {
     "conv_features": ((),),
@@ -48,7 +47,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
     p, dataset = results.PROTOCOLS[protocol], config["dataset"]
     trials = results.trial_rows(points, range(seeds), dataset)
     path.mkdir(parents=True)
-    results.write_text(path / "config.json", results.to_json(config | axes))
+    workdirs.write_text(path / "config.json", workdirs.to_json(config | axes))
     generator, rows = np.random.default_rng(0), []
     for num_epochs in dict.fromkeys(point.num_epochs for point in points):
         mine = [trial for trial in trials if trial["num_epochs"] == num_epochs]
@@ -724,4 +723,4 @@ def test_commit_is_shortened_and_a_changed_checkout_is_told():
 
 def test_the_made_up_recipe_has_every_axis():
     assert tuple(RECIPE) == AXES
-    assert json.loads(results.to_json(RECIPE)).keys() == set(AXES)
+    assert json.loads(workdirs.to_json(RECIPE)).keys() == set(AXES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from base import BASE as SMALL
 
-from mnist_jax import UserError, results, stats
+from mnist_jax import UserError, results, stats, workdirs
 from mnist_jax.data import Dataset
 from mnist_jax.grid import Point
 
@@ -57,7 +57,7 @@ def rows_of(path, protocol):
 def finished_run(path, protocol="test"):
     workdir = path
     workdir.mkdir(exist_ok=True)
-    results.open_workdir(workdir, CONFIG, overwrite=False)
+    workdirs.open_workdir(workdir, CONFIG, overwrite=False)
     rows = rows_of(workdir, protocol)
     results.write_results(workdir, rows)
     results.write_summary(workdir, rows, protocol, dataset().name, results.provenance())
@@ -215,7 +215,7 @@ def test_a_chosen_trial_shows_its_most_confident_mistakes(tmp_path):
 
 
 def test_json_has_null_for_numbers_that_are_not_finite():
-    text = results.to_json({"a": [math.nan, np.float32(np.inf), np.int64(3)], "b": (1.5, None)})
+    text = workdirs.to_json({"a": [math.nan, np.float32(np.inf), np.int64(3)], "b": (1.5, None)})
     assert json.loads(text) == {"a": [None, None, 3], "b": [1.5, None]}
 
 
@@ -227,58 +227,58 @@ def test_rows_on_disk_survive_a_run_that_dies(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    results.write_text(tmp_path / "a", "old")
-    monkeypatch.setattr(results.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    workdirs.write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(workdirs.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        results.write_text(tmp_path / "a", "new")
+        workdirs.write_text(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
 
 
 def test_a_directory_holds_nothing_or_a_run_that_goes_on_or_is_finished(tmp_path):
     path = tmp_path / "run"
-    assert results.check_workdir(path, CONFIG, overwrite=False) == "new"
+    assert workdirs.check_workdir(path, CONFIG, overwrite=False) == "new"
     assert not path.exists()
     path.mkdir()
-    results.open_workdir(path, CONFIG, overwrite=False)
-    assert results.check_workdir(path, CONFIG | {"devices": 1}, overwrite=False) == "unfinished"
+    workdirs.open_workdir(path, CONFIG, overwrite=False)
+    assert workdirs.check_workdir(path, CONFIG | {"devices": 1}, overwrite=False) == "unfinished"
     (path / "summary.json").write_text("{}")
-    assert results.check_workdir(path, CONFIG, overwrite=False) == "finished"
-    assert results.check_workdir(path, CONFIG, overwrite=True) == "new"
+    assert workdirs.check_workdir(path, CONFIG, overwrite=False) == "finished"
+    assert workdirs.check_workdir(path, CONFIG, overwrite=True) == "new"
 
 
 def test_a_directory_with_another_run_is_refused_with_the_keys_that_differ(tmp_path):
-    results.open_workdir(tmp_path, CONFIG, overwrite=False)
+    workdirs.open_workdir(tmp_path, CONFIG, overwrite=False)
     other = {"name": "tiny", "l2": (0.0, 2e-3), "seed": 3, "devices": 1}
     said = r"differs in l2 \(\[0.0, 0.001\], not \[0.0, 0.002\]\), seed \(None, not 3\);"
     with pytest.raises(UserError, match=said):
-        results.open_workdir(tmp_path, other, overwrite=False)
+        workdirs.open_workdir(tmp_path, other, overwrite=False)
     (tmp_path / "metrics.jsonl").write_text("old")
     (tmp_path / "checkpoints" / "trials_0_to_1").mkdir(parents=True)
     (tmp_path / "mine.txt").write_text("of the user's")
-    results.open_workdir(tmp_path, other, overwrite=True)
+    workdirs.open_workdir(tmp_path, other, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "mine.txt"]
-    assert results.check_workdir(tmp_path, other, overwrite=False) == "unfinished"
+    assert workdirs.check_workdir(tmp_path, other, overwrite=False) == "unfinished"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3"])
 def test_a_directory_whose_config_cannot_be_read_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match="cannot be read"):
-        results.check_workdir(tmp_path, CONFIG, overwrite=False)
+        workdirs.check_workdir(tmp_path, CONFIG, overwrite=False)
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        results.check_workdir(tmp_path / "file" / "run", CONFIG, overwrite=False)
+        workdirs.check_workdir(tmp_path / "file" / "run", CONFIG, overwrite=False)
 
 
 def test_a_lock_keeps_others_out_until_it_ends(tmp_path):
     path = tmp_path / "run"
-    first = results.lock_workdir(path)
-    with first, pytest.raises(UserError, match="in use"), results.lock_workdir(path):
+    first = workdirs.lock_workdir(path)
+    with first, pytest.raises(UserError, match="in use"), workdirs.lock_workdir(path):
         pass
-    with results.lock_workdir(path):
+    with workdirs.lock_workdir(path):
         pass
 
 

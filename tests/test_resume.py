@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, main, report, runner, sweep
+from mnist_jax import UserError, main, memory, report, runner, sweep
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import read_config, static_choices
 
@@ -477,7 +477,7 @@ def assert_same_but_for_order(path, other):
 def test_parts_that_fit_in_memory_give_the_results_of_the_whole(
     left_alone, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(sweep, "trials_that_fit", lambda program: min(2, len(program.trials.seed)))
+    monkeypatch.setattr(memory, "trials_that_fit", lambda program: min(2, len(program.trials.seed)))
     parted = train(tmp_path / "parted")
     assert "memory does not hold 5 trials: 3 parts, one after the other" in capsys.readouterr().out
     assert json.loads((parted / "checkpoints" / "parts.json").read_text()) == [[0, 1], [2, 3], [4]]
@@ -553,8 +553,8 @@ def test_trials_that_fit(monkeypatch):
         )
 
     def fit(program, available):
-        monkeypatch.setattr(sweep, "_free_memory", lambda: available)
-        return sweep.trials_that_fit(program)
+        monkeypatch.setattr(memory, "_free_memory", lambda: available)
+        return memory.trials_that_fit(program)
 
     small, large = compile_trials(8, (4,)), compile_trials(8, (64,))
     few = compile_trials(4, (4,))
@@ -595,12 +595,12 @@ def test_the_memory_of_a_control_group_is_all_there_is(tmp_path, monkeypatch, jo
             "anon 45\ninactive_file 12\nactive_file 5\nslab_reclaimable 3\n"
         )
     own.write_text("0::/job_1/step_2\n")
-    assert sweep._free_memory(tmp_path / "groups", own) == free
-    assert sweep._free_memory(tmp_path / "none", own) == 500
+    assert memory._free_memory(tmp_path / "groups", own) == free
+    assert memory._free_memory(tmp_path / "none", own) == 500
 
 
 def test_a_trial_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(memory, "_free_memory", lambda: 1000)
     with pytest.raises(UserError, match="does not hold a single trial; give a smaller network"):
         train(tmp_path / "run")
 

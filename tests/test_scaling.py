@@ -5,7 +5,6 @@ import pickle
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -14,11 +13,11 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from server import ROOT
 
-from mnist_jax import UserError, data, peers, scaling, sweep
+from mnist_jax import UserError, data, memory, peers, scaling, sweep
 from mnist_jax.experiment import read_config
 
-ROOT = Path(__file__).parent.parent
 NETWORKS = {  # the configs' (conv_features, hidden_sizes, batch_size) and MFLOP a step
     "baseline": ((), (64, 64), 128, 29.3),
     "mlp": ((), (500, 300), 128, 318),
@@ -212,7 +211,7 @@ def test_a_long_epoch_is_cut_to_its_first_steps(monkeypatch, prepared, job):
 
 
 def test_what_memory_does_not_hold_is_not_trained(monkeypatch, prepared, job):
-    monkeypatch.setattr(sweep, "trials_that_fit", lambda program: 2)
+    monkeypatch.setattr(memory, "trials_that_fit", lambda program: 2)
     with pytest.raises(peers.PeerError, match=r"^memory holds 2 of 3 trials$"):
         scaling.prepare(job, 3)
 

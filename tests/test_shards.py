@@ -8,7 +8,7 @@ import pytest
 from server import ROOT
 from test_report import make_run
 
-from mnist_jax import UserError, comparison, report, results, shards
+from mnist_jax import UserError, comparison, report, results, shards, workdirs
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -109,7 +109,7 @@ def split(run, n, name="shard"):
         (path / "metrics.jsonl").write_text(mine)
         results.write_results(path, rows)
         config = run.config | {"shard": f"{i}/{n}"}
-        results.write_text(path / "config.json", results.to_json(config, indent=2))
+        workdirs.write_text(path / "config.json", workdirs.to_json(config, indent=2))
         made["command"] = f"python -m mnist_jax.main --shard={i}/{n}"
         results.write_summary(path, rows, p, run.summary["dataset"], made)
         shutil.copy(run.workdir / "chosen_trial.npz", path)
@@ -119,7 +119,7 @@ def split(run, n, name="shard"):
 
 def make_shards(path, n=3, **options):
     run = make_run(path / "whole", shard="0/1", **options)
-    text = results.to_json(run.config, indent=2) + "\n"
+    text = workdirs.to_json(run.config, indent=2) + "\n"
     (run.workdir / "config.json").write_text(text)
     return run, split(run, n)
 
@@ -217,7 +217,7 @@ def test_what_is_no_shard_of_the_run_is_refused(tmp_path):
 def test_keys_that_change_no_result_may_differ(tmp_path):
     _, runs = make_shards(tmp_path)
     for i, run in enumerate(runs):
-        run.config.update(dict.fromkeys(results.RESUMABLE, i))
+        run.config.update(dict.fromkeys(workdirs.RESUMABLE, i))
     shards.merge(runs, tmp_path / "merged")
 
 

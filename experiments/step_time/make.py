@@ -19,7 +19,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mnist_jax import figures, results
+from mnist_jax import figures, results, workdirs
 from mnist_jax.pages import commit_of, fill_in, markdown_table
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
@@ -41,7 +41,7 @@ def kept(name: str, measure: Callable[[], dict]) -> dict:
     """Measures and records, unless the record exists."""
     path = HERE / f"{name}.json"
     if not path.exists():
-        results.write_text(path, results.to_json(measure(), indent=2) + "\n")
+        workdirs.write_text(path, workdirs.to_json(measure(), indent=2) + "\n")
     return json.loads(path.read_text())
 
 

@@ -1,0 +1,189 @@
+"""The directory of a run: whose it is, whether it is free, and files that are never half there."""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_jax import UserError
+
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "results.csv",
+    "summary.json",
+    "chosen_trial.npz",
+    "report.md",
+    "report.html",
+)
+"""What a run leaves in its work directory, beside `FOLDERS`."""
+FOLDERS = ("figures", "checkpoints")
+RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
+"""Keys of a config that change no result, so a run may go on with other values."""
+
+
+def how_to_go_on(workdir: Path) -> str:
+    """Says what to do after an interruption."""
+    anew = any(re.match("--?overwrite", argument) for argument in sys.orig_argv)
+    but = ", but without --overwrite," * anew
+    return f"the same command with --workdir={workdir}{but} goes on"
+
+
+def new_workdir(name: str, suffix: str = "") -> Path:
+    """Returns where something that is made now goes unless the user says otherwise."""
+    return Path("runs", name, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
+
+
+def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
+    """Says what a directory holds of a run, without touching the disk.
+
+    Args:
+        path: The work directory.
+        config: The resolved experiment that is to run there.
+        overwrite: Whether a run that it holds does not count.
+
+    Returns:
+        `new`, `unfinished` or `finished`.
+
+    Raises:
+        UserError: It holds another run, or lies where nothing can be written.
+    """
+    if reason := why_unwritable(path):
+        raise _unwritable(path, reason)
+    if overwrite:
+        return "new"
+    if not (path / "config.json").exists():
+        if others := [name for name in (*FILES, *FOLDERS) if (path / name).exists()]:
+            raise UserError(
+                f"--workdir={path} holds {', '.join(others)} of something else than a run; choose "
+                "another --workdir, or give --overwrite to delete them"
+            )
+        return "new"
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"--workdir={path} holds a run whose config.json cannot be read; choose another "
+            "--workdir, or give --overwrite"
+        )
+    wanted = json.loads(to_json(config))
+    keys = sorted((wanted.keys() | found.keys()) - RESUMABLE)
+    if differ := [key for key in keys if found.get(key) != wanted.get(key)]:
+        values = ", ".join(f"{k} ({found.get(k)}, not {wanted.get(k)})" for k in differ)
+        raise UserError(
+            f"--workdir={path} holds another run, which differs in {values}; choose another "
+            "--workdir, or give --overwrite"
+        )
+    return "finished" if (path / "summary.json").exists() else "unfinished"
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Says, without touching the disk, why nothing can be written in a folder or where it is to be.
+
+    Returns None if something can.
+    """
+    try:
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        return error.strerror
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    return None if os.access(existing, os.W_OK) else f"{existing} is read-only"
+
+
+@contextlib.contextmanager
+def lock_workdir(path: Path) -> Iterator[None]:
+    """Makes the directory if there is none, and keeps other runs out of it.
+
+    The system ends the lock with the process that holds it, however that ends.
+
+    Raises:
+        UserError: Another run lives in it, or it cannot be written.
+    """
+    import fcntl
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--workdir={path} is in use by a run that is going on; wait for it, or choose "
+                "another --workdir"
+            ) from None
+        yield
+
+
+def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None:
+    """Starts a run in a locked directory, or goes on with the one that it holds.
+
+    Raises:
+        UserError: As `check_workdir`, since what was true there may not be any more.
+    """
+    if check_workdir(path, config, overwrite) == "new":
+        for name in FOLDERS:
+            shutil.rmtree(path / name, ignore_errors=True)
+        for name in reversed(FILES):  # config.json last: till then, what is left is a run's
+            (path / name).unlink(missing_ok=True)
+    write_text(path / "config.json", to_json(config, indent=2) + "\n")
+
+
+def _unwritable(path: Path, reason: str | None) -> UserError:
+    return UserError(f"--workdir={path} cannot be written ({reason}); choose another --workdir")
+
+
+def damaged(workdir: str | os.PathLike, problem: object) -> UserError:
+    """Returns what to raise of a finished run that something has happened to since."""
+    return UserError(
+        f"{workdir} cannot be read as a run: {problem}; train it again with --workdir={workdir} "
+        "--overwrite, or put its shards together again"
+    )
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file in one step, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file in one step, as `write_bytes`."""
+    # A folder's name need not be valid text.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """Writes JSON that every reader accepts: numbers that are not finite become null."""
+
+    def plain(x):
+        if isinstance(x, Mapping):
+            return {k: plain(v) for k, v in x.items()}
+        if isinstance(x, list | tuple):
+            return [plain(v) for v in x]
+        if isinstance(x, np.generic):
+            x = x.item()
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    return json.dumps(plain(value), indent=indent)
