@@ -3,8 +3,6 @@
 import csv
 import importlib.util
 import os
-import subprocess
-import sys
 
 import pytest
 from server import ROOT
@@ -33,13 +31,10 @@ def test_there_is_a_case_for_every_config():
     assert {path.stem for path in (ROOT / "configs").glob("*.py")} == set(NAMES)
 
 
-def run(name, workdir, *arguments):
-    command = [sys.executable, "-m", "mnist_jax.main", f"--config=configs/{name}.py"]
-    done = subprocess.run(
-        [*command, *arguments, "--config.num_epochs=1", f"--workdir={workdir}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def run(server, name, workdir, *arguments):
+    arguments = [f"--config=configs/{name}.py", *arguments, "--config.num_epochs=1"]
+    done = server.run("main", *arguments, f"--workdir={workdir}", limit=900)
+    assert done.status == 0, done.err
     with open(workdir / "results.csv") as file:
         return list(csv.DictReader(file))
 
@@ -60,8 +55,8 @@ def test_config_is_the_notebooks_experiment(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_config_runs_on_digits(name, tmp_path):
-    rows = run(name, tmp_path, "--config.dataset=digits")
+def test_config_runs_on_digits(server, name, tmp_path):
+    rows = run(server, name, tmp_path, "--config.dataset=digits")
     *_, factors, seeds = (NOTEBOOK | BEYOND)[name]
     assert [(float(row["l2"]), int(row["seed"])) for row in rows] == [
         (l2, seed) for l2 in factors for seed in range(seeds)
@@ -75,7 +70,9 @@ def test_config_runs_on_digits(name, tmp_path):
     reason="MNIST_JAX_DATA_DIR does not name a folder with MNIST",
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_config_learns_mnist_in_one_epoch(name, tmp_path):
+def test_config_learns_mnist_in_one_epoch(server, name, tmp_path):
     low, high = AFTER_ONE_EPOCH[name]
-    for row in run(name, tmp_path, "--config.num_seeds=2"):
+    arguments = [f"--data_dir={os.environ['MNIST_JAX_DATA_DIR']}", "--config.num_seeds=2"]
+    arguments += [f"--config.l2={(NOTEBOOK | BEYOND)[name][-2][0]}"]  # one of a sweep is enough
+    for row in run(server, name, tmp_path, *arguments):
         assert low < float(row["test_accuracy"]) < high, row
