@@ -80,6 +80,8 @@ def run(
             def open_workdir() -> None:
                 stack.enter_context(workdirs.lock_workdir(path))
                 workdirs.open_workdir(path, config, overwrite)
+                if earlier := results.note_process(path, provenance):
+                    provenance["earlier_processes"] = dict(enumerate(earlier, start=1))
 
             hosts.first(open_workdir)
             loaded = time.monotonic() - start

@@ -144,7 +144,7 @@ def _is_whole(run: Run) -> bool:
         for column in measured:
             figures.mean_interval(point, column)
             [point["statistics"][column][name] for name in ("n", "std_ddof0", "min", "max")]
-    shards.shard_of(run.config)
+    shards.cautions(run)
     named = {"trial", "point", "seed", "num_epochs", "diverged_epoch", p.column}
     named |= {f"best_{p.held_out}_epoch"} if p.choose_epoch else set()
     numbers = [row[column] for row in rows for column in named]
@@ -303,17 +303,19 @@ def apart(run: Run, found: Found) -> str:
         said += f" {count(unjudged, 'point')} cannot be judged, with fewer than two sound trials."
     n = found.point["num_trials"]
     if scatter := [test["std"] for _, test in judged if test["paired"] and test["n"] == n]:
-        std = float(np.median(scatter))
-        alone, corrected = (
-            stats.minimum_difference(std, n, level=LEVEL / tests) for tests in (1, family)
-        )
-        said += f" {n} seeds are likely (four times in five) to show a difference of"
-        said += f" {percent(alone)} points between two points that are compared alone"
-        if family > 1:
-            said += f", of {percent(corrected) if corrected < 0.1 else 'more than 10'} points with"
-            said += " that correction"
-        said += "."
+        alone, corrected = (shown_by(scatter, n, LEVEL / tests) for tests in (1, family))
+        said += f" {n} seeds are likely (four times in five) to show a difference of {alone} points"
+        said += " between two points that are compared alone"
+        said += f", of {corrected} points with that correction" * (family > 1)
+        said += ", depending on the pair." if "to" in alone.split() else "."
     return said
+
+
+def shown_by(scatter: Sequence[float], n: int, level: float) -> str:
+    """Writes which differences n seeds can show, from the pair that scatters least to the most."""
+    reach = (stats.minimum_difference(f(scatter), n, level=level) for f in (min, max))
+    texts = [percent(x) if x < 0.1 else "more than 10" for x in reach]
+    return " to ".join(dict.fromkeys(texts))
 
 
 def chosen_trial(run: Run) -> str:
@@ -338,7 +340,10 @@ def make_sections(
     provenance = dict(run.summary["provenance"])
     command, seconds = Code(provenance.pop("command")), provenance.pop("seconds")
     commands = ["To repeat it, with a --workdir that holds no run:", command]
-    clock = "Wall-clock time; training includes scoring the held-out images after each epoch."
+    clock = (
+        "Wall-clock time; training includes scoring the held-out images after each epoch. Of a run"
+        " that was interrupted, training is that of all its processes, the rest that of the last."
+    )
     if "shards" in provenance:
         parts = {key: dict(record) for key, record in provenance["shards"].items()}
         commands = [
@@ -354,8 +359,9 @@ def make_sections(
     timing.append(["train, by trial and epoch", f"{each:.4f}"])
     meaning = (
         f"{p.note} Statistics are over the n trials of a grid point that did not diverge; the"
-        " interval is that of the mean (Student), sd the standard deviation of the population"
-        " (ddof=0), as in the notebook."
+        " interval is that of the mean (Student) over seeds, on these test images: it says nothing"
+        " of other images. sd is the standard deviation of the population (ddof=0), as in the"
+        " notebook."
     )
     if len(grid) > 1:
         order = f"from best to worst by mean {criterion_words(p)}" if p.criterion else "in order"

@@ -388,6 +388,28 @@ def provenance() -> Row:
     }
 
 
+def note_process(workdir: Path, made: Row) -> list[Row]:
+    """Notes in a run's directory what goes on with it now.
+
+    Args:
+        workdir: The directory.
+        made: What `provenance` returns.
+
+    Returns:
+        The commit, versions and machine of each process that worked on it before, where they are
+        others.
+    """
+    path = workdir / "checkpoints" / "processes.json"
+    now = {key: made[key] for key in ("commit", "versions", "machine")}
+    earlier: list[Row] = []
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        earlier = [record for record in found if record.keys() == now.keys() and record != now]
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, to_json([*earlier, now]))
+    return earlier
+
+
 def _machine() -> str:
     """Names the processor and the system."""
     model = platform.processor() or platform.machine()
@@ -467,9 +489,11 @@ def trials_of(run: Run, point: Row) -> list[Row]:
 
 
 def by_seed(run: Run, point: Row, column: str) -> dict[int, float]:
-    """Returns a column of `results.csv` by seed, of a grid point's trials that did not diverge."""
-    trials = trials_of(run, point)
-    return {row["seed"]: row[column] for row in trials if not row["diverged_epoch"]}
+    """Returns a column of `results.csv` by seed, of a grid point's trials; NaN if one diverged."""
+    return {
+        row["seed"]: math.nan if row["diverged_epoch"] else row[column]
+        for row in trials_of(run, point)
+    }
 
 
 def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:

@@ -25,6 +25,7 @@ from mnist_jax.experiment import Experiment, configure_jax, load_data, static_ch
 from mnist_jax.grid import AXES, STATIC_AXES
 from mnist_jax.results import Row, Run
 
+_CODE = ("commit", "versions")
 _METRICS_ROW = re.compile(rb'\{"trial": (\d+),.*?"epoch": (\d+),.*\}\n')
 
 
@@ -37,7 +38,7 @@ def shard_of(config: Row) -> tuple[int, int]:
 
 
 def cautions(run: Run) -> list[str]:
-    """Says what to beware of in a run that is a shard, or made of shards."""
+    """Says what to beware of in a run that is a shard, or that several processes made."""
     number, num_shards = shard_of(run.config)
     if num_shards > 1:
         return [
@@ -47,12 +48,19 @@ def cautions(run: Run) -> list[str]:
             f" {num_shards} directories."
         ]
     made = run.summary["provenance"]
-    differ = [key for key in ("commit", "versions") if "shards" in made and key not in made]
-    said = (
-        f"WARNING: the shards of this run differ in {' and '.join(differ)}, told under Provenance."
-        " If those train otherwise, its trials differ by more than grid point and seed."
-    )
-    return [said] * bool(differ)
+    earlier = made.get("earlier_processes", {}).values()
+    said = []
+    for who, differ in (
+        ("the shards", [key for key in _CODE if "shards" in made and key not in made]),
+        ("the processes", [key for key in _CODE if any(x[key] != made[key] for x in earlier)]),
+    ):
+        if differ:
+            said.append(
+                f"WARNING: {who} of this run differ in {' and '.join(differ)}, told under"
+                " Provenance. If those train otherwise, its trials differ by more than grid point"
+                " and seed."
+            )
+    return said
 
 
 def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> None:

@@ -169,6 +169,12 @@ def test_diverged_trials_are_named_and_left_out(tmp_path):
     first, second = results.summarise(rows)
     assert first["diverged_seeds"] == [1]
     assert first["statistics"]["test_accuracy"]["n"] == 1
+    run = finished_run(tmp_path / "run")._replace(results=rows)
+    by_seed = results.by_seed(run, first, "test_accuracy")
+    assert by_seed == {0: 0.5, 1: pytest.approx(math.nan, nan_ok=True)}
+    second_by_seed = results.by_seed(run, second, "test_accuracy")
+    compared = stats.compare(by_seed, second_by_seed)
+    assert (compared.n, compared.paired) == (1, True)
     assert first["statistics"]["test_accuracy"]["mean"] == 0.5
     ranked = results.ranked([first, second], "best_test_accuracy")
     assert [point["point"] for point in ranked] == [1, 0]  # although 0.5 is more than 0.45

@@ -181,6 +181,20 @@ def test_other_code_is_warned_of(tmp_path, key):
     assert f'class="warning">WARNING: the shards of this run differ in {key},' in page
 
 
+@pytest.mark.parametrize(("key", "warned"), [("commit", 1), ("machine", 0)])
+def test_a_run_that_other_code_went_on_with_is_warned_of(tmp_path, key, warned):
+    run = make_run(tmp_path / "run")
+    made = run.summary["provenance"]
+    now = {name: made[name] for name in ("commit", "versions", "machine")}
+    for record in (now | {key: "another"}, now, now):
+        earlier = results.note_process(run.workdir, record)
+    assert earlier == [now | {key: "another"}]
+    made["earlier_processes"] = {"1": earlier[0]}
+    assert len(shards.cautions(run)) == warned
+    (tmp_path / "run/checkpoints/processes.json").write_text('["damaged"')
+    assert results.note_process(run.workdir, now) == []
+
+
 def refused(runs, folder, *said):
     with pytest.raises(UserError) as error:
         report.write_merged(runs, folder / "merged")

@@ -266,7 +266,7 @@ def main() -> None:
         "whole": whole(start, sweep, records["mlp"]),
         "breakdown": breakdown(records),
         "scaling": scaling(by_trials),
-        "record": record_of(records | {"scaling": by_trials, "l2_sweep": sweep}),
+        "record": record_of(records | {"scaling": by_trials, "start": start, "l2_sweep": sweep}),
     }
     fill_in(HERE / "README.md", sections)
     chart(records)
