@@ -12,8 +12,18 @@ import ml_collections
 from mnist_jax import UserError, data, grid, results
 from mnist_jax.grid import Point
 
-PLATFORMS = ("", "cpu", "gpu", "tpu")
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS = {
+    "float32": "float32",
+    "tf32": "TF32_TF32_F32",
+    "bfloat16": "BF16_BF16_F32",
+}
+"""What matrix products round their factors to, in JAX's names; sums are in float32 throughout."""
+COMPUTED = {
+    "cpu": ("float32",),
+    "gpu": ("float32", "tf32", "bfloat16"),  # since compute capability 8.0
+    "tpu": ("float32", "bfloat16"),
+}
+"""What each platform computes in; of others JAX refuses some, and ignores some without a word."""
 MAX_TRIALS = 10**6  # whose rows take a gigabyte or two
 MAX_SIZE = 2**16  # units or features of a layer; the weights of two such layers take 16 GiB
 
@@ -126,9 +136,9 @@ def read_config(
         num_seeds=num_seeds,
         checkpoint_epochs=_one(config, "checkpoint_epochs", _WHOLE),
         checkpoints_kept=_one(config, "checkpoints_kept", _WHOLE),
-        platform=_one(config, "platform", _choice(PLATFORMS)),
+        platform=_one(config, "platform", _choice(("", *COMPUTED))),
         devices=_one(config, "devices", _COUNT),
-        precision=_one(config, "precision", _choice(PRECISIONS)),
+        precision=_one(config, "precision", _choice(tuple(PRECISIONS))),
         deterministic=_one(config, "deterministic", _FLAG),
         seed=seed,
         shard=shard,
@@ -278,14 +288,16 @@ def configure_jax(
     """
     from mnist_jax import sweep
 
+    sizes = [num_trials] if num_trials else list(map(len, experiment.parts.values()))
     sweep.configure_jax(
-        num_trials or max(map(len, experiment.parts.values())),
+        max(sizes),
         platform=experiment.platform,
         devices=experiment.devices,
         precision=experiment.precision,
         deterministic=experiment.deterministic,
         job=job,
     )
+    sweep.devices_for(min(sizes), experiment.devices)
 
 
 def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:

@@ -49,13 +49,13 @@ class Point(NamedTuple):
 
     @property
     def static(self) -> tuple:
-        """What shapes the compiled program: points with the same share one."""
+        """What points must have in common to share a program, and train together."""
         return self[: len(STATIC_AXES)]
 
 
 AXES = Point._fields
 STATIC_AXES = AXES[: AXES.index("learning_rate")]
-"""The axes that shape the compiled program; of the others one program serves all values."""
+"""The axes that split a run into parts; of the others one program serves all values."""
 
 # How a search spreads its points between the two ends of a range; of other axes it takes a value.
 _LOG = (math.log, math.exp)
@@ -123,14 +123,19 @@ def _search(axes, several, grid: str, num_points: int, seed: int) -> list[dict[s
             "range, as in --config.learning_rate=0.01,1"
         )
     rng = np.random.default_rng(seed)
-    if grid == "random":
-        cube = rng.random((num_points, len(several)))
-    else:
-        cube = qmc.Halton(len(several), rng=rng).random(num_points)
-    return [
-        {name: _between(name, axes[name], float(u)) for name, u in zip(several, row, strict=True)}
-        for row in cube
-    ]
+    halton = qmc.Halton(len(several), rng=rng) if grid == "halton" else None
+    points: dict[tuple, None] = {}
+    for _ in range(10):  # some that are drawn may round to the same
+        cube = halton.random(num_points) if halton else rng.random((num_points, len(several)))
+        for row in cube:
+            values = zip(several, row, strict=True)
+            points[tuple(_between(name, axes[name], float(u)) for name, u in values)] = None
+        if len(points) >= num_points:
+            return [dict(zip(several, point, strict=True)) for point in points][:num_points]
+    raise UserError(
+        f"--config.num_points={num_points}: the ranges hold {len(points)} different points, or "
+        "hardly more; give at most as many, or wider ranges"
+    )
 
 
 def _between(name: str, values: Sequence[Any], u: float) -> Any:
@@ -140,4 +145,9 @@ def _between(name: str, values: Sequence[Any], u: float) -> Any:
     to, back = _RANGES[name]
     low, high = (to(value) for value in values)
     value = back(low + u * (high - low))
-    return value if isinstance(value, int) else float(f"{value:.3g}")  # short enough to be typed
+    if isinstance(value, int):
+        return value
+    # Short enough to be typed; of a momentum near 1 it is the distance from 1 that counts.
+    near_1 = name == "momentum" and value > 0.9
+    short = round(value, 2 - math.floor(math.log10(1 - value))) if near_1 else float(f"{value:.3g}")
+    return min(max(short, min(values)), max(values))

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -67,6 +68,8 @@ def leave(error: Exception) -> NoReturn:
     if not _joined:
         raise error
     bad_input = isinstance(error, UserError)
+    if bad_input and is_first():
+        time.sleep(1)  # what all found, all say: JAX aborts whoever outlives the first
     reason = " ".join(str(error).split())
     if not bad_input:
         if not re.search(r"Gloo|NCCL|UNAVAILABLE|heartbeat", reason):

@@ -49,8 +49,9 @@ def trials_that_fit(sweep: Sweep) -> int:
         free, memories = _free_memory(), jax.process_count()
         each += 2 * memory["state_bytes"]
     else:
-        found = device.memory_stats()
-        free, memories = found["bytes_limit"] - found["bytes_in_use"], count
+        found = device.memory_stats() or {}  # some allocators keep none: then it is tried
+        free = found.get("bytes_limit", 2**60) - found.get("bytes_in_use", 0)
+        memories = count
     if jax.process_count() > 1:  # a checkpoint gathers one array of all trials at a time
         each += count * max(map(_num_bytes, jax.tree.leaves(sweep.state))) / len(sweep.trials.seed)
     fit = int(0.9 * free / max(each, 1)) or int(each <= free)

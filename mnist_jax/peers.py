@@ -414,7 +414,7 @@ def flax_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Tr
     from flax import linen as nn
     from flax.training.train_state import TrainState
 
-    from mnist_jax.sweep import PRECISIONS
+    from mnist_jax.experiment import PRECISIONS
 
     precision = PRECISIONS[task.precision]
     layers: list[Callable] = []

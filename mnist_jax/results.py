@@ -194,8 +194,16 @@ class Recorder:
                 os.fsync(file.fileno())
 
     def rows(self, test_scores: Mapping[str, np.ndarray]) -> list[Row]:
-        """Returns the rows of `results.csv`, with the scores of the finished trials."""
-        return _rows(self._trials, {}, {**self.columns, **test_scores})
+        """Returns the rows of `results.csv`, with the scores of the finished trials.
+
+        Where nothing else was scored after the last update, they show whether it diverged.
+        """
+        columns = {**self.columns, **test_scores}
+        lost = ~np.all([np.isfinite(values) for values in columns.values()], axis=0)
+        last = np.array([trial["num_epochs"] for trial in self._trials])
+        diverged = columns["diverged_epoch"]
+        columns["diverged_epoch"] = np.where((diverged == 0) & lost, last, diverged)
+        return _rows(self._trials, {}, columns)
 
 
 def write_results(workdir: Path, rows: Sequence[Row]) -> None:

@@ -179,10 +179,11 @@ class Runner:
         scores = sweep.score_test(program, state) if program.score_test else {}
         rows = sorted(self.rows + recorder.rows(scores), key=lambda row: row["trial"])
         chosen = results.choose_trial(rows, experiment.protocol)["trial"]
-        examined = sweep.examine(program, state, part.index(chosen)) if chosen in part else None
+        weights = sweep.chosen_weights(state, part.index(chosen)) if chosen in part else None
         if hosts.is_first():
-            if examined:
-                results.write_chosen_trial(self._path, chosen, *examined, self._dataset)
+            if weights is not None:
+                seen = sweep.predict(program.recipe, weights, self._dataset.test_images)
+                results.write_chosen_trial(self._path, chosen, weights, seen, self._dataset)
             results.write_results(self._path, rows)
         self.rows = rows
         self.seconds["train"] = before + time.monotonic() - started

@@ -23,22 +23,11 @@ from jaxtyping import PyTree
 
 from mnist_jax import UserError, hosts, train
 from mnist_jax.data import Dataset, cache_folder
+from mnist_jax.experiment import COMPUTED, PRECISIONS
 from mnist_jax.grid import SCHEDULES, Point
 from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState
 
 EVAL_BATCH_SIZE = 400
-PRECISIONS = {
-    "float32": "float32",
-    "tf32": "TF32_TF32_F32",
-    "bfloat16": "BF16_BF16_F32",
-}
-"""What matrix products round their factors to, in JAX's names; sums are in float32 throughout."""
-COMPUTED = {
-    "cpu": ("float32",),
-    "gpu": ("float32", "tf32", "bfloat16"),
-    "tpu": ("float32", "bfloat16"),
-}
-"""What each platform computes in; elsewhere JAX would take another precision without a word."""
 
 
 class Sweep(NamedTuple):
@@ -135,12 +124,12 @@ def configure_jax(
 ) -> None:
     """Sets JAX up for a sweep, and looks for devices; must come before anything else does.
 
-    Each CPU core becomes one device, as far as there are trials for them. Where there are fewer
-    trials than cores, the devices share all cores through threads, so that none is idle. Compiled
-    programs are kept in the user's cache, unless JAX was told otherwise.
+    Each CPU core becomes one device, as far as there are trials for them. Where fewer trials than
+    cores train together at most, the devices share all cores through threads, so that none is idle.
+    Compiled programs are kept in the user's cache, unless JAX was told otherwise.
 
     Args:
-        num_trials: The most that train together.
+        num_trials: The most that train together; where fewer do, their devices are no faster.
         platform: `cpu`, `gpu` or `tpu`; none takes the first of TPU, GPU and CPU that there is.
         devices: How many devices of a process are used, at most; 0 for all. A CPU has one for each
             core: with more, XLA would cut its sums otherwise, which changes their last bits.
@@ -168,19 +157,41 @@ def configure_jax(
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if job is not None:
         hosts.join(job)
-    found = jax.default_backend()
+    found = _find_backend()
     if platform not in ("", found):
         raise UserError(
             f"--config.platform={platform}: JAX finds none, but {jax.devices()[0].device_kind}; "
             "install JAX for it (pip install -e '.[cuda]' or '.[tpu]'), see that JAX_PLATFORMS "
             "does not keep it out, or choose another"
         )
-    if precision not in COMPUTED[found]:
+    device = jax.devices()[0]
+    computed = ("float32",) if _is_before_ampere(device) else COMPUTED[found]
+    if precision not in computed:
         raise UserError(
-            f"--config.precision={precision}: expected {' or '.join(COMPUTED[found])}, as a "
-            f"{found} computes; choose that, or another --config.platform"
+            f"--config.precision={precision}: expected {' or '.join(computed)}, as a "
+            f"{device.device_kind} computes; choose that, or another --config.platform"
         )
     devices_for(num_trials, devices)
+
+
+def _find_backend() -> str:
+    """Returns the platform that JAX takes, or says why it finds none."""
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # as JAX's reason, if it gives one
+        given, reason = os.environ.get("JAX_PLATFORMS", ""), str(error).split("\n")[0]
+        raise UserError(
+            f"JAX_PLATFORMS={given}: JAX cannot start it ({reason or 'there is none'}); install "
+            "JAX for it (pip install -e '.[cuda]' or '.[tpu]'), or unset the variable"
+        ) from None
+
+
+def _is_before_ampere(device: jax.Device) -> bool:
+    """Says whether a device is an NVIDIA GPU that rounds no factors in matrix products."""
+    try:
+        return float(getattr(device, "compute_capability", "")) < 8
+    except ValueError:  # another device has none, or a name for it
+        return False
 
 
 def create_recipe(
@@ -323,7 +334,8 @@ def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
         num_devices: How many devices of each process are used at most; 0 for all.
 
     Raises:
-        UserError: There are fewer devices, or fewer trials than processes.
+        UserError: There are fewer devices, fewer trials than processes, or processes with fewer
+            devices than others.
     """
     local = jax.local_devices()
     if num_devices > len(local) and len(local) < num_trials:
@@ -339,8 +351,14 @@ def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
     by_process: dict[int, list[jax.Device]] = {}
     for device in jax.devices():
         by_process.setdefault(device.process_index, []).append(device)
-    turns = itertools.zip_longest(*(found[: num_devices or None] for found in by_process.values()))
-    return [device for turn in turns for device in turn if device is not None][:num_trials]
+    sizes = sorted(map(len, by_process.values()))
+    if sizes[0] < sizes[-1]:  # which what the processes tell each other does not allow for
+        raise UserError(
+            f"--distributed: the processes have {sizes[0]} to {sizes[-1]} devices; expected as "
+            f"many each, which on CPUs --config.devices={sizes[0]} gives"
+        )
+    turns = zip(*(found[: num_devices or None] for found in by_process.values()), strict=True)
+    return list(itertools.chain(*turns))[:num_trials]
 
 
 def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
@@ -455,11 +473,10 @@ def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
     return metrics
 
 
-def examine(sweep: Sweep, state: TrialState, trial: int) -> tuple[PyTree, np.ndarray]:
-    """Returns a trial's chosen weights, and the class probabilities [n, classes] of test images."""
+def chosen_weights(state: TrialState, trial: int) -> PyTree:
+    """Returns a trial's weights: of its best epoch if an epoch is chosen, else the last ones."""
     params = state.params if state.best is None else state.best.params
-    params = hosts.gather(jax.tree.map(lambda x: x[trial], params))
-    return params, predict(sweep.recipe, params, jax.device_get(sweep.test.images))
+    return hosts.gather(jax.tree.map(lambda x: x[trial], params))
 
 
 def predict(recipe: Recipe, params: PyTree, images: np.ndarray) -> np.ndarray:

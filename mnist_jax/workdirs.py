@@ -28,7 +28,8 @@ FILES = (
 """What a run leaves in its work directory, beside `FOLDERS`."""
 FOLDERS = ("figures", "checkpoints")
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
-"""Keys of a config that change no result, so a run may go on with other values."""
+"""Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may go on with
+other values."""
 
 
 def how_to_go_on(workdir: Path) -> str:

@@ -1,11 +1,11 @@
 import importlib.util
 from pathlib import Path
 
+import jax
 import pytest
 
-from mnist_jax import UserError
-from mnist_jax.experiment import PRECISIONS, read_config
-from mnist_jax.sweep import PRECISIONS as COMPUTED_PRECISIONS
+from mnist_jax import UserError, sweep
+from mnist_jax.experiment import configure_jax, read_config
 
 CONFIG = Path(__file__).parent.parent / "configs" / "l2_sweep.py"
 
@@ -41,5 +41,10 @@ def test_a_shard_that_is_none_of_the_experiments_is_refused(shard):
         read(shard)
 
 
-def test_every_precision_is_known_where_products_are_computed():
-    assert set(PRECISIONS) == set(COMPUTED_PRECISIONS)
+def test_a_job_is_no_larger_than_the_smallest_part(monkeypatch):
+    monkeypatch.setattr(sweep, "configure_jax", lambda *_, **__: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sizes = {"grid": "list", "num_seeds": 1, "l2": (0.0, 1e-3, 0.0)}
+    configure_jax(read(hidden_sizes=((8,),), **sizes))
+    with pytest.raises(UserError, match="--distributed: 2 processes for 1 trials that train tog"):
+        configure_jax(read(hidden_sizes=((8,), (8,), (4,)), **sizes))

@@ -68,6 +68,12 @@ def test_a_search_covers_its_ranges_on_their_scales(kind):
     assert {p.l2 for p in made} == {0.0}
 
 
+def test_a_momentum_near_1_keeps_its_distance():
+    made = [p.momentum for p in points("random", 100, momentum=(0.9, 0.9999))]
+    assert (len(made), max(made) > 0.9995) == (100, True)
+    assert all(0.9 <= m <= 0.9999 and len(f"{1 - m:.3g}") <= len("0.000123") for m in made)
+
+
 @pytest.mark.parametrize("kind", ["random", "halton"])
 def test_a_search_depends_on_its_seed_alone(kind):
     ranges = {"learning_rate": (0.01, 1.0), "l2": (1e-6, 1e-3)}
@@ -84,6 +90,7 @@ def test_a_search_depends_on_its_seed_alone(kind):
         ({"l2": (0.0, 0.1)}, "expected two positive numbers"),
         ({"momentum": (0.0, 0.5, 0.9)}, "expected two numbers"),
         ({}, "nothing to search"),
+        ({"batch_size": (64, 128)}, "num_points=4: the ranges hold 2 different points"),
     ],
 )
 def test_ranges_that_make_no_sense_are_refused(axes, said):

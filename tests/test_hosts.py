@@ -153,6 +153,9 @@ def test_processes_take_turns_with_their_devices(monkeypatch):
         chosen(9, 4)
     with pytest.raises(UserError, match="2 processes for 1 trials"):
         chosen(1)
+    devices.pop()
+    with pytest.raises(UserError, match="the processes have 2 to 3 devices; expected as many each"):
+        chosen(9)
 
 
 def test_one_process_is_a_job_of_its_own():

@@ -210,6 +210,15 @@ def test_a_bad_compile_cache_costs_no_run(tmp_path):
     assert len(set(contents)) == 1
 
 
+@pytest.mark.parametrize("platform", ["cuda", "no_such"])
+def test_a_platform_that_is_not_there_is_bad_input(tmp_path, platform):
+    done = main(*TINY, f"--workdir={tmp_path / 'run'}", JAX_PLATFORMS=platform)
+    assert done.returncode == 2
+    assert f"error: JAX_PLATFORMS={platform}: JAX cannot start it (" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_not_trained_again(finished, run):
     workdir, first = finished
     before = (workdir / "metrics.jsonl").stat().st_mtime_ns

@@ -181,6 +181,13 @@ def test_diverged_trials_are_named_and_left_out(tmp_path):
     assert results.choose_trial(rows, "test")["trial"] == 2
 
 
+def test_a_trial_that_its_last_update_loses_has_diverged_too(tmp_path):
+    recorder = results.Recorder(tmp_path, TRIALS, (), "last_epoch")
+    recorder.add(3, {"train_loss": np.ones(4)})
+    rows = recorder.rows({"test_loss": np.array([0.1, math.nan, math.inf, 0.2])})
+    assert [row["diverged_epoch"] for row in rows] == [0, 3, 3, 0]
+
+
 @pytest.mark.parametrize("protocol", results.PROTOCOLS)
 def test_a_trial_is_chosen_even_if_all_diverged(tmp_path, protocol):
     rows = [row | {"diverged_epoch": 1} for row in rows_of(tmp_path / "run", protocol)]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -207,7 +208,7 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, caps
 
 
 def newest_checkpoint(path):
-    (part,) = (path / "checkpoints").iterdir()
+    (part,) = (path / "checkpoints").glob("trials_*")
     return max((p for p in part.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
 
 
@@ -570,6 +571,10 @@ def test_trials_that_fit(monkeypatch):
         # A trial's share of the memory hardly depends on how many train beside it.
         assert abs(min(4, fit(small, amount)) - fit(few, amount)) <= 2
     assert any(fit(large, amount) < fit(small, amount) for amount in amounts)
+    for known, most in ((None, 8), ({"bytes_limit": 1000, "bytes_in_use": 900}, 0)):
+        device = mock.Mock(platform="gpu", memory_stats=lambda known=known: known)
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
+        assert memory.trials_that_fit(small) == most
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -161,12 +162,22 @@ def test_the_chosen_epochs_test_accuracy_is_that_of_its_epoch():
     )
 
 
-def test_examining_a_trial_gives_its_chosen_weights_and_predictions():
+@pytest.mark.parametrize(
+    ("capability", "before"), [("7.5", True), ("8.0", False), ("gfx90a", False), (None, False)]
+)
+def test_tensor_cores_that_round_factors_came_with_ampere(capability, before):
+    known = {"compute_capability": capability} if capability else {}
+    device = mock.MagicMock(jax.Device, **known)
+    assert sweep._is_before_ampere(device) == before
+
+
+def test_a_trials_chosen_weights_predict_what_was_scored():
     dataset, two = tiny_dataset(), trials(seeds=(0, 1))
     model = models.create_model(conv_features=(), hidden_sizes=(8,))
     program = sweep.compile_sweep(model, two, dataset, **OPTIONS)
     *_, (state, _) = epochs = list(sweep.run(program, 3))
-    params, probabilities = sweep.examine(program, state, 1)
+    params = sweep.chosen_weights(state, 1)
+    probabilities = sweep.predict(program.recipe, params, dataset.test_images)
     best = max(metrics["test_accuracy"][1] for _, metrics in epochs)
     right = probabilities.argmax(axis=1) == dataset.test_labels
     assert right.mean() == pytest.approx(best)
