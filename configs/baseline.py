@@ -2,9 +2,9 @@
 
 python -m mnist_jax.main --config=configs/baseline.py
 
-Ten seeds took 34 s to train on two CPU cores. Best-epoch test accuracy, the epoch chosen on the
-test set: 97.16 % +- 0.17 (population standard deviation, 10 seeds); the notebook has 97.18 %.
-See experiments/dat407_a7/.
+Ten seeds (--config.num_seeds=10) took 19 s to train on two CPU cores. Best-epoch test accuracy,
+the epoch chosen on the test set: 97.16 % +- 0.18 (sample standard deviation); the notebook's
+single run has 97.18 %. See experiments/dat407_a7/.
 """
 
 import ml_collections

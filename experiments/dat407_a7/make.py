@@ -1,88 +1,140 @@
-"""Repeats the notebook's four experiments and sets the results beside its numbers.
+"""Repeats the notebook's four experiments by both protocols, and sets them beside its numbers.
 
     python experiments/dat407_a7/make.py [--data_dir=DIR]
 
-Runs what is not yet in runs/dat407_a7 (25 minutes on two slow cores), then writes the tables of
-README.md, between its markers, and copies the small files and the figures beside it.
+Runs what is not yet in runs/dat407_a7, or goes on with it (four hours on two slow cores), then
+writes the tables of README.md, between its markers, and copies the small files and the figures
+beside it.
 """
 
 import json
+import math
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
 
-from mnist_jax import results
-from mnist_jax.pages import fill_in, markdown_table, record
+from mnist_jax import results, stats
+from mnist_jax.pages import LEVEL, fill_in, markdown_table, record
+from mnist_jax.results import Run
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/dat407_a7")
-NUM_SEEDS = {"baseline": 10, "mlp": 4, "l2_sweep": 3, "cnn": 4}
+NAMES = ("baseline", "mlp", "l2_sweep", "cnn")
+VALIDATED = {name: f"{name}_validation" for name in NAMES}
+NUM_SEEDS = 10
 KEPT = ("config.json", "results.csv", "summary.json")
 NOTEBOOK = json.loads((HERE / "notebook.json").read_text())
 
 
-def run_all(arguments: list[str]) -> dict[str, results.Run]:
-    """Runs each experiment once; a finished one is read back."""
-    for name, num_seeds in NUM_SEEDS.items():
-        if not (RUNS / name / "summary.json").exists():
-            shutil.rmtree(RUNS / name, ignore_errors=True)  # what an interrupted run left
-            command = [
-                *(sys.executable, "-m", "mnist_jax.main", f"--config=configs/{name}.py"),
-                *(f"--config.num_seeds={num_seeds}", f"--workdir={RUNS / name}", *arguments),
-            ]
-            subprocess.run(command, check=True)
-    return {name: results.read_run(RUNS / name) for name in NUM_SEEDS}
+def run_all(arguments: list[str]) -> dict[str, Run]:
+    """Runs each experiment once by each protocol; a finished one is read back."""
+    for name in NAMES:
+        for folder, num_validation in ((name, 0), (VALIDATED[name], 10_000)):
+            if not (RUNS / folder / "summary.json").exists():
+                command = [
+                    *(sys.executable, "-m", "mnist_jax.main", f"--config=configs/{name}.py"),
+                    *(f"--config.num_seeds={NUM_SEEDS}", f"--workdir={RUNS / folder}"),
+                    *([f"--config.num_validation={num_validation}"] * bool(num_validation)),
+                    *arguments,
+                ]
+                subprocess.run(command, check=True)
+    folders = [*NAMES, *VALIDATED.values()]
+    return {folder: results.read_run(RUNS / folder) for folder in folders}
 
 
-def spread(values: list[float], scale: float = 100, digits: int = 2) -> str:
-    """Writes mean ± population standard deviation, as the notebook's error bars."""
+def spread(values: ArrayLike, scale: float = 100, digits: int = 2) -> str:
+    """Writes mean ± sample standard deviation."""
     array = scale * np.array(values)
-    return f"{array.mean():.{digits}f} ± {array.std():.{digits}f}"
+    return f"{array.mean():.{digits}f} ± {array.std(ddof=1):.{digits}f}"
 
 
-def single_networks(runs: dict[str, results.Run]) -> str:
-    """Compares the three experiments of one grid point."""
+def signed(value: float, digits: int = 2) -> str:
+    """Writes a difference, never as -0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def further_run(values: np.ndarray) -> str:
+    """Writes where one more run lies at 95 %, if they are normally distributed."""
+    n = len(values)
+    reach = scipy.stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / n)
+    return f"{values.mean() - reach:.2f} to {values.mean() + reach:.2f}"
+
+
+def single_networks(runs: dict[str, Run]) -> str:
+    """Sets the notebook's number beside those of the three experiments of one grid point."""
     rows = []
     for name in ("baseline", "mlp", "cnn"):
         theirs, ours = NOTEBOOK[name], runs[name].results
-        for key, column in (("test_accuracy", "last"), ("best_val_accuracy", "best")):
-            ours_key = "test_accuracy" if column == "last" else "best_test_accuracy"
-            values = [row[ours_key] for row in ours]
-            label = f"{name}, accuracy of the {column} epoch, %"
-            rows.append([label, f"{100 * theirs[key]:.2f}", spread(values), str(len(ours)),
-                         f"{100 * min(values):.2f} to {100 * max(values):.2f}"])  # fmt: skip
-        values = [row["test_objective"] for row in ours]
-        rows.append([f"{name}, test loss of the last epoch", f"{theirs['test_loss']:.4f}",
-                     spread(values, 1, 4), str(len(ours)),
-                     f"{min(values):.4f} to {max(values):.4f}"])  # fmt: skip
-    return markdown_table(["", "notebook", "here: mean ± sd", "seeds", "range"], rows)
-
-
-def sweep(run: results.Run) -> str:
-    """Compares the L2 sweep, factor by factor; its three seeds against three replicates."""
-    theirs, rows = NOTEBOOK["l2_sweep"], []
-    for l2 in sorted(theirs["factors"]):
-        (key,) = (k for k in theirs["best_val_accuracy"] if float(k) == l2)
-        ours = [row for row in run.results if row["l2"] == l2]
-        cells = [f"{l2:g}"]
-        for their_key, our_key, scale, digits in (
-            ("best_val_accuracy", "best_test_accuracy", 100, 2),
-            ("test_accuracy", "test_accuracy", 100, 2),
-            ("test_loss", "test_objective", 1, 4),
+        for words, key, column, scale, digits in (
+            ("accuracy of the best epoch, %", "best_val_accuracy", "best_test_accuracy", 100, 2),
+            ("accuracy of the last epoch, %", "test_accuracy", "test_accuracy", 100, 2),
+            ("test loss of the last epoch", "test_loss", "test_objective", 1, 4),
         ):
-            cells.append(spread(theirs[their_key][key], scale, digits))
-            cells.append(spread([row[our_key] for row in ours], scale, digits))
-        rows.append(cells)
-    header = ["L2 factor"]
-    for quantity in ("best epoch, %", "last epoch, %", "test objective"):
-        header += [f"{quantity}: notebook", "here"]
+            values = scale * np.array([row[column] for row in ours])
+            rows.append([
+                f"{name}, {words}", f"{scale * theirs[key]:.{digits}f}", spread(values, 1, digits),
+                f"{np.median(values):.{digits}f}",
+                f"{values.min():.{digits}f} to {values.max():.{digits}f}",
+                # Last epochs have rare dips, so that no normal distribution describes them.
+                further_run(values) if "best" in words else "—",
+            ])  # fmt: skip
+    header = ["", "notebook", f"here, {NUM_SEEDS} seeds: mean ± sd", "median", "range",
+              "a further run, 95 %"]  # fmt: skip
     return markdown_table(header, rows)
 
 
-def learning_curve(run: results.Run) -> str:
+def keras(run: Run) -> str:
+    """Compares the CNN's best epochs with those of its fits in Keras itself."""
+    curves: dict[int, list[float]] = {}
+    for line in (HERE / "keras_cnn.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        curves.setdefault(row["seed"], []).append(row["val_accuracy"])
+    theirs = 100 * np.array([max(curve) for curve in curves.values()])
+    ours = 100 * np.array([row["best_test_accuracy"] for row in run.results])
+    welch = scipy.stats.ttest_ind(ours, theirs, equal_var=False)
+    low, high = welch.confidence_interval()
+    rows = [
+        [words, str(len(values)), spread(values, 1), f"{values.min():.2f} to {values.max():.2f}",
+         further_run(values)]
+        for words, values in (("here", ours), ("in Keras", theirs))
+    ]  # fmt: skip
+    header = ["accuracy of the best epoch, %", "fits", "mean ± sd", "range", "a further run, 95 %"]
+    return (
+        f"{markdown_table(header, rows)}\n\nHere less Keras: {signed(ours.mean() - theirs.mean())}"
+        f" points (95 % interval {signed(low)} to {signed(high)}, Welch; p = {welch.pvalue:.2g})."
+    )
+
+
+def sweep(run: Run) -> str:
+    """Compares the L2 sweep, factor by factor, with the notebook's three replicates."""
+    theirs, rows = NOTEBOOK["l2_sweep"], []
+    for words, their_key, our_key, scale, digits in (
+        ("accuracy of the best epoch, %", "best_val_accuracy", "best_test_accuracy", 100, 2),
+        ("accuracy of the last epoch, %", "test_accuracy", "test_accuracy", 100, 2),
+        ("test objective of the last epoch", "test_loss", "test_objective", 1, 4),
+    ):
+        for l2 in sorted(theirs["factors"]):
+            (key,) = (k for k in theirs[their_key] if float(k) == l2)
+            notebook = scale * np.array(theirs[their_key][key])
+            here = scale * np.array([row[our_key] for row in run.results if row["l2"] == l2])
+            welch = scipy.stats.ttest_ind(here, notebook, equal_var=False)
+            low, high = welch.confidence_interval()
+            rows.append([
+                words, f"{l2:g}", *(spread(values, 1, digits) for values in (notebook, here)),
+                f"{signed(here.mean() - notebook.mean(), digits)} "
+                f"({signed(low, digits)} to {signed(high, digits)})",
+                f"{welch.pvalue:.2g}",
+            ])  # fmt: skip
+    header = ["", "L2 factor", "notebook", "here", "difference (95 %, Welch)", "p"]
+    return markdown_table(header, rows)
+
+
+def learning_curve(run: Run) -> str:
     """Compares the baseline epoch by epoch."""
     theirs, rows = NOTEBOOK["baseline"], []
     for epoch in range(1, theirs["epochs"] + 1):
@@ -103,11 +155,64 @@ def learning_curve(run: results.Run) -> str:
     return markdown_table(header, rows)
 
 
+def protocols(runs: dict[str, Run]) -> str:
+    """Says how far the chosen epoch lies above the last, chosen on the test set or not."""
+    rows = []
+    for name in NAMES:
+        grid = sorted(runs[name].summary["grid"], key=lambda point: point["l2"])
+        for point in grid:
+            label = name + (f", L2 {point['l2']:g}" if len(grid) > 1 else "")
+            for folder in (name, VALIDATED[name]):
+                run = runs[folder]
+                protocol, trials = results.protocol(run), results.trials_of(run, point)
+                chosen, last = (
+                    np.array([row[column] for row in trials])
+                    for column in (protocol.column, "test_accuracy")
+                )
+                gain = 100 * (chosen - last)
+                rows.append([
+                    label, protocol.words.removeprefix("epoch chosen on "), spread(chosen),
+                    spread(last), signed(gain.mean()), signed(np.median(gain)),
+                    f"{signed(gain.min())} to {signed(gain.max())}",
+                ])  # fmt: skip
+    header = ["", "epoch chosen on", "chosen epoch, %", "last epoch, %", "gain, points: mean",
+              "median", "range"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def factors(runs: dict[str, Run]) -> str:
+    """Compares each L2 factor with 1e-6, seed by seed, by both protocols."""
+    rows = []
+    for folder in ("l2_sweep", VALIDATED["l2_sweep"]):
+        run = runs[folder]
+        protocol = results.protocol(run)
+        grid = sorted(run.summary["grid"], key=lambda point: point["l2"])
+        values = [results.by_seed(run, point, protocol.column) for point in grid]
+        found = [stats.compare(now, values[0]) for now in values[1:]]
+        adjusted = stats.holm([comparison.p for comparison in found])
+        level = LEVEL / len(found)
+        for point, (n, difference, low, high, _, _, std), p in zip(
+            grid[1:], found, adjusted, strict=True
+        ):
+            needed = str(stats.seeds_needed(difference, std, level=level)) if p < LEVEL else "—"
+            rows.append([
+                protocol.words, f"{point['l2']:g}",
+                f"{signed(100 * difference)} ({signed(100 * low)} to {signed(100 * high)})",
+                f"{p:.2g}", f"{100 * stats.minimum_difference(std, n, level=level):.2f}", needed,
+            ])  # fmt: skip
+    header = ["", "L2 factor", "less 1e-6, points (95 % interval)", "p (Holm, of 4)",
+              f"what {NUM_SEEDS} seeds are likely to show", "seeds to show this"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
 def main() -> None:
     """Runs the experiments and writes the study's tables."""
     runs = run_all(sys.argv[1:])
     sections = {
         "single": single_networks(runs),
+        "keras": keras(runs["cnn"]),
+        "protocols": protocols(runs),
+        "factors": factors(runs),
         "sweep": sweep(runs["l2_sweep"]),
         "curve": learning_curve(runs["baseline"]),
         "record": record(list(runs.values())),
@@ -115,10 +220,11 @@ def main() -> None:
     fill_in(HERE / "README.md", sections)
     for name in runs:
         (HERE / name).mkdir(exist_ok=True)
-        for file in KEPT:
+        for file in (*KEPT, *["metrics.jsonl"] * (name == "baseline")):
             shutil.copyfile(RUNS / name / file, HERE / name / file)
     for name, figure in (("l2_sweep", "accuracy_vs_l2"), ("l2_sweep", "accuracy_curves"),
-                         ("cnn", "accuracy_curves"), ("baseline", "accuracy_curves")):  # fmt: skip
+                         ("l2_sweep_validation", "accuracy_vs_l2"), ("cnn", "accuracy_curves"),
+                         ("baseline", "accuracy_curves")):  # fmt: skip
         shutil.copyfile(RUNS / name / "figures" / f"{figure}.png", HERE / f"{name}_{figure}.png")
 
 
