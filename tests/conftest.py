@@ -12,10 +12,11 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers inherit the first process' folder
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the first process' folders
     folder = tempfile.mkdtemp(prefix="mnist_jax_tests_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    for name in ("JAX_COMPILATION_CACHE_DIR", "MNIST_JAX_CACHE_DIR", "MPLCONFIGDIR"):
+        os.environ[name] = os.path.join(folder, name.lower())  # a home need not be writable
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many tests share a program
 
 
