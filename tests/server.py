@@ -74,7 +74,8 @@ class Server:
             [sys.executable, "-c", SERVER],
             cwd=ROOT,
             env={name: value for name, value in os.environ.items() if name not in ours}
-            | {"PYTHONPATH": str(ROOT)},
+            # The bytecode of a config is nothing that a run leaves.
+            | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
