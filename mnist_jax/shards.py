@@ -52,7 +52,7 @@ def cautions(run: Run) -> list[str]:
     said = []
     for who, differ in (
         ("the shards", [key for key in _CODE if "shards" in made and key not in made]),
-        ("the processes", [key for key in _CODE if any(x[key] != made[key] for x in earlier)]),
+        ("the processes", [key for key in _CODE if any(x[key] != made.get(key) for x in earlier)]),
     ):
         if differ:
             said.append(

@@ -165,7 +165,7 @@ def configure_jax(
             "does not keep it out, or choose another"
         )
     device = jax.devices()[0]
-    computed = ("float32",) if _is_before_ampere(device) else COMPUTED[found]
+    computed = ("float32",) if _is_before_ampere(device) else COMPUTED.get(found, ("float32",))
     if precision not in computed:
         raise UserError(
             f"--config.precision={precision}: expected {' or '.join(computed)}, as a "

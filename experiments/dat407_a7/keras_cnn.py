@@ -45,18 +45,22 @@ def main(seed: int, data_dir: str | None) -> None:
     sgd = keras.optimizers.SGD(0.1)
     model.compile(sgd, loss="categorical_crossentropy", metrics=["accuracy"])
 
-    def show(epoch, logs):
-        numbers = {name: round(value, 4) for name, value in logs.items()}
-        print(json.dumps({"seed": seed, "epoch": epoch + 1, **numbers}), flush=True)
-
-    model.fit(
-        *prepare(dataset.train_images, dataset.train_labels),
-        batch_size=64,
-        epochs=10,
-        validation_data=prepare(dataset.test_images, dataset.test_labels),
-        verbose=0,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=show)],
-    )
+    images, labels = prepare(dataset.train_images, dataset.train_labels)
+    test = prepare(dataset.test_images, dataset.test_labels)
+    random = np.random.default_rng(seed)
+    for epoch in range(1, 11):
+        # Keras 3.15 shuffles every epoch the same way once its seed is set, so it is done here.
+        order = random.permutation(len(images))
+        fitted = model.fit(
+            images[order],
+            labels[order],
+            shuffle=False,
+            batch_size=64,
+            validation_data=test,
+            verbose=0,
+        )
+        numbers = {name: round(values[0], 4) for name, values in fitted.history.items()}
+        print(json.dumps({"seed": seed, "epoch": epoch, **numbers}), flush=True)
 
 
 if __name__ == "__main__":
