@@ -2,7 +2,7 @@
 
     python experiments/dat407_a7/make.py [--data_dir=DIR]
 
-Runs what is not yet in runs/dat407_a7, or goes on with it (four hours on two slow cores), then
+Runs what is not yet in runs/dat407_a7, or goes on with it (three hours on two slow cores), then
 writes the tables of README.md, between its markers, and copies the small files and the figures
 beside it.
 """
