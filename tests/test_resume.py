@@ -171,7 +171,8 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
     long = flags(hidden_sizes="900,900", num_epochs=2)
     path, alone = tmp_path / "run", tmp_path / "alone"
     process = server.start("main", *long, f"--workdir={path}")
-    assert process.wait_until(lambda: any(path.glob("checkpoints/trials_*")))  # epoch 2 takes seconds
+    # Epoch 2 takes seconds.
+    assert process.wait_until(lambda: any(path.glob("checkpoints/trials_*")))
     process.send(number)
     assert process.wait_until(lambda: process.err == ON_SIGNAL)
     process.send(number)
