@@ -58,6 +58,19 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
+def interval(found: stats.Comparison, scale: float = 100, digits: int = 2) -> str:
+    """Writes a mean difference with its 95 % interval."""
+    difference, low, high = (
+        signed(scale * x, digits) for x in (found.difference, found.low, found.high)
+    )
+    return f"{difference} ({low} to {high})"
+
+
+def welch(ours: np.ndarray, theirs: np.ndarray) -> stats.Comparison:
+    """Compares two groups of runs that have no seed in common."""
+    return stats.compare(dict(enumerate(ours)), dict(enumerate(theirs, start=len(ours))))
+
+
 def further_run(values: np.ndarray) -> str:
     """Writes where one more run lies at 95 %, if they are normally distributed."""
     n = len(values)
@@ -112,12 +125,10 @@ def keras(run: Run) -> str:
                  f"{theirs['loss'][-1]:.4f}"])  # fmt: skip
     header = ["", "fits", "accuracy of the best epoch, %: mean ± sd", "range",
               "a further run, 95 %", "training loss, last epoch"]  # fmt: skip
-    welch = scipy.stats.ttest_ind(*best.values(), equal_var=False)
-    low, high = welch.confidence_interval()
-    difference = signed(best["here"].mean() - best["in Keras"].mean())
+    found = welch(*best.values())
     return (
-        f"{markdown_table(header, rows)}\n\nBest epochs here less those in Keras: {difference}"
-        f" points (95 % interval {signed(low)} to {signed(high)}, Welch; p = {welch.pvalue:.2g})."
+        f"{markdown_table(header, rows)}\n\nBest epochs here less those in Keras:"
+        f" {interval(found, 1)} points (95 %, Welch; p = {found.p:.2g})."
     )
 
 
@@ -133,13 +144,10 @@ def sweep(run: Run) -> str:
             (key,) = (k for k in theirs[their_key] if float(k) == l2)
             notebook = scale * np.array(theirs[their_key][key])
             here = scale * np.array([row[our_key] for row in run.results if row["l2"] == l2])
-            welch = scipy.stats.ttest_ind(here, notebook, equal_var=False)
-            low, high = welch.confidence_interval()
+            found = welch(here, notebook)
             rows.append([
                 words, f"{l2:g}", *(spread(values, 1, digits) for values in (notebook, here)),
-                f"{signed(here.mean() - notebook.mean(), digits)} "
-                f"({signed(low, digits)} to {signed(high, digits)})",
-                f"{welch.pvalue:.2g}",
+                interval(found, 1, digits), f"{found.p:.2g}",
             ])  # fmt: skip
     header = ["", "L2 factor", "notebook", "here", "difference (95 %, Welch)", "p"]
     return markdown_table(header, rows)
@@ -202,15 +210,14 @@ def factors(runs: dict[str, Run]) -> str:
         found = [stats.compare(now, values[0]) for now in values[1:]]
         adjusted = stats.holm([comparison.p for comparison in found])
         level = LEVEL / len(found)
-        for point, (n, difference, low, high, _, _, std), p in zip(
-            grid[1:], found, adjusted, strict=True
-        ):
-            needed = str(stats.seeds_needed(difference, std, level=level)) if p < LEVEL else "—"
+        for point, gain, p in zip(grid[1:], found, adjusted, strict=True):
+            needed = "—"
+            if p < LEVEL:
+                needed = str(stats.seeds_needed(gain.difference, gain.std, level=level))
+            shown = (stats.minimum_difference(gain.std, n, level=level) for n in (3, gain.n))
             rows.append([
-                protocol.words, f"{point['l2']:g}",
-                f"{signed(100 * difference)} ({signed(100 * low)} to {signed(100 * high)})",
-                f"{p:.2g}", needed,
-                *(f"{100 * stats.minimum_difference(std, n, level=level):.2f}" for n in (3, n)),
+                protocol.words, f"{point['l2']:g}", interval(gain), f"{p:.2g}", needed,
+                *(f"{100 * x:.2f}" for x in shown),
             ])  # fmt: skip
     header = ["", "L2 factor", "less 1e-6, points (95 % interval)", "p (Holm, of 4)",
               "seeds to show this", "3 seeds show, points", f"{NUM_SEEDS} seeds show"]  # fmt: skip
