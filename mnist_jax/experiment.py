@@ -297,7 +297,8 @@ def configure_jax(
         deterministic=experiment.deterministic,
         job=job,
     )
-    sweep.devices_for(min(sizes), experiment.devices)
+    for size in (max(sizes), min(sizes)):
+        sweep.devices_for(size, experiment.devices)
 
 
 def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:

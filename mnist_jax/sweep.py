@@ -139,7 +139,7 @@ def configure_jax(
         job: The job of several processes that this one joins, as `hosts.join` takes it.
 
     Raises:
-        UserError: The platform, its devices, their precision or the job are not to be had.
+        UserError: The platform, its precision or the job are not to be had.
     """
     cores = num_cores()
     jax.config.update("jax_num_cpu_devices", min(devices or cores, cores, num_trials))
@@ -171,7 +171,6 @@ def configure_jax(
             f"--config.precision={precision}: expected {' or '.join(computed)}, as a "
             f"{device.device_kind} computes; choose that, or another --config.platform"
         )
-    devices_for(num_trials, devices)
 
 
 def _find_backend() -> str:
