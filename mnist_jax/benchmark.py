@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, data, results, scaling, workdirs
+from mnist_jax import UserError, data, scaling, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data, static_choices
 from mnist_jax.main import read_flags, run_command
 from mnist_jax.peers import (
@@ -45,6 +45,7 @@ from mnist_jax.peers import (
     start_peers,
     with_extremes,
 )
+from mnist_jax.provenance import provenance
 from mnist_jax.scaling import Layer, layers, work_per_image
 
 WORK_PER_ROUND = 150e9
@@ -314,7 +315,7 @@ def measure(
     Raises:
         UserError: Our side does not train with these hyper-parameters.
     """
-    provenance = results.provenance()  # now: the checkout may change while this goes on
+    made = provenance()  # now: the checkout may change while this goes on
     load_average = os.getloadavg()[0]
     environment = dict(os.environ)  # before our side's devices are prepared through it
     point = experiment.points[0]
@@ -385,7 +386,7 @@ def measure(
         "steps_per_epoch": epoch_steps,
         "devices": devices,
         "load_average": load_average,
-        "provenance": {**provenance, "data_checksum": dataset.checksum},
+        "provenance": {**made, "data_checksum": dataset.checksum},
     }
 
 

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from mnist_jax import UserError, hosts, results, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data, read_config
+from mnist_jax.provenance import note_process, provenance
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -55,7 +56,7 @@ def run(
 ) -> None:
     """Runs an experiment from data to report, or goes on with it."""
     start = time.monotonic()
-    provenance = results.provenance()  # now: the checkout may change while the run goes on
+    made = provenance()  # now: the checkout may change while the run goes on
     path = workdirs.new_workdir(experiment.name) if workdir is None else _workdir(workdir)
     config = experiment._asdict()
 
@@ -80,8 +81,8 @@ def run(
             def open_workdir() -> None:
                 stack.enter_context(workdirs.lock_workdir(path))
                 workdirs.open_workdir(path, config, overwrite)
-                if earlier := results.note_process(path, provenance):
-                    provenance["earlier_processes"] = dict(enumerate(earlier, start=1))
+                if earlier := note_process(path, made):
+                    made["earlier_processes"] = dict(enumerate(earlier, start=1))
 
             hosts.first(open_workdir)
             loaded = time.monotonic() - start
@@ -89,11 +90,9 @@ def run(
             trials.train()
             if hosts.is_first():
                 seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
-                provenance |= {"devices": trials.devices, "seconds": seconds}
-                provenance["data_checksum"] = dataset.checksum
-                results.write_summary(
-                    path, trials.rows, experiment.protocol, dataset.name, provenance
-                )
+                made |= {"devices": trials.devices, "seconds": seconds}
+                made["data_checksum"] = dataset.checksum
+                results.write_summary(path, trials.rows, experiment.protocol, dataset.name, made)
                 print(report.write_report(path))
     except BrokenPipeError:
         raise

@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError, peers, results
+from mnist_jax import UserError, peers
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, configure_jax, static_choices
 from mnist_jax.peers import Epoch, PeerError, Side, Timings, say, with_extremes
+from mnist_jax.provenance import provenance
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of a CPU core in a round; a GPU or TPU takes a hundred times as many.
@@ -115,7 +116,7 @@ def measure(job: Job, numbers: Sequence[int], rounds: int) -> dict[str, Any]:
     Raises:
         UserError: None of them trains.
     """
-    provenance = results.provenance()  # now: the checkout may change while this goes on
+    made = provenance()  # now: the checkout may change while this goes on
     load_average = os.getloadavg()[0]
     about: dict[str, dict] = {}
     waiting: dict[str, Side] = {}
@@ -163,7 +164,7 @@ def measure(job: Job, numbers: Sequence[int], rounds: int) -> dict[str, Any]:
         "batch_size": job.experiment.points[0].batch_size,
         "mflop_per_step": job.work * job.experiment.points[0].batch_size / 1e6,
         "load_average": load_average,
-        "provenance": {**provenance, "data_checksum": job.dataset.checksum},
+        "provenance": {**made, "data_checksum": job.dataset.checksum},
     }
 
 

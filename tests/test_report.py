@@ -15,6 +15,7 @@ from server import ROOT
 from mnist_jax import UserError, comparison, pages, report, results, workdirs
 from mnist_jax.data import Dataset
 from mnist_jax.grid import AXES, make_points
+from mnist_jax.provenance import provenance
 
 L2S = (1e-3, 7.5e-4, 1e-6)
 RECIPE = {
@@ -90,7 +91,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
         probabilities = np.full((40, 10), math.nan)
     results.write_chosen_trial(path, chosen, params, probabilities, data)
     seconds = {"load": 1.0, "compile": 2.0, "train": 3.0, "total": 6.0}
-    made = results.provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
+    made = provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
     made["command"] = "python -m mnist_jax.main --config=made_up.py"
     made["data_checksum"] = data.checksum
     results.write_summary(path, rows, protocol, dataset, made)

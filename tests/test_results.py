@@ -9,6 +9,7 @@ from base import BASE as SMALL
 from mnist_jax import UserError, results, stats, workdirs
 from mnist_jax.data import Dataset
 from mnist_jax.grid import Point
+from mnist_jax.provenance import provenance
 
 BASE = SMALL._replace(hidden_sizes=(64, 32), num_epochs=3)
 POINTS = [BASE, BASE._replace(l2=1e-3)]
@@ -60,7 +61,7 @@ def finished_run(path, protocol="test"):
     workdirs.open_workdir(workdir, CONFIG, overwrite=False)
     rows = rows_of(workdir, protocol)
     results.write_results(workdir, rows)
-    results.write_summary(workdir, rows, protocol, dataset().name, results.provenance())
+    results.write_summary(workdir, rows, protocol, dataset().name, provenance())
     return results.read_run(workdir)
 
 
@@ -115,7 +116,7 @@ def test_the_protocol_chooses(tmp_path, protocol, point, trial):
     assert (summary["chosen_point"], summary["chosen_trial"]) == (point, trial)
     assert results.protocol(run).column in run.results[0]
     assert summary["dataset"] == "tiny"
-    assert summary["provenance"] == json.loads(json.dumps(results.provenance()))
+    assert summary["provenance"] == json.loads(json.dumps(provenance()))
     assert set(summary["provenance"]["versions"]) >= {"jax", "flax", "optax", "numpy", "python"}
 
 

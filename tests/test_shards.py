@@ -9,6 +9,7 @@ from server import ROOT
 from test_report import make_run
 
 from mnist_jax import UserError, comparison, report, results, shards, workdirs
+from mnist_jax.provenance import note_process
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -187,12 +188,12 @@ def test_a_run_that_other_code_went_on_with_is_warned_of(tmp_path, key, warned):
     made = run.summary["provenance"]
     now = {name: made[name] for name in ("commit", "versions", "machine")}
     for record in (now | {key: "another"}, now, now):
-        earlier = results.note_process(run.workdir, record)
+        earlier = note_process(run.workdir, record)
     assert earlier == [now | {key: "another"}]
     made["earlier_processes"] = {"1": earlier[0]}
     assert len(shards.cautions(run)) == warned
     (tmp_path / "run/checkpoints/processes.json").write_text('["damaged"')
-    assert results.note_process(run.workdir, now) == []
+    assert note_process(run.workdir, now) == []
 
 
 def refused(runs, folder, *said):

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from mnist_jax import figures, results, workdirs
 from mnist_jax.pages import commit_of, fill_in, markdown_table
+from mnist_jax.provenance import provenance
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 NETWORKS = {"baseline": "MLP 784-64-64-10", "mlp": "MLP 784-500-300-10", "cnn": "CNN"}
@@ -51,7 +52,7 @@ def time_starts() -> dict:
     Cold means that neither data nor compiled programs are in the cache (files are in the memory of
     the operating system); warm repeats it. Both read the data from MNIST_JAX_DATA_DIR.
     """
-    record: dict = {"seconds": {"cold": [], "warm": []}, "provenance": results.provenance()}
+    record: dict = {"seconds": {"cold": [], "warm": []}, "provenance": provenance()}
     for _ in range(3):
         folder = tempfile.mkdtemp()
         for kind in ("cold", "warm"):
