@@ -10,13 +10,9 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import re
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,7 @@ from mnist_jax.checkpoints import Checkpoints
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, static_choices
 from mnist_jax.results import PROTOCOLS, Recorder, Row
+from mnist_jax.signals import StopSignals
 
 Part = list[int]  # numbers of trials
 LONG = 1.0
@@ -114,7 +111,7 @@ class Runner:
             raise DoesNotFitError(most)
         return program
 
-    def _train_part(self, part: Part, stop: "StopSignals") -> None:
+    def _train_part(self, part: Part, stop: StopSignals) -> None:
         program = self._compile(part)
         experiment, num_epochs = self._experiment, self._point(part).num_epochs
         names = [self._names[trial] for trial in part]
@@ -251,56 +248,3 @@ def read_parts(workdir: Path, experiment: Experiment) -> list[Part]:
 def checkpoint_folder(workdir: Path, part: Part) -> Path:
     """Returns where the checkpoints of a part lie."""
     return workdir / "checkpoints" / f"trials_{part[0]}_to_{part[-1]}"
-
-
-class StopSignals:
-    """Makes the first SIGTERM or Ctrl-C a wish to stop; the second waits for no long epoch.
-
-    A program call may keep the main thread for a long time, in which Python's handlers must wait.
-    So a thread reads the signals where the interpreter notes them the moment they come.
-
-    Attributes:
-        number: The signal that came first, or 0.
-        before_exit: What the second one does wait for, and the third does not.
-    """
-
-    def __init__(self) -> None:
-        """Waits for nothing yet."""
-        self.number = 0
-        self.before_exit: Callable[[], None] = lambda: None
-
-    def __enter__(self) -> "StopSignals":
-        """Starts to listen."""
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        self._old_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGINT, signal.SIGTERM)}
-        threading.Thread(target=self._listen, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Restores what was before."""
-        signal.set_wakeup_fd(self._old_writer)
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        os.close(self._writer)  # which ends the thread
-
-    def _listen(self) -> None:
-        num_signals = 0
-        while byte := os.read(self._reader, 1):
-            if (number := byte[0]) not in self._old:
-                continue
-            num_signals += 1
-            if num_signals == 1:
-                self.number = number
-                said = "stopping after this epoch; once more stops now"
-                print(said, file=sys.stderr, flush=True)
-            elif num_signals == 2:
-                threading.Thread(target=self._exit, args=(number,), daemon=True).start()
-            else:
-                os._exit(128 + number)
-        os.close(self._reader)
-
-    def _exit(self, number: int) -> None:
-        self.before_exit()
-        os._exit(128 + number)
