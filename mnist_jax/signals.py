@@ -6,12 +6,25 @@ import sys
 import threading
 from collections.abc import Callable
 
+STOPPING = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+)
+"""From people, clusters, terminals that are closed, and limits of processor time."""
+ONCE = (signal.SIGHUP, signal.SIGXCPU)
+"""Sent more than once for one reason: by shell and terminal, and by the system every second."""
+
 
 class StopSignals:
-    """Makes the first SIGTERM or Ctrl-C a wish to stop; the second waits for no long epoch.
+    """Makes the first signal of `STOPPING` a wish to stop; the second waits for no long epoch.
 
     A program call may keep the main thread for a long time, in which Python's handlers must wait.
-    So a thread reads the signals where the interpreter notes them the moment they come.
+    So a thread reads the signals where the interpreter notes them the moment they come. One that
+    was ignored stays so: `nohup` asks for that.
 
     Attributes:
         number: The signal that came first, or 0.
@@ -25,10 +38,12 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         """Starts to listen."""
+        self._terminals = [n for n in (1, 2) if os.isatty(n)]  # after SIGHUP they are none
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._old_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGINT, signal.SIGTERM)}
+        heard = [n for n in STOPPING if signal.getsignal(n) != signal.SIG_IGN]
+        self._old = {n: signal.signal(n, lambda *_: None) for n in heard}
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 
@@ -40,20 +55,30 @@ class StopSignals:
         os.close(self._writer)  # which ends the thread
 
     def _listen(self) -> None:
-        num_signals = 0
+        came: list[int] = []
         while byte := os.read(self._reader, 1):
-            if (number := byte[0]) not in self._old:
+            number = byte[0]
+            if number not in self._old or (number in ONCE and number in came):
                 continue
-            num_signals += 1
-            if num_signals == 1:
+            came.append(number)
+            if number == signal.SIGHUP:
+                self._leave_terminals()
+            if len(came) == 1:
                 self.number = number
                 said = "stopping after this epoch; once more stops now"
                 print(said, file=sys.stderr, flush=True)
-            elif num_signals == 2:
+            elif len(came) == 2:
                 threading.Thread(target=self._exit, args=(number,), daemon=True).start()
             else:
                 os._exit(128 + number)
         os.close(self._reader)
+
+    def _leave_terminals(self) -> None:
+        """Lets what is said go nowhere: to write to a terminal that is closed is an error."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in self._terminals:
+            os.dup2(nowhere, number)
+        os.close(nowhere)
 
     def _exit(self, number: int) -> None:
         self.before_exit()

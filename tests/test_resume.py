@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, main, memory, report, runner, sweep
+from mnist_jax import UserError, main, memory, report, runner, signals, sweep
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import read_config, static_choices
 
@@ -133,6 +134,71 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(server, whole, tmp_path):
     assert process.err.count("\n") == 2
     assert server.run("main", *TINY, f"--workdir={path}").status == 0
     assert_same(path, whole)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGUSR2,
+        signal.SIGHUP,
+        pytest.param(signal.SIGUSR1, marks=SLOW),
+        pytest.param(signal.SIGXCPU, marks=SLOW),
+    ],
+)
+def test_what_clusters_terminals_and_limits_send_is_as_sigterm(server, whole, tmp_path, number):
+    process = server.start("main", *TINY, f"--workdir={tmp_path}")
+    assert process.wait_until(lambda: rows(tmp_path) > 0)
+    for _ in range(3 if number in signals.ONCE else 1):
+        process.send(number)
+    assert process.wait() == 128 + number
+    assert process.err.startswith(f"{ON_SIGNAL}stopped after epoch ")
+    done = server.run("main", *TINY, f"--workdir={tmp_path}")
+    assert (done.status, done.err) == (0, "")
+    assert "going on after epoch" in done.out
+    assert_same(tmp_path, whole)
+
+
+def test_a_signal_that_was_ignored_stays_so(tmp_path):
+    """As `nohup` ignores SIGHUP, and a shell SIGINT for what it starts in the background."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        with signals.StopSignals() as stop:
+            for number in before:
+                assert signal.getsignal(number) == signal.SIG_IGN
+                os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            deadline = time.monotonic() + 60
+            while not stop.number and time.monotonic() < deadline:
+                time.sleep(0.001)
+        assert stop.number == signal.SIGUSR1
+        assert all(signal.getsignal(number) == signal.SIG_IGN for number in before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@SLOW
+def test_a_terminal_that_is_closed_costs_no_epoch(tmp_path):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "mnist_jax.main", *flags(num_epochs=2000)]
+    process = subprocess.Popen(
+        [*command, f"--workdir={tmp_path}"],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    while rows(tmp_path) < 20 * 5 and process.poll() is None:
+        if select.select([ours], [], [], 0.01)[0]:
+            os.read(ours, 9999)
+    process.send_signal(signal.SIGSTOP)  # so that it hears of it after the terminal is closed
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait() == 128 + signal.SIGHUP
+    assert newest_checkpoint(tmp_path).name == str(rows(tmp_path) // 5)
 
 
 @SLOW
