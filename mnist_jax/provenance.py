@@ -4,9 +4,11 @@ import contextlib
 import importlib.metadata
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_jax import __version__
@@ -18,7 +20,7 @@ def provenance() -> Row:
     """Returns what made a result: command, commit, versions and machine."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": shlex.join(["python", *_repeatable(sys.orig_argv[1:])]),
         "commit": _commit(),
         "versions": {
             "mnist_jax": __version__,
@@ -49,6 +51,11 @@ def note_process(workdir: Path, made: Row) -> list[Row]:
     path.parent.mkdir(exist_ok=True)
     write_text(path, to_json([*earlier, now]))
     return earlier
+
+
+def _repeatable(arguments: Sequence[str]) -> list[str]:
+    """Drops `--overwrite`: who repeats a command is not asking to lose what lies there by then."""
+    return [given for given in arguments if not re.fullmatch("--?(no)?overwrite(=.*)?", given)]
 
 
 def _machine() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from server import ROOT
 
 from mnist_jax import sweep
+from mnist_jax.provenance import provenance
 
 CONFIG = f"--config={ROOT / 'configs' / 'baseline.py'}"
 DIGITS = (CONFIG, "--config.dataset=digits")
@@ -233,6 +235,15 @@ def test_a_finished_run_is_overwritten_where_that_is_asked_for(finished, run, tm
     run(*TINY, f"--workdir={workdir}", "--overwrite")
     assert len(metrics(workdir)) == 2
     assert not (workdir / "figures" / "accuracy_vs_l2.png").exists()
+
+
+@pytest.mark.parametrize(
+    "flag", ["--overwrite", "-overwrite", "--overwrite=true", "-overwrite=1", "--nooverwrite"]
+)
+def test_the_command_that_repeats_a_run_deletes_nothing(monkeypatch, flag):
+    command = ["python", "-m", "mnist_jax.main", CONFIG, "--workdir=--overwrite", "--seed=1"]
+    monkeypatch.setattr(sys, "orig_argv", [*command[:4], flag, *command[4:]])
+    assert shlex.split(provenance()["command"]) == command
 
 
 @pytest.mark.parametrize("module", ["mnist_jax.main", "mnist_jax.report"])
