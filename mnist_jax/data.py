@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError
+from mnist_jax import UserError, workdirs
 
 CLASS_NAMES = {
     "mnist": tuple("0123456789"),
@@ -86,10 +86,13 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         while their sizes and times are unchanged. `digits` has no files and ignores it.
 
     Raises:
-      UserError: unknown name; files damaged, incomplete, or of another data set; no source.
+      UserError: unknown name; an address (gs://...) in place of a folder; files damaged,
+        incomplete, or of another data set; no source.
     """
     if name not in DATASETS:
         raise UserError(f"dataset={name!r} is unknown; choose one of {', '.join(DATASETS)}")
+    if data_dir:
+        workdirs.local_path(data_dir, "--data_dir")  # checked for digits too, which ignore it
     if name == "digits":
         return _load_digits()
     tried: list[str] = []
@@ -286,14 +289,16 @@ def cache_folder() -> Path:
     """Returns the folder for what can be made again: MNIST_JAX_CACHE_DIR, or the user's cache.
 
     Raises:
-      UserError: there is no home directory, and no environment variable names a folder.
+      UserError: there is no home directory, and no environment variable names a folder; or one
+        names an address.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    given = os.environ.get("MNIST_JAX_CACHE_DIR") or os.path.join(base, "mnist_jax")
-    folder = os.path.expanduser(given)
-    if folder.startswith("~"):  # else a folder of that name would appear where the user stands
-        raise UserError(f"{given}: no such home directory; set MNIST_JAX_CACHE_DIR to a folder")
-    return Path(folder)
+    for variable, below in (("MNIST_JAX_CACHE_DIR", ""), ("XDG_CACHE_HOME", "mnist_jax")):
+        if given := os.environ.get(variable):
+            return workdirs.local_path(given, variable) / below
+    try:
+        return Path("~/.cache/mnist_jax").expanduser()
+    except RuntimeError:
+        raise UserError("there is no home directory; set MNIST_JAX_CACHE_DIR to a folder") from None
 
 
 def _cache_path(name: str) -> Path:
@@ -414,7 +419,7 @@ def _find_files(name: str, data_dir: str | None, tried: list[str]) -> list[Path]
     if not given:
         tried.append("MNIST_JAX_DATA_DIR is not set")
         return []
-    root = Path(os.path.expanduser(given))
+    root = workdirs.local_path(given, "--data_dir" if data_dir else "MNIST_JAX_DATA_DIR")
     for folder in (root / name, root / TORCHVISION_FOLDERS[name] / "raw", root):
         choices = [(folder / file, folder / f"{file}.gz") for file in FILES]
         found = [next(filter(os.path.isfile, choice), None) for choice in choices]
@@ -459,7 +464,12 @@ def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
 
     That is array_record. Its parquet files are known to lose examples silently.
     """
-    root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
+    try:
+        given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        root = workdirs.local_path(given, "TFDS_DATA_DIR")
+    except UserError as error:  # it is set for another program
+        tried.append(str(error))
+        return None
     infos = sorted(filter(os.path.isfile, (root / name).glob("*/dataset_info.json")))
     if not infos:
         tried.append(f"{root} holds no prepared {name}")

@@ -450,9 +450,16 @@ BAD_INPUT = {
             "holds no file of fashion_mnist",
             file("data/mnist.npz"),
         ),
-        ("--config.dataset=mnist --data_dir=~nobody_here", "--data_dir=~nobody_here is not"),
+        ("--config.dataset=mnist --data_dir=~nobody_here", "--data_dir=~nobody_here: no such home"),
+        ("--config.dataset=mnist --data_dir=gs://bucket/a", "--data_dir=gs://bucket/a: expected a"),
+        ("--data_dir=gs://bucket/a", "--data_dir=gs://bucket/a: expected a path on this machine"),
         (["--config.dataset=mnist", "--data_dir=/no\nwhere"], "--data_dir=/no where is not"),
         (f"MNIST_JAX_CACHE_DIR=~nobody_here/a {MNIST}", "~nobody_here/a: no such home", data()),
+        (f"MNIST_JAX_CACHE_DIR=s3://a {MNIST}", "MNIST_JAX_CACHE_DIR=s3://a: expected a", data()),
+        (
+            "MNIST_JAX_DATA_DIR=gs://bucket --config.dataset=mnist",
+            "MNIST_JAX_DATA_DIR=gs://bucket: expected a path on this machine",
+        ),
         (
             "MNIST_JAX_DATA_DIR={tmp}/data --config.dataset=mnist",
             "{tmp}/data lacks",

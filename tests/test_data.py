@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mnist_jax import UserError, data
+from mnist_jax import UserError, data, workdirs
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
@@ -373,6 +373,44 @@ def test_full_size(tmp_path):
     again = data.load_dataset("kmnist")
     assert_holds(again, arrays)
     assert again.checksum == dataset.checksum
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("gs://bucket/run", "expected a path on this machine, not an address; mount it here"),
+        ("S3://bucket", "expected a path on this machine, not an address; mount it here"),
+        ("https://example.org/a.npz", "expected a path on this machine, not an address; mount it"),
+        ("file:///tmp/run", "not an address; leave file:// out"),
+        ("~nobody_here/run", "no such home directory"),
+    ],
+)
+def test_what_is_no_path_of_this_machine(given, said):
+    assert one_line(workdirs.local_path, given, "--flag").startswith(f"--flag={given}: ")
+    assert said in one_line(workdirs.local_path, given, "--flag")
+
+
+@pytest.mark.parametrize("given", ["", ".", "/a", "a:b", "a/b:", "http:/a", "C:\\a", "~/a"])
+def test_what_is_a_path_of_this_machine(given):
+    found = workdirs.local_path(given, "--flag")
+    assert str(found) == (os.path.expanduser(given) or ".")
+
+
+@pytest.mark.parametrize(
+    "variable", ["MNIST_JAX_DATA_DIR", "MNIST_JAX_CACHE_DIR", "XDG_CACHE_HOME", "TFDS_DATA_DIR"]
+)
+def test_an_address_in_the_environment_makes_no_folder(tmp_path, small, monkeypatch, variable):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "_download", lambda *_: None)
+    if variable == "XDG_CACHE_HOME":
+        monkeypatch.delenv("MNIST_JAX_CACHE_DIR")
+    monkeypatch.setenv(variable, "gs://bucket/here")
+    message = one_line(data.load_dataset, "kmnist")
+    assert f"{variable}=gs://bucket/here: expected a path on this machine" in message
+    if variable in ("MNIST_JAX_CACHE_DIR", "XDG_CACHE_HOME"):  # not only where nothing is found
+        message = one_line(data.load_dataset, "kmnist", str(write_idx(tmp_path / "given", small)))
+        assert message.startswith(f"{variable}=gs://bucket/here: ")
+    assert "gs:" not in os.listdir(tmp_path)
 
 
 # --- faults in files -----------------------------------------------------------------------------
