@@ -1,6 +1,7 @@
 """Several finished runs, set side by side: which of their differences are findings."""
 
 import itertools
+import math
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 from mnist_jax import figures, pages, stats, workdirs
 from mnist_jax.figures import MAX_POINTS, Line
+from mnist_jax.grid import AXES
 from mnist_jax.pages import (
     LEVEL,
     Code,
@@ -25,7 +27,10 @@ from mnist_jax.pages import (
     shown_points,
     signed,
 )
-from mnist_jax.results import Run, by_seed, count, is_finite, label, protocol, varying
+from mnist_jax.results import Run, compare, count, is_finite, label, protocol, shown, varying
+
+_SHAPES_TRIALS = ("num_validation", "design_seed", "precision", "deterministic", "choose_epoch")
+"""Keys beside the axes on which the numbers of a trial depend."""
 
 
 def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = None) -> str:
@@ -48,7 +53,7 @@ def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = Non
     said = comparison_verdict(runs, lines, pairs)
     title = f"{len(runs)} runs side by side"
     pictures = pages.save_figures(folder, figures_of_lines(lines))
-    pages.write(folder, title, make_comparison(runs, lines, pairs, said, pictures))
+    pages.write(folder, title, make_comparison(output, runs, lines, pairs, said, pictures))
     return pages.to_print(title, pages.lines_table(lines), said, folder)
 
 
@@ -91,21 +96,21 @@ def _most_points(runs: Sequence[Run]) -> int:
 
 def compare_lines(lines: Sequence[Line]) -> list[Pair]:
     """Tests the difference of every two lines of different runs, corrected for their number."""
-    values = [by_seed(run, point, protocol(run).column) for _, run, point in lines]
-    pairs = [
-        Pair(a, b, stats.compare(values[i], values[j])._asdict(), beware(a.run, b.run))
-        for (i, a), (j, b) in itertools.combinations(enumerate(lines), 2)
-        if a.run is not b.run
-    ]
+    pairs = []
+    for a, b in itertools.combinations(lines, 2):
+        if a.run is not b.run:
+            test, reason = compare(*a[1:], *b[1:]), beware(a, b)
+            untested = dict.fromkeys(("low", "high", "p", "std"), math.nan) if reason else {}
+            pairs.append(Pair(a, b, test | untested, reason))
     for pair, p in zip(pairs, stats.holm([pair.test["p"] for pair in pairs]), strict=True):
         pair.test["p_holm"] = float(p)
     return pairs
 
 
-def beware(first: Run, second: Run) -> str:
-    """Says why a difference of two runs is no finding; empty if it may be one."""
-    a, b = first.summary, second.summary
-    reasons = []
+def beware(first: Line, second: Line) -> str:
+    """Says why a difference of two lines is no finding; empty if it may be one."""
+    a, b = first.run.summary, second.run.summary
+    reasons = ["same recipe"] if is_same_recipe(first, second) else []
     if a["dataset"] != b["dataset"]:
         reasons.append("data sets differ")
     elif a["provenance"]["data_checksum"] != b["provenance"]["data_checksum"]:
@@ -113,6 +118,26 @@ def beware(first: Run, second: Run) -> str:
     if a["protocol"] != b["protocol"]:
         reasons.append("protocols differ")
     return ", ".join(reasons)
+
+
+def is_same_recipe(first: Line, second: Line) -> bool:
+    """Says whether two lines differ in their seeds alone.
+
+    Another commit, version or machine may train otherwise, which their difference can show.
+    """
+    records = []
+    for _, run, point in (first, second):
+        made, devices = run.summary["provenance"], run.summary["provenance"].get("devices", {})
+        config = {key: run.config.get(key) for key in _SHAPES_TRIALS}
+        if not run.config.get("num_validation"):
+            del config["design_seed"]  # which cuts the validation images
+        records.append(
+            {axis: shown(point[axis]) for axis in AXES}
+            | config
+            | {key: made.get(key) for key in ("data_checksum", "commit", "versions", "machine")}
+            | {key: devices.get(key) for key in ("platform", "kind", "matmul_precision")}
+        )
+    return records[0] == records[1]
 
 
 def warnings_of(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Warn]:
@@ -144,18 +169,18 @@ def comparison_verdict(
     runs: Sequence[Run], lines: Sequence[Line], pairs: Sequence[Pair]
 ) -> list[str]:
     """Says what to beware of, which lines differ, and what diverged."""
-    judged = [pair for pair in pairs if not pair.beware and is_finite(pair.test["p_holm"])]
+    judged = [pair for pair in pairs if is_finite(pair.test["p_holm"])]
     differing = [
         f"{first.name} less {second.name} is {signed(test['difference'])} points (95 % interval"
         f" {interval((test['low'], test['high']), signed)}, corrected p {p_value(test['p_holm'])})"
         for first, second, test, _ in sorted(judged, key=lambda pair: pair.test["p"])
         if test["p_holm"] < LEVEL
     ]
-    level = level_words(len(pairs), "pairs")
+    level = level_words(len(judged), "pairs")
     if not judged:
         said = (
-            "No difference can be judged: no two of these runs have the same protocol and data, and"
-            " two sound trials each."
+            "No difference can be judged: no two of these runs have different recipes, the same"
+            f" protocol and data, and {stats.MIN_SEEDS} sound trials each."
         )
     elif not differing:
         said = f"No two comparable runs can be told apart. {level}."
@@ -167,12 +192,36 @@ def comparison_verdict(
     return [
         *warnings_of(runs, pairs),
         said,
+        *repeated(pairs),
         *[alone] * (1 in numbers),
         *(f"{run.config['name']}: {text}" for run in runs for text in diverged(run)),
     ]
 
 
+def repeated(pairs: Sequence[Pair]) -> list[str]:
+    """Names the lines that are one recipe, and says what to do with them."""
+    said = []
+    for words, advice, chosen in (
+        (
+            "have identical trials, number by number",
+            "There is nothing to compare: name one of them.",
+            [pair for pair in pairs if pair.test["identical"]],
+        ),
+        (
+            "are the same recipe with other seeds",
+            "Chance alone tells them apart. To say more of it, train all the seeds in one run"
+            " (--config.num_seeds).",
+            [pair for pair in pairs if pair.beware == "same recipe" and not pair.test["identical"]],
+        ),
+    ):
+        if chosen:
+            names = [f"{first.name} and {second.name}" for first, second, *_ in chosen]
+            said.append(f"{listed(names)} {words}. {advice}")
+    return said
+
+
 def make_comparison(
+    output: str | os.PathLike | None,
     runs: Sequence[Run],
     lines: Sequence[Line],
     pairs: Sequence[Pair],
@@ -181,7 +230,8 @@ def make_comparison(
 ) -> list[Section]:
     """Returns what report.md and report.html say of several runs."""
     paths = [str(run.workdir) for run in runs]
-    command = Code(shlex.join(["python", "-m", "mnist_jax.report", *paths]))
+    options = [] if output is None else [f"--output={output}"]
+    command = Code(shlex.join(["python", "-m", "mnist_jax.report", *paths, *options]))
     made = [dict(run.summary["provenance"]) for run in runs]
     commands = [
         (f"{run.config['name']}, in {path}:", Code(record.pop("command")))
@@ -196,7 +246,8 @@ def make_comparison(
     tests = (
         "Every two lines of different runs. Trials are paired if both have the same seeds, and else"
         " compared by Welch's test. Intervals are Student's and uncorrected; Holm's correction is"
-        f" for {count(len(pairs), 'pair')}."
+        f" for the {count(sum(is_finite(pair.test['p']) for pair in pairs), 'pair')} that can be"
+        " judged. Ends and scatter of an interval are as in the report of a single run."
     )
     if len(pairs) > MAX_POINTS:
         tests += (

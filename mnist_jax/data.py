@@ -75,6 +75,12 @@ class Dataset(NamedTuple):
     checksum: str  # "sha256:..." over the four arrays as IDX files, before any hold-out
     source: str  # where it came from, for people
 
+    @property
+    def num_images(self) -> dict[str, int]:
+        """How many images each split has."""
+        splits = ("train", "validation", "test")
+        return {split: len(getattr(self, f"{split}_labels")) for split in splits}
+
 
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """Loads and checks a data set from the first source that has it.

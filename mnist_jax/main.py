@@ -92,7 +92,9 @@ def run(
                 seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
                 made |= {"devices": trials.devices, "seconds": seconds}
                 made["data_checksum"] = dataset.checksum
-                results.write_summary(path, trials.rows, experiment.protocol, dataset.name, made)
+                results.write_summary(
+                    path, trials.rows, experiment.protocol, dataset.name, dataset.num_images, made
+                )
                 print(report.write_report(path))
     except BrokenPipeError:
         raise

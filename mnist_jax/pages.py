@@ -73,8 +73,8 @@ def percent(value: object) -> str:
 
 
 def signed(value: object) -> str:
-    """Shows a difference of shares in percentage points."""
-    return f"{100 * value:+.2f}" if is_finite(value) else "—"
+    """Shows a difference of shares in percentage points, never as -0."""
+    return f"{round(100 * value, 2) + 0.0:+.2f}" if is_finite(value) else "—"
 
 
 def number(value: object) -> str:
@@ -141,12 +141,19 @@ def diverged(run: Run) -> list[str]:
     """Says which trials diverged, in a paragraph if any did."""
     lost, axes = count_diverged(run.results), varying(run.summary["grid"])
     names = [
-        f"{label(point, axes)} (seeds {', '.join(map(str, seeds))})".strip()
+        f"{label(point, axes)} {_seed_words(seeds)}".strip()
         for point in run.summary["grid"]
         if (seeds := point["diverged_seeds"])
     ]
-    said = f"Of {count(len(run.results), 'trial')}, {lost} diverged and are left out of every mean"
-    return [f"{said}: {listed(names)}."] * bool(lost)
+    are = "is" if lost == 1 else "are"
+    said = (
+        f"Of {count(len(run.results), 'trial')}, {lost} diverged and {are} left out of every mean"
+    )
+    return [f"{said}{': ' if axes else ' '}{listed(names)}."] * bool(lost)
+
+
+def _seed_words(seeds: Sequence[int]) -> str:
+    return f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
 
 
 def level_words(family: int, what: str) -> str:
@@ -181,7 +188,7 @@ def results_table(run: Run) -> Table:
     columns: list[Column] = [
         (test, "mean", p.column, "mean", percent),
         (test, "95 % interval", p.column, "interval_95", interval),
-        (test, "sd (ddof=0)", p.column, "std_ddof0", percent),
+        (test, "sd", p.column, "std_ddof1", percent),
         (test, "min", p.column, "min", percent),
         (test, "max", p.column, "max", percent),
     ]
@@ -202,8 +209,7 @@ def _points_table(run: Run, columns: Sequence[Column]) -> Table:
         cells = [*(shown(point[axis]) for axis in axes), _num_sound(point)]
         for _, _, column, statistic, show in columns:
             found = point["statistics"][column]
-            alone = statistic == "std_ddof0" and found["n"] < 2  # the spread of one is none
-            cells.append("—" if alone else show(found[statistic]))
+            cells.append(show(found[statistic]))
         rows.append(cells)
     names = [("", axis.replace("_", " ")) for axis in axes]
     return Table([*names, ("", "n"), *(column[:2] for column in columns)], rows)
@@ -222,7 +228,9 @@ _COMPARISON_COLUMNS = (
 def _comparison_cells(test: Row) -> list[str]:
     """Shows a comparison, as `results.compare_points` returns it, in `_COMPARISON_COLUMNS`."""
     n = test["n"]
-    kind = "none" if n < 2 else f"paired, n = {n}" if test["paired"] else f"Welch, n = {n} or more"
+    kind = f"paired, n = {n}" if test["paired"] else f"Welch, n = {n} or more"
+    if not is_finite(test["p"]):
+        kind = "none: identical trials" if test["identical"] else "none"
     ends = interval((test["low"], test["high"]), signed)
     return [signed(test["difference"]), ends, p_value(test["p"]), p_value(test["p_holm"]), kind]
 
@@ -256,10 +264,10 @@ class Pair(NamedTuple):
 
 def network(point: Row) -> str:
     """Names the network of a grid point."""
-    hidden, conv = point["hidden_sizes"], point["conv_features"]
-    if conv:
-        return f"CNN {conv}" + f", {hidden}" * bool(hidden)
-    return f"MLP {hidden}" if hidden else "linear"
+    hidden, conv = (shown(point[axis]) for axis in ("hidden_sizes", "conv_features"))
+    if conv != "none":
+        return f"CNN {conv}" + f", {hidden}" * (hidden != "none")
+    return f"MLP {hidden}" if hidden != "none" else "linear"
 
 
 def lines_table(lines: Sequence[Line]) -> Table:

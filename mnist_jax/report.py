@@ -143,7 +143,7 @@ def _is_whole(run: Run) -> bool:
         label(point, AXES)
         for column in measured:
             figures.mean_interval(point, column)
-            [point["statistics"][column][name] for name in ("n", "std_ddof0", "min", "max")]
+            [point["statistics"][column][name] for name in ("n", "std_ddof1", "min", "max")]
     shards.cautions(run)
     named = {"trial", "point", "seed", "num_epochs", "diverged_epoch", p.column}
     named |= {f"best_{p.held_out}_epoch"} if p.choose_epoch else set()
@@ -277,19 +277,22 @@ def apart(run: Run, found: Found) -> str:
     """Says which grid points can be told apart from one, and which difference could be shown."""
     grid, axes = run.summary["grid"], varying(run.summary["grid"])
     judged = [(point, test) for point, test in found.others if is_finite(test["p_holm"])]
+    same = [label(point, axes) for point, test in found.others if test["identical"]]
+    alike = f"Its trials are, number by number, those of {listed(same)}."
+    few = f"fewer than {stats.MIN_SEEDS} sound trials"
     if not judged:
-        few = "one seed" if found.point["num_trials"] == 1 else "fewer than two sound trials"
-        return (
-            f"With {few} at a point, the scatter between seeds is not known, so differences between"
-            " grid points cannot be judged."
+        unknown = (
+            f"With {few} at a point, the scatter between seeds is hardly known, so differences"
+            " between grid points are not judged."
         )
+        return " ".join([alike] * bool(same) + [unknown] * (len(same) < len(found.others)))
     tied = [label(point, axes) for point, test in judged if test["p_holm"] >= LEVEL]
     differing = [
         f"{label(point, axes)} (by {signed(test['difference'])} points)"
         for point, test in judged
         if test["p_holm"] < LEVEL
     ]
-    others = "other point"
+    others = "further point" if same else "other point"
     if len(found.others) < len(grid) - 1:
         others = f"of the {len(found.others)} next{' best' * bool(protocol(run).criterion)} points"
     said = f"It cannot be told apart from {listed(tied)}. It differs from {listed(differing)}"
@@ -299,8 +302,10 @@ def apart(run: Run, found: Found) -> str:
         said = f"It differs from every {others}: {listed(differing)}"
     family = len(grid) * (len(grid) - 1) // 2
     said += f". {level_words(family, 'pairs of points')}."
-    if unjudged := len(found.others) - len(judged):
-        said += f" {count(unjudged, 'point')} cannot be judged, with fewer than two sound trials."
+    if same:
+        said = f"{alike} {said}"
+    if unjudged := len(found.others) - len(judged) - len(same):
+        said += f" {count(unjudged, 'point')} cannot be judged, with {few}."
     n = found.point["num_trials"]
     if scatter := [test["std"] for _, test in judged if test["paired"] and test["n"] == n]:
         alone, corrected = (shown_by(scatter, n, LEVEL / tests) for tests in (1, family))
@@ -358,10 +363,12 @@ def make_sections(
     timing = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
     timing.append(["train, by trial and epoch", f"{each:.4f}"])
     meaning = (
-        f"{p.note} Statistics are over the n trials of a grid point that did not diverge; the"
-        " interval is that of the mean (Student) over seeds, on these test images: it says nothing"
-        " of other images. sd is the standard deviation of the population (ddof=0), as in the"
-        " notebook."
+        f"{p.note} Statistics are over the n trials of a grid point that did not diverge, that is,"
+        " whose numbers stayed finite: a network that predicts one class for all images counts. sd"
+        " is the standard deviation of the sample (ddof=1). The interval is that of the mean"
+        " (Student) over seeds, on these test images: it says nothing of other images. It ends at 0"
+        " and 100 %, and the scatter is never taken to be smaller than rounding to whole images"
+        " makes it."
     )
     if len(grid) > 1:
         order = f"from best to worst by mean {criterion_words(p)}" if p.criterion else "in order"
@@ -370,8 +377,9 @@ def make_sections(
         meaning += f" Of {len(grid)} the first {MAX_POINTS} are here; all are in summary.json, and"
         meaning += " every trial in results.csv."
     last = (
-        "Means after the last epoch. The loss is cross-entropy in nats an image, the objective adds"
-        " the L2 penalty. Training accuracy and loss are running means over the epoch."
+        "Means after the last epoch. The loss is cross-entropy in nats an image, with labels that"
+        " are not smoothed; the objective adds the L2 penalty to it, and is what training minimises"
+        " where label smoothing is 0. Training accuracy and loss are running means over the epoch."
     )
     tested = (
         f"{label(found.point, varying(grid))} less each of the others: {p.measure} ({p.words})."

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from mnist_jax import UserError, stats
-from mnist_jax.data import Dataset
+from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
 from mnist_jax.grid import AXES, Point
 from mnist_jax.workdirs import damaged, to_json, write_bytes, write_text
 
@@ -132,8 +133,8 @@ def trial_rows(points: Sequence[Point], seeds: Sequence[int], dataset: str) -> l
 
 
 def as_text(value: Any) -> Any:
-    """Writes the sizes of layers as in 500-300; other values are as they are."""
-    return "-".join(map(str, value)) if isinstance(value, tuple | list) else value
+    """Writes the sizes of layers as in 500-300, or none; other values are as they are."""
+    return "-".join(map(str, value)) or "none" if isinstance(value, tuple | list) else value
 
 
 class Recorder:
@@ -261,15 +262,16 @@ def _to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def summarise(rows: Sequence[Row]) -> list[dict]:
+def summarise(rows: Sequence[Row], num_images: Mapping[str, int]) -> list[dict]:
     """Returns, per grid point, the statistics of every measured column over its trials.
 
     Trials that diverged are named and left out of the statistics, whose `n` says how many are in.
+
+    Args:
+        rows: Those of `results.csv`.
+        num_images: By split, how many it has.
     """
-    points: dict[int, list[Row]] = {}
-    for row in rows:
-        points.setdefault(row["point"], []).append(row)
-    named = {"trial", "point", "seed", "dataset", "diverged_epoch", *AXES}
+    scales = {column: scale_of(column, num_images) for column in measured(rows[0])}
     return [
         {
             "point": number,
@@ -277,15 +279,39 @@ def summarise(rows: Sequence[Row]) -> list[dict]:
             "num_trials": len(trials),
             "diverged_seeds": [row["seed"] for row in trials if row["diverged_epoch"]],
             "statistics": {
-                column: stats.describe(
-                    np.array([row[column] for row in trials if not row["diverged_epoch"]], float)
-                )
-                for column in trials[0]
-                if column not in named
+                column: stats.describe(_sound(trials, column), scale)
+                for column, scale in scales.items()
             },
         }
-        for number, trials in points.items()
+        for number, trials in _by_point(rows).items()
     ]
+
+
+def _by_point(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    points: dict[int, list[Row]] = {}
+    for row in rows:
+        points.setdefault(row["point"], []).append(row)
+    return points
+
+
+def _sound(trials: Sequence[Row], column: str) -> np.ndarray:
+    """Returns a column of the trials that did not diverge."""
+    return np.array([row[column] for row in trials if not row["diverged_epoch"]], float)
+
+
+def measured(row: Row) -> list[str]:
+    """Returns the columns of `results.csv` that training gives; the others name the trial."""
+    named = {"trial", "point", "seed", "dataset", "diverged_epoch", *AXES}
+    return [column for column in row if column not in named]
+
+
+def scale_of(column: str, num_images: Mapping[str, int]) -> stats.Scale:
+    """Returns which values a measured column can have."""
+    if split := re.search("(train|validation|test)_accuracy", column):
+        return stats.Scale(step=1 / num_images[split[1]], low=0.0, high=1.0)
+    if column.endswith("_epoch"):
+        return stats.Scale(step=1.0, low=1.0)
+    return stats.Scale(low=0.0)  # cross-entropy, and what the penalty adds to it
 
 
 def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:
@@ -296,11 +322,15 @@ def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:
     if criterion is None:
         return list(grid)
 
-    def key(point):
-        mean = point["statistics"][criterion]["mean"]
-        return (len(point["diverged_seeds"]), -mean if is_finite(mean) else math.inf)
+    def rank(point):
+        return _rank(len(point["diverged_seeds"]), point["statistics"][criterion]["mean"])
 
-    return sorted(grid, key=key)
+    return sorted(grid, key=rank)
+
+
+def _rank(num_diverged: int, mean: object) -> tuple[int, float]:
+    """Returns what is smaller for better grid points."""
+    return num_diverged, -mean if is_finite(mean) else math.inf
 
 
 def choose_trial(rows: Sequence[Row], protocol: str) -> Row:
@@ -308,9 +338,14 @@ def choose_trial(rows: Sequence[Row], protocol: str) -> Row:
 
     Only the protocol's criterion is looked at. If all diverged, it is the first.
     """
-    criterion = PROTOCOLS[protocol].criterion
-    best = ranked(summarise(rows), criterion)[0]
-    trials = [row for row in rows if criterion is None or row["point"] == best["point"]]
+    criterion, trials = PROTOCOLS[protocol].criterion, rows
+    if criterion is not None:
+
+        def rank(trials):
+            mean = stats.describe(_sound(trials, criterion))["mean"]
+            return _rank(count_diverged(trials), mean)
+
+        trials = min(_by_point(rows).values(), key=rank)
     sound = [row for row in trials if not row["diverged_epoch"]]
     if not sound:
         return trials[0]
@@ -350,7 +385,13 @@ def write_chosen_trial(
 
 
 def write_summary(
-    workdir: Path, rows: Sequence[Row], protocol: str, dataset: str, provenance: Row, **more: Any
+    workdir: Path,
+    rows: Sequence[Row],
+    protocol: str,
+    dataset: str,
+    num_images: Mapping[str, int],
+    provenance: Row,
+    **more: Any,
 ) -> None:
     """Writes `summary.json`: protocol, what was chosen, statistics by grid point, provenance.
 
@@ -359,16 +400,18 @@ def write_summary(
         rows: Those of `results.csv`.
         protocol: What chose, a key of `PROTOCOLS`.
         dataset: Name of what was trained on.
+        num_images: By split, how many it has.
         provenance: What made them.
         **more: What else a reader must know.
     """
     chosen = choose_trial(rows, protocol)
     summary = {
         "dataset": dataset,
+        "num_images": dict(num_images),
         "protocol": protocol,
         "chosen_point": chosen["point"] if PROTOCOLS[protocol].criterion else None,
         "chosen_trial": chosen["trial"],
-        "grid": summarise(rows),
+        "grid": summarise(rows, num_images),
         "provenance": provenance,
         **more,
     }
@@ -438,26 +481,56 @@ def by_seed(run: Run, point: Row, column: str) -> dict[int, float]:
     }
 
 
+def num_images(run: Run) -> dict[str, int]:
+    """Returns how many images each split of a run has."""
+    if "num_images" in run.summary:
+        return run.summary["num_images"]
+    # A run that is older than this record, on one of the data sets that there were.
+    name, num_validation = run.summary["dataset"], run.config.get("num_validation", 0)
+    return {
+        "train": NUM_TRAINING_IMAGES[name] - num_validation,
+        "validation": num_validation,
+        "test": 360 if name == "digits" else NUM_TEST,
+    }
+
+
+def compare(run: Run, point: Row, other_run: Run, other: Row) -> Row:
+    """Compares two grid points, of one run or two, by the test accuracies that count.
+
+    Returns:
+        The fields of `stats.Comparison`, of the first less the second, and `identical`: whether
+        they are the same trials, number by number, of which nothing is judged.
+    """
+    sides = [(run, point), (other_run, other)]
+    columns = [protocol(side).column for side, _ in sides]
+    scales = [scale_of(c, num_images(side)) for c, (side, _) in zip(columns, sides, strict=True)]
+    values, others = (by_seed(*side, c) for c, side in zip(columns, sides, strict=True))
+    numbers = [
+        {row["seed"]: str([row[c] for c in measured(row)]) for row in trials_of(*side)}
+        for side in sides
+    ]
+    found = stats.compare(values, others, max(scales, key=lambda scale: scale.step))
+    if identical := numbers[0] == numbers[1] and is_finite(found.difference):
+        found = found._replace(low=math.nan, high=math.nan, p=math.nan, std=math.nan)
+    return found._asdict() | {"identical": identical}
+
+
 def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:
     """Compares a grid point with others, seed by seed, by the test accuracy that counts.
 
     Returns:
-        Per other point, the fields of `stats.Comparison` (of `point` less the other) and
-        `p_holm`, corrected for every pair of points, since the point that is compared has usually
-        been found by looking at all of them. Where nothing chooses, a report compares the first,
-        for which the pairs with it would do. But its table shows every mean, so the reader, too,
-        finds the best by looking: the same family holds whichever point is asked about.
+        Per other point, what `compare` returns of it, `point`, its number, and `p_holm`, corrected
+        for every pair of points, since the point that is compared has usually been found by
+        looking at all of them. Where nothing chooses, a report compares the first, for which the
+        pairs with it would do. But its table shows every mean, so the reader, too, finds the best
+        by looking: the same family holds whichever point is asked about.
     """
-    column = protocol(run).column
-    values = by_seed(run, point, column)
-    found = [stats.compare(values, by_seed(run, other, column)) for other in others]
+    found = [compare(run, point, run, other) for other in others]
     num_points = len(run.summary["grid"])
-    adjusted = stats.holm(
-        [comparison.p for comparison in found], num_points * (num_points - 1) // 2
-    )
+    adjusted = stats.holm([test["p"] for test in found], num_points * (num_points - 1) // 2)
     return [
-        comparison._asdict() | {"point": other["point"], "p_holm": float(p)}
-        for comparison, other, p in zip(found, others, adjusted, strict=True)
+        test | {"point": other["point"], "p_holm": float(p)}
+        for test, other, p in zip(found, others, adjusted, strict=True)
     ]
 
 

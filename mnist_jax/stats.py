@@ -3,15 +3,49 @@
 The same seeds serve every grid point, so two points are compared seed by seed: what a seed does to
 both falls out of their differences. Pure functions of numbers in whatever unit they come; nothing
 is rounded.
+
+Accuracies are counts, so a few trials can agree by chance, or differ all by the same. That they do
+not scatter proves nothing: a variance is never taken to be smaller than rounding to whole counts
+makes it (W. F. Sheppard, On the calculation of the most probable values of frequency-constants,
+Proceedings of the London Mathematical Society 29 (1898): step^2 / 12).
 """
 
 import bisect
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
+
+MIN_SEEDS = 3
+"""With fewer, nothing is said to differ: the scatter of two is hardly known."""
+
+
+class Scale(NamedTuple):
+    """Which values a measured number can have.
+
+    Attributes:
+        step: Between neighbouring values, 1/N of an accuracy of N images; 0 if there are no steps.
+        low: The smallest.
+        high: The largest.
+    """
+
+    step: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def variance(self) -> float:
+        """What rounding to its steps adds to the variance of a value."""
+        return self.step**2 / 12
+
+    def clip(self, low: float, high: float) -> list[float]:
+        """Cuts an interval of a mean to where the mean can lie, which loses no coverage."""
+        return [max(low, self.low), min(high, self.high)]
+
+
+ANY = Scale()
+"""Of numbers of which nothing is known."""
 
 
 class Description(TypedDict):
@@ -21,8 +55,8 @@ class Description(TypedDict):
     mean: float
     std_ddof0: float  # of the population: divided by n
     std_ddof1: float  # of the sample: divided by n - 1
-    sem: float  # standard error of the mean
-    interval_95: list[float]  # of the mean, Student: [low, high]
+    sem: float  # standard error of the mean, at least what rounding makes it
+    interval_95: list[float]  # of the mean, Student, within the scale: [low, high]
     min: float
     max: float
 
@@ -36,19 +70,20 @@ class Comparison(NamedTuple):
     high: float
     p: float  # of no difference, two-sided
     paired: bool
-    # Sample standard deviation of the differences. Of unpaired groups, that of the difference of
-    # two draws, sqrt(s1^2 + s2^2). Either way std / sqrt(n) is the standard error of `difference`;
-    # of unpaired groups, only if they are equally large.
+    # Sample standard deviation of the differences, at least what rounding makes it. Of unpaired
+    # groups, that of the difference of two draws, sqrt(s1^2 + s2^2). Either way std / sqrt(n) is
+    # the standard error of `difference`; of unpaired groups, only if they are equally large.
     std: float
 
 
-def describe(values: np.ndarray | Sequence[float | None]) -> Description:
+def describe(values: np.ndarray | Sequence[float | None], scale: Scale = ANY) -> Description:
     """Describes the trials of one grid point.
 
     Args:
         values: One number per trial [trials]. Those that are missing or not finite are left out
             and `n` counts the others, so whoever shows these statistics shows the number of
             diverged trials beside them.
+        scale: Which values they can have.
 
     Returns:
         NaN where there are too few trials: everything but `n` with none; the sample's standard
@@ -60,61 +95,68 @@ def describe(values: np.ndarray | Sequence[float | None]) -> Description:
     n = len(finite)
     mean, nan = _mean(finite), math.nan
     std_ddof1 = float(finite.std(ddof=1, mean=mean)) if n > 1 else nan
-    sem = std_ddof1 / math.sqrt(n) if n > 1 else nan
+    sem = math.sqrt(max(std_ddof1**2, scale.variance) / n) if n > 1 else nan
     half_width = float(stdtrit(n - 1, 0.975)) * sem if n > 1 else nan
+    ends = scale.clip(mean - half_width, mean + half_width) if n > 1 else [nan, nan]
     return {
         "n": n,
         "mean": mean,
         "std_ddof0": float(finite.std(mean=mean)) if n else nan,
         "std_ddof1": std_ddof1,
         "sem": sem,
-        "interval_95": [mean - half_width, mean + half_width],
+        "interval_95": ends,
         "min": float(finite.min()) if n else nan,
         "max": float(finite.max()) if n else nan,
     }
 
 
-def compare(values: Mapping[int, float], others: Mapping[int, float]) -> Comparison:
+def compare(values: Mapping[int, float], others: Mapping[int, float], scale: Scale) -> Comparison:
     """Compares two grid points: a paired t-test if they have the same seeds, else Welch's.
 
     Args:
         values: A number per seed. Those that are not finite are left out; in a paired test, with
             their partners.
         others: The same of the grid point to compare with.
+        scale: Which values the numbers can have; it has steps.
 
     Returns:
-        With fewer than two pairs, or fewer than two trials in a group, only the difference of the
-        means, or NaN if there is none. Differences (unpaired: groups) that scatter by no more than
-        rounding have an interval of no width, and p is 1 if they are 0 and 0 if they are not.
-    """
-    from scipy import stats
+        With fewer than `MIN_SEEDS` pairs, or trials in a group, only the difference of the means,
+        or NaN if there is none.
 
+    Raises:
+        ValueError: The scale has no steps.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    if not scale.step > 0:
+        raise ValueError(f"step={scale.step}: expected the step in which the numbers come")
     paired = values.keys() == others.keys()
     if paired:
         pairs = np.array([[values[seed], others[seed]] for seed in values], float).reshape(-1, 2)
         a, b = pairs[np.isfinite(pairs).all(axis=1)].T
-        scattering = [a - b]
+        scattering, rounded = [a - b], 2 * scale.variance
         difference = _mean(a - b)
     else:
         a, b = (_finite(list(group.values())) for group in (values, others))
-        scattering = [a, b]
+        scattering, rounded = [a, b], scale.variance
         difference = _mean(a) - _mean(b)
     n, nan = min(len(a), len(b)), math.nan
-    if n < 2:
+    if n < MIN_SEEDS:
         return Comparison(n, difference, nan, nan, nan, paired, nan)
-    # A scatter that rounding alone can make. Above it scipy, too, trusts a variance of differences:
-    # it asks for deviations of ten units in the last place of their mean.
-    rounding = 40 * np.finfo(float).eps * max(np.abs(a).max(), np.abs(b).max())
-    if all(np.ptp(x) <= rounding for x in scattering):
-        p = 1.0 if abs(difference) <= rounding else 0.0
-        return Comparison(n, difference, difference, difference, p, paired, 0.0)
-    with warnings.catch_warnings():
-        # One of two groups may still be constant: scipy warns, and the other's variance decides.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        test = stats.ttest_rel(a, b) if paired else stats.ttest_ind(a, b, equal_var=False)
-    low, high = (float(limit) for limit in test.confidence_interval(0.95))
-    std = math.hypot(*(x.std(ddof=1) for x in scattering))
-    return Comparison(n, difference, low, high, float(test.pvalue), paired, std)
+    variances = [max(float(x.var(ddof=1)), rounded) for x in scattering]
+    errors = [v / len(x) for v, x in zip(variances, scattering, strict=True)]
+    # Welch and Satterthwaite's degrees of freedom, which of a single group are its n - 1.
+    df = sum(errors) ** 2 / sum(
+        e**2 / (len(x) - 1) for e, x in zip(errors, scattering, strict=True)
+    )
+    sem = math.sqrt(sum(errors))
+    half_width = float(stdtrit(df, 0.975)) * sem
+    p = 2 * float(stdtr(df, -abs(difference) / sem))
+    widest = scale.high - scale.low
+    low, high = Scale(low=-widest, high=widest).clip(
+        difference - half_width, difference + half_width
+    )
+    return Comparison(n, difference, low, high, p, paired, math.sqrt(sum(variances)))
 
 
 def holm(p_values: np.ndarray | Sequence[float], num_tests: int | None = None) -> np.ndarray:
@@ -177,7 +219,10 @@ def minimum_difference(std: float, n: int, *, level: float = 0.05, power: float 
 
 
 def seeds_needed(difference: float, std: float, *, level: float = 0.05, power: float = 0.8) -> int:
-    """Returns the smallest number of seeds, at least 2, at which a difference is likely to show.
+    """Returns the number of seeds, at least `MIN_SEEDS`, from which a difference is likely to show.
+
+    A difference that was singled out because it is significant is too large in the mean, and the
+    number of seeds too small: what it says of such a one is optimistic.
 
     Args:
         difference: The mean difference to be shown, of either sign.
@@ -204,7 +249,7 @@ def seeds_needed(difference: float, std: float, *, level: float = 0.05, power: f
     high = math.ceil((shift * std / difference) ** 2) + 4
     while not enough(high):
         high *= 2
-    return bisect.bisect_left(range(high), True, lo=2, key=enough)
+    return bisect.bisect_left(range(high), True, lo=MIN_SEEDS, key=enough)
 
 
 def _power(shift: float, n: int, level: float) -> float:

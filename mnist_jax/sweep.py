@@ -423,7 +423,8 @@ def run(
 
     `train_*` are running means over the epoch's steps, each step scored before its update; the
     held-out split is scored after the epoch. `*_loss` is cross-entropy (nats an image),
-    `*_objective` is cross-entropy plus the L2 penalty, `*_accuracy` is a share of 1.
+    `*_objective` is that plus the L2 penalty, what is minimised where no labels are smoothed;
+    `*_accuracy` is a share of 1.
 
     Args:
         sweep: What to train.

@@ -94,7 +94,8 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
     made = provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
     made["command"] = "python -m mnist_jax.main --config=made_up.py"
     made["data_checksum"] = data.checksum
-    results.write_summary(path, rows, protocol, dataset, made)
+    num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
+    results.write_summary(path, rows, protocol, dataset, num_images, made)
     return report.read_run(path)
 
 
@@ -165,7 +166,7 @@ def test_table_equals_what_the_rows_give(tmp_path, protocol):
         half = 4.302653 * values.std(ddof=1) / math.sqrt(3)  # Student's t, 2 degrees of freedom
         assert row["n"] == "3"
         assert row[f"{p.measure} % mean"] == f"{values.mean():.2f}"
-        assert row[f"{p.measure} % sd (ddof=0)"] == f"{values.std():.2f}"
+        assert row[f"{p.measure} % sd"] == f"{values.std(ddof=1):.2f}"
         assert row[f"{p.measure} % min"] == f"{values.min():.2f}"
         assert row[f"{p.measure} % max"] == f"{values.max():.2f}"
         low, high = values.mean() - half, values.mean() + half
@@ -310,7 +311,7 @@ def test_verdict_goes_by_the_corrected_p(tmp_path):
 def test_one_seed_has_no_uncertainty_and_no_nan(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), seeds=1)
     [row] = cells(pages.results_table(run))
-    assert row["best-epoch test accuracy % sd (ddof=0)"] == "—"
+    assert row["best-epoch test accuracy % sd"] == "—"
     assert row["best-epoch test accuracy % 95 % interval"] == "—"
     accuracy = f"{100 * run.results[0]['best_test_accuracy']:.2f} %"
     assert verdict(run) == (
@@ -322,8 +323,43 @@ def test_one_seed_has_no_uncertainty_and_no_nan(tmp_path):
 
 def test_one_seed_a_point_cannot_tell_points_apart(tmp_path):
     run = make_run(tmp_path / "run", seeds=1)
-    assert "With one seed at a point, the scatter between seeds is not known" in verdict(run)
+    assert "With fewer than 3 sound trials at a point, the scatter between seeds is" in verdict(run)
     assert "Comparisons" not in page(run)
+
+
+def test_two_seeds_that_agree_prove_nothing(tmp_path):
+    run = make_run(tmp_path / "run", seeds=2, accuracy=lambda point, seed: 0.9 + point / 10)
+    assert "are not judged" in verdict(run)
+    assert "differs from" not in verdict(run)
+    assert "Comparisons" not in page(run)
+
+
+def test_three_seeds_that_agree_scatter_by_the_rounding_of_a_count(tmp_path):
+    l2s = (0.0, 1e-3)
+    run = make_run(tmp_path / "run", l2=l2s, accuracy=lambda point, seed: 0.9 + point / 10_000)
+    assert "It cannot be told apart from any other point." in verdict(run)
+    assert "0.00 points" not in verdict(run)
+    [best, *_] = cells(pages.results_table(run))
+    assert best["best-epoch test accuracy % 95 % interval"] == "90.00 to 90.02"
+
+
+def test_intervals_end_at_0_and_100_percent(tmp_path):
+    run = make_run(tmp_path / "run", seeds=2, accuracy=lambda point, seed: 0.1 + 0.8 * seed)
+    for row in cells(pages.results_table(run)):
+        assert row["best-epoch test accuracy % 95 % interval"] == "0.00 to 100.00"
+    assert "It ends at 0 and 100 %" in page(run)
+
+
+def test_identical_trials_are_called_identical(tmp_path):
+    run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.1, 0.2))
+    for rows in (run.results[3:6], run.results[6:]):  # both as the best
+        for row, same in zip(rows, run.results, strict=False):
+            row.update({c: same[c] for c in results.measured(same)})
+    assert "Its trials are, number by number, those of l2 0.00075; l2 1e-06." in verdict(run)
+    assert "told apart" not in verdict(run)
+    [row, _] = cells(pages.comparison_table(run, report.compare_best(run).others))
+    assert row["test"] == "none: identical trials"
+    assert row["p"] == "—"
 
 
 # --- divergence ---
@@ -331,7 +367,7 @@ def test_one_seed_a_point_cannot_tell_points_apart(tmp_path):
 
 def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
     run = make_run(tmp_path / "run", diverging=[1])
-    assert "Of 9 trials, 1 diverged and are left out of every mean: l2 0.001 (seeds 1)." in (
+    assert "Of 9 trials, 1 diverged and is left out of every mean: l2 0.001 (seed 1)." in (
         verdict(run)
     )
     last = cells(pages.results_table(run))[-1]  # it comes last, however good the others are
@@ -339,7 +375,8 @@ def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
     values = [run.results[i]["best_test_accuracy"] for i in (0, 2)]
     assert last["best-epoch test accuracy % mean"] == f"{100 * np.mean(values):.2f}"
     tests = cells(pages.comparison_table(run, report.compare_best(run).others))
-    assert [row["test"] for row in tests] == ["paired, n = 3", "paired, n = 2"]
+    assert [row["test"] for row in tests] == ["paired, n = 3", "none"]
+    assert "1 point cannot be judged, with fewer than 3 sound trials." in verdict(run)
     assert not re.search(r"\b(nan|None|inf)\b", page(run))
 
 
@@ -347,6 +384,8 @@ def test_where_everything_diverged_there_is_no_result(tmp_path):
     run = make_run(tmp_path / "run", diverging=range(9), num_epochs=(1,))
     report.write_report(run.workdir)
     assert verdict(run).startswith("Every trial diverged, so there is no result. Of 9 trials, 9")
+    run = make_run(tmp_path / "one", diverging=range(2), l2=(0.0,), seeds=2, num_epochs=(1,))
+    assert verdict(run).endswith("2 diverged and are left out of every mean (seeds 0, 1).")
     assert "which diverged" in report.chosen_trial(run)
     assert not list((run.workdir / "figures").glob("classes*"))
 
@@ -362,7 +401,7 @@ def test_of_many_points_the_best_are_shown_and_the_reader_is_told(tmp_path):
             "grid": "halton",
             "num_points": 30,
             "learning_rate": (0.01, 1.0),
-            "seeds": 2,
+            "seeds": 3,
             "l2": (0.0,),
         },
     )
@@ -504,18 +543,62 @@ def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
 
 def test_difference_of_two_runs_is_told_and_tested(tmp_path):
     a = make_run(tmp_path / "a", l2=(0.0,), accuracy=gaps(0.0), name="one")
-    b = make_run(tmp_path / "b", l2=(0.0,), accuracy=gaps(0.1), name="two", seeds=4)
+    b = make_run(tmp_path / "b", l2=(1e-3,), accuracy=gaps(0.1), name="two", seeds=4)
     [said] = comparison_verdict(a, b)
     assert "Of 1 comparable pair, 1 can be told apart: one less two is +9.43 points" in said
     [row] = cells(pages.pairs_table(compare(a, b)[1]))
     assert row["test"] == "Welch, n = 3 or more"  # other seeds: no pairs
 
 
+def test_a_recipe_is_not_told_apart_from_itself(tmp_path):
+    a = make_run(tmp_path / "a", l2=(0.0,), accuracy=gaps(0.0), name="one")
+    b = make_run(tmp_path / "b", l2=(0.0,), accuracy=gaps(0.1), name="two", seeds=4)
+    [judged, same] = comparison_verdict(a, b)
+    assert "No difference can be judged" in judged
+    assert same.startswith("one and two are the same recipe with other seeds.")
+    assert "--config.num_seeds" in same
+    [row] = cells(pages.pairs_table(compare(a, b)[1]))
+    assert row["no finding, since"] == "same recipe"
+    assert (row["p"], row["difference in percentage points 95 % interval"]) == ("—", "—")
+
+
+@pytest.mark.parametrize("key", ["commit", "versions", "machine", "data_checksum"])
+def test_another_program_or_machine_may_be_told_apart(tmp_path, key):
+    a = make_run(tmp_path / "a", l2=(0.0,), accuracy=gaps(0.0), name="one")
+    b = make_run(tmp_path / "b", l2=(0.0,), accuracy=gaps(0.1), name="two")
+    b.summary["provenance"][key] = "another"
+    _, [pair] = compare(a, b)
+    assert pair.beware == "data files differ" * (key == "data_checksum")
+
+
+def test_a_run_and_its_repetition_are_identical(tmp_path):
+    a, b = (make_run(tmp_path / x, l2=(0.0,), name=x) for x in ("one", "two"))
+    b.summary["provenance"]["machine"] = "another"
+    [judged, same] = comparison_verdict(a, b)
+    assert "can be told apart" not in judged
+    assert same.startswith("one and two have identical trials, number by number.")
+    [row] = cells(pages.pairs_table(compare(a, b)[1]))
+    assert row["test"] == "none: identical trials"
+
+
+def test_only_pairs_that_are_judged_are_corrected_for(tmp_path):
+    seeds = {"one": 3, "two": 3, "three": 1}
+    runs = [
+        make_run(tmp_path / x, l2=(i / 1e3,), accuracy=gaps(0.1 * i), name=x, seeds=n)
+        for i, (x, n) in enumerate(seeds.items())
+    ]
+    said = comparison_verdict(*runs)[0]
+    assert said.startswith("Of 1 comparable pair, 1 can be told apart")
+    assert "corrected by Holm" not in said
+    p = [pair.test["p_holm"] for pair in compare(*runs)[1]]
+    assert [math.isnan(x) for x in p] == [False, True, True]
+
+
 def test_p_values_of_several_runs_are_corrected_over_all_pairs(tmp_path):
     noise = iter(np.random.default_rng(1).random(99))
     runs = [
-        make_run(tmp_path / x, l2=(0.0,), accuracy=lambda *_: 0.9 + 0.01 * next(noise), name=x)
-        for x in "abc"
+        make_run(tmp_path / x, l2=(l2,), accuracy=lambda *_: 0.9 + 0.01 * next(noise), name=x)
+        for x, l2 in zip("abc", (0.0, 1e-3, 1e-2), strict=True)
     ]
     _, pairs = compare(*runs)
     p = [pair.test["p"] for pair in pairs]
@@ -590,6 +673,8 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
         report.read_runs(["a", "b"]), folder
     )  # its own report may be replaced
     assert str(folder) in again
+    said = (folder / "report.md").read_text(encoding="utf-8")
+    assert f"python -m mnist_jax.report a b --output={folder}" in said
 
 
 # --- bad input ---

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,9 +43,8 @@ def epochs(protocol):
 
 def dataset(labels=(3, 1, 4, 1)):
     images = np.arange(4 * 784, dtype=np.uint16).astype(np.uint8).reshape(4, 28, 28)
-    none, labels = (images[:0], np.zeros(0, np.uint8)), np.array(labels, np.uint8)
-    names = tuple("0123456789")
-    return Dataset("tiny", images, labels, *none, images, labels, names, "sha256:0", "here")
+    labels, names = np.array(labels, np.uint8), tuple("0123456789")
+    return Dataset("tiny", *3 * (images, labels), names, "sha256:0", "here")
 
 
 def rows_of(path, protocol):
@@ -61,7 +61,8 @@ def finished_run(path, protocol="test"):
     workdirs.open_workdir(workdir, CONFIG, overwrite=False)
     rows = rows_of(workdir, protocol)
     results.write_results(workdir, rows)
-    results.write_summary(workdir, rows, protocol, dataset().name, provenance())
+    data = dataset()
+    results.write_summary(workdir, rows, protocol, data.name, data.num_images, provenance())
     return results.read_run(workdir)
 
 
@@ -71,7 +72,7 @@ def test_trials_are_named_by_every_axis():
     ]  # fmt: skip
     assert set(TRIALS[0]) == {"trial", "point", "seed", "dataset", *Point._fields}
     assert TRIALS[0]["hidden_sizes"] == "64-32"
-    assert TRIALS[0]["conv_features"] == ""
+    assert TRIALS[0]["conv_features"] == "none"  # an empty cell would be a missing value
     assert results.varying(TRIALS) == ("l2",)
 
 
@@ -153,7 +154,17 @@ def test_a_grid_points_statistics_are_those_of_its_trials(tmp_path):
     point = run.summary["grid"][1]
     assert (point["point"], point["l2"], point["num_trials"]) == (1, 1e-3, 2)
     found = point["statistics"]["best_test_accuracy"]
-    assert found == stats.describe([0.7, 0.4])
+    assert found == stats.describe([0.7, 0.4], stats.Scale(1 / 4, 0.0, 1.0))
+    assert found["interval_95"] == [0, 1]
+    for column, scale in (
+        ("test_accuracy_at_best_validation", (1 / 30, 0, 1)),
+        ("best_validation_accuracy", (1 / 20, 0, 1)),
+        ("train_accuracy", (1 / 10, 0, 1)),
+        ("best_test_epoch", (1, 1, math.inf)),
+        ("validation_objective", (0, 0, math.inf)),
+    ):
+        num_images = {"train": 10, "validation": 20, "test": 30}
+        assert results.scale_of(column, num_images) == scale
     assert results.by_seed(run, point, "best_test_accuracy") == {0: 0.7, 1: 0.4}
 
 
@@ -167,14 +178,14 @@ def test_diverged_trials_are_named_and_left_out(tmp_path):
     rows = recorder.rows({})
     assert [row["diverged_epoch"] for row in rows] == [0, 2, 0, 0]
     assert results.count_diverged(rows) == 1
-    first, second = results.summarise(rows)
+    first, second = results.summarise(rows, dataset().num_images)
     assert first["diverged_seeds"] == [1]
     assert first["statistics"]["test_accuracy"]["n"] == 1
     run = finished_run(tmp_path / "run")._replace(results=rows)
     by_seed = results.by_seed(run, first, "test_accuracy")
     assert by_seed == {0: 0.5, 1: pytest.approx(math.nan, nan_ok=True)}
     second_by_seed = results.by_seed(run, second, "test_accuracy")
-    compared = stats.compare(by_seed, second_by_seed)
+    compared = stats.compare(by_seed, second_by_seed, stats.Scale(1 / 4))
     assert (compared.n, compared.paired) == (1, True)
     assert first["statistics"]["test_accuracy"]["mean"] == 0.5
     ranked = results.ranked([first, second], "best_test_accuracy")
@@ -193,7 +204,8 @@ def test_a_trial_that_its_last_update_loses_has_diverged_too(tmp_path):
 def test_a_trial_is_chosen_even_if_all_diverged(tmp_path, protocol):
     rows = [row | {"diverged_epoch": 1} for row in rows_of(tmp_path / "run", protocol)]
     assert results.choose_trial(rows, protocol)["trial"] in range(4)
-    results.write_summary(tmp_path, rows, protocol, dataset().name, {})
+    data = dataset()
+    results.write_summary(tmp_path, rows, protocol, data.name, data.num_images, {})
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["grid"][0]["statistics"]["train_loss"]["mean"] is None
 
@@ -201,17 +213,75 @@ def test_a_trial_is_chosen_even_if_all_diverged(tmp_path, protocol):
 def test_points_are_compared_by_seed_and_corrected_for_all_pairs(tmp_path):
     run = finished_run(tmp_path / "run")
     first, second = run.summary["grid"]
+    third = [
+        run.results[2 * point] | {"point": point, "seed": 2, "best_test_accuracy": accuracy}
+        for point, accuracy in enumerate((0.9, 0.55))
+    ]
+    run = run._replace(results=run.results + third)
     (found,) = results.compare_points(run, first, [second])
-    expected = stats.compare({0: 0.8, 1: 0.9}, {0: 0.7, 1: 0.4})
+    scale = stats.Scale(1 / 4, 0.0, 1.0)
+    expected = stats.compare({0: 0.8, 1: 0.9, 2: 0.9}, {0: 0.7, 1: 0.4, 2: 0.55}, scale)
     assert {k: found[k] for k in expected._fields} == expected._asdict()
     assert found["p_holm"] == pytest.approx(found["p"])  # two points are one pair
     three = [first, second, second | {"point": 2}]
     run = run._replace(
         summary=run.summary | {"grid": three},
-        results=run.results + [row | {"point": 2} for row in run.results[2:]],
+        results=run.results + [row | {"point": 2} for row in run.results if row["point"]],
     )
     found = results.compare_points(run, first, three[1:])
     assert found[0]["p_holm"] == pytest.approx(min(1, 3 * found[0]["p"]))
+    (same,) = results.compare_points(run, second, three[2:])
+    assert same["identical"]
+    assert (same["difference"], same["p_holm"]) == (0, pytest.approx(math.nan, nan_ok=True))
+
+
+def made_up(accuracies, num_images):
+    """Returns a run of accuracies [points, seeds]."""
+    rows = [
+        {"trial": 0, "point": point, "seed": seed, "diverged_epoch": 0, "test_accuracy": float(x)}
+        for (point, seed), x in np.ndenumerate(accuracies)
+    ]
+    grid = [{"point": point} for point in range(len(accuracies))]
+    summary = {"protocol": "last_epoch", "grid": grid, "num_images": {"test": num_images}}
+    return results.Run(Path(), {}, rows, summary)
+
+
+def claims(counts, num_images):
+    """Says whether the best of points [points, seeds] is said to differ from another one."""
+    run = made_up(counts / num_images, num_images)
+    order = np.argsort(-counts.mean(1), kind="stable")
+    best, *others = (run.summary["grid"][i] for i in order)
+    return any(test["p_holm"] < 0.05 for test in results.compare_points(run, best, others))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize(("num_images", "scatter"), [(360, 0.6), (360, 2.0), (10_000, 8.0)])
+def test_points_of_one_recipe_are_hardly_ever_said_to_differ(num_images, scatter, seeds):
+    # Scatter in images, as single images, a sweep on digits and one on MNIST have it.
+    rng = np.random.default_rng(0)
+    counts = (
+        0.95 * num_images + rng.random((250, 1, 1)) + scatter * rng.normal(size=(250, 15, seeds))
+    )
+    found = sum(claims(np.rint(family), num_images) for family in counts)
+    # At most 5 % are wanted, and the standard error is 1.4 %; 3 % is the most that theory gives.
+    # Without a floor for the scatter of counts it is 88 % and 53 % with two and three seeds.
+    assert found <= 0.06 * len(counts)
+    assert seeds > 2 or not found
+
+
+@pytest.mark.parametrize(("num_images", "scatter"), [(360, 2.0), (10_000, 8.0)])
+def test_ten_seeds_show_as_much_as_before_counts_were_allowed_for(num_images, scatter):
+    family = 15 * 14 // 2
+    effect = 2**0.5 * scatter * stats.minimum_difference(1.0, 10, level=0.05 / family)
+    shown, rng = 0, np.random.default_rng(1)
+    for _ in range(300):
+        pair = np.rint(0.9 * num_images + rng.random() + scatter * rng.normal(size=(2, 10)))
+        pair[0] = np.rint(pair[0] + effect)
+        run = made_up(pair / num_images, num_images)
+        first, second = run.summary["grid"]
+        (test,) = results.compare_points(run, first, [second])
+        shown += test["p"] < 0.05 / family
+    assert shown / 300 == pytest.approx(0.8, abs=0.07)  # three standard errors
 
 
 def test_a_chosen_trial_shows_its_most_confident_mistakes(tmp_path):
@@ -361,7 +431,8 @@ def test_equal_trials_tie_in_any_order():
         for point, order in [(0, (0, 1, 2)), (1, (2, 1, 0))]
         for i in order
     ]
-    first, second = (p["statistics"]["test_accuracy"]["mean"] for p in results.summarise(rows))
+    grid = results.summarise(rows, dataset().num_images)
+    first, second = (point["statistics"]["test_accuracy"]["mean"] for point in grid)
     assert first == second
 
 

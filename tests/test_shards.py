@@ -112,7 +112,9 @@ def split(run, n, name="shard"):
         config = run.config | {"shard": f"{i}/{n}"}
         workdirs.write_text(path / "config.json", workdirs.to_json(config, indent=2))
         made["command"] = f"python -m mnist_jax.main --shard={i}/{n}"
-        results.write_summary(path, rows, p, run.summary["dataset"], made)
+        results.write_summary(
+            path, rows, p, run.summary["dataset"], run.summary["num_images"], made
+        )
         shutil.copy(run.workdir / "chosen_trial.npz", path)
         found.append(report.read_run(path))
     return found
