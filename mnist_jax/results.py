@@ -6,12 +6,14 @@ provenance) and `chosen_trial.npz` (weights and test predictions of one trial). 
 them and reads them back; `report.py` draws what it reads.
 """
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -382,6 +384,14 @@ def write_chosen_trial(
         **weights,
     )
     write_bytes(workdir / "chosen_trial.npz", buffer.getvalue())
+
+
+def trial_of_weights(workdir: Path) -> int | None:
+    """Returns the trial that `chosen_trial.npz` is of; None if all of it cannot be read."""
+    unreadable = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), np.load(workdir / "chosen_trial.npz") as file:
+        return int({name: file[name] for name in file}["trial"])
+    return None
 
 
 def write_summary(

@@ -13,6 +13,7 @@ import math
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,21 @@ class Runner:
                     self._split(part, len(part) // 2)
 
     def _next_part(self) -> Part | None:
+        """Returns a part that is not done, or at last the one whose weights are missing.
+
+        Where memory cuts a grid point in two, the choice may fall back to a trial of a part before.
+        """
         done = {row["trial"] for row in self.rows}
-        return next((part for part in self._parts if not done.issuperset(part)), None)
+        if part := next((part for part in self._parts if not done.issuperset(part)), None):
+            return part
+        chosen = self._choose(self.rows)
+        if hosts.first(lambda: results.trial_of_weights(self._path)) == chosen:
+            return None
+        print(f"the weights of trial {chosen}, which is chosen in the end, are taken up again")
+        return next(part for part in self._parts if chosen in part)
+
+    def _choose(self, rows: Sequence[Row]) -> int:
+        return results.choose_trial(rows, self._experiment.protocol)["trial"]
 
     def _point(self, part: Part):
         return self._points[self._names[part[0]]["point"]]
@@ -174,8 +188,9 @@ class Runner:
             )
             sys.exit(128 + signal_number)
         scores = sweep.score_test(program, state) if program.score_test else {}
-        rows = sorted(self.rows + recorder.rows(scores), key=lambda row: row["trial"])
-        chosen = results.choose_trial(rows, experiment.protocol)["trial"]
+        others = [row for row in self.rows if row["trial"] not in part]
+        rows = sorted(others + recorder.rows(scores), key=lambda row: row["trial"])
+        chosen = self._choose(rows)
         weights = sweep.chosen_weights(state, part.index(chosen)) if chosen in part else None
         if hosts.is_first():
             if weights is not None:
@@ -183,6 +198,7 @@ class Runner:
                 results.write_chosen_trial(self._path, chosen, weights, seen, self._dataset)
             results.write_results(self._path, rows)
         self.rows = rows
+        self._epochs_there |= dict.fromkeys(part, num_epochs)
         self.seconds["train"] = before + time.monotonic() - started
 
     def _say_what_runs(

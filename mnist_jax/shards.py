@@ -6,14 +6,12 @@ chosen among all are found where its shard left them.
 """
 
 import array
-import contextlib
 import functools
 import itertools
 import mmap
 import os
 import re
 import shlex
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,11 +214,8 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     Raises:
         UserError: The shard chose another trial, whose weights cannot be had any more.
     """
-    path, own = run.workdir / "chosen_trial.npz", None
-    unreadable = contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
-    with unreadable, np.load(path) as file:
-        own = {name: file[name] for name in file}["trial"]  # all, so that damage shows
-    if own == chosen["trial"]:
+    if results.trial_of_weights(run.workdir) == chosen["trial"]:
+        path = run.workdir / "chosen_trial.npz"
         workdirs.write_bytes(folder / path.name, path.read_bytes())
         return
     from mnist_jax import sweep

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, main, memory, report, runner, signals, sweep
+from mnist_jax import UserError, main, memory, report, results, runner, signals, sweep
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import read_config, static_choices
 
@@ -550,6 +550,81 @@ def test_parts_that_fit_in_memory_give_the_results_of_the_whole(
     assert "memory does not hold 5 trials: 3 parts, one after the other" in capsys.readouterr().out
     assert json.loads((parted / "checkpoints" / "parts.json").read_text()) == [[0, 1], [2, 3], [4]]
     assert_same_but_for_order(parted, left_alone)
+
+
+class PowerCutError(Exception):
+    """Ends a run anywhere."""
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Two points of three seeds; what is chosen changes from part to part, and falls back."""
+    score, write, written = results.Recorder.rows, results.write_results, []
+    accuracies = [0.5, 0.5, 0.5, 0.9, 0.1, 0.1]
+
+    def scored(recorder, scores):
+        rows = score(recorder, scores)
+        return [row | {"best_test_accuracy": accuracies[row["trial"]]} for row in rows]
+
+    def write_at_the_second_try(path, rows):
+        written.append(len(rows))
+        if written.count(len(rows)) == 1:
+            raise PowerCutError
+        write(path, rows)
+
+    def make(path, size, cuts):
+        path.mkdir(exist_ok=True)
+        monkeypatch.setattr(
+            memory, "trials_that_fit", lambda program: min(size, len(program.trials.seed))
+        )
+        if cuts:
+            monkeypatch.setattr(results, "write_results", write_at_the_second_try)
+        while True:
+            asked = experiment(num_epochs=(1,), num_seeds=3, learning_rate=(0.1, 0.2))
+            trials = runner.Runner(path, asked, tiny_dataset())
+            with contextlib.suppress(PowerCutError):
+                trials.train()
+                return trials
+
+    monkeypatch.setattr(results.Recorder, "rows", scored)
+    return make
+
+
+@pytest.mark.parametrize(
+    ("size", "cuts"),
+    [(2, True), *(pytest.param(n, cuts, marks=SLOW) for n in (1, 2, 4) for cuts in (False, True))],
+)
+def test_the_weights_are_those_of_the_chosen_trial(cut, tmp_path, size, cuts):
+    """However memory parts the trials, and wherever the run is stopped."""
+    trials = cut(tmp_path, size, cuts)
+    assert [row["trial"] for row in trials.rows] == list(range(6))
+    assert results.choose_trial(trials.rows, "test")["trial"] == 0
+    assert results.trial_of_weights(tmp_path) == 0
+    assert rows(tmp_path) == 6
+    cut(tmp_path / "whole", 6, False)
+    with (
+        np.load(tmp_path / "chosen_trial.npz") as weights,
+        np.load(tmp_path / "whole" / "chosen_trial.npz") as expected,
+    ):
+        assert {name: weights[name].tobytes() for name in weights} == {
+            name: expected[name].tobytes() for name in expected
+        }
+
+
+@pytest.mark.parametrize("lost", ["checkpoints", "chosen_trial.npz"])
+def test_weights_that_are_lost_are_made_again(cut, tmp_path, monkeypatch, lost):
+    write = results.write_results
+
+    def lose(path, rows):
+        write(path, rows)
+        if len(rows) == 6:
+            shutil.rmtree(path / lost) if lost == "checkpoints" else (path / lost).unlink()
+            monkeypatch.setattr(results, "write_results", write)
+
+    monkeypatch.setattr(results, "write_results", lose)
+    cut(tmp_path, 2, False)
+    assert results.trial_of_weights(tmp_path) == 0
+    assert rows(tmp_path) == 6
 
 
 def exhaust(monkeypatch, fails, said="RESOURCE_EXHAUSTED: Allocator ran out"):
