@@ -3,32 +3,22 @@
 Images and labels come in the order of the original IDX files whatever the source, so that one seed
 means one run. Sources in order: this package's cache, files of the user's (`--data_dir`, or the
 environment variable MNIST_JAX_DATA_DIR), a prepared tensorflow-datasets folder, a download.
-
-No file is trusted: what it claims is compared with what is expected before memory is taken for it,
-at most one byte more than expected is unpacked, and nothing is ever unpickled.
 """
 
-import contextlib
-import gzip
 import hashlib
 import io
 import json
 import logging
 import math
 import os
-import stat
 import threading
-import time
-import uuid
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError, workdirs
+from mnist_jax import UserError, cache, formats, workdirs
 
 CLASS_NAMES = {
     "mnist": tuple("0123456789"),
@@ -56,7 +46,6 @@ KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 TORCHVISION_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 TIMEOUT_S = 15.0  # a download from which nothing comes for this long is given up
-STALE_S = 600.0  # what is half written for this long will not be finished
 
 _log = logging.getLogger(__name__)
 
@@ -103,11 +92,12 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         return _load_digits()
     tried: list[str] = []
     paths = _find_files(name, data_dir, tried)
-    stamp = [_stamp(path) for path in paths]
-    _remove_leftovers(name)
-    dataset = _read_cache(name, stamp)
-    if dataset is not None:
-        return dataset
+    stamps = [cache.stamp(path) for path in paths]
+    cache.remove_leftovers(name)
+    shapes = dict(zip(ARRAY_NAMES, _shapes(), strict=True))
+    if cached := cache.read(name, shapes, stamps):
+        return _make_dataset(name, *cached)
+    dataset: Dataset | None
     if paths:
         dataset = _read_files(name, paths)
     else:
@@ -117,7 +107,9 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
             f"data set {name} was not found: {'; '.join(tried)}. Give --data_dir=DIR, a folder with"
             f" {', '.join(FILES)} (gzipped or not), or use --config.dataset=digits"
         )
-    _write_cache(dataset, stamp)
+    arrays = [getattr(dataset, array) for array in ARRAY_NAMES]
+    fresh = cache.Cached(arrays, dataset.checksum, dataset.source)
+    cache.write(name, fresh, ARRAY_NAMES, stamps)
     return dataset
 
 
@@ -166,95 +158,15 @@ def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) ->
     )
 
 
-def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.ndarray:
-    """Reads one IDX file of unsigned bytes, gzipped or not.
-
-    Format: bytes 0, 0, 8 (unsigned byte), number of dimensions; each dimension as a big-endian
-    uint32; the contents (described by LeCun et al. with the MNIST files).
-
-    Args:
-      path: the file; compression is told by its first bytes.
-      shape: the shape it must have.
-      md5: what the decompressed contents should have, if known; only named in the error.
-
-    Raises:
-      UserError: the file cannot be read or is not exactly such an array.
-    """
-    try:
-        with _open_file(path, math.prod(shape)) as file:
-            return _parse_idx(file, shape)
-    except ValueError as error:
-        problem = str(error)
-    except OSError as error:
-        problem = f"it cannot be read ({_one_line(error)})"
-    known = f" whose decompressed contents have MD5 {md5}" if md5 else ""
-    raise UserError(f"{path}: {problem}; replace it with the original file{known}")
-
-
-def _open_file(path: Path, num_bytes: int) -> io.BufferedReader:
-    """Opens what holds `num_bytes` of contents, unless reading it might never end.
-
-    Raises OSError, or ValueError if it is a pipe or the like, or over a MiB longer than needed.
-    """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is not a regular file")
-    if found.st_size > num_bytes + 2**20:
-        raise ValueError(f"it is {found.st_size} bytes long, too many for {num_bytes} of contents")
-    return open(path, "rb")
-
-
-def _parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads an IDX file, gzipped or not, from its start; ValueError tells what is wrong with it."""
-    zipped = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    header, size = _idx_header(shape), math.prod(shape)
-    try:
-        with gzip.open(file) if zipped else contextlib.nullcontext(file) as content:
-            found = content.read(len(header))
-            array = content.read(size + 1) if found == header else b""
-    except EOFError:
-        raise ValueError("the gzip stream is cut short") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"it cannot be unpacked ({_one_line(error)})") from None
-    if len(found) < len(header):
-        raise ValueError(f"it is {len(found)} bytes long, shorter than its header should be")
-    if found[:4] != header[:4]:
-        raise ValueError(
-            f"it begins with {found[:4].hex()}, not with the IDX mark {header[:4].hex()}"
-        )
-    if found != header:
-        claimed = np.frombuffer(found[4:], ">u4").tolist()
-        raise ValueError(f"its header claims dimensions {claimed}, not {list(shape)}")
-    if len(array) < size:
-        raise ValueError(f"it ends after {len(array)} of {size} bytes of contents")
-    if len(array) > size:
-        raise ValueError("bytes follow its contents")
-    return np.frombuffer(array, np.uint8).reshape(shape)
-
-
-def _idx_header(shape: Sequence[int]) -> bytes:
-    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-
-
 def _shapes() -> tuple[tuple[int, ...], ...]:
     """Shapes of the arrays, in the order of FILES."""
     return ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
 
 
-def _make_dataset(name: str, arrays: Sequence[np.ndarray], source: str) -> Dataset:
+def _make_dataset(name: str, arrays: Sequence[np.ndarray], checksum: str, source: str) -> Dataset:
     """Joins the arrays (in the order of FILES) to a data set without validation images."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(_idx_header(array.shape))
-        digest.update(np.ascontiguousarray(array).data)
     images, labels, test_images, test_labels = arrays
     training = (images, labels, images[:0], labels[:0])
-    checksum = f"sha256:{digest.hexdigest()}"
     return Dataset(name, *training, test_images, test_labels, CLASS_NAMES[name], checksum, source)
 
 
@@ -263,7 +175,7 @@ def _check(name: str, arrays: Sequence[np.ndarray], places: Sequence[str], sourc
     for file, shape, array, place in zip(FILES, _shapes(), arrays, places, strict=True):
         if array.shape != shape or array.dtype != np.uint8:
             raise UserError(f"{place}: it is {array.dtype} {array.shape}, not uint8 {shape}")
-        digest = hashlib.md5(_idx_header(shape), usedforsecurity=False)
+        digest = hashlib.md5(formats.idx_header(shape), usedforsecurity=False)
         digest.update(np.ascontiguousarray(array).data)
         md5 = digest.hexdigest()
         if name == "mnist":
@@ -285,135 +197,7 @@ def _check(name: str, arrays: Sequence[np.ndarray], places: Sequence[str], sourc
                     f"{place}: {name} has {each} of each label 0..9, but this has {counts[:10]} and"
                     f" {sum(counts[10:])} other labels; replace it with the original"
                 )
-    return _make_dataset(name, arrays, source)
-
-
-# --- the cache -----------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Returns the folder for what can be made again: MNIST_JAX_CACHE_DIR, or the user's cache.
-
-    Raises:
-      UserError: there is no home directory, and no environment variable names a folder; or one
-        names an address.
-    """
-    for variable, below in (("MNIST_JAX_CACHE_DIR", ""), ("XDG_CACHE_HOME", "mnist_jax")):
-        if given := os.environ.get(variable):
-            return workdirs.local_path(given, variable) / below
-    try:
-        return Path("~/.cache/mnist_jax").expanduser()
-    except RuntimeError:
-        raise UserError("there is no home directory; set MNIST_JAX_CACHE_DIR to a folder") from None
-
-
-def _cache_path(name: str) -> Path:
-    return cache_folder() / f"{name}-v2.npz"  # v2: the layout; raise it when that changes
-
-
-def _stamp(path: Path) -> list:
-    """What changes when a file does."""
-    try:
-        found = os.stat(path)
-        return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
-    except OSError as error:
-        problem = f"it cannot be read ({_one_line(error)}); make it readable, or replace it"
-        raise UserError(f"{path}: {problem}") from error
-
-
-@contextlib.contextmanager
-def _open_npz(path: Path):
-    """Opens an npz file of the four arrays; damage raises any of a dozen types, here or in use."""
-    size = sum(map(math.prod, _shapes()))
-    with _open_file(path, size) as file, zipfile.ZipFile(file) as archive:
-        yield archive
-
-
-def _open_member(archive: zipfile.ZipFile, name: str):
-    """Opens a member, whose CRC-32 is compared at its end."""
-    info = archive.getinfo(name)
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # The others turn a few bytes into gigabytes whatever number of them is asked for.
-        raise ValueError(f"{name} is compressed by method {info.compress_type}, not deflated")
-    return archive.open(info)
-
-
-def _read_npz(archive: zipfile.ZipFile, names: Sequence[str]) -> list[np.ndarray]:
-    """Reads arrays in the order of FILES; ValueError, or what zipfile raises, tells of damage.
-
-    NumPy's own reader takes the memory that a header asks for. Format (numpy.lib.format): a mark
-    and version 1.0, the length of the header as uint16, the header (a dict as text), the contents.
-    """
-    arrays = []
-    for name, shape in zip(names, _shapes(), strict=True):
-        header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
-        size = math.prod(shape)
-        with _open_member(archive, f"{name}.npy") as member:
-            mark = member.read(10)
-            found = member.read(int.from_bytes(mark[8:], "little"))
-            if mark[:8] != b"\x93NUMPY\x01\x00" or _dense(found) != _dense(header.encode()):
-                raise ValueError(f"{name} begins with {mark + found!r}, not with NumPy's {header}")
-            content = member.read(size + 1)
-        if len(content) != size:
-            amount = "more" if len(content) > size else "fewer"
-            raise ValueError(f"{name} holds {amount} bytes than the {size} of {shape}")
-        arrays.append(np.frombuffer(content, np.uint8).reshape(shape))
-    return arrays
-
-
-def _dense(text: bytes) -> bytes:
-    return b"".join(text.split())
-
-
-def _read_cache(name: str, stamp: list) -> Dataset | None:
-    """The cached data set, if sound and, when `stamp` names source files, made from those."""
-    path = _cache_path(name)
-    try:
-        with _open_npz(path) as archive:
-            with _open_member(archive, "meta.json") as member:
-                meta = json.loads(member.read(2**20))
-            if meta["name"] != name:
-                raise ValueError(f"it holds {meta['name']}")
-            if stamp and meta["stamp"] != stamp:
-                return None
-            arrays = _read_npz(archive, ARRAY_NAMES)
-        dataset = _make_dataset(name, arrays, f"cache {path}, from {meta['source']}")
-        if dataset.checksum != meta["checksum"]:  # _check is left out: it would take thrice as long
-            raise ValueError(f"its arrays have {dataset.checksum}, not {meta['checksum']}")
-        return dataset
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return None  # _write_cache tells if it cannot be mended
-    except Exception as error:  # zipfile raises a dozen types on damage
-        _log.warning("ignoring the cache file %s (%s)", path, _one_line(error))
-        return None
-
-
-def _write_cache(dataset: Dataset, stamp: list) -> None:
-    """Writes the cache file whole or not at all; a failure costs a warning."""
-    path = _cache_path(dataset.name)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    meta = {"name": dataset.name, "checksum": dataset.checksum, "source": dataset.source}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **{name: getattr(dataset, name) for name in ARRAY_NAMES})
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr("meta.json", json.dumps({**meta, "stamp": stamp}))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        _log.warning("cannot cache %s in %s (%s)", dataset.name, path, _one_line(error))
-
-
-def _remove_leftovers(name: str) -> None:
-    """Removes what a process that was killed in `_write_cache` left there."""
-    path = _cache_path(name)
-    with contextlib.suppress(OSError):
-        for left in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 32}"):
-            if time.time() - left.stat().st_mtime > STALE_S:
-                left.unlink()
+    return _make_dataset(name, arrays, formats.checksum(arrays), source)
 
 
 # --- the other sources ---------------------------------------------------------------------------
@@ -452,16 +236,18 @@ def _read_files(name: str, paths: Sequence[Path]) -> Dataset:
     if len(paths) == len(FILES):
         known = MNIST_MD5 if name == "mnist" else {}
         arrays = [
-            read_idx(p, s, known.get(f)) for p, s, f in zip(paths, _shapes(), FILES, strict=True)
+            formats.read_idx(p, s, known.get(f))
+            for p, s, f in zip(paths, _shapes(), FILES, strict=True)
         ]
         return _check(name, arrays, [str(p) for p in paths], f"IDX files in {paths[0].parent}")
     [path] = paths
     try:
-        with _open_npz(path) as archive:
-            arrays = _read_npz(archive, KERAS_NAMES)
-    except Exception as error:  # as in _read_cache
-        problem = f"it is not Keras' mnist.npz ({_one_line(error)}); replace it with the original"
-        raise UserError(f"{path}: {problem}") from error
+        shapes = dict(zip(KERAS_NAMES, _shapes(), strict=True))
+        with formats.open_npz(path, sum(map(math.prod, shapes.values()))) as archive:
+            arrays = formats.read_npz(archive, shapes)
+    except Exception as error:  # zipfile raises a dozen types on damage
+        problem = f"it is not Keras' mnist.npz ({formats.one_line(error)})"
+        raise UserError(f"{path}: {problem}; replace it with the original") from error
     return _check(name, arrays, [f"{path} ({key})" for key in KERAS_NAMES], f"Keras' {path}")
 
 
@@ -492,7 +278,7 @@ def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
             arrays = [a for split in ("train", "test") for a in _read_split(builder, split)]
             return _check(name, arrays, [str(folder)] * len(FILES), f"tensorflow-datasets {folder}")
         except Exception as error:  # whatever another program left there
-            tried.append(f"{folder} cannot be used ({_one_line(error)})")
+            tried.append(f"{folder} cannot be used ({formats.one_line(error)})")
     return None
 
 
@@ -523,10 +309,10 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
         for place, shape in zip(places, _shapes(), strict=True):
             expected = builder.url_infos[place]
             content = _fetch(place, expected.size, expected.checksum)
-            arrays.append(_parse_idx(io.BytesIO(content), shape))
+            arrays.append(formats.parse_idx(io.BytesIO(content), shape))
         return _check(name, arrays, places, f"download from {url}")
     except Exception as error:  # no tfds, network or server; wrong bytes
-        tried.append(f"the download from {url} failed ({_one_line(error)})")
+        tried.append(f"the download from {url} failed ({formats.one_line(error)})")
         return None
 
 
@@ -597,4 +383,5 @@ def _load_digits() -> Dataset:
     split = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
     train, test = map(np.sort, split)
     arrays = (images[train], labels[train], images[test], labels[test])
-    return _make_dataset("digits", arrays, "scikit-learn load_digits")
+    checksum = formats.checksum(arrays)
+    return _make_dataset("digits", arrays, checksum, "scikit-learn load_digits")

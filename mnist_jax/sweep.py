@@ -22,7 +22,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
 from mnist_jax import UserError, hosts, train
-from mnist_jax.data import Dataset, cache_folder
+from mnist_jax.cache import cache_folder
+from mnist_jax.data import Dataset
 from mnist_jax.experiment import COMPUTED, PRECISIONS
 from mnist_jax.grid import SCHEDULES, Point
 from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState

@@ -1,0 +1,150 @@
+"""Files of uint8 arrays, none of which is trusted: IDX and npz.
+
+What a file claims is compared with what is expected before memory is taken for it, at most one byte
+more than expected is unpacked, and nothing is ever unpickled.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import math
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mnist_jax import UserError
+
+
+def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.ndarray:
+    """Reads one IDX file of unsigned bytes, gzipped or not.
+
+    Format: bytes 0, 0, 8 (unsigned byte), number of dimensions; each dimension as a big-endian
+    uint32; the contents (described by LeCun et al. with the MNIST files).
+
+    Args:
+      path: the file; compression is told by its first bytes.
+      shape: the shape it must have.
+      md5: what the decompressed contents should have, if known; only named in the error.
+
+    Raises:
+      UserError: the file cannot be read or is not exactly such an array.
+    """
+    try:
+        with open_file(path, math.prod(shape)) as file:
+            return parse_idx(file, shape)
+    except ValueError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"it cannot be read ({one_line(error)})"
+    known = f" whose decompressed contents have MD5 {md5}" if md5 else ""
+    raise UserError(f"{path}: {problem}; replace it with the original file{known}")
+
+
+def open_file(path: Path, num_bytes: int) -> io.BufferedReader:
+    """Opens what holds `num_bytes` of contents, unless reading it might never end.
+
+    Raises OSError, or ValueError if it is a pipe or the like, or over a MiB longer than needed.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is not a regular file")
+    if found.st_size > num_bytes + 2**20:
+        raise ValueError(f"it is {found.st_size} bytes long, too many for {num_bytes} of contents")
+    return open(path, "rb")
+
+
+def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads an IDX file, gzipped or not, from its start; ValueError tells what is wrong with it."""
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    header, size = idx_header(shape), math.prod(shape)
+    try:
+        with gzip.open(file) if zipped else contextlib.nullcontext(file) as content:
+            found = content.read(len(header))
+            array = content.read(size + 1) if found == header else b""
+    except EOFError:
+        raise ValueError("the gzip stream is cut short") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"it cannot be unpacked ({one_line(error)})") from None
+    if len(found) < len(header):
+        raise ValueError(f"it is {len(found)} bytes long, shorter than its header should be")
+    if found[:4] != header[:4]:
+        raise ValueError(
+            f"it begins with {found[:4].hex()}, not with the IDX mark {header[:4].hex()}"
+        )
+    if found != header:
+        claimed = np.frombuffer(found[4:], ">u4").tolist()
+        raise ValueError(f"its header claims dimensions {claimed}, not {list(shape)}")
+    if len(array) < size:
+        raise ValueError(f"it ends after {len(array)} of {size} bytes of contents")
+    if len(array) > size:
+        raise ValueError("bytes follow its contents")
+    return np.frombuffer(array, np.uint8).reshape(shape)
+
+
+def idx_header(shape: Sequence[int]) -> bytes:
+    """Returns what an IDX file of unsigned bytes begins with."""
+    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+
+
+def checksum(arrays: Sequence[np.ndarray]) -> str:
+    """Returns `sha256:...` over the arrays as IDX files, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(idx_header(array.shape))
+        digest.update(np.ascontiguousarray(array).data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def one_line(error: Exception) -> str:
+    """Says what an error is in one line of at most 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+@contextlib.contextmanager
+def open_npz(path: Path, num_bytes: int) -> Iterator[zipfile.ZipFile]:
+    """Opens an npz file of `num_bytes`; damage raises any of a dozen types, here or in use."""
+    with open_file(path, num_bytes) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def open_member(archive: zipfile.ZipFile, name: str):
+    """Opens a member, whose CRC-32 is compared at its end."""
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # The others turn a few bytes into gigabytes whatever number of them is asked for.
+        raise ValueError(f"{name} is compressed by method {info.compress_type}, not deflated")
+    return archive.open(info)
+
+
+def read_npz(archive: zipfile.ZipFile, shapes: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
+    """Reads arrays of these names; ValueError, or what zipfile raises, tells of damage.
+
+    NumPy's own reader takes the memory that a header asks for. Format (numpy.lib.format): a mark
+    and version 1.0, the length of the header as uint16, the header (a dict as text), the contents.
+    """
+    arrays = []
+    for name, shape in shapes.items():
+        header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+        size = math.prod(shape)
+        with open_member(archive, f"{name}.npy") as member:
+            mark = member.read(10)
+            found = member.read(int.from_bytes(mark[8:], "little"))
+            if mark[:8] != b"\x93NUMPY\x01\x00" or _dense(found) != _dense(header.encode()):
+                raise ValueError(f"{name} begins with {mark + found!r}, not with NumPy's {header}")
+            content = member.read(size + 1)
+        if len(content) != size:
+            amount = "more" if len(content) > size else "fewer"
+            raise ValueError(f"{name} holds {amount} bytes than the {size} of {shape}")
+        arrays.append(np.frombuffer(content, np.uint8).reshape(shape))
+    return arrays
+
+
+def _dense(text: bytes) -> bytes:
+    return b"".join(text.split())
