@@ -31,6 +31,7 @@ COMMANDS = {
     "cnn_final": ("configs/beyond_99_19.py", 4000),
 }
 KEPT = ("config.json", "results.csv", "summary.json")
+TEST_IMAGES = stats.Scale(step=1 / 10_000, low=0.0, high=1.0)
 SEARCHED = (
     *("batch_size", "learning_rate", "schedule", "momentum"),
     *("l2", "l2_on_output", "label_smoothing"),
@@ -99,11 +100,11 @@ def steps(walk: Run, final: Run) -> list[dict[int, float]]:
 def walk_table(accuracies: list[dict[int, float]]) -> str:
     """Compares each step with the one before, seed by seed."""
     pairs = list(zip(accuracies[1:], accuracies, strict=False))
-    gains = [stats.compare(now, before) for now, before in pairs]
+    gains = [stats.compare(now, before, TEST_IMAGES) for now, before in pairs]
     adjusted = stats.holm([gain.p for gain in gains])
     rows = []
     for i, (change, values) in enumerate(zip(STEPS, accuracies, strict=True)):
-        found = stats.describe(list(values.values()))
+        found = stats.describe(list(values.values()), TEST_IMAGES)
         low, high = found["interval_95"]
         cells = [change, f"{percent(found['mean'])} ± {percent((high - low) / 2)}", "", ""]
         if i:
@@ -122,13 +123,13 @@ def draw_walk(accuracies: list[dict[int, float]]) -> Figure:
     figure = Figure(figsize=(9.2, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for place, values in enumerate(accuracies):
-        found = stats.describe(list(values.values()))
+        found = stats.describe(list(values.values()), TEST_IMAGES)
         low, high = found["interval_95"]
         left.plot([100 * v for v in values.values()], [place + 0.22] * len(values), ".",
                   color=figures.COLORS[5], ms=5, alpha=0.6)  # fmt: skip
         draw_interval(left, place, found["mean"], low, high, "{:.2f}")
         if place:
-            gain = stats.compare(values, accuracies[place - 1])
+            gain = stats.compare(values, accuracies[place - 1], TEST_IMAGES)
             draw_interval(right, place, gain.difference, gain.low, gain.high, "{:+.2f}")
     for ax, x in ((left, 98.47), (right, 0)):
         ax.axvline(x, color="#666666", lw=1, ls="--")
