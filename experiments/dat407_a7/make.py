@@ -204,7 +204,7 @@ def protocols(runs: dict[str, Run]) -> str:
 
 
 def factors(runs: dict[str, Run]) -> str:
-    """Compares each L2 factor with 1e-6, seed by seed, by both protocols, and these with another."""
+    """Compares each L2 factor with 1e-6, seed by seed, by both protocols, and their gains."""
     rows, gains, test_images = [], [], stats.Scale(step=1e-4)
     for folder in ("l2_sweep", VALIDATED["l2_sweep"]):
         run = runs[folder]
