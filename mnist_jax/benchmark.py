@@ -96,19 +96,19 @@ class Ours:
             experiment: What to train.
             dataset: Its training images are those of a round.
         """
-        from mnist_jax import sweep, train
+        from mnist_jax import machine, sweep, train
 
         first, *others = experiment.points
         points = [first, *(point for point in others if point.static == first.static)]
         static = static_choices(experiment, first, len(dataset.class_names))
         trials = sweep.create_trials(points, experiment.seeds, len(dataset.train_labels))
-        most = max(sweep.num_cores(), len(trials.seed))
+        most = max(machine.num_cores(), len(trials.seed))
         configure_jax(experiment, most)
 
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
-        self.devices = sweep.devices_for(most, experiment.devices)
+        self.devices = machine.devices_for(most, experiment.devices)
         num_devices = len(self.devices)
         on_cpu = jax.default_backend() == "cpu"
         self.trials = num_devices if on_cpu else max(num_devices, len(trials.seed))

@@ -279,17 +279,17 @@ def _axis(config, key: str, kind: _Kind) -> tuple:
 def configure_jax(
     experiment: Experiment, num_trials: int | None = None, job: str | None = None
 ) -> None:
-    """Sets JAX up for an experiment, as `sweep.configure_jax`.
+    """Sets JAX up for an experiment, as `machine.configure_jax`.
 
     Args:
         experiment: What to train.
         num_trials: The most that train together; none takes what the experiment asks for.
         job: The job of several processes that this one joins.
     """
-    from mnist_jax import sweep
+    from mnist_jax import machine
 
     sizes = [num_trials] if num_trials else list(map(len, experiment.parts.values()))
-    sweep.configure_jax(
+    machine.configure_jax(
         max(sizes),
         platform=experiment.platform,
         devices=experiment.devices,
@@ -298,7 +298,7 @@ def configure_jax(
         job=job,
     )
     for size in (max(sizes), min(sizes)):
-        sweep.devices_for(size, experiment.devices)
+        machine.devices_for(size, experiment.devices)
 
 
 def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:

@@ -1,14 +1,11 @@
 """The memory that a compiled sweep takes, and how many of its trials fit in what there is."""
 
-import contextlib
-import re
-from pathlib import Path
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
-from mnist_jax import hosts
+from mnist_jax import hosts, machine
 from mnist_jax.sweep import Sweep
 
 
@@ -46,7 +43,7 @@ def trials_that_fit(sweep: Sweep) -> int:
     memory, count = memory_of(sweep), sweep.devices["count"]
     each, device = memory["trial_bytes"], jax.local_devices()[0]
     if device.platform == "cpu":
-        free, memories = _free_memory(), jax.process_count()
+        free, memories = machine.free_memory(), jax.process_count()
         each += 2 * memory["state_bytes"]
     else:
         found = device.memory_stats() or {}  # some allocators keep none: then it is tried
@@ -60,34 +57,6 @@ def trials_that_fit(sweep: Sweep) -> int:
     if -(-num_trials // count) * count <= most:  # as many as with the padding
         return num_trials
     return min(num_trials, most - most % count or most)
-
-
-def _free_memory(
-    groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> int:
-    """Returns the bytes that this process may still take on the host.
-
-    A container or a cluster's job has less than the machine, by its control group or one above.
-
-    Args:
-        groups: Where the control groups are mounted (version 2).
-        own: File that names the group of this process.
-    """
-    import psutil
-
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError):
-        group = groups / own.read_text().rpartition("0::/")[2].strip()
-        for folder in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # the root has no limit, others may not
-                limit = int((folder / "memory.max").read_text())
-                used = int((folder / "memory.current").read_text())
-                stat = (folder / "memory.stat").read_text()
-                on_demand = re.findall(
-                    r"^(?:(?:in)?active_file|slab_reclaimable) (\d+)", stat, re.M
-                )
-                free = min(free, limit - used + sum(map(int, on_demand)))
-    return max(0, free)
 
 
 def _num_bytes(tree: PyTree) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_jax import UserError, hosts, memory, models, results, sweep, workdirs
+from mnist_jax import UserError, hosts, machine, memory, models, results, sweep, workdirs
 from mnist_jax.checkpoints import Checkpoints
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, static_choices
@@ -70,7 +70,7 @@ class Runner:
     def devices(self) -> dict[str, Any]:
         """What runs the trials and how, for the record."""
         most = max(map(len, self._parts))
-        return sweep.describe_devices(sweep.devices_for(most, self._experiment.devices))
+        return machine.describe_devices(machine.devices_for(most, self._experiment.devices))
 
     def train(self) -> None:
         """Trains what is left.
@@ -210,7 +210,7 @@ class Runner:
             "validation": "val_ is validation images",
             None: "nothing is scored before the end",
         }[self._protocol.held_out]
-        print(sweep.what_runs(program.devices, self._experiment.platform))
+        print(machine.what_runs(program.devices, self._experiment.platform))
         print(models.layer_table(program.recipe.model))
         print(
             f"{dataset.name} ({dataset.source}): {len(dataset.train_labels)} training images;"

@@ -4,7 +4,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from mnist_jax import UserError, sweep
+from mnist_jax import UserError, machine
 from mnist_jax.experiment import configure_jax, read_config
 
 CONFIG = Path(__file__).parent.parent / "configs" / "l2_sweep.py"
@@ -42,7 +42,7 @@ def test_a_shard_that_is_none_of_the_experiments_is_refused(shard):
 
 
 def test_a_job_is_no_larger_than_the_smallest_part(monkeypatch):
-    monkeypatch.setattr(sweep, "configure_jax", lambda *_, **__: None)
+    monkeypatch.setattr(machine, "configure_jax", lambda *_, **__: None)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     sizes = {"grid": "list", "num_seeds": 1, "l2": (0.0, 1e-3, 0.0)}
     configure_jax(read(hidden_sizes=((8,),), **sizes))

@@ -11,7 +11,7 @@ import sys
 import pytest
 from server import ROOT
 
-from mnist_jax import sweep
+from mnist_jax import machine
 from mnist_jax.provenance import provenance
 
 CONFIG = f"--config={ROOT / 'configs' / 'baseline.py'}"
@@ -107,7 +107,7 @@ def test_a_trial_that_shares_the_cores_gives_the_same_files_again(run, tmp_path)
         run(*TINY, "--config.hidden_sizes=300,100", f"--workdir={path}")
         devices = json.loads((path / "summary.json").read_text())["provenance"]["devices"]
         assert devices["count"] == 1
-        several = sweep.num_cores() > 1
+        several = machine.num_cores() > 1
         assert devices["threads"] == ("shared by the devices" if several else "one a device")
     for name in ("metrics.jsonl", "results.csv"):
         assert len({(path / name).read_bytes() for path in paths}) == 1

@@ -19,7 +19,17 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, main, memory, report, results, runner, signals, sweep
+from mnist_jax import (
+    UserError,
+    machine,
+    main,
+    memory,
+    report,
+    results,
+    runner,
+    signals,
+    sweep,
+)
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import read_config, static_choices
 
@@ -472,9 +482,9 @@ def test_a_second_run_is_refused_while_the_first_lives(server, whole, tmp_path):
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=SLOW), 4])
 def test_any_number_of_devices_gives_the_same_files(server, whole, tmp_path, devices):
     done = server.run("main", *TINY, f"--config.devices={devices}", f"--workdir={tmp_path}")
-    if devices > sweep.num_cores():  # whose bits would be others: sums are cut by threads
+    if devices > machine.num_cores():  # whose bits would be others: sums are cut by threads
         assert done.status == 2
-        assert f"--config.devices={devices}: expected at most {sweep.num_cores()}" in done.err
+        assert f"--config.devices={devices}: expected at most {machine.num_cores()}" in done.err
         return
     assert (done.status, done.err) == (0, "")
     assert json.loads(read(tmp_path, "config.json"))["devices"] == devices
@@ -696,7 +706,7 @@ def test_trials_that_fit(monkeypatch):
         )
 
     def fit(program, available):
-        monkeypatch.setattr(memory, "_free_memory", lambda: available)
+        monkeypatch.setattr(machine, "free_memory", lambda: available)
         return memory.trials_that_fit(program)
 
     small, large = compile_trials(8, (4,)), compile_trials(8, (64,))
@@ -742,12 +752,12 @@ def test_the_memory_of_a_control_group_is_all_there_is(tmp_path, monkeypatch, jo
             "anon 45\ninactive_file 12\nactive_file 5\nslab_reclaimable 3\n"
         )
     own.write_text("0::/job_1/step_2\n")
-    assert memory._free_memory(tmp_path / "groups", own) == free
-    assert memory._free_memory(tmp_path / "none", own) == 500
+    assert machine.free_memory(tmp_path / "groups", own) == free
+    assert machine.free_memory(tmp_path / "none", own) == 500
 
 
 def test_a_trial_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1000)
     with pytest.raises(UserError, match="does not hold a single trial; give a smaller network"):
         train(tmp_path / "run")
 

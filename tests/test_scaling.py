@@ -15,7 +15,7 @@ import pytest
 from flax import linen as nn
 from server import ROOT
 
-from mnist_jax import UserError, data, memory, peers, scaling, sweep
+from mnist_jax import UserError, data, machine, memory, peers, scaling
 from mnist_jax.experiment import read_config
 
 NETWORKS = {  # the configs' (conv_features, hidden_sizes, batch_size) and MFLOP a step
@@ -193,14 +193,14 @@ def test_nothing_to_time_is_bad_input(monkeypatch, job):
 @pytest.fixture
 def prepared(monkeypatch):
     """What the process of a number does, here: JAX is set up already."""
-    monkeypatch.setattr(sweep, "configure_jax", lambda *arguments, **options: None)
+    monkeypatch.setattr(machine, "configure_jax", lambda *arguments, **options: None)
     yield
     jax.config.update("jax_enable_compilation_cache", True)
 
 
 def test_a_long_epoch_is_cut_to_its_first_steps(monkeypatch, prepared, job):
     work = 128 * 3 * job.work  # of a step of 3 trials
-    monkeypatch.setattr(scaling, "WORK_PER_ROUND", 4.5 * work / sweep.num_cores())
+    monkeypatch.setattr(scaling, "WORK_PER_ROUND", 4.5 * work / machine.num_cores())
     train_round, about = scaling.prepare(job, 3)
     assert (about["steps"], about["images"], about["epoch_steps"]) == (4, 512, 12)
     assert about["memory"]["data_bytes"] == 1797 * (28 * 28 + 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from base import BASE
 
-from mnist_jax import grid, models, sweep
+from mnist_jax import grid, machine, models, sweep
 from mnist_jax.data import Dataset
 
 TESTS = Path(__file__).parent
@@ -168,7 +168,7 @@ def test_the_chosen_epochs_test_accuracy_is_that_of_its_epoch():
 def test_tensor_cores_that_round_factors_came_with_ampere(capability, before):
     known = {"compute_capability": capability} if capability else {}
     device = mock.MagicMock(jax.Device, **known)
-    assert sweep._is_before_ampere(device) == before
+    assert machine._is_before_ampere(device) == before
 
 
 def test_a_trials_chosen_weights_predict_what_was_scored():

@@ -1,0 +1,212 @@
+"""The machine: JAX set up for it, devices that trials are spread over, free cores and memory."""
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mnist_jax import UserError, hosts
+from mnist_jax.cache import cache_folder
+from mnist_jax.experiment import COMPUTED, PRECISIONS
+
+
+def configure_jax(
+    num_trials: int,
+    *,
+    platform: str = "",
+    devices: int = 0,
+    precision: str = "float32",
+    deterministic: bool = False,
+    job: str | None = None,
+) -> None:
+    """Sets JAX up for a sweep, and looks for devices; must come before anything else does.
+
+    Each CPU core becomes one device, as far as there are trials for them. Where fewer trials than
+    cores train together at most, the devices share all cores through threads, so that none is idle.
+    Compiled programs are kept in the user's cache, unless JAX was told otherwise.
+
+    Args:
+        num_trials: The most that train together; where fewer do, their devices are no faster.
+        platform: `cpu`, `gpu` or `tpu`; none takes the first of TPU, GPU and CPU that there is.
+        devices: How many devices of a process are used, at most; 0 for all. A CPU has one for each
+            core: with more, XLA would cut its sums otherwise, which changes their last bits.
+        precision: Of matrix products, one of `PRECISIONS`.
+        deterministic: Whether a GPU must use kernels that give the same bits every time, and the
+            same ones every time: none is chosen by how long it took.
+        job: The job of several processes that this one joins, as `hosts.join` takes it.
+
+    Raises:
+        UserError: The platform, its precision or the job are not to be had.
+    """
+    cores = num_cores()
+    jax.config.update("jax_num_cpu_devices", min(devices or cores, cores, num_trials))
+    if platform == "cpu":
+        jax.config.update("jax_platforms", platform)  # others are found without, or are not there
+    flags = [os.environ.get("XLA_FLAGS", "")]
+    if num_trials >= cores:
+        flags.append("--xla_cpu_multi_thread_eigen=false")
+    if deterministic:
+        flags += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if job is not None:
+        hosts.join(job)
+    found = _find_backend()
+    if platform not in ("", found):
+        raise UserError(
+            f"--config.platform={platform}: JAX finds none, but {jax.devices()[0].device_kind}; "
+            "install JAX for it (pip install -e '.[cuda]' or '.[tpu]'), see that JAX_PLATFORMS "
+            "does not keep it out, or choose another"
+        )
+    device = jax.devices()[0]
+    computed = ("float32",) if _is_before_ampere(device) else COMPUTED.get(found, ("float32",))
+    if precision not in computed:
+        raise UserError(
+            f"--config.precision={precision}: expected {' or '.join(computed)}, as a "
+            f"{device.device_kind} computes; choose that, or another --config.platform"
+        )
+
+
+def _find_backend() -> str:
+    """Returns the platform that JAX takes, or says why it finds none."""
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # as JAX's reason, if it gives one
+        given, reason = os.environ.get("JAX_PLATFORMS", ""), str(error).split("\n")[0]
+        raise UserError(
+            f"JAX_PLATFORMS={given}: JAX cannot start it ({reason or 'there is none'}); install "
+            "JAX for it (pip install -e '.[cuda]' or '.[tpu]'), or unset the variable"
+        ) from None
+
+
+def _is_before_ampere(device: jax.Device) -> bool:
+    """Says whether a device is an NVIDIA GPU that rounds no factors in matrix products."""
+    try:
+        return float(getattr(device, "compute_capability", "")) < 8
+    except ValueError:  # another device has none, or a name for it
+        return False
+
+
+def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
+    """Returns the devices that so many trials are spread over: no more than there are trials.
+
+    Processes take turns, so that each has its share.
+
+    Args:
+        num_trials: Trials of all processes.
+        num_devices: How many devices of each process are used at most; 0 for all.
+
+    Raises:
+        UserError: There are fewer devices, fewer trials than processes, or processes with fewer
+            devices than others.
+    """
+    local = jax.local_devices()
+    if num_devices > len(local) and len(local) < num_trials:
+        raise UserError(
+            f"--config.devices={num_devices}: expected at most {len(local)}, since JAX finds "
+            f"{len(local)} of {local[0].device_kind}; give 0 for all"
+        )
+    if num_trials < jax.process_count():
+        raise UserError(
+            f"--distributed: {jax.process_count()} processes for {num_trials} trials that train "
+            "together; give at most as many processes as trials"
+        )
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    sizes = sorted(map(len, by_process.values()))
+    if sizes[0] < sizes[-1]:  # which what the processes tell each other does not allow for
+        raise UserError(
+            f"--distributed: the processes have {sizes[0]} to {sizes[-1]} devices; expected as "
+            f"many each, which on CPUs --config.devices={sizes[0]} gives"
+        )
+    turns = zip(*(found[: num_devices or None] for found in by_process.values()), strict=True)
+    return list(itertools.chain(*turns))[:num_trials]
+
+
+def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Returns what runs the trials and how, for the record."""
+    on_cpu = devices[0].platform == "cpu"
+    alone = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
+    threads = "one a device" if alone else "shared by the devices"
+    precisions = {name: key for key, name in PRECISIONS.items()}
+    precision = jax.config.values["jax_default_matmul_precision"]
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "processes": jax.process_count(),
+        "cores": num_cores(),
+        "threads": threads if on_cpu else None,
+        "trials_in_a_device": "lax.map" if on_cpu else "vmap",
+        "matmul_precision": precisions.get(precision, precision),
+    }
+
+
+def what_runs(devices: dict[str, Any], platform: str) -> str:
+    """Says what a sweep runs on and why, for the terminal.
+
+    Args:
+        devices: As `describe_devices` gives them.
+        platform: That the config asks for.
+    """
+    given = os.environ.get("JAX_PLATFORMS")
+    if platform:
+        why = f"as --config.platform={platform} says"
+    elif given:
+        why = f"as JAX_PLATFORMS={given} says"
+    elif devices["platform"] == "cpu":
+        why = "since JAX finds no GPU or TPU"
+    else:
+        why = "the first of TPU, GPU and CPU that JAX finds"
+    how = {"lax.map": "one after the other", "vmap": "together"}[devices["trials_in_a_device"]]
+    text = f"Runs on {devices['count']} {devices['kind']} device{'s' * (devices['count'] > 1)}"
+    if devices["processes"] > 1:
+        text += f" of {devices['processes']} processes"
+    text += f", {why}; trials in a device are trained {how}"
+    if devices["threads"] == "shared by the devices":
+        text += f", by the threads of {devices['cores']} cores"
+    return f"{text}, matrix products in {devices['matmul_precision']}"
+
+
+def num_cores() -> int:
+    """Returns the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory(
+    groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Returns the bytes that this process may still take on the host.
+
+    A container or a cluster's job has less than the machine, by its control group or one above.
+
+    Args:
+        groups: Where the control groups are mounted (version 2).
+        own: File that names the group of this process.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError):
+        group = groups / own.read_text().rpartition("0::/")[2].strip()
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # the root has no limit, others may not
+                limit = int((folder / "memory.max").read_text())
+                used = int((folder / "memory.current").read_text())
+                stat = (folder / "memory.stat").read_text()
+                on_demand = re.findall(
+                    r"^(?:(?:in)?active_file|slab_reclaimable) (\d+)", stat, re.M
+                )
+                free = min(free, limit - used + sum(map(int, on_demand)))
+    return max(0, free)
