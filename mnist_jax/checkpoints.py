@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from mnist_jax import hosts
+from mnist_jax import UserError, hosts, workdirs
 
 MANIFEST = "manifest.json"
 
@@ -76,8 +76,10 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         """Waits until all is written."""
-        self._wait()
-        self._writer.shutdown()
+        try:
+            self._wait()
+        finally:
+            self._writer.shutdown()
 
     def ready(self, after: float) -> bool:
         """Says whether writing the next one would take no more than its share of the time.
@@ -159,6 +161,8 @@ class Checkpoints:
         if self._pending is None:
             return
         error, self._pending = self._pending.exception(), None
+        if isinstance(error, UserError):  # the folder is another run's by now
+            raise error
         if error and not self._failing:
             back = f"to checkpoint {self._steps[-1]}" if self._steps else "to the start"
             _warn(
@@ -171,11 +175,15 @@ class Checkpoints:
         start = time.monotonic()
         path = self._path(step)
         try:
-            _check_space(self.folder, sum(array.nbytes for array in arrays.values()))
-            with _orbax() as orbax:
-                orbax.save(path, arrays, force=True)
+            with workdirs.writing(path):
+                _check_space(self.folder, sum(array.nbytes for array in arrays.values()))
+                with _orbax() as orbax:
+                    orbax.save(path, arrays, force=True)
             body = json.dumps({"record": record, "files": _digests(path)}).encode()
-            with open(path / MANIFEST, "wb", buffering=0) as file:
+            with (
+                workdirs.writing(path / MANIFEST),
+                open(path / MANIFEST, "wb", buffering=0) as file,
+            ):
                 file.write(_digest(body) + b"\n" + body)
                 os.fsync(file.fileno())
             self._steps = [*(s for s in self._steps if s < step), step][-self._keep :]
@@ -220,9 +228,10 @@ class Checkpoints:
         return [p for p in self.folder.iterdir() if ours.fullmatch(p.name)]
 
     def _delete_others(self) -> None:
-        for path in self._entries():
-            if path.name not in map(str, self._steps):
-                shutil.rmtree(path, ignore_errors=True)
+        with workdirs.writing(self.folder):
+            for path in self._entries():
+                if path.name not in map(str, self._steps):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:

@@ -99,9 +99,9 @@ def run(
     except BrokenPipeError:
         raise
     except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise UserError(
-            f"--workdir={path}, or the output, cannot be written any more "
-            f"({error.strerror or error}); mend that, and the same command goes on"
+            f"the run cannot go on ({reason}); mend that, and {workdirs.how_to_go_on(path)}"
         ) from None
     except KeyboardInterrupt:
         print(f"interrupted; {workdirs.how_to_go_on(path)}", file=sys.stderr)

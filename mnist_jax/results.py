@@ -14,7 +14,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -23,7 +23,7 @@ import numpy as np
 from mnist_jax import UserError, stats
 from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
 from mnist_jax.grid import AXES, Point
-from mnist_jax.workdirs import damaged, to_json, write_bytes, write_text
+from mnist_jax.workdirs import damaged, replace, to_json, write_bytes, write_text, writing
 
 NUM_MISTAKES = 24
 Row = dict[str, Any]
@@ -165,7 +165,7 @@ class Recorder:
         """Appends an epoch's rows, one per trial, to `metrics.jsonl`."""
         if self._path:
             rows = _rows(self._names, {"epoch": epoch}, metrics)
-            with open(self._path, "a", encoding="utf-8") as file:
+            with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write("".join(to_json(row) + "\n" for row in rows))
         lost = ~np.all([np.isfinite(values) for values in metrics.values()], axis=0)
         diverged = self.columns["diverged_epoch"]
@@ -187,7 +187,7 @@ class Recorder:
     def sync(self) -> None:
         """Makes the rows outlive a power cut, before a checkpoint counts on them."""
         if self._path:
-            with open(self._path, "rb") as file:
+            with writing(self._path), open(self._path, "rb") as file:
                 os.fsync(file.fileno())
 
     def rows(self, test_scores: Mapping[str, np.ndarray]) -> list[Row]:
@@ -228,24 +228,39 @@ def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
         By number of a trial, the epochs that are there.
     """
     path = workdir / "metrics.jsonl"
-    kept = dict.fromkeys(epochs, 0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.touch()
-    with open(path, "rb") as old, open(temporary, "wb") as new:
-        for line in old:
+    with writing(path):
+        path.touch()
+        place = end = size = 0
+        for line, is_kept in _judged(path, epochs, kept := dict.fromkeys(epochs, 0)):
+            place += len(line)
+            if is_kept:
+                end, size = place, size + len(line)
+        there = path.lstat()
+        if size < end or there.st_nlink > 1 or path.is_symlink():
+            lines = _judged(path, epochs, dict.fromkeys(epochs, 0))
+            replace(path, (line for line, is_kept in lines if is_kept))
+        elif end < place:  # in place: a full disk has no room for a copy
+            with open(path, "rb+") as file:
+                file.truncate(end)
+                os.fsync(file.fileno())
+    return kept
+
+
+def _judged(
+    path: Path, epochs: Mapping[int, int], kept: dict[int, int]
+) -> Iterator[tuple[bytes, bool]]:
+    """Yields the lines of `metrics.jsonl`, and whether `trim_metrics` keeps each; counts them."""
+    with open(path, "rb") as file:
+        for line in file:
             try:
                 row = json.loads(line)
                 trial, epoch = row["trial"], row["epoch"]
                 follows = kept.get(trial, epoch) + 1 == epoch <= epochs[trial]
             except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-            if line.endswith(b"\n") and follows:
-                new.write(line)
+                follows = False
+            if is_kept := line.endswith(b"\n") and follows:
                 kept[trial] = epoch
-        new.flush()
-        os.fsync(new.fileno())
-    os.replace(temporary, path)
-    return kept
+            yield line, is_kept
 
 
 def _rows(names: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) -> list[Row]:

@@ -1,18 +1,20 @@
 """The directory of a run: whose it is, whether it is free, and files that are never half there."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from absl import flags
 
 from mnist_jax import UserError
 
@@ -32,9 +34,14 @@ RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
 other values."""
 
 
+_NO_LOCK = (errno.EAGAIN, errno.EACCES)
+"""What another process' lock gives; any other error says that the file system has no locks."""
+_locked: dict[Path, BinaryIO] = {}  # the directories that this process has locked
+
+
 def how_to_go_on(workdir: Path) -> str:
     """Says what to do after an interruption."""
-    anew = any(re.match("--?overwrite", argument) for argument in sys.orig_argv)
+    anew = "overwrite" in flags.FLAGS and bool(flags.FLAGS["overwrite"].value)
     but = ", but without --overwrite," * anew
     return f"the same command with --workdir={workdir}{but} goes on"
 
@@ -128,7 +135,8 @@ def why_unwritable(path: Path) -> str | None:
 def lock_workdir(path: Path) -> Iterator[None]:
     """Makes the directory if there is none, and keeps other runs out of it.
 
-    The system ends the lock with the process that holds it, however that ends.
+    The system ends the lock with the process that holds it, however that ends. Where a file system
+    has no locks, a line says so. Until then `writing` sees to it that the directory is still there.
 
     Raises:
         UserError: Another run lives in it, or it cannot be written.
@@ -137,18 +145,62 @@ def lock_workdir(path: Path) -> Iterator[None]:
 
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = open(path / ".lock", "a")  # noqa: SIM115
+        file = open(os.open(path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK), "wb")  # noqa: SIM115
     except OSError as error:
         raise _unwritable(path, error.strerror) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"--workdir={path} is in use by a run that is going on; wait for it, or choose "
-                "another --workdir"
-            ) from None
+        except OSError as error:
+            if error.errno in _NO_LOCK:
+                raise UserError(
+                    f"--workdir={path} is in use by a run that is going on; wait for it, or choose "
+                    "another --workdir"
+                ) from None
+            print(
+                f"warning: --workdir={path} cannot be locked ({error.strerror}); see to it that "
+                "no other run uses it",
+                file=sys.stderr,
+                flush=True,
+            )
+        _locked[path] = file
+        try:
+            yield
+        finally:
+            del _locked[path]
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Guards a write of a run: into the directory that it has locked, or none.
+
+    Raises:
+        UserError: That has been moved, so that another run's may lie in its place by now.
+        OSError: The write failed; it names the file.
+    """
+    _check_place()
+    try:
         yield
+    except OSError as error:
+        _check_place()  # else it might have failed for that
+        if error.errno:  # the system's own, which of a full disk names no file
+            error.filename = os.fspath(path)
+        raise
+
+
+def _check_place() -> None:
+    """Compares the lock that is held with the one that lies there."""
+    for path, file in _locked.items():
+        try:
+            if os.path.samestat(os.stat(path / ".lock"), os.fstat(file.fileno())):
+                continue
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise UserError(
+            f"--workdir={path} is not the folder any more in which this run began: that, or the "
+            ".lock in it, was moved or deleted; what the run wrote is where the folder is now, and "
+            "the same command goes on there, with that --workdir"
+        )
 
 
 def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None:
@@ -177,21 +229,27 @@ def damaged(workdir: str | os.PathLike, problem: object) -> UserError:
     )
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def replace(path: Path, content: Iterable[bytes]) -> None:
     """Replaces a file in one step, so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.writelines(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file in one step, as `replace`."""
+    replace(path, [content])
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step, as `write_bytes`."""
+    """Replaces a file in one step, as `replace`."""
     # A folder's name need not be valid text.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mnist_jax import checkpoints
+from mnist_jax import UserError, checkpoints, workdirs
 from mnist_jax.checkpoints import Checkpoints
 
 NUM_TRIALS = 3
@@ -364,6 +364,24 @@ def test_a_folder_that_cannot_be_made_does_not_end_the_run(tmp_path, capfd):
     assert capfd.readouterr().err.count("\n") == 1
 
 
+def test_nothing_is_written_where_a_folder_was_moved_from(tmp_path, capfd):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    with workdirs.lock_workdir(run):
+        saved = open_folder(run / "part")
+        saved.save(1, device_state(1), {})
+        saved.finish()
+        run.rename(moved)
+        shutil.copytree(moved, run)  # which has a lock of its own
+        (run / "part" / "1").rename(run / "part" / "5")
+        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+        saved.save(2, device_state(2), {})
+        with pytest.raises(UserError, match="moved"):
+            saved.__exit__()
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert names(moved / "part") == ["1"]
+    assert capfd.readouterr().err == ""
+
+
 def test_nothing_is_pickled(tmp_path, two, capfd, caplog):
     for path in files(two):
         assert b"pickle" not in path.read_bytes()
@@ -389,7 +407,7 @@ def test_no_thread_and_no_signal_handler_is_left(tmp_path):
 IS_KILLED_IN_SAVE_3 = """
 import os, shutil, signal, sys, threading
 from pathlib import Path
-from mnist_jax import checkpoints
+from mnist_jax import UserError, checkpoints, workdirs
 from tests.test_checkpoints import device_state, open_folder
 
 def kill():

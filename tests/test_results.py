@@ -1,7 +1,11 @@
 import csv
+import errno
+import fcntl
 import json
 import math
+import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -364,6 +368,56 @@ def test_a_lock_keeps_others_out_until_it_ends(tmp_path):
         pass
     with workdirs.lock_workdir(path):
         pass
+
+
+@pytest.mark.parametrize("name", ["EAGAIN", "EWOULDBLOCK", "EACCES"])
+def test_a_lock_that_is_held_is_refused(tmp_path, monkeypatch, name):
+    fail_to_lock(monkeypatch, name)
+    with pytest.raises(UserError, match="in use"), workdirs.lock_workdir(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "EOPNOTSUPP", "ENOLCK", "EINVAL", "EIO"])
+def test_a_file_system_without_locks_costs_a_warning(tmp_path, monkeypatch, capsys, name):
+    fail_to_lock(monkeypatch, name)
+    with workdirs.lock_workdir(tmp_path):
+        workdirs.write_text(tmp_path / "a", "written")
+    said = f"warning: --workdir={tmp_path} cannot be locked ({os.strerror(getattr(errno, name))});"
+    assert capsys.readouterr().err == f"{said} see to it that no other run uses it\n"
+
+
+def fail_to_lock(monkeypatch, name):
+    number = getattr(errno, name)
+    error = OSError(number, os.strerror(number))
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=error))
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a file", "another folder", "another lock"])
+def test_nothing_is_written_where_the_lock_does_not_lie_any_more(tmp_path, instead):
+    path = tmp_path / "run"
+    with workdirs.lock_workdir(path):
+        recorder = results.Recorder(path, TRIALS, (), "test")
+        first, second, *_ = epochs("test")
+        recorder.add(1, first)
+        if instead == "another lock":
+            (path / ".lock").unlink()
+        else:
+            path.rename(tmp_path / "moved")
+        if instead.startswith("another"):
+            path.mkdir(exist_ok=True)
+            (path / ".lock").touch()
+        elif instead == "a file":
+            path.touch()
+        there = sorted(path.rglob("*"))
+        for write in (
+            lambda: recorder.add(2, second),
+            recorder.sync,
+            lambda: workdirs.write_text(path / "a", "b"),
+            lambda: results.trim_metrics(path, {0: 1}),
+        ):
+            with pytest.raises(UserError, match="moved or deleted"):
+                write()
+        assert sorted(path.rglob("*")) == there
 
 
 def test_metrics_are_trimmed_to_the_first_whole_epochs(tmp_path):

@@ -1,6 +1,7 @@
 """A run that is killed, stopped, starved or damaged ends with the files of a run left alone."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -262,23 +263,42 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
         assert_same(path, alone)
 
 
-@pytest.mark.parametrize(
-    ("given", "but"),
-    [([], ""), (["--overwrite"], ", but without --overwrite,")],
-)
-def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capsys, given, but):
+def run_here(path, monkeypatch, write_report):
+    """Runs a trial in this process, with a report of the test's own."""
+    monkeypatch.setattr(report, "write_report", write_report)
+    monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
+    monkeypatch.setattr(main, "load_data", lambda *_: tiny_dataset())
+    main.run(experiment(num_epochs=(1,)), str(path), None)
+
+
+@pytest.mark.parametrize(("overwrite", "but"), [(False, ""), (True, ", but without --overwrite,")])
+def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capsys, overwrite, but):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "write_report", interrupt)
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mnist_jax.main", *given])
-    monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
-    monkeypatch.setattr(main, "load_data", lambda *_: tiny_dataset())
+    monkeypatch.setattr(main.FLAGS["overwrite"], "value", overwrite)
     with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
-        main.run(experiment(num_epochs=(1,)), str(tmp_path), None)
+        run_here(tmp_path, monkeypatch, interrupt)
     said = f"interrupted; the same command with --workdir={tmp_path}{but} goes on\n"
     assert capsys.readouterr().err == said
     assert (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files", "/a/font"), "/a/font: Too many open files"),
+        (OSError(errno.EAGAIN, "No more threads"), f"[Errno {errno.EAGAIN}] No more threads"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_what_fails_is_told_as_what_it_is(tmp_path, monkeypatch, error, said):
+    def fail(path):
+        raise error
+
+    goes_on = f"; mend that, and the same command with --workdir={tmp_path} goes on"
+    with pytest.raises(UserError, match=re.escape(f"the run cannot go on ({said}){goes_on}")):
+        run_here(tmp_path, monkeypatch, fail)
 
 
 # --- damage ---
@@ -414,8 +434,7 @@ def test_without_space_for_rows_the_run_says_so_and_goes_on_later(server, whole,
     assert done.status == 2, done.err
     *warnings, error = done.err.splitlines()
     assert all(line.startswith("warning: a checkpoint cannot be written") for line in warnings)
-    assert error.startswith("error: ")
-    assert str(path) in error
+    assert error.startswith(f"error: the run cannot go on ({path}/")
     assert "No space left" in error
     ballast.unlink()
     done = server.run("main", *TINY, f"--workdir={path}")
@@ -474,6 +493,23 @@ def test_a_second_run_is_refused_while_the_first_lives(server, whole, tmp_path):
     assert first.wait() == -signal.SIGKILL
     assert server.run("main", *TINY, f"--workdir={path}").status == 0
     assert_same(path, whole)
+
+
+def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, whole, tmp_path):
+    path, moved = tmp_path / "run", tmp_path / "moved"
+    first = server.start("main", *TINY, f"--workdir={path}")
+    assert first.wait_until(lambda: rows(path) > 0)
+    first.send(signal.SIGSTOP)
+    path.rename(moved)
+    assert server.run("main", *flags(learning_rate=0.4), f"--workdir={path}").status == 0
+    before = snapshot(path)
+    first.send(signal.SIGCONT)
+    assert first.wait() == 2
+    assert first.err.startswith(f"error: --workdir={path} is not the folder any more in which")
+    assert first.err.count("\n") == 1
+    assert snapshot(path) == before
+    assert server.run("main", *TINY, f"--workdir={moved}").status == 0
+    assert_same(moved, whole)
 
 
 # --- devices ---
