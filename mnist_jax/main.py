@@ -11,7 +11,6 @@ import io
 import os
 import signal
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ml_collections import config_flags
 
 from mnist_jax import UserError, hosts, results, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data, read_config
-from mnist_jax.provenance import note_process, provenance
+from mnist_jax.provenance import Process
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -55,8 +54,7 @@ def run(
     job: str | None = None,
 ) -> None:
     """Runs an experiment from data to report, or goes on with it."""
-    start = time.monotonic()
-    made = provenance()  # now: the checkout may change while the run goes on
+    process = Process()
     path = workdirs.new_workdir(experiment.name) if workdir is None else _workdir(workdir)
     config = experiment._asdict()
 
@@ -81,16 +79,14 @@ def run(
             def open_workdir() -> None:
                 stack.enter_context(workdirs.lock_workdir(path))
                 workdirs.open_workdir(path, config, overwrite)
-                if earlier := note_process(path, made):
-                    made["earlier_processes"] = dict(enumerate(earlier, start=1))
+                process.begin(path, dataset.checksum)
 
             hosts.first(open_workdir)
-            loaded = time.monotonic() - start
-            trials = runner.Runner(path, experiment, dataset)
+            process.seconds["load"] = process.total
+            trials = runner.Runner(path, experiment, dataset, process)
             trials.train()
             if hosts.is_first():
-                seconds = {"load": loaded, **trials.seconds, "total": time.monotonic() - start}
-                made |= {"devices": trials.devices, "seconds": seconds}
+                made = process.record() | {"devices": trials.devices}
                 made["data_checksum"] = dataset.checksum
                 results.write_summary(
                     path, trials.rows, experiment.protocol, dataset.name, dataset.num_images, made

@@ -8,12 +8,15 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnist_jax import __version__
-from mnist_jax.results import Row
+from mnist_jax import UserError, __version__
+from mnist_jax.results import Row, is_finite
 from mnist_jax.workdirs import to_json, write_text
+
+_MAKERS = ("commit", "versions", "machine")
 
 
 def provenance() -> Row:
@@ -31,26 +34,94 @@ def provenance() -> Row:
     }
 
 
-def note_process(workdir: Path, made: Row) -> list[Row]:
-    """Notes in a run's directory what goes on with it now.
+class Process:
+    """One process of a run: what makes it, and what it takes.
 
-    Args:
-        workdir: The directory.
-        made: What `provenance` returns.
+    `checkpoints/processes.json` tells of it while it goes on, and of those before it.
 
-    Returns:
-        The commit, versions and machine of each process that worked on it before, where they are
-        others.
+    Attributes:
+        seconds: Wall-clock time of this process by phase, without `total`.
     """
-    path = workdir / "checkpoints" / "processes.json"
-    now = {key: made[key] for key in ("commit", "versions", "machine")}
-    earlier: list[Row] = []
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        earlier = [record for record in found if record.keys() == now.keys() and record != now]
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, to_json([*earlier, now]))
-    return earlier
+
+    def __init__(self) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+        self._made = provenance()  # now: the checkout may change while the run goes on
+        self._path: Path | None = None
+        self._earlier: list[Row] = []
+        self._data_checksum = ""
+        self.seconds = dict.fromkeys(("load", "compile", "train"), 0.0)
+
+    @property
+    def total(self) -> float:
+        """Seconds since it started."""
+        return time.monotonic() - self._start
+
+    def begin(self, workdir: Path, data_checksum: str) -> None:
+        """Notes in a run's directory that this process goes on with it now.
+
+        Raises:
+            UserError: Those before it trained on other data.
+        """
+        self._path = workdir / "checkpoints" / "processes.json"
+        self._data_checksum = data_checksum
+        found: object = None
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+        self._earlier = [r for r in (found if isinstance(found, list) else []) if _is_record(r)]
+        for record in self._earlier:
+            if (other := record.get("data_checksum", data_checksum)) != data_checksum:
+                raise UserError(
+                    f"--workdir={workdir} holds a run on other data ({other}, not {data_checksum});"
+                    " give it the files of then, or choose another --workdir, or give --overwrite"
+                )
+        self._path.parent.mkdir(exist_ok=True)
+        self.note()
+
+    def note(self) -> None:
+        """Notes what it has taken so far, for a process that goes on after it."""
+        if self._path:
+            write_text(self._path, to_json([*self._earlier, self._now()]))
+
+    def note_earlier(self, train_seconds: float) -> None:
+        """Counts what processes took that noted it in their checkpoints alone."""
+        if not self._earlier:
+            self._earlier.append({key: self._made[key] for key in _MAKERS})
+        seconds = dict.fromkeys(("train", "total"), train_seconds)
+        self._earlier[-1] = {"seconds": seconds} | self._earlier[-1]
+
+    def record(self) -> Row:
+        """Returns what made a finished run.
+
+        `seconds` are of all its processes, as far as they had time to note them. Where there were
+        several, `seconds_by_process` has them one by one; `earlier_processes` has the commit,
+        versions and machine of those before this one, where they are others.
+        """
+        now, made = self._now(), dict(self._made)
+        makers = [{key: record[key] for key in _MAKERS} for record in (*self._earlier, now)]
+        others = [x for i, x in enumerate(makers) if x != makers[-1] and x not in makers[:i]]
+        if others:
+            made["earlier_processes"] = dict(enumerate(others, start=1))
+        all_seconds = [r["seconds"] for r in (*self._earlier, now) if "seconds" in r]
+        made["seconds"] = {
+            phase: sum(seconds.get(phase, 0.0) for seconds in all_seconds)
+            for phase in now["seconds"]
+        }
+        if len(all_seconds) > 1:
+            made["seconds_by_process"] = all_seconds
+        return made
+
+    def _now(self) -> Row:
+        makers = {key: self._made[key] for key in _MAKERS}
+        seconds = {**self.seconds, "total": self.total}
+        return makers | {"data_checksum": self._data_checksum, "seconds": seconds}
+
+
+def _is_record(record: object) -> bool:
+    if not (isinstance(record, dict) and set(_MAKERS) <= record.keys()):
+        return False
+    seconds = record.get("seconds", {})
+    return isinstance(seconds, dict) and all(map(is_finite, seconds.values()))
 
 
 def _repeatable(arguments: Sequence[str]) -> list[str]:

@@ -347,7 +347,7 @@ def make_sections(
     commands = ["To repeat it, with a --workdir that holds no run:", command]
     clock = (
         "Wall-clock time; training includes scoring the held-out images after each epoch. Of a run"
-        " that was interrupted, training is that of all its processes, the rest that of the last."
+        " that was interrupted, it is that of all its processes, as far as they came to note it."
     )
     if "shards" in provenance:
         parts = {key: dict(record) for key, record in provenance["shards"].items()}
@@ -362,6 +362,13 @@ def make_sections(
     each = seconds["train"] / sum(row["num_epochs"] for row in run.results)
     timing = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
     timing.append(["train, by trial and epoch", f"{each:.4f}"])
+    tables = [Table([("", "phase"), ("", "seconds")], timing)]
+    if processes := provenance.pop("seconds_by_process", []):
+        by_process = [
+            [str(i), *(f"{taken.get(phase, 0):.2f}" for phase in seconds)]
+            for i, taken in enumerate(processes, start=1)
+        ]
+        tables.append(Table([("", name) for name in ("process", *seconds)], by_process))
     meaning = (
         f"{p.note} Statistics are over the n trials of a grid point that did not diverge, that is,"
         " whose numbers stayed finite: a network that predicts one class for all images counts. sd"
@@ -394,7 +401,7 @@ def make_sections(
         ("Results", [pages.results_table(run), meaning, pages.last_epoch_table(run), last]),
         *(compared if judged else []),
         ("Figures", pictures),
-        ("Timing", [clock, Table([("", "phase"), ("", "seconds")], timing)]),
+        ("Timing", [clock, *tables]),
         ("Provenance", [pages.key_values(provenance)]),
         ("Config", [pages.key_values(run.config)]),
     ]

@@ -24,6 +24,7 @@ from mnist_jax import UserError, hosts, machine, memory, models, results, sweep,
 from mnist_jax.checkpoints import Checkpoints
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, static_choices
+from mnist_jax.provenance import Process
 from mnist_jax.results import PROTOCOLS, Recorder, Row
 from mnist_jax.signals import StopSignals
 
@@ -50,10 +51,11 @@ class Runner:
 
     Attributes:
         rows: Those of `results.csv`, of the trials that are done.
-        seconds: Wall-clock time by phase, of all processes that the run took as far as is known.
     """
 
-    def __init__(self, path: Path, experiment: Experiment, dataset: Dataset):
+    def __init__(
+        self, path: Path, experiment: Experiment, dataset: Dataset, process: Process | None = None
+    ):
         """Looks at what is done."""
         self._path, self._experiment, self._dataset = path, experiment, dataset
         self._points = experiment.points
@@ -64,7 +66,8 @@ class Runner:
         )
         self._parts, epochs_there, self.rows = hosts.first(self._read_what_is_done)
         self._epochs_there = dict(epochs_there)
-        self.seconds = {"compile": 0.0, "train": 0.0}
+        self._process = process or Process()
+        self._seconds = self._process.seconds
 
     @property
     def devices(self) -> dict[str, Any]:
@@ -120,7 +123,7 @@ class Runner:
             num_devices=self._experiment.devices,
             **choices,
         )
-        self.seconds["compile"] += program.lower_seconds + program.compile_seconds
+        self._seconds["compile"] += program.lower_seconds + program.compile_seconds
         if (most := memory.trials_that_fit(program)) < len(part):
             raise DoesNotFitError(most)
         return program
@@ -149,12 +152,13 @@ class Runner:
             state: Any = saved.state if saved else None
             if saved:
                 recorder.columns = {k: np.array(v) for k, v in saved.record["columns"].items()}
-                self.seconds["train"] += saved.record["seconds"]
+                if "seconds" in saved.record:  # of a run that is older than what processes note
+                    self._process.note_earlier(saved.record["seconds"])
             if hosts.is_first():
                 done = {row["trial"]: row["num_epochs"] for row in self.rows}
                 results.trim_metrics(self._path, done | dict.fromkeys(part, start))
             self._say_what_runs(program, len(part), num_epochs, start)
-            before, started = self.seconds["train"], time.monotonic()
+            before, started = self._seconds["train"], time.monotonic()
             ended, due, signal_number = started, 0, 0
 
             def keep(epoch: int) -> bool:
@@ -170,15 +174,15 @@ class Runner:
                 recorder.add(epoch, metrics)
                 now = time.monotonic()
                 epoch_seconds, ended = now - ended, now
-                self.seconds["train"] = before + now - started
+                self._seconds["train"] = before + now - started
                 if state is None:
                     continue
                 (signal_number,) = hosts.agree([stop.number])
                 if due or signal_number or epoch == num_epochs:
                     columns = {name: values.tolist() for name, values in recorder.columns.items()}
-                    record = {"columns": columns, "seconds": self.seconds["train"]}
                     recorder.sync()
-                    checkpoints.save(epoch, state, record)
+                    self._process.note()
+                    checkpoints.save(epoch, state, {"columns": columns})
                 if signal_number:
                     break
         if signal_number:
@@ -196,10 +200,11 @@ class Runner:
             if weights is not None:
                 seen = sweep.predict(program.recipe, weights, self._dataset.test_images)
                 results.write_chosen_trial(self._path, chosen, weights, seen, self._dataset)
+            self._seconds["train"] = before + time.monotonic() - started
+            self._process.note()
             results.write_results(self._path, rows)
         self.rows = rows
         self._epochs_there |= dict.fromkeys(part, num_epochs)
-        self.seconds["train"] = before + time.monotonic() - started
 
     def _say_what_runs(
         self, program: sweep.Sweep, num_trials: int, num_epochs: int, start: int

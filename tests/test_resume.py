@@ -33,6 +33,7 @@ from mnist_jax import (
 )
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import read_config, static_choices
+from mnist_jax.provenance import Process
 
 
 def flags(**changes):
@@ -70,8 +71,8 @@ def read(workdir, name):
     content = (workdir / name).read_bytes().replace(str(workdir).encode(), b"DIR")
     if name == "summary.json":
         summary = json.loads(content)
-        for key in ("seconds", "command", "commit"):
-            del summary["provenance"][key]
+        for key in ("seconds", "seconds_by_process", "command", "commit"):
+            summary["provenance"].pop(key, None)
         return summary
     for differing in (
         rb"## Timing.*?(?=\n## )",
@@ -299,6 +300,86 @@ def test_what_fails_is_told_as_what_it_is(tmp_path, monkeypatch, error, said):
     goes_on = f"; mend that, and the same command with --workdir={tmp_path} goes on"
     with pytest.raises(UserError, match=re.escape(f"the run cannot go on ({said}){goes_on}")):
         run_here(tmp_path, monkeypatch, fail)
+
+
+# --- what processes have in common ---
+
+
+def assert_sums(path, num_processes):
+    """Every phase is the sum over the processes, and they fit in the whole time."""
+    made = json.loads((path / "summary.json").read_text())["provenance"]
+    by_process = made.get("seconds_by_process", [made["seconds"]])
+    assert len(by_process) == num_processes
+    for phase, total in made["seconds"].items():
+        assert total == pytest.approx(sum(process[phase] for process in by_process))
+    for process in by_process:
+        assert 0 < process["total"] >= sum(process[p] for p in ("load", "compile", "train"))
+        assert process["train"] > 0
+
+
+def test_the_seconds_of_all_processes_add_up(server, stopped, tmp_path):
+    path = shutil.copytree(stopped[0], tmp_path / "run")
+    assert server.run("main", *TINY, f"--workdir={path}").status == 0
+    assert_sums(path, 2)
+    # As when it is killed between results.csv and summary.json.
+    (path / "summary.json").unlink()
+    before = json.loads((path / "checkpoints" / "processes.json").read_text())
+    done = server.run("main", *TINY, f"--workdir={path}", draw=True)
+    assert done.status == 0
+    made = json.loads((path / "summary.json").read_text())["provenance"]
+    assert made["seconds_by_process"][:2] == [record["seconds"] for record in before]
+    assert made["seconds"]["train"] == sum(record["seconds"]["train"] for record in before)
+    text = (path / "report.md").read_text()
+    assert "| process | load | compile | train | total |" in text
+
+
+def test_seconds_that_older_checkpoints_keep_are_counted(tmp_path, monkeypatch):
+    save = runner.Checkpoints.save
+
+    def save_as_before(checkpoints, epoch, state, record):
+        save(checkpoints, epoch, state, record | {"seconds": 1000.0})
+
+    monkeypatch.setattr(runner.Checkpoints, "save", save_as_before)
+    train(tmp_path)
+    (tmp_path / "results.csv").unlink()
+    process = Process()
+    process.begin(tmp_path, "sha256:0")
+    train(tmp_path, process)
+    taken = process.record()["seconds"]
+    assert taken["total"] > taken["train"] > 1000
+
+
+@pytest.mark.parametrize("when", ["in a part", "between parts"])
+def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch, when):
+    """As when the files in a folder were replaced since."""
+    asked = experiment(num_epochs=(2,), hidden_sizes=((2,), (3,)))
+    dataset, compile_sweep = tiny_dataset(), sweep.compile_sweep
+    monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
+    monkeypatch.setattr(main, "load_data", lambda *_: dataset)
+    monkeypatch.setattr(report, "write_report", lambda path: "")
+    compiled = []
+
+    def compile_and_die(**arguments):
+        compiled.append(arguments)
+        if len(compiled) == 2:
+            raise PowerCutError
+        return compile_sweep(**arguments)
+
+    monkeypatch.setattr(sweep, "compile_sweep", compile_and_die)
+    if when == "in a part":
+        monkeypatch.setattr(results.Recorder, "sync", mock.Mock(side_effect=PowerCutError))
+    with pytest.raises(PowerCutError):
+        main.run(asked, str(tmp_path), None)
+    assert len(compiled) == (1 if when == "in a part" else 2)
+    monkeypatch.undo()
+    monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)
+    monkeypatch.setattr(main, "load_data", lambda *_: dataset._replace(checksum="sha256:1"))
+    monkeypatch.setattr(sweep, "compile_sweep", mock.Mock(side_effect=AssertionError))
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"on other data \(sha256:0, not sha256:1\)"):
+        main.run(asked, str(tmp_path), None)
+    changed = {path.name for path, was in snapshot(tmp_path).items() if before[path] != was}
+    assert changed <= {"config.json", tmp_path.name}
 
 
 # --- damage ---
@@ -568,12 +649,12 @@ def tiny_dataset():
     return Dataset("digits", *splits, class_names=names, checksum="sha256:0", source="here")
 
 
-def train(path):
+def train(path, process=None):
     """Trains five trials on 60 images with a `Runner`, in this process and its two devices."""
     path.mkdir(exist_ok=True)
     grid = {"learning_rate": (0.1, 0.2, 0.3, 0.4, 0.5), "momentum": (0.0, 0.0, 0.0, 0.9, 0.9)}
     asked = experiment(grid="list", num_epochs=(3,), **grid)
-    runner.Runner(path, asked, tiny_dataset()).train()
+    runner.Runner(path, asked, tiny_dataset(), process).train()
     return path
 
 

@@ -9,7 +9,7 @@ from server import ROOT
 from test_report import make_run
 
 from mnist_jax import UserError, comparison, report, results, shards, workdirs
-from mnist_jax.provenance import note_process
+from mnist_jax.provenance import Process
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -189,13 +189,17 @@ def test_a_run_that_other_code_went_on_with_is_warned_of(tmp_path, key, warned):
     run = make_run(tmp_path / "run")
     made = run.summary["provenance"]
     now = {name: made[name] for name in ("commit", "versions", "machine")}
-    for record in (now | {key: "another"}, now, now):
-        earlier = note_process(run.workdir, record)
-    assert earlier == [now | {key: "another"}]
-    made["earlier_processes"] = {"1": earlier[0]}
+    noted = run.workdir / "checkpoints/processes.json"
+    noted.parent.mkdir()
+    noted.write_text(json.dumps([now | {key: "another"}, now, 3, {}, now | {"seconds": 1}]))
+    process = Process()
+    process.begin(run.workdir, "sha256:0")
+    made["earlier_processes"] = process.record()["earlier_processes"]
+    assert made["earlier_processes"] == {1: now | {key: "another"}}
     assert len(shards.cautions(run)) == warned
-    (tmp_path / "run/checkpoints/processes.json").write_text('["damaged"')
-    assert note_process(run.workdir, now) == []
+    noted.write_text('["damaged"')
+    process.begin(run.workdir, "sha256:0")
+    assert "earlier_processes" not in process.record()
 
 
 def refused(runs, folder, *said):
