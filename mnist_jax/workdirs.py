@@ -29,11 +29,16 @@ FILES = (
 )
 """What a run leaves in its work directory, beside `FOLDERS`."""
 FOLDERS = ("figures", "checkpoints")
+_NAMES = {
+    "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
+    "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|heat_map|search|classes|mistakes|"
+    r"first_layer)\.(?:png|svg)",
+    "": "|".join(map(re.escape, FILES)),
+}
+"""By folder, the names that a run gives to what it writes there."""
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
 """Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may go on with
 other values."""
-
-
 _NO_LOCK = (errno.EAGAIN, errno.EACCES)
 """What another process' lock gives; any other error says that the file system has no locks."""
 _locked: dict[Path, BinaryIO] = {}  # the directories that this process has locked
@@ -209,12 +214,46 @@ def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None
     Raises:
         UserError: As `check_workdir`, since what was true there may not be any more.
     """
+    _delete_leftovers(path)
     if check_workdir(path, config, overwrite) == "new":
         for name in FOLDERS:
             shutil.rmtree(path / name, ignore_errors=True)
         for name in reversed(FILES):  # config.json last: till then, what is left is a run's
             (path / name).unlink(missing_ok=True)
-    write_text(path / "config.json", to_json(config, indent=2) + "\n")
+    text = to_json(config, indent=2) + "\n"
+    file = path / "config.json"
+    if not file.exists() or file.read_bytes() != text.encode():  # a full disk may not hold it twice
+        write_text(file, text)
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Deletes what `replace` was writing in processes that do not live any more."""
+    for file, match in _find(path, r"\.(?:{})\.([0-9]+)"):
+        if not _lives(int(match[1])):
+            file.unlink(missing_ok=True)
+
+
+def _find(path: Path, form: str) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Yields what a run's directory holds under names of a form, made of those that a run gives."""
+    for folder, names in _NAMES.items():
+        place = path / folder
+        if place.is_dir() and not (folder and place.is_symlink()):
+            for entry in list(place.iterdir()):
+                if match := re.fullmatch(form.format(names), entry.name):
+                    yield entry, match
+
+
+def _lives(process: int) -> bool:
+    """Says whether another process has this number."""
+    if process == os.getpid():  # as in a container, where the run before had the same
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _unwritable(path: Path, reason: str | None) -> UserError:

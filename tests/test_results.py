@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import subprocess
 from pathlib import Path
 from unittest import mock
 
@@ -438,6 +439,66 @@ def test_metrics_are_trimmed_to_the_first_whole_epochs(tmp_path):
     assert results.trim_metrics(tmp_path, {0: 2, 1: 0, 2: 2}) == {0: 2, 1: 0, 2: 2}
     kept = [json.loads(line) for line in path.open()]
     assert [(row["trial"], row["epoch"]) for row in kept] == [(0, 1), (2, 1), (0, 2), (2, 2)]
+
+
+def test_metrics_are_cut_in_place_where_no_row_is_to_be_moved(tmp_path, monkeypatch):
+    """A full disk has no room for a second copy, and a failed one must not fill it."""
+    recorder = results.Recorder(tmp_path, TRIALS, (), "test")
+    for epoch, metrics in enumerate(epochs("test"), start=1):
+        recorder.add(epoch, metrics)
+    path, everything = tmp_path / "metrics.jsonl", dict.fromkeys(range(4), 3)
+    whole, number = path.read_bytes(), path.stat().st_ino
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(workdirs.os, "fsync", lambda _: None)
+    monkeypatch.setattr(workdirs.os, "replace", full)
+    for content, epochs_kept in (
+        (whole, 3),
+        (whole + b'{"tri', 3),
+        (whole + b"x\n", 3),
+        (whole, 2),
+    ):
+        path.write_bytes(content)
+        results.trim_metrics(tmp_path, dict.fromkeys(range(4), epochs_kept))
+        assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[: 4 * epochs_kept])
+        assert path.stat().st_ino == number
+    path.write_bytes(b"x\n" + whole)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        results.trim_metrics(tmp_path, everything)
+    assert path.read_bytes() == b"x\n" + whole
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_metrics_that_lie_elsewhere_too_are_left_alone_there(tmp_path, link):
+    run, other = tmp_path / "run", tmp_path / "other.jsonl"
+    run.mkdir()
+    other.write_text('{"trial": 0, "epoch": 1}\ncut')
+    getattr(run / "metrics.jsonl", link)(other)
+    results.trim_metrics(run, {0: 1})
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write("more")
+    assert (run / "metrics.jsonl").read_text() == '{"trial": 0, "epoch": 1}\nmore'
+    assert other.read_text() == '{"trial": 0, "epoch": 1}\ncut'
+
+
+def test_what_dead_processes_left_is_deleted_and_nothing_else(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    living, own = os.getppid(), os.getpid()
+    workdirs.open_workdir(tmp_path, CONFIG, overwrite=False)
+    for folder in ("figures", "checkpoints", "mine"):
+        (tmp_path / folder).mkdir()
+    left = [
+        ".metrics.jsonl.{}", ".config.json.{}", ".report.html.{}", "checkpoints/.processes.json.{}",
+        "checkpoints/.parts.json.{}", "figures/.accuracy_vs_l2.png.{}", "figures/.heat_map.svg.{}",
+    ]  # fmt: skip
+    kept = [f".mine.jsonl.{dead.pid}", f"metrics.jsonl.{dead.pid}", f"mine/.config.json.{dead.pid}"]
+    kept += [".metrics.jsonl.x", f"figures/.mine.png.{dead.pid}", f".summary.json.{living}"]
+    for name in (*kept, *(name.format(p) for name in left for p in (dead.pid, own, 10**30))):
+        (tmp_path / name).touch()
+    workdirs.open_workdir(tmp_path, CONFIG, overwrite=False)
+    there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert there == {"config.json", *kept}
 
 
 def test_rows_left_by_an_interrupted_run_come_back_as_they_were(tmp_path):
