@@ -1,16 +1,22 @@
-"""Prepared data, kept where it can be made again."""
+"""Prepared data and compiled programs, kept where they can be made again.
+
+What is kept is believed only if its checksum is known beforehand, or if nobody but the user (or
+root) can have written it.
+"""
 
 import contextlib
+import functools
 import json
 import logging
 import math
 import os
+import stat
 import time
 import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,18 +66,52 @@ def stamp(path: Path) -> list:
         raise UserError(f"{path}: {problem}") from error
 
 
-def read(name: str, shapes: Mapping[str, tuple[int, ...]], stamps: list) -> Cached | None:
+def why_shared(path: Path) -> str | None:
+    """Says why others than the user and root can have written a file or folder, if they can."""
+    found = os.stat(path)
+    if found.st_uid not in (0, os.geteuid()):
+        cure = "set MNIST_JAX_CACHE_DIR to a folder of yours"
+        return f"{path} belongs to user {found.st_uid}; {cure}"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others can write {path}; chmod go-w {path}"
+    return None
+
+
+def compiled_folder() -> Path | None:
+    """Returns the folder of compiled programs, made if need be; None, with a line, if it is shared.
+
+    What lies there is run, so that nobody else may put it there.
+    """
+    folder = cache_folder() / "jax"
+    try:
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        reason = why_shared(folder.parent) or why_shared(folder)
+    except OSError:
+        return folder  # JAX tells of what it cannot write
+    if reason:
+        _log.warning("compiled programs are not kept (%s)", reason)
+        return None
+    return folder
+
+
+def read(
+    name: str, shapes: Mapping[str, tuple[int, ...]], checksum: str | None, stamps: list
+) -> Cached | None:
     """Returns the cached data set, if sound and, when `stamps` name source files, made from those.
 
     Args:
       name: of the data set.
       shapes: of its arrays, by their names.
+      checksum: of its arrays, if known; if not, the cache must be the user's alone.
       stamps: of the files that it must have been made from, as `stamp` gives them; none if it may
         have come from anywhere.
     """
     path = cache_path(name)
     try:
         with formats.open_npz(path, sum(map(math.prod, shapes.values()))) as archive:
+            if not checksum and (reason := why_shared(path.parent) or why_shared(path)):
+                raise ValueError(reason)
             with formats.open_member(archive, "meta.json") as member:
                 meta = json.loads(member.read(2**20))
             if meta["name"] != name:
@@ -79,9 +119,9 @@ def read(name: str, shapes: Mapping[str, tuple[int, ...]], stamps: list) -> Cach
             if stamps and meta["stamp"] != stamps:
                 return None
             arrays = formats.read_npz(archive, shapes)
-        # The contents' own check is left out: it would take thrice as long.
-        if (found := formats.checksum(arrays)) != meta["checksum"]:
-            raise ValueError(f"its arrays have {found}, not {meta['checksum']}")
+        # Each array's MD5 is left out: it would take thrice as long.
+        if (found := formats.checksum(arrays)) != (expected := checksum or meta["checksum"]):
+            raise ValueError(f"its arrays have {found}, not {expected}")
         return Cached(arrays, found, f"cache {path}, from {meta['source']}")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None  # `write` tells if it cannot be mended
@@ -101,15 +141,15 @@ def write(name: str, cached: Cached, names: Sequence[str], stamps: list) -> None
     """
     path = cache_path(name)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    meta = {"name": name, "checksum": cached.checksum, "source": cached.source}
+    meta = {"name": name, "checksum": cached.checksum, "source": cached.source, "stamp": stamps}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whatever the umask, others may read what is kept, and not write it.
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
-                members: dict[str, Any] = dict(zip(names, cached.arrays, strict=True))
-                np.savez(file, **members)
+            with open(temporary, "xb", opener=functools.partial(os.open, mode=0o644)) as file:
+                formats.write_npz(file, dict(zip(names, cached.arrays, strict=True)))
             with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr("meta.json", json.dumps({**meta, "stamp": stamps}))
+                archive.writestr(zipfile.ZipInfo("meta.json"), json.dumps(meta))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

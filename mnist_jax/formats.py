@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -144,6 +145,14 @@ def read_npz(archive: zipfile.ZipFile, shapes: Mapping[str, tuple[int, ...]]) ->
             raise ValueError(f"{name} holds {amount} bytes than the {size} of {shape}")
         arrays.append(np.frombuffer(content, np.uint8).reshape(shape))
     return arrays
+
+
+def write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as `np.savez`, but all with one date: a zip file cannot hold every clock's."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _dense(text: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from mnist_jax import UserError, hosts
-from mnist_jax.cache import cache_folder
+from mnist_jax.cache import compiled_folder
 from mnist_jax.experiment import COMPUTED, PRECISIONS
 
 
@@ -54,8 +54,9 @@ def configure_jax(
         flags += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
     jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+    unset = jax.config.values["jax_compilation_cache_dir"] is None
+    if unset and (folder := compiled_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if job is not None:
         hosts.join(job)

@@ -72,6 +72,8 @@ def small_mnist(small, monkeypatch):
     contents = [idx_bytes(array) for array in small]
     digests = [hashlib.md5(c).hexdigest() for c in contents]
     monkeypatch.setattr(data, "MNIST_MD5", dict(zip(data.FILES, digests, strict=True)))
+    checksum = hashlib.sha256(b"".join(contents)).hexdigest()
+    monkeypatch.setattr(data, "CHECKSUMS", {"mnist": f"sha256:{checksum}"})
     return small
 
 
@@ -357,7 +359,7 @@ def test_the_real_mnist(tmp_path):
     assert dataset.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
     again = data.load_dataset("mnist")
     assert again.source.startswith(f"cache {tmp_path}")
-    assert again.checksum == dataset.checksum
+    assert again.checksum == dataset.checksum == data.CHECKSUMS["mnist"]
     assert "this is mnist's" in one_line(data.load_dataset, "fashion_mnist", REAL_MNIST)
 
 
@@ -664,6 +666,75 @@ def test_a_corrupt_cache_is_replaced_with_a_warning(tmp_path, small, caplog, fau
     assert caplog.text == ""
 
 
+def test_mnist_in_the_cache_is_what_it_must_be(tmp_path, small_mnist, caplog):
+    folder = str(write_idx(tmp_path / "given", small_mnist))
+    data.load_dataset("mnist", folder)
+    path = tmp_path / "cache" / "mnist-v2.npz"
+    # One bad write by this very package, with everything in the file as it should be.
+    wrong = [small_mnist[0], small_mnist[1][::-1], *small_mnist[2:]]
+    cached = data.cache.Cached(wrong, formats.checksum(wrong), "a bad write")
+    stamps = [data.cache.stamp(tmp_path / "given" / f"{file}.gz") for file in data.FILES]
+    data.cache.write("mnist", cached, data.ARRAY_NAMES, stamps)
+    assert_holds(data.load_dataset("mnist", folder), small_mnist)
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"ignoring the cache file {path} (ValueError: its arrays")
+    path.chmod(0o666)
+    assert data.load_dataset("mnist", folder).source.startswith("cache")  # which proves itself
+
+
+@pytest.mark.parametrize("below", [".", "kmnist-v2.npz"])
+@pytest.mark.parametrize("fault", [0o020, 0o002, "owner"])
+def test_a_cache_that_others_can_write_is_not_believed(
+    tmp_path, small, monkeypatch, caplog, fault, below
+):
+    folder = str(write_idx(tmp_path / "given", small))
+    data.load_dataset("kmnist", folder)
+    path = tmp_path / "cache" / below
+    if fault != "owner":
+        path.chmod(path.stat().st_mode | fault)
+        said = f"others can write {path}; chmod go-w {path}"
+    elif os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+        said = f"{path} belongs to user 12345; set MNIST_JAX_CACHE_DIR to a folder of yours"
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        said = f"belongs to user {os.getuid()}; set MNIST_JAX_CACHE_DIR to a folder of yours"
+    for _ in range(2):
+        caplog.clear()
+        assert data.load_dataset("kmnist", folder).source.startswith("IDX files")
+        [record] = caplog.records
+        assert "ignoring the cache file " in record.getMessage()
+        assert said in record.getMessage()
+        if below != ".":
+            break  # and the file was replaced
+
+
+def test_the_cache_is_writable_by_nobody_else_whatever_the_umask(tmp_path, small, caplog):
+    before = os.umask(0)
+    try:
+        folder = str(write_idx(tmp_path / "given", small))
+        data.load_dataset("kmnist", folder)
+        compiled = data.cache.compiled_folder()
+    finally:
+        os.umask(before)
+    assert data.load_dataset("kmnist", folder).source.startswith("cache")
+    assert compiled.stat().st_mode & 0o777 == 0o700
+    assert caplog.text == ""
+    compiled.parent.chmod(0o777)
+    assert data.cache.compiled_folder() is None
+    assert "compiled programs are not kept (others can write" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [0, 10**10])  # the years 1970 and 2286
+def test_the_cache_is_written_whatever_the_clock_says(tmp_path, small, monkeypatch, seconds):
+    monkeypatch.setattr("time.time", lambda: seconds)
+    folder = str(write_idx(tmp_path / "given", small, zipped=False))
+    data.load_dataset("kmnist", folder)
+    assert data.load_dataset("kmnist", folder).source.startswith("cache")
+    with np.load(tmp_path / "cache" / "kmnist-v2.npz") as archive:
+        np.testing.assert_array_equal(archive["train_images"], small[0])
+
+
 def test_a_bomb_in_the_cache_does_not_fill_the_memory(tmp_path, small):
     folder = str(write_idx(tmp_path / "given", small))
     data.load_dataset("kmnist", folder)
@@ -745,8 +816,8 @@ def test_what_a_killed_process_left_is_removed_once_nobody_can_be_writing_it(tmp
     folder = str(write_idx(tmp_path / "given", small))
     code = (
         "import numpy, os\n"
-        "def savez(file, **_): file.write(b'half'); file.flush(); os.kill(os.getpid(), 9)\n"
-        f"numpy.savez = savez; data.load_dataset('kmnist', {folder!r})"
+        "def write(file, _): file.write(b'half'); file.flush(); os.kill(os.getpid(), 9)\n"
+        f"data.formats.write_npz = write; data.load_dataset('kmnist', {folder!r})"
     )
     process = python(code)
     process.communicate()
@@ -789,14 +860,14 @@ def test_processes_that_fill_and_lose_one_cache_see_no_half_file(tmp_path, small
 
 def test_many_may_fill_the_cache_at_once(tmp_path, small, caplog, monkeypatch):
     folder = str(write_idx(tmp_path / "given", small))
-    together, savez = threading.Barrier(4), np.savez
+    together, write_npz = threading.Barrier(4), formats.write_npz
 
-    def savez_together(*arguments, **arrays):
-        savez(*arguments, **arrays)
+    def write_together(*arguments):
+        write_npz(*arguments)
         together.wait(timeout=30)  # all have written, none has moved its file into place
 
     with monkeypatch.context() as patch, concurrent.futures.ThreadPoolExecutor(4) as pool:
-        patch.setattr(np, "savez", savez_together)
+        patch.setattr(formats, "write_npz", write_together)
         for future in [pool.submit(data.load_dataset, "kmnist", folder) for _ in range(4)]:
             assert_holds(future.result(), small)
     assert_holds(data.load_dataset("kmnist"), small)
