@@ -5,7 +5,6 @@ intervals, and the reader is told so.
 """
 
 import itertools
-import json
 import math
 import re
 import textwrap
@@ -14,8 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError, data, workdirs
-from mnist_jax.results import Protocol, Row, Run, count, label, protocol, ranked, shown, varying
+from mnist_jax import data, run_files
+from mnist_jax.results import (
+    Protocol,
+    Row,
+    Run,
+    count,
+    label,
+    protocol,
+    ranked,
+    shown,
+    unreadable,
+    varying,
+)
+from mnist_jax.run_files import BadFileError
 
 MAX_PANELS = 9
 MAX_POINTS = 20  # of many, that are listed
@@ -44,7 +55,7 @@ STYLE = {
 _SPREAD = dict.fromkeys(("learning_rate", "l2", "weight_decay", "num_epochs", "batch_size"), "log")
 _SPREAD |= {"warmup_steps": "linear", "label_smoothing": "linear", "momentum": "1 - momentum"}
 _MOMENTA = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
-_TRIAL = re.compile(r'"trial": ?(\d+)')
+_TRIAL = re.compile(rb'"trial": ?(\d+)')
 
 
 class Line(NamedTuple):
@@ -182,30 +193,24 @@ def _read_curves(run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[
         empty = np.full((len(splits), len(mine), point["num_epochs"]), math.nan)
         arrays = dict(zip(splits, empty, strict=True))
         found.append(arrays)
-        places.update({str(row["trial"]): (arrays, i) for i, row in enumerate(mine)})
+        places.update({b"%d" % row["trial"]: (arrays, i) for i, row in enumerate(mine)})
+    path = run.workdir / "metrics.jsonl"
+    shape = {"epoch": int} | {f"{split}_accuracy": float for split in splits}
     try:
-        with open(run.workdir / "metrics.jsonl", encoding="utf-8") as file:
-            for line in file:
-                trial = _TRIAL.search(line)
-                if trial and trial[1] in places:
-                    row, (arrays, i) = json.loads(line), places[trial[1]]
-                    for split in splits:
-                        arrays[split][i, row["epoch"] - 1] = 100 * row[f"{split}_accuracy"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise unreadable(run, "metrics.jsonl", error) from None
-    if any(np.isnan(values).any() for arrays in found for values in arrays.values()):
-        raise unreadable(run, "metrics.jsonl", "some epochs of some trials are missing")
+        for line in run_files.lines(path):
+            trial = _TRIAL.search(line)
+            if trial and trial[1] in places:
+                row, (arrays, i) = run_files.parse_json(line, shape), places[trial[1]]
+                if not 0 < row["epoch"] <= len(arrays["train"][i]):
+                    raise ValueError(f"trial {int(trial[1])} has an epoch too many")
+                for split in splits:
+                    arrays[split][i, row["epoch"] - 1] = 100 * row[f"{split}_accuracy"]
+        if any(np.isnan(values).any() for arrays in found for values in arrays.values()):
+            raise ValueError("some epochs of some trials are missing")
+    except (ValueError, RecursionError, BadFileError) as error:
+        bad = error if isinstance(error, BadFileError) else BadFileError(path, error)
+        raise unreadable(run.workdir, bad) from None
     return found
-
-
-def unreadable(run: Run, name: str, problem: object) -> UserError:
-    """Returns what to raise of a file that is missing or damaged."""
-    if isinstance(problem, FileNotFoundError):
-        return UserError(
-            f"{run.workdir} holds no finished run: expected {name} in it; name the work directory"
-            " that a run printed"
-        )
-    return workdirs.damaged(run.workdir, f"{name}: {problem}")
 
 
 def _plot_band(ax, curves: np.ndarray, view: "_View", name: str, color: str, dash: str) -> None:

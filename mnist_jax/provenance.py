@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import json
 import platform
 import re
 import shlex
@@ -12,8 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnist_jax import UserError, __version__
-from mnist_jax.results import Row, is_finite
+from mnist_jax import UserError, __version__, run_files
+from mnist_jax.results import Row
 from mnist_jax.workdirs import to_json, write_text
 
 _MAKERS = ("commit", "versions", "machine")
@@ -65,10 +64,8 @@ class Process:
         """
         self._path = workdir / "checkpoints" / "processes.json"
         self._data_checksum = data_checksum
-        found: object = None
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-        self._earlier = [r for r in (found if isinstance(found, list) else []) if _is_record(r)]
+        with contextlib.suppress(run_files.BadFileError):
+            self._earlier = run_files.read_json(self._path, [run_files.PROCESS])
         for record in self._earlier:
             if (other := record.get("data_checksum", data_checksum)) != data_checksum:
                 raise UserError(
@@ -115,13 +112,6 @@ class Process:
         makers = {key: self._made[key] for key in _MAKERS}
         seconds = {**self.seconds, "total": self.total}
         return makers | {"data_checksum": self._data_checksum, "seconds": seconds}
-
-
-def _is_record(record: object) -> bool:
-    if not (isinstance(record, dict) and set(_MAKERS) <= record.keys()):
-        return False
-    seconds = record.get("seconds", {})
-    return isinstance(seconds, dict) and all(map(is_finite, seconds.values()))
 
 
 def _repeatable(arguments: Sequence[str]) -> list[str]:

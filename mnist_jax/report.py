@@ -10,7 +10,6 @@ trained.
 
 import math
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, comparison, data, figures, pages, results, shards, stats, workdirs
+from mnist_jax import (
+    UserError,
+    comparison,
+    data,
+    figures,
+    pages,
+    results,
+    run_files,
+    shards,
+    stats,
+    workdirs,
+)
 from mnist_jax.figures import MAX_POINTS, Line, chosen_words, criterion_words
 from mnist_jax.grid import AXES
 from mnist_jax.pages import (
@@ -170,12 +180,13 @@ def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
     Raises:
         UserError: They are missing or damaged.
     """
-    needed = ("labels", "probabilities", "mistakes", "mistake_images")
     try:
-        with np.load(run.workdir / "chosen_trial.npz") as file:
-            return {name: file[name] for name in (*needed, *file)}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise figures.unreadable(run, "chosen_trial.npz", error) from None
+        chosen = results.read_chosen_trial(run.workdir)
+        if chosen["probabilities"].shape[1] != len(data.CLASS_NAMES[run.summary["dataset"]]):
+            raise run_files.BadFileError(run.workdir / "chosen_trial.npz", "of another data set")
+        return chosen
+    except run_files.BadFileError as error:
+        raise results.unreadable(run.workdir, error) from None
 
 
 def figures_of_run(run: Run) -> dict[str, Callable[[], Any]]:

@@ -13,16 +13,17 @@ import json
 import math
 import os
 import re
-import zipfile
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from mnist_jax import UserError, stats
+from mnist_jax import UserError, run_files, stats
 from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
 from mnist_jax.grid import AXES, Point
+from mnist_jax.run_files import BadFileError
 from mnist_jax.workdirs import damaged, replace, to_json, write_bytes, write_text, writing
 
 NUM_MISTAKES = 24
@@ -120,8 +121,7 @@ class Run(NamedTuple):
     @property
     def metrics(self) -> list[Row]:
         """One row per trial and epoch, in the order in which they were made; read anew."""
-        with open(self.workdir / "metrics.jsonl", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        return [json.loads(line) for line in run_files.lines(self.workdir / "metrics.jsonl")]
 
 
 def trial_rows(points: Sequence[Point], seeds: Sequence[int], dataset: str) -> list[Row]:
@@ -203,17 +203,41 @@ class Recorder:
         return _rows(self._trials, {}, columns)
 
 
+def columns_of(protocol: str) -> dict[str, type]:
+    """Returns the columns of `results.csv` and the types of what stands there."""
+    p = PROTOCOLS[protocol]
+    names = ["train_loss", "train_accuracy"]
+    for split in dict.fromkeys(filter(None, (p.held_out, "test"))):
+        names += [f"{split}_{what}" for what in ("loss", "accuracy", "objective")]
+    if p.choose_epoch:
+        names += [f"best_{p.held_out}_accuracy", p.column]
+    whole = ["trial", "point", "seed", "num_epochs", "diverged_epoch"]
+    whole += [f"best_{p.held_out}_epoch"] * p.choose_epoch
+    axes: dict[str, type] = dict.fromkeys(AXES, object)
+    return axes | dict.fromkeys(names, float) | dict.fromkeys(whole, int) | {"dataset": str}
+
+
 def write_results(workdir: Path, rows: Sequence[Row]) -> None:
     """Writes `results.csv`."""
     write_text(workdir / "results.csv", _to_csv(rows))
 
 
-def read_results(workdir: Path, trials: Sequence[Row]) -> list[Row]:
-    """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are."""
+def read_results(workdir: Path, trials: Sequence[Row], protocol: str) -> list[Row]:
+    """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are.
+
+    If it is damaged, a line says so and there are none: checkpoints have what it was made of.
+    """
+    path = workdir / "results.csv"
     try:
-        found = _read_csv(workdir / "results.csv")
+        found = run_files.read_table(path, columns_of(protocol))
+        numbers = [row["trial"] for row in found]
+        if len({*numbers} & {*range(len(trials))}) < len(numbers):
+            raise BadFileError(path, "it holds a trial twice, or one that the run has not")
         return [{**row, **trials[row["trial"]]} for row in found]
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except BadFileError as error:
+        if not error.missing:
+            said = f"warning: {workdir}/{error}; its trials are made anew from their checkpoints"
+            print(said, file=sys.stderr, flush=True)
         return []
 
 
@@ -226,6 +250,9 @@ def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
 
     Returns:
         By number of a trial, the epochs that are there.
+
+    Raises:
+        UserError: It is no file, or may not be read.
     """
     path = workdir / "metrics.jsonl"
     with writing(path):
@@ -250,17 +277,26 @@ def _judged(
     path: Path, epochs: Mapping[int, int], kept: dict[int, int]
 ) -> Iterator[tuple[bytes, bool]]:
     """Yields the lines of `metrics.jsonl`, and whether `trim_metrics` keeps each; counts them."""
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-                trial, epoch = row["trial"], row["epoch"]
-                follows = kept.get(trial, epoch) + 1 == epoch <= epochs[trial]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                follows = False
-            if is_kept := line.endswith(b"\n") and follows:
-                kept[trial] = epoch
-            yield line, is_kept
+    for line in _lines_to_keep(path):
+        try:
+            row = run_files.parse_json(line, {"trial": int, "epoch": int})
+            trial, epoch = row["trial"], row["epoch"]
+            follows = kept[trial] + 1 == epoch <= epochs[trial]
+        except (ValueError, KeyError, RecursionError):
+            follows = False
+        if is_kept := line.endswith(b"\n") and follows:
+            kept[trial] = epoch
+        yield line, is_kept
+
+
+def _lines_to_keep(path: Path) -> Iterator[bytes]:
+    try:
+        yield from run_files.lines(path)
+    except BadFileError as error:
+        raise UserError(
+            f"--workdir={path.parent} holds a run that cannot go on ({error}); make that file "
+            "readable or delete it, choose another --workdir, or give --overwrite"
+        ) from None
 
 
 def _rows(names: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) -> list[Row]:
@@ -401,11 +437,32 @@ def write_chosen_trial(
     write_bytes(workdir / "chosen_trial.npz", buffer.getvalue())
 
 
+def read_chosen_trial(workdir: Path) -> dict[str, np.ndarray]:
+    """Reads what `write_chosen_trial` wrote, whichever trial it is.
+
+    Raises:
+        BadFileError: It is missing or damaged.
+    """
+    path = workdir / "chosen_trial.npz"
+    arrays = run_files.read_arrays(path)
+    kinds = {"trial": ("iu", ()), "labels": ("iu", (-1,)), "probabilities": ("f", (-1, -1))}
+    kinds |= {"mistakes": ("iu", (-1,)), "mistake_images": ("u", (-1, 28, 28))}
+    run_files.check_arrays(path, arrays, kinds)
+    labels, mistakes = arrays["labels"].tolist(), arrays["mistakes"].tolist()
+    if not (
+        0 < len(labels) == len(arrays["probabilities"])
+        and len(mistakes) == len(arrays["mistake_images"])
+        and 0 <= min(labels) <= max(labels) < arrays["probabilities"].shape[1]
+        and 0 <= min(mistakes, default=0) <= max(mistakes, default=0) < len(labels)
+    ):
+        raise BadFileError(path, "its arrays do not belong together")
+    return arrays
+
+
 def trial_of_weights(workdir: Path) -> int | None:
     """Returns the trial that `chosen_trial.npz` is of; None if all of it cannot be read."""
-    unreadable = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(workdir / "chosen_trial.npz") as file:
-        return int({name: file[name] for name in file}["trial"])
+    with contextlib.suppress(BadFileError):
+        return int(read_chosen_trial(workdir)["trial"])
     return None
 
 
@@ -451,33 +508,29 @@ def read_run(workdir: str | os.PathLike) -> Run:
     """
     path = Path(workdir)
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        with open(path / "metrics.jsonl", encoding="utf-8"):
+        config = run_files.read_json(path / "config.json", run_files.CONFIG)
+        summary = run_files.read_json(path / "summary.json", run_files.SUMMARY)
+        with run_files.opened(path / "metrics.jsonl"):
             pass
-        results = _read_csv(path / "results.csv")
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} holds no finished run: expected {Path(error.filename).name} in it; name the "
-            "work directory that a run printed"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise damaged(path, error) from None
+        if summary["protocol"] not in PROTOCOLS:
+            raise BadFileError(path / "summary.json", "the protocol is unknown")
+        results = run_files.read_table(path / "results.csv", columns_of(summary["protocol"]))
+    except BadFileError as error:
+        raise unreadable(path, error) from None
     return Run(path, config, results, summary)
 
 
-def _read_csv(path: Path) -> list[Row]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> object:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+def unreadable(workdir: Path, error: BadFileError) -> UserError:
+    """Returns what to raise where a finished run is looked for and a file of it is not sound."""
+    if error.missing:
+        return UserError(
+            f"{workdir} holds no finished run: expected {error.path.name} in it; name the work "
+            "directory that a run printed"
+        )
+    if error.denied:
+        said = "make it readable, or ask its owner to"
+        return UserError(f"{workdir} cannot be read as a run: {error}; {said}")
+    return damaged(workdir, error)
 
 
 # --- what a run says ---

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_jax import UserError, hosts, machine, memory, models, results, sweep, workdirs
+from mnist_jax import UserError, hosts, machine, memory, models, results, run_files, sweep, workdirs
 from mnist_jax.checkpoints import Checkpoints
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, static_choices
@@ -231,7 +231,8 @@ class Runner:
         epochs = {name["trial"]: name["num_epochs"] for name in self._names}
         parts = read_parts(self._path, self._experiment)
         there = results.trim_metrics(self._path, epochs)
-        rows = {row["trial"]: row for row in results.read_results(self._path, self._names)}
+        found = results.read_results(self._path, self._names, self._experiment.protocol)
+        rows = {row["trial"]: row for row in found}
         finished: list[Row] = []
         for part in parts:
             if any(trial not in rows or there[trial] < epochs[trial] for trial in part):
@@ -259,8 +260,8 @@ class Runner:
 def read_parts(workdir: Path, experiment: Experiment) -> list[Part]:
     """Returns a run's parts: one for each program, or as memory made it split them."""
     parts = list(experiment.parts.values())
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        found = json.loads((workdir / "checkpoints" / "parts.json").read_text())
+    with contextlib.suppress(run_files.BadFileError):
+        found = run_files.read_json(workdir / "checkpoints" / "parts.json", [[int]])
         if sorted(itertools.chain(*found)) == sorted(itertools.chain(*parts)):
             return found
     return parts

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError
+from mnist_jax import UserError, run_files
 
 FILES = (
     "config.json",
@@ -103,14 +103,12 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
             )
         return "new"
     try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        found = run_files.read_json(path / "config.json", {})
+    except run_files.BadFileError as error:
         raise UserError(
-            f"--workdir={path} holds a run whose config.json cannot be read; choose another "
-            "--workdir, or give --overwrite"
-        )
+            f"--workdir={path} holds a run whose config.json cannot be read ({error}); choose "
+            "another --workdir, or give --overwrite"
+        ) from None
     wanted = json.loads(to_json(config))
     keys = sorted((wanted.keys() | found.keys()) - RESUMABLE)
     if differ := [key for key in keys if found.get(key) != wanted.get(key)]:

@@ -23,7 +23,7 @@ TRIALS = results.trial_rows(POINTS, range(2), "tiny")
 # Three epochs of four trials: seeds 0 and 1 of the first point, then of the second.
 TEST = np.array([[0.5, 0.9, 0.7, 0.2], [0.8, 0.9, 0.6, 0.3], [0.8, 0.4, 0.6, 0.4]])
 VALIDATION = np.array([[0.1, 0.2, 0.9, 0.3], [0.3, 0.1, 0.9, 0.3], [0.2, 0.1, 0.3, 0.4]])
-FINAL = {"test_accuracy": TEST[-1], "test_loss": TEST[-1] / 2}
+FINAL = {"test_loss": TEST[-1] / 2, "test_accuracy": TEST[-1], "test_objective": TEST[-1]}
 SCORES = {
     "test": {},
     "validation": FINAL | {"test_accuracy_at_best_validation": np.array([0.8, 0.9, 0.7, 0.4])},
@@ -32,17 +32,19 @@ SCORES = {
 }
 
 
-CONFIG = {"name": "tiny", "l2": (0.0, 1e-3), "devices": 2}
+MADE = provenance() | {"data_checksum": "sha256:0", "seconds": {"train": 1.0}}
+CONFIG = {"name": "tiny", "grid": "product", "l2": (0.0, 1e-3), "devices": 2}
 
 
 def epochs(protocol):
     held_out = results.PROTOCOLS[protocol].held_out
     for test, validation in zip(TEST, VALIDATION, strict=True):
-        metrics = {"train_loss": 1 - test}
+        metrics = {"train_loss": 1 - test, "train_accuracy": test / 2}
         if held_out == "test":
-            metrics |= {"test_loss": test / 2, "test_accuracy": test}
+            metrics |= {"test_loss": test / 2, "test_accuracy": test, "test_objective": test}
         elif held_out == "validation":
-            metrics |= {"validation_accuracy": validation}
+            metrics |= {"validation_loss": validation, "validation_accuracy": validation}
+            metrics |= {"validation_objective": validation}
         yield metrics
 
 
@@ -67,7 +69,7 @@ def finished_run(path, protocol="test"):
     rows = rows_of(workdir, protocol)
     results.write_results(workdir, rows)
     data = dataset()
-    results.write_summary(workdir, rows, protocol, data.name, data.num_images, provenance())
+    results.write_summary(workdir, rows, protocol, data.name, data.num_images, MADE)
     return results.read_run(workdir)
 
 
@@ -122,7 +124,7 @@ def test_the_protocol_chooses(tmp_path, protocol, point, trial):
     assert (summary["chosen_point"], summary["chosen_trial"]) == (point, trial)
     assert results.protocol(run).column in run.results[0]
     assert summary["dataset"] == "tiny"
-    assert summary["provenance"] == json.loads(json.dumps(provenance()))
+    assert summary["provenance"] == json.loads(json.dumps(MADE))
     assert set(summary["provenance"]["versions"]) >= {"jax", "flax", "optax", "numpy", "python"}
 
 
@@ -337,7 +339,7 @@ def test_a_directory_holds_nothing_or_a_run_that_goes_on_or_is_finished(tmp_path
 
 def test_a_directory_with_another_run_is_refused_with_the_keys_that_differ(tmp_path):
     workdirs.open_workdir(tmp_path, CONFIG, overwrite=False)
-    other = {"name": "tiny", "l2": (0.0, 2e-3), "seed": 3, "devices": 1}
+    other = CONFIG | {"l2": (0.0, 2e-3), "seed": 3, "devices": 1}
     said = r"differs in l2 \(\[0.0, 0.001\], not \[0.0, 0.002\]\), seed \(None, not 3\);"
     with pytest.raises(UserError, match=said):
         workdirs.open_workdir(tmp_path, other, overwrite=False)
@@ -504,13 +506,13 @@ def test_what_dead_processes_left_is_deleted_and_nothing_else(tmp_path):
 def test_rows_left_by_an_interrupted_run_come_back_as_they_were(tmp_path):
     rows = rows_of(tmp_path / "run", "validation")
     results.write_results(tmp_path, rows[:3])
-    found = results.read_results(tmp_path, TRIALS)
+    found = results.read_results(tmp_path, TRIALS, "validation")
     assert found == rows[:3]
     results.write_results(tmp_path / "run", found)
     assert (tmp_path / "run" / "results.csv").read_text() == (tmp_path / "results.csv").read_text()
     for broken in ("", "a,b\n1,2\n", "trial\n99\n", "trial\nx\n"):
         (tmp_path / "results.csv").write_text(broken)
-        assert results.read_results(tmp_path, TRIALS) == []
+        assert results.read_results(tmp_path, TRIALS, "validation") == []
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "results.csv", "summary.json"])

@@ -1,0 +1,266 @@
+"""The one door through which the files of a run are read, whatever lies there.
+
+A run's directory may have been cut, copied, edited or made by somebody else. So nothing but regular
+files is opened, sizes are compared before memory is taken, and what comes back has the shape that
+was asked for. Everything else is a `BadFileError`.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mnist_jax.grid import AXES
+
+_MB = 2**20
+_LIMITS = {  # what a million trials write, and some more
+    "config.json": 128 * _MB,
+    "parts.json": 64 * _MB,
+    "processes.json": 16 * _MB,
+    "summary.json": 1024 * _MB,
+    "results.csv": 1024 * _MB,
+    "chosen_trial.npz": 4096 * _MB,
+    "metrics.jsonl": math.inf,  # of which a line is held at a time
+}
+_AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
+_LONGEST = _MB  # bytes of a line
+_DEEPEST = 16  # levels of JSON
+
+
+class BadFileError(Exception):
+    """A file cannot be read, or does not hold what a run writes there.
+
+    Attributes:
+        path: The file.
+        missing: Whether there is none.
+        denied: Whether it may not be read.
+    """
+
+    def __init__(self, path: Path, problem: object):
+        """Takes the file, and what is wrong with it: words, or what was raised."""
+        said = " ".join(str(problem).split())
+        match problem:
+            case MemoryError():
+                said = "it needs more memory than there is"
+            case RecursionError():
+                said = "it is nested too deeply"
+            case FileNotFoundError() | NotADirectoryError():
+                said = "there is no such file"
+            case IsADirectoryError():
+                said = "it is no regular file"
+            case OSError(strerror=str(reason)):
+                said = reason
+        super().__init__(f"{path.name}: {said[:200] or type(problem).__name__}")
+        self.path = path
+        self.missing = isinstance(problem, FileNotFoundError | NotADirectoryError)
+        self.denied = isinstance(problem, PermissionError)
+
+
+Shape = Any
+"""What JSON must look like: a type, or None for null; a tuple of alternatives; a list of what every
+element is; a dict of what stands under each key, which may be missing if it ends in "?", and
+beside which there may be others. {str: x} says that x stands under every other key."""
+
+_NUMBER = (float, None)
+_STATISTICS: Shape = {"n": int, "interval_95": [_NUMBER]}
+_STATISTICS |= dict.fromkeys(("mean", "std_ddof0", "min", "max"), _NUMBER)
+_POINT: Shape = {"point": int, "num_trials": int, "diverged_seeds": [int]}
+_POINT |= {"statistics": {str: _STATISTICS}}
+_POINT |= dict.fromkeys(AXES, float)
+_POINT |= dict.fromkeys(("conv_features", "hidden_sizes", "schedule"), str)
+_POINT |= dict.fromkeys(("num_epochs", "batch_size", "warmup_steps"), int)
+_POINT |= dict.fromkeys(("nesterov", "l2_on_output"), bool)
+_MADE: Shape = {"command": str, "data_checksum": str, "seconds": {"train": float, str: float}}
+_MADE |= {"earlier_processes?": {str: {"commit": object, "versions": object}}}
+_MADE |= {"shards?": {str: {"command": str}}}
+SUMMARY: Shape = {"dataset": str, "protocol": str, "chosen_trial": int, "grid": [_POINT]}
+SUMMARY |= {"chosen_point": (int, None), "chosen_trial_missing?": str, "provenance": _MADE}
+PROCESS: Shape = dict.fromkeys(("commit", "versions", "machine"), object)
+PROCESS |= {"data_checksum?": str, "seconds?": {str: float}}
+CONFIG: Shape = {"name": str, "grid": str, "shard?": str}
+"""Those of a run. There may be more in its files than is read."""
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Opens a regular file that is no larger than its kind may be; a FIFO keeps nobody waiting.
+
+    Raises:
+        BadFileError: There is none; and in place of whatever is raised while it is read.
+    """
+    try:
+        with open(path, "rb", opener=lambda name, how: os.open(name, how | _AT_ONCE)) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError("it is no regular file")
+            most = _LIMITS.get(path.name, 64 * _MB)
+            if found.st_size > most:
+                raise ValueError(f"it has {found.st_size} bytes; expected at most {most}")
+            yield file
+    except BadFileError:
+        raise
+    except Exception as error:  # damage can make a parser fail in any way
+        raise BadFileError(path, error) from None
+
+
+def read_json(path: Path, shape: Shape = object) -> Any:
+    """Reads a file of JSON that has a shape.
+
+    Raises:
+        BadFileError: It has not.
+    """
+    with opened(path) as file:
+        if file.read(1) not in (b"{", b"["):  # before the rest takes memory
+            raise ValueError("it is no JSON of a run")
+        file.seek(0)
+        return parse_json(file.read(), shape)
+
+
+def parse_json(text: bytes, shape: Shape = object) -> Any:
+    """Returns what JSON says, if all of its numbers fit into 64 bits and it has a shape.
+
+    Raises:
+        ValueError: It has not; also RecursionError or MemoryError.
+    """
+    value = json.loads(text.decode("utf-8"))
+    if where := _misfit(value, shape, 0):
+        raise ValueError(f"{where} is not what a run writes; another version may have written it")
+    return value
+
+
+def _misfit(value: Any, shape: Shape, depth: int) -> str:
+    """Returns where a value has not its shape, empty if it has."""
+    match shape:
+        case tuple():
+            found = [_misfit(value, each, depth) for each in shape]
+            return "" if "" in found else found[0]
+        case dict() | list() if type(value) is not type(shape):
+            return "the whole"
+        case None if value is not None:
+            return "the whole"
+        case type() if shape is not object and not (
+            type(value) is shape or (shape is float and type(value) is int)
+        ):
+            return "the whole"
+    match value:
+        case dict() | list() if depth == _DEEPEST:
+            return "the whole"
+        case dict():
+            shapes = shape if isinstance(shape, dict) else {}
+            always = shapes.get(str, object)
+            for key in shapes:
+                if key is not str and not key.endswith("?") and key not in value:
+                    return f"{key} (missing)"
+            pairs = [(k, v, shapes.get(k, shapes.get(f"{k}?", always))) for k, v in value.items()]
+        case list():
+            [each] = shape if isinstance(shape, list) else [object]
+            pairs = [(i, v, each) for i, v in enumerate(value)]
+        case int() if not -(2**63) <= value < 2**63:
+            return "the whole"
+        case float() if not math.isfinite(value):
+            return "the whole"
+        case _:
+            return ""
+    for key, inner, its_shape in pairs:
+        if where := _misfit(inner, its_shape, depth + 1):
+            return f"{key}" if where == "the whole" else f"{key}: {where}"
+    return ""
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """Returns the lines of a file, each with its newline; longer ones than a run writes in pieces.
+
+    Raises:
+        BadFileError: It cannot be read.
+    """
+    with opened(path) as file:
+        while line := file.readline(_LONGEST):
+            yield line
+
+
+def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Reads a CSV file.
+
+    Args:
+        path: The file.
+        columns: The type of each: int, float, str, or object for whichever of these it looks like.
+
+    Raises:
+        BadFileError: It has other columns, or values of other types.
+    """
+    with opened(path) as file:
+        texts = (line.decode("utf-8") for line in iter(lambda: file.readline(_LONGEST), b""))
+        rows = csv.reader(texts, strict=True)
+        header = next(rows, [])
+        if sorted(header) != sorted(columns):
+            wrong = sorted(columns.keys() ^ set(header)) or ["one that is there twice"]
+            raise ValueError(f"columns are missing or unknown: {', '.join(wrong)[:100]}")
+        kinds, found = [columns[name] for name in header], []
+        for number, row in enumerate(rows, start=1):
+            if len(row) != len(header):
+                raise ValueError(f"row {number} has {len(row)} values; expected {len(header)}")
+            values = [_parse(text, kind) for text, kind in zip(row, kinds, strict=True)]
+            found.append(dict(zip(header, values, strict=True)))
+        return found
+
+
+def _parse(text: str, kind: type) -> Any:
+    """Returns a value of a table."""
+    whole = re.fullmatch(r"-?[0-9]{1,18}", text)
+    if kind is object:
+        kind = int if whole else float if re.fullmatch(r"-?[0-9.]+(e[-+]?[0-9]+)?", text) else str
+    if (kind is int and not whole) or not text.isprintable() or len(text) > 10_000:
+        raise ValueError(f"unexpected value {text[:40]!r}")
+    return kind(text)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads a file of `numpy.savez`, whose arrays together are no larger than it is.
+
+    Raises:
+        BadFileError: It is none, is compressed, or asks for objects to be made.
+    """
+    with opened(path) as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        total = sum(member.file_size for member in members)
+        if total > os.fstat(file.fileno()).st_size or any(m.compress_type for m in members):
+            raise ValueError("its members are compressed, or claim more bytes than there are")
+        return {m.filename.removesuffix(".npy"): _array(archive.read(m)) for m in members}
+
+
+def _array(content: bytes) -> np.ndarray:
+    buffer = io.BytesIO(content)
+    version = np.lib.format.read_magic(buffer)
+    if version != (1, 0):
+        raise ValueError(f"an array of version {version}")
+    shape, fortran, kind = np.lib.format.read_array_header_1_0(buffer)
+    if kind.hasobject or math.prod(shape) * kind.itemsize != len(content) - buffer.tell():
+        raise ValueError("an array is not of the size that it claims")
+    flat = np.frombuffer(content, kind, offset=buffer.tell())
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def check_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], kinds: Mapping[str, tuple[str, Sequence[int]]]
+) -> None:
+    """Compares arrays with their `dtype.kind` and shape, in which -1 stands for any length.
+
+    Raises:
+        BadFileError: One is missing or another.
+    """
+    for name, (kind, shape) in kinds.items():
+        found = arrays.get(name)
+        if found is None or found.dtype.kind not in kind or found.ndim != len(shape):
+            raise BadFileError(path, f"{name} is missing, or not what a run writes there")
+        if any(want not in (-1, have) for want, have in zip(shape, found.shape, strict=True)):
+            raise BadFileError(path, f"{name} has the shape {found.shape}")
