@@ -85,6 +85,7 @@ _MADE |= {"earlier_processes?": {str: {"commit": object, "versions": object}}}
 _MADE |= {"shards?": {str: {"command": str}}}
 SUMMARY: Shape = {"dataset": str, "protocol": str, "chosen_trial": int, "grid": [_POINT]}
 SUMMARY |= {"chosen_point": (int, None), "chosen_trial_missing?": str, "provenance": _MADE}
+SUMMARY |= {"num_images?": {str: int}}
 PROCESS: Shape = dict.fromkeys(("commit", "versions", "machine"), object)
 PROCESS |= {"data_checksum?": str, "seconds?": {str: float}}
 CONFIG: Shape = {"name": str, "grid": str, "shard?": str}
