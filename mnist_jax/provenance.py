@@ -65,7 +65,8 @@ class Process:
         self._path = workdir / "checkpoints" / "processes.json"
         self._data_checksum = data_checksum
         with contextlib.suppress(run_files.BadFileError):
-            self._earlier = run_files.read_json(self._path, [run_files.PROCESS])
+            found = run_files.read_json(self._path, [object])
+            self._earlier = [r for r in found if run_files.fits(r, run_files.PROCESS)]
         for record in self._earlier:
             if (other := record.get("data_checksum", data_checksum)) != data_checksum:
                 raise UserError(

@@ -139,6 +139,11 @@ def parse_json(text: bytes, shape: Shape = object) -> Any:
     return value
 
 
+def fits(value: Any, shape: Shape) -> bool:
+    """Says whether a value from JSON has a shape."""
+    return not _misfit(value, shape, 0)
+
+
 def _misfit(value: Any, shape: Shape, depth: int) -> str:
     """Returns where a value has not its shape, empty if it has."""
     match shape:
