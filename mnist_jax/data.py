@@ -11,14 +11,13 @@ import json
 import logging
 import math
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError, cache, formats, workdirs
+from mnist_jax import UserError, cache, download, formats, workdirs
 
 CLASS_NAMES = {
     "mnist": tuple("0123456789"),
@@ -49,7 +48,6 @@ FILES = tuple(MNIST_MD5)
 KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 TORCHVISION_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-TIMEOUT_S = 15.0  # a download from which nothing comes for this long is given up
 
 _log = logging.getLogger(__name__)
 
@@ -301,75 +299,19 @@ def _read_split(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _download(name: str, tried: list[str]) -> Dataset | None:
-    """Fetches the four files from the address, and against the checksums, that TFDS keeps."""
-    url = ""
+    """Fetches the four files."""
     try:
-        import tensorflow_datasets as tfds
-
-        builder = tfds.builder_cls(name)
-        url, arrays = builder.URL, []
-        _log.warning("downloading %s from %s", name, url)
-        places = [f"{url}{file}.gz" for file in FILES]
-        for place, shape in zip(places, _shapes(), strict=True):
-            expected = builder.url_infos[place]
-            content = _fetch(place, expected.size, expected.checksum)
-            arrays.append(formats.parse_idx(io.BytesIO(content), shape))
-        return _check(name, arrays, places, f"download from {url}")
-    except Exception as error:  # no tfds, network or server; wrong bytes
-        tried.append(f"the download from {url} failed ({formats.one_line(error)})")
-        return None
-
-
-def _fetch(url: str, size: int, sha256: str) -> bytes:
-    """Downloads a file of known size and checksum into memory; a failure is retried once.
-
-    Not by tensorflow-datasets' DownloadManager, which waits without limit for a silent server, and
-    for minutes where no packet comes back (it tries each address of the server eleven times); which
-    saves all that a server sends; and whose threads keep the process alive.
-
-    Raises:
-      Exception: of requests; or TimeoutError, ValueError.
-    """
-    try:
-        return _fetch_once(url, size, sha256)
-    except Exception:
-        return _fetch_once(url, size, sha256)
-
-
-def _fetch_once(url: str, size: int, sha256: str) -> bytes:
-    import requests
-
-    content, failures = bytearray(), []
-
-    def read():
-        try:
-            # Long after the watch below: it ends a thread that was left behind.
-            with requests.get(url, stream=True, timeout=4 * TIMEOUT_S) as response:
-                response.raise_for_status()
-                for block in response.iter_content(2**13):
-                    content.extend(block)
-                    if len(content) > size:
-                        break
-        except Exception as error:
-            failures.append(error)
-
-    # A thread can be left behind; a name lookup, say, can be neither limited nor interrupted.
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        before = len(content)
-        thread.join(TIMEOUT_S)
-        if thread.is_alive() and len(content) == before:
-            raise TimeoutError(f"nothing came for {TIMEOUT_S:g} s")
-    if failures:
-        raise failures[0]
-    if len(content) != size:
-        least = "more than " if len(content) > size else ""
-        raise ValueError(f"{url} has {least}{min(len(content), size)} bytes, not {size}")
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{url} has SHA-256 {found}, not {sha256}")
-    return bytes(content)
+        contents, hosts = download.fetch_files(name, tuple(f"{file}.gz" for file in FILES))
+        arrays = [
+            formats.parse_idx(io.BytesIO(content), shape)
+            for content, shape in zip(contents.values(), _shapes(), strict=True)
+        ]
+        return _check(name, arrays, list(contents), f"download from {hosts}")
+    except ConnectionError as error:
+        tried.append(f"the download {error}")
+    except Exception as error:  # tensorflow-datasets is missing, or broken
+        tried.append(f"the download failed ({formats.one_line(error)})")
+    return None
 
 
 def _load_digits() -> Dataset:

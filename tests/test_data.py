@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mnist_jax import UserError, data, formats, workdirs
+from mnist_jax import UserError, data, download, formats, workdirs
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
@@ -45,6 +45,7 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.delenv("MNIST_JAX_DATA_DIR", raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no_tfds"))
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(download, "MIRRORS", dict.fromkeys(data.DATASETS, ()))
 
 
 @pytest.fixture(autouse=True)
@@ -794,6 +795,7 @@ def test_a_folder_in_place_of_the_cache_file_costs_warnings(tmp_path, small, cap
 def python(code, **options):
     """Starts a Python process whose kmnist is as small as the fixture `small` has it."""
     small = "from mnist_jax import data; data.NUM_TRAIN, data.NUM_TEST = 60, 20\n"
+    small += "data.download.MIRRORS = {'kmnist': ()}\n"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", small + code], **pipes, **options)
 
@@ -1081,6 +1083,7 @@ def test_download(tmp_path, small, monkeypatch, hindrance):
         ("silent", "nothing came for 1 s"),
         ("stalled", "nothing came for 1 s"),
         ("dripping", "nothing came for 1 s"),
+        ("slow", "came for 1 s"),
         ("page", "has 26 bytes, not"),
         ("endless", "has more than"),
         ("other bytes", "has SHA-256"),
@@ -1092,8 +1095,10 @@ def test_a_failed_download_leaves_nothing(tmp_path, small, monkeypatch, fault, s
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("HOME", str(tmp_path / "tmp"))
-    if "nothing came" in said:
-        monkeypatch.setattr(data, "TIMEOUT_S", 1.0)
+    if fault == "slow":
+        monkeypatch.setattr(download, "LEAST_SPEED", 100_000.0)
+    if "came for 1 s" in said:
+        monkeypatch.setattr(download, "TIMEOUT_S", 1.0)
     bomb = gzip.compress(bytes(50_000_000))
 
     def respond(handler):
@@ -1135,6 +1140,10 @@ def test_a_failed_download_leaves_nothing(tmp_path, small, monkeypatch, fault, s
             elif fault == "dripping":
                 while not handler.over.wait(0.02):
                     handler.wfile.write(b".")
+            elif fault == "slow":
+                for start in range(0, len(content), 8192):
+                    handler.wfile.write(content[start : start + 8192])
+                    handler.over.wait(0.6)
             else:
                 for _ in range(5_000):
                     handler.wfile.write(bytes(10_000))
@@ -1149,11 +1158,57 @@ def test_a_failed_download_leaves_nothing(tmp_path, small, monkeypatch, fault, s
     assert os.listdir(tmp_path / "tmp") == []
 
 
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [
+        ("absent", [2, 4]),  # as any failure, tried again once
+        ("other bytes", [2, 4]),
+        ("silent", [1, 4]),
+        ("third absent", [2 + 2, 2]),
+        ("both", [2, 2]),
+    ],
+)
+def test_a_download_goes_on_at_another_address(tmp_path, small, monkeypatch, fault, asked):
+    import tensorflow_datasets as tfds
+
+    contents = zipped_files(small)
+
+    def respond(handler):
+        folder, _, name = handler.path[1:].rpartition("/")
+        if folder == "mirror" and fault != "both":
+            answer(handler, contents[name])
+        elif fault == "silent":
+            handler.over.wait()
+        elif fault == "other bytes":
+            answer(handler, bytes(len(contents[name])))
+        elif fault == "third absent" and "t10k" not in name:
+            answer(handler, contents[name])
+        else:
+            handler.send_error(404)
+
+    with serving(monkeypatch, contents, respond) as paths:
+        url = tfds.builder_cls("kmnist").URL
+        monkeypatch.setitem(download.MIRRORS, "kmnist", (f"{url}mirror/",))
+        if fault == "silent":
+            monkeypatch.setattr(download, "TIMEOUT_S", 1.0)
+        if fault == "both":
+            message = one_line(data.load_dataset, "kmnist")
+            assert f"the download from {url} failed (HTTPError" in message
+            assert f", from {url}mirror/ failed (HTTPError" in message
+        else:
+            dataset = data.load_dataset("kmnist")
+            assert_holds(dataset, small)
+            first = f"{url} and " if fault == "third absent" else ""
+            assert dataset.source == f"download from {first}{url}mirror/"
+    mirrored = sum(path.startswith("/mirror/") for path in paths)
+    assert [len(paths) - mirrored, mirrored] == asked
+
+
 def test_a_name_lookup_without_end_holds_neither_the_call_nor_the_process():
     process = python(
         "import socket, threading\n"
         "socket.getaddrinfo = lambda *_, **__: threading.Event().wait()\n"
-        "data.TIMEOUT_S = 0.1\n"
+        "data.download.TIMEOUT_S = 0.1\n"
         "data.load_dataset('kmnist')\n"
     )
     try:
@@ -1181,7 +1236,7 @@ def test_ctrl_c_ends_a_stalled_download_at_once(tmp_path, small, monkeypatch):
             "import signal\n"  # a shell's background process ignores Ctrl-C
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "import tensorflow_datasets as tfds\n"
-            "data.TIMEOUT_S = 1000.0\n"
+            "data.download.TIMEOUT_S = 1000.0\n"
             "builder = tfds.builder_cls('kmnist')\n"
             f"builder.URL = {builder.URL!r}\n"
             "info = next(iter(builder.url_infos.values()))\n"
