@@ -64,6 +64,7 @@ class Process:
         """
         self._path = workdir / "checkpoints" / "processes.json"
         self._data_checksum = data_checksum
+        self._earlier = []
         with contextlib.suppress(run_files.BadFileError):
             found = run_files.read_json(self._path, [object])
             self._earlier = [r for r in found if run_files.fits(r, run_files.PROCESS)]
