@@ -1,10 +1,10 @@
 """Snapshots of a sweep on disk, from which an interrupted run goes on with the same bits.
 
 A checkpoint is a folder named by its step. Orbax writes the arrays into it, and last comes
-`manifest.json`: a first line with the SHA-256 of the rest, and the rest with the caller's record
-and the SHA-256 of every other file. A folder in which anything differs from that is not a
-checkpoint, so whatever cuts a save short or damages a file later is noticed, and an older
-checkpoint serves instead.
+`manifest.json`: a first line with the SHA-256 of the rest, and the rest with the run that it is of,
+the caller's record and the SHA-256 of every other file. A folder in which anything differs from
+that is not a checkpoint, so whatever cuts a save short or damages a file later is noticed, and an
+older checkpoint serves instead.
 """
 
 import hashlib
@@ -49,17 +49,21 @@ class Checkpoints:
         folder: Where they lie; the first save makes it.
     """
 
-    def __init__(self, folder: Path, *, num_trials: int, keep: int, max_share: float = 0.25):
+    def __init__(
+        self, folder: Path, *, run: str, num_trials: int, keep: int, max_share: float = 0.25
+    ):
         """Looks at what there is, and writes nothing.
 
         Args:
             folder: Where the checkpoints lie, and nothing else with a number for its name.
+            run: What names the run. Checkpoints of another one are no good; older ones name none.
             num_trials: Length of the trial axis without padding.
             keep: How many checkpoints stay; older ones are deleted.
             max_share: Share of the time that writing may take, for `ready`: short epochs are not
                 slowed.
         """
         self.folder = folder.absolute()
+        self._run = run
         self._num_trials = num_trials
         self._keep = keep
         self._pause = 1 / max_share
@@ -149,6 +153,7 @@ class Checkpoints:
                     arrays.update(found)
                     self._steps = [s for s in self._steps if s <= step]
                     return [step, record]
+            self._steps = []
             return None
 
         if (there := hosts.first(find)) is None:
@@ -179,7 +184,8 @@ class Checkpoints:
                 _check_space(self.folder, sum(array.nbytes for array in arrays.values()))
                 with _orbax() as orbax:
                     orbax.save(path, arrays, force=True)
-            body = json.dumps({"record": record, "files": _digests(path)}).encode()
+            manifest = {"run": self._run, "record": record, "files": _digests(path)}
+            body = json.dumps(manifest).encode()
             with (
                 workdirs.writing(path / MANIFEST),
                 open(path / MANIFEST, "wb", buffering=0) as file,
@@ -204,6 +210,8 @@ class Checkpoints:
         if digest != _digest(body):
             raise ValueError(f"{MANIFEST} is damaged")
         manifest = json.loads(body)
+        if manifest.get("run", self._run) != self._run:
+            raise ValueError("it is of another config, or of other data")
         found = _digests(path)
         for name in sorted(found.keys() | manifest["files"].keys()):
             if found.get(name) != manifest["files"].get(name):
@@ -231,7 +239,10 @@ class Checkpoints:
         with workdirs.writing(self.folder):
             for path in self._entries():
                 if path.name not in map(str, self._steps):
-                    shutil.rmtree(path, ignore_errors=True)
+                    try:
+                        shutil.rmtree(path)
+                    except OSError as error:
+                        _warn(f"checkpoint {path} cannot be deleted ({_one_line(error)})")
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:

@@ -6,7 +6,6 @@ trials go to `results.csv`. So a run that is stopped anywhere knows which parts 
 on with the next one from its newest good checkpoint.
 """
 
-import contextlib
 import itertools
 import json
 import math
@@ -137,7 +136,8 @@ class Runner:
         recorder = Recorder(path, names, axes, experiment.protocol)
         folder, kept = checkpoint_folder(self._path, part), experiment.checkpoints_kept
         epoch_seconds = math.inf
-        with Checkpoints(folder, num_trials=len(part), keep=kept) as checkpoints:
+        run = workdirs.digest(experiment._asdict(), self._dataset.checksum)
+        with Checkpoints(folder, run=run, num_trials=len(part), keep=kept) as checkpoints:
 
             def settle() -> None:
                 if epoch_seconds <= LONG:
@@ -258,13 +258,31 @@ class Runner:
 
 
 def read_parts(workdir: Path, experiment: Experiment) -> list[Part]:
-    """Returns a run's parts: one for each program, or as memory made it split them."""
-    parts = list(experiment.parts.values())
-    with contextlib.suppress(run_files.BadFileError):
-        found = run_files.read_json(workdir / "checkpoints" / "parts.json", [[int]])
-        if sorted(itertools.chain(*found)) == sorted(itertools.chain(*parts)):
+    """Returns a run's parts: one for each program, or as memory made it split them.
+
+    Whatever else `parts.json` holds costs a line.
+    """
+    parts, path = list(experiment.parts.values()), workdir / "checkpoints" / "parts.json"
+    reason = "it does not hold the run's trials in pieces that train together"
+    try:
+        if _are_pieces(found := run_files.read_json(path, [[int]]), parts):
             return found
+    except run_files.BadFileError as error:
+        if error.missing:
+            return parts
+        reason = str(error)
+    print(f"warning: {path} is left aside ({reason})", file=sys.stderr, flush=True)
     return parts
+
+
+def _are_pieces(found: list[Part], parts: list[Part]) -> bool:
+    """Says whether each of the lists found is a piece of a part, and all are there in their order.
+
+    A piece that went over the end of a part would train with a program that is not its own.
+    """
+    ends, wanted = (set(itertools.accumulate(map(len, x))) for x in (found, parts))
+    same = list(itertools.chain(*found)) == list(itertools.chain(*parts))
+    return same and wanted <= ends and all(found)
 
 
 def checkpoint_folder(workdir: Path, part: Part) -> Path:

@@ -260,7 +260,8 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
     one = jax.tree.map(lambda x: x[0], trials)
     shapes = jax.eval_shape(functools.partial(train.init, recipe), one)
     like = jax.tree.map(lambda x: np.empty((len(part), *x.shape), x.dtype), shapes)
-    with Checkpoints(folder, num_trials=len(part), keep=1) as checkpoints:
+    digest = workdirs.digest(run.config, _checksum(run))
+    with Checkpoints(folder, run=digest, num_trials=len(part), keep=1) as checkpoints:
         saved = checkpoints.restore(like)
     if saved is None or saved.step != point.num_epochs:
         raise UserError(f"{folder} holds no sound checkpoint of the last epoch")

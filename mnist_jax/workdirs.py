@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -132,6 +133,13 @@ def why_unwritable(path: Path) -> str | None:
     if not existing.is_dir():
         return f"{existing} is a file"
     return None if os.access(existing, os.W_OK) else f"{existing} is read-only"
+
+
+def digest(config: Mapping[str, Any], data_checksum: str) -> str:
+    """Names what a run computes, which every process that goes on with it has in common."""
+    plain = json.loads(to_json(config))
+    same = {key: plain[key] for key in sorted(plain.keys() - RESUMABLE)}
+    return hashlib.sha256(json.dumps([same, data_checksum]).encode()).hexdigest()
 
 
 @contextlib.contextmanager

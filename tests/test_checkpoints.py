@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 import signal
@@ -6,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +64,8 @@ def template(num_devices=2):
 
 
 def open_folder(folder, **changes):
-    return Checkpoints(folder, **{"num_trials": NUM_TRIALS, "keep": 2, "max_share": 1.0} | changes)
+    usual = {"run": "this", "num_trials": NUM_TRIALS, "keep": 2, "max_share": 1.0}
+    return Checkpoints(folder, **usual | changes)
 
 
 def save(folder, *steps, **changes):
@@ -241,11 +244,39 @@ def test_a_checkpoint_of_other_arrays_is_refused(two, capfd):
     renamed.params["hidden_2"] = renamed.params.pop("hidden_1")
     for like in (wider, other_type, fewer, renamed):
         assert restore(two, like) is None
-    with Checkpoints(two, num_trials=4, keep=2) as saved:
+    with open_folder(two, num_trials=4) as saved:
         assert saved.restore(template()) is None
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 * 5
     assert all("not those of this run" in line for line in lines)
+
+
+def test_a_checkpoint_of_another_run_is_refused(two, capfd):
+    """As where a folder was not deleted, or was copied."""
+    save(two, 3, run="another", keep=9)
+    assert_is(restore(two), 2)
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{two / '3'} cannot be used (it is of another config, or of other data)" in err
+
+
+def test_a_checkpoint_that_names_no_run_is_good(two):
+    """Older versions wrote such."""
+    _, body = (two / "2" / "manifest.json").read_bytes().split(b"\n")
+    assert b'"run": "this", ' in body
+    body = body.replace(b'"run": "this", ', b"")
+    digest = hashlib.sha256(body).hexdigest().encode()
+    (two / "2" / "manifest.json").write_bytes(digest + b"\n" + body)
+    assert_is(restore(two), 2)
+
+
+def test_what_cannot_be_deleted_is_told(two, capfd, monkeypatch):
+    monkeypatch.setattr(shutil, "rmtree", mock.Mock(side_effect=PermissionError(13, "Not yours")))
+    save(two, 3)
+    err = capfd.readouterr().err
+    assert err == f"warning: checkpoint {two / '1'} cannot be deleted ([Errno 13] Not yours)\n"
+    monkeypatch.undo()
+    assert_is(restore(two), 3)
 
 
 def test_only_the_newest_stay(tmp_path):

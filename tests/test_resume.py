@@ -754,6 +754,44 @@ def test_weights_that_are_lost_are_made_again(cut, tmp_path, monkeypatch, lost):
     assert rows(tmp_path) == 6
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        [[0, 1], [2, 3, 4]],  # cuts the first program's trials and runs over into the second's
+        [[0, 1, 2], [3]],
+        [[0, 1, 2], [3, 3]],
+        [[0, 2, 1], [3, 4]],
+        [[3, 4], [0, 1, 2]],
+        [[0, 1, 2], [3, 4], []],
+        [[0, 1, 2], [3.0, 4]],
+        [[False, True, 2], [3, 4]],
+        [[0, 1, 2], 3, 4],
+        [[0, 1, 2], "34"],
+        {"0": [0, 1, 2], "3": [3, 4]},
+        [],
+        3,
+        None,
+        "[" * 99999,
+        b"\xff",
+    ],
+)
+def test_parts_that_are_none_are_left_aside(tmp_path, capsys, found):
+    asked = experiment(
+        grid="list", hidden_sizes=((4,),) * 3 + ((5,),) * 2, l2=(0.0, 0.1, 0.2, 0.3, 0.4)
+    )
+    path = tmp_path / "checkpoints" / "parts.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([[0], [1, 2], [3, 4]]))
+    assert runner.read_parts(tmp_path, asked) == [[0], [1, 2], [3, 4]]
+    assert capsys.readouterr().err == ""
+    content = found if isinstance(found, str | bytes) else json.dumps(found)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert runner.read_parts(tmp_path, asked) == [[0, 1, 2], [3, 4]]
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: {path} is left aside (")
+    assert err.count("\n") == 1
+
+
 def exhaust(monkeypatch, fails, said="RESOURCE_EXHAUSTED: Allocator ran out"):
     """Makes a program call fail for want of memory where `fails(trials, calls so far)`."""
     compile_sweep, calls = sweep.compile_sweep, []
