@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from mnist_jax import figures, pages, stats, workdirs
-from mnist_jax.figures import MAX_POINTS, Line
+from mnist_jax import epoch_figures, grid_figures, pages, stats, workdirs
+from mnist_jax.canvas import MAX_POINTS, Line
 from mnist_jax.grid import AXES
 from mnist_jax.pages import (
     LEVEL,
@@ -62,8 +62,10 @@ def figures_of_lines(lines: Sequence[Line]) -> dict[str, Callable[[], Any]]:
     datasets = " and ".join(dict.fromkeys(line.run.summary["dataset"] for line in lines))
     words = list(dict.fromkeys(protocol(line.run).words for line in lines))
     how = words[0] if len(words) == 1 else "protocols differ: beware"
-    points = partial(figures.draw_points, lines, f"{datasets}: test accuracy of the runs ({how})")
-    curves = partial(figures.draw_overlay, lines, f"{datasets}: accuracy by epoch ({how})")
+    points = partial(
+        grid_figures.draw_points, lines, f"{datasets}: test accuracy of the runs ({how})"
+    )
+    curves = partial(epoch_figures.draw_overlay, lines, f"{datasets}: accuracy by epoch ({how})")
     return {"accuracy_by_run": points, "accuracy_curves": curves}
 
 

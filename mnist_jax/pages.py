@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, figures, results, workdirs
-from mnist_jax.figures import MAX_POINTS, Line, criterion_words
+from mnist_jax import UserError, canvas, results, workdirs
+from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.results import (
     Row,
     Run,
@@ -496,7 +496,7 @@ def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[P
 
     pictures = []
     # Reset first: whatever the user's own matplotlibrc says.
-    with style.context(figures.STYLE, after_reset=True):
+    with style.context(canvas.STYLE, after_reset=True):
         for name, draw in drawn.items():
             figure, caption = draw()
             files = {"png": io.BytesIO(), "svg": io.BytesIO()}

@@ -20,17 +20,20 @@ from absl import flags
 
 from mnist_jax import (
     UserError,
+    canvas,
     comparison,
     data,
-    figures,
+    epoch_figures,
+    grid_figures,
     pages,
     results,
     run_files,
     shards,
     stats,
+    trial_figures,
     workdirs,
 )
-from mnist_jax.figures import MAX_POINTS, Line, chosen_words, criterion_words
+from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.grid import AXES
 from mnist_jax.pages import (
     LAST_EPOCH,
@@ -60,6 +63,7 @@ from mnist_jax.results import (
     protocol,
     varying,
 )
+from mnist_jax.trial_figures import chosen_words
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -152,7 +156,7 @@ def _is_whole(run: Run) -> bool:
     for point in summary["grid"]:
         label(point, AXES)
         for column in measured:
-            figures.mean_interval(point, column)
+            canvas.mean_interval(point, column)
             [point["statistics"][column][name] for name in ("n", "std_ddof1", "min", "max")]
     shards.cautions(run)
     named = {"trial", "point", "seed", "num_epochs", "diverged_epoch", p.column}
@@ -192,28 +196,32 @@ def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
 def figures_of_run(run: Run) -> dict[str, Callable[[], Any]]:
     """Returns what draws the figures of a run, by name of the file."""
     p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
-    drawn: dict[str, Callable[[], Any]] = {"accuracy_curves": partial(figures.draw_curves, run)}
+    drawn: dict[str, Callable[[], Any]] = {
+        "accuracy_curves": partial(epoch_figures.draw_curves, run)
+    }
     sizes = [len({point[axis] for point in grid}) for axis in axes]
     if axes and run.config["grid"] in ("random", "halton"):
-        drawn["search"] = partial(figures.draw_search, run)
+        drawn["search"] = partial(grid_figures.draw_search, run)
     elif len(grid) == math.prod(sizes):
         for axis in axes:
-            drawn[f"accuracy_vs_{axis}"] = partial(figures.draw_axis, run, axis)
+            drawn[f"accuracy_vs_{axis}"] = partial(grid_figures.draw_axis, run, axis)
         if len(axes) == 2:
-            drawn["heat_map"] = partial(figures.draw_heat_map, run)
+            drawn["heat_map"] = partial(grid_figures.draw_heat_map, run)
     if len(axes) > 1:
         lines = [Line(label(point, axes), run, point) for point in shown_points(run)]
         which = ("the best " if p.criterion else "the first ") * (len(lines) < len(grid))
         title = f"{run.summary['dataset']}: {p.measure} of {which}{len(lines)} grid points"
-        drawn["accuracy_by_point"] = partial(figures.draw_points, lines, f"{title} ({p.words})")
+        drawn["accuracy_by_point"] = partial(
+            grid_figures.draw_points, lines, f"{title} ({p.words})"
+        )
     if "chosen_trial_missing" in run.summary:
         return drawn
     chosen = read_chosen_trial(run)
     if np.isfinite(chosen["probabilities"]).all():
-        drawn["classes"] = partial(figures.draw_classes, run, chosen)
+        drawn["classes"] = partial(trial_figures.draw_classes, run, chosen)
         if len(chosen["mistakes"]):
-            drawn["mistakes"] = partial(figures.draw_mistakes, run, chosen)
-        drawn["first_layer"] = partial(figures.draw_weights, run, chosen)
+            drawn["mistakes"] = partial(trial_figures.draw_mistakes, run, chosen)
+        drawn["first_layer"] = partial(trial_figures.draw_weights, run, chosen)
     return drawn
 
 

@@ -15,7 +15,7 @@ from mnist_jax.main import run_command  # first, because absl keeps flags in the
 import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg
 import orbax.checkpoint, scipy.stats, tqdm
 import sklearn.datasets, sklearn.model_selection
-import mnist_jax.figures, mnist_jax.runner  # without flags, as others of ours have them
+import mnist_jax.canvas, mnist_jax.runner  # without flags, as others of ours have them
 
 gc.freeze()
 

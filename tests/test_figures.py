@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from test_report import RECIPE, gaps, make_run
 
-from mnist_jax import comparison, data, figures, report, results
+from mnist_jax import (
+    canvas,
+    comparison,
+    data,
+    epoch_figures,
+    grid_figures,
+    report,
+    results,
+    trial_figures,
+)
 
 
 def shown_texts(figure):
@@ -39,7 +48,7 @@ def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
 def test_curves_are_those_of_the_rows(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol)
     p = results.PROTOCOLS[protocol]
-    figure, caption = figures.draw_curves(run)
+    figure, caption = epoch_figures.draw_curves(run)
     assert [ax.get_title() for ax in figure.axes] == ["l2 0.001", "l2 0.00075", "l2 1e-06"]
     for i, ax in enumerate(figure.axes):
         lines = {line.get_label(): line for line in ax.lines}
@@ -74,7 +83,7 @@ def run_rows(run):
 
 def test_curves_have_the_lengths_of_their_points(tmp_path):
     run = make_run(tmp_path / "run", num_epochs=(2, 6), l2=(0.0,))
-    figure, _ = figures.draw_curves(run)
+    figure, _ = epoch_figures.draw_curves(run)
     lengths = [len(ax.lines[0].get_xdata()) for ax in figure.axes]
     assert lengths == [2, 6]
     assert figure.axes[0].get_xlim() == (0.5, 6.5)
@@ -83,13 +92,13 @@ def test_curves_have_the_lengths_of_their_points(tmp_path):
 def test_of_many_points_best_median_and_worst_are_drawn(tmp_path):
     rates = (0.1, 0.2, 0.3, 0.4)
     run = make_run(tmp_path / "run", "validation", learning_rate=rates)
-    figure, caption = figures.draw_curves(run)
+    figure, caption = epoch_figures.draw_curves(run)
     order = results.ranked(run.summary["grid"], "best_validation_accuracy")
     wanted = [results.label(order[i], ("learning_rate", "l2")) for i in (0, 6, 11)]
     assert [ax.get_title() for ax in figure.axes] == wanted
     assert "of 12 grid points the best, the median and the worst" in caption
     same = make_run(tmp_path / "same", "last_epoch", learning_rate=rates, seeds=1)
-    figure, caption = figures.draw_curves(same)
+    figure, caption = epoch_figures.draw_curves(same)
     assert figure.axes[0].get_title() == "learning rate 0.1, l2 0.001"
     assert "the first, the middle one and the last" in caption
     assert "best" not in caption
@@ -97,7 +106,7 @@ def test_of_many_points_best_median_and_worst_are_drawn(tmp_path):
 
 def test_diverged_trials_are_left_out_of_curves_and_counted(tmp_path):
     run = make_run(tmp_path / "run", diverging=[1, 3, 4, 5])
-    figure, caption = figures.draw_curves(run)
+    figure, caption = epoch_figures.draw_curves(run)
     titles = [" ".join(ax.get_title().split()) for ax in figure.axes]
     assert titles[:2] == ["l2 0.001 (1 of 3 diverged)", "l2 0.00075 (3 of 3 diverged)"]
     assert np.isfinite(figure.axes[0].lines[0].get_ydata()).all()
@@ -112,7 +121,7 @@ def test_overlay_has_a_line_for_each_run(tmp_path):
         make_run(tmp_path / "b", "last_epoch", l2=(0.0,), name="two"),
     ]
     lines = comparison.name_lines(comparison.name_runs(runs))
-    figure, caption = figures.draw_overlay(lines, "digits (protocols differ)")
+    figure, caption = epoch_figures.draw_overlay(lines, "digits (protocols differ)")
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == [line.name for line in lines]
     assert right.lines[0].get_label() == lines[0].name
@@ -128,7 +137,7 @@ def test_overlay_has_a_line_for_each_run(tmp_path):
 
 def test_axis_shows_means_intervals_and_trials(tmp_path):
     run = make_run(tmp_path / "run")
-    figure, caption = figures.draw_axis(run, "l2")
+    figure, caption = grid_figures.draw_axis(run, "l2")
     [ax] = drawn(figure).axes
     assert ax.get_xscale() == "log"
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1e-06", "0.00075", "0.001"]
@@ -147,7 +156,7 @@ def test_axis_shows_means_intervals_and_trials(tmp_path):
 
 def test_zero_has_a_place_on_a_log_axis(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0, 1e-4, 1e-3), seeds=1)
-    figure, caption = figures.draw_axis(run, "l2")
+    figure, caption = grid_figures.draw_axis(run, "l2")
     [ax] = drawn(figure).axes
     assert ax.get_xscale() == "symlog"
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "0.0001", "0.001"]
@@ -171,7 +180,7 @@ def test_zero_has_a_place_on_a_log_axis(tmp_path):
 )
 def test_every_kind_of_axis_has_its_values_as_ticks(tmp_path, axis, values, names):
     run = make_run(tmp_path / "run", **{"l2": (0.0,), axis: values})
-    figure, _ = figures.draw_axis(run, axis)
+    figure, _ = grid_figures.draw_axis(run, axis)
     [ax] = drawn(figure).axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == names
     places = ax.transAxes.inverted().transform(ax.transData.transform(ax.lines[0].get_xydata()))
@@ -182,7 +191,7 @@ def test_every_kind_of_axis_has_its_values_as_ticks(tmp_path, axis, values, name
 def test_only_the_best_lines_of_many_are_drawn(tmp_path):
     l2 = tuple(i * 1e-3 for i in range(8))
     run = make_run(tmp_path / "run", l2=l2, learning_rate=(0.1, 0.2), seeds=1)
-    figure, caption = figures.draw_axis(run, "learning_rate")
+    figure, caption = grid_figures.draw_axis(run, "learning_rate")
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(names) == 6
     assert "Of 8 combinations, 6 are drawn, those with the best points." in caption
@@ -197,13 +206,13 @@ def test_what_lies_far_below_or_diverged_is_written_at_the_edge(tmp_path):
         l2=(0, 1, 2, 3),
         diverging=[9, 10, 11],
     )
-    figure, caption = figures.draw_axis(run, "l2")
+    figure, caption = grid_figures.draw_axis(run, "l2")
     assert figure.axes[0].get_ylim()[0] > 50
     assert shown_texts(figure) == ["◂ 18.27", "diverged"]
     assert "leaves out lower values" in caption
     assert "Trials that diverged are left out." in caption
-    lines = [figures.Line(str(x["point"]), run, x) for x in run.summary["grid"]]
-    figure, _ = figures.draw_points(lines, "digits")
+    lines = [canvas.Line(str(x["point"]), run, x) for x in run.summary["grid"]]
+    figure, _ = grid_figures.draw_points(lines, "digits")
     assert shown_texts(figure) == ["◂ 18.27", "diverged"]
 
 
@@ -212,7 +221,7 @@ def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
     search |= {"schedule": ("constant", "cosine"), "momentum": (0.0, 0.9)}
     run = make_run(tmp_path / "run", "validation", diverging=[2], seeds=1, **search)
     assert {"search", "accuracy_by_point"} < set(report.figures_of_run(run))
-    figure, caption = figures.draw_search(run)
+    figure, caption = grid_figures.draw_search(run)
     scales = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
     assert list(scales) == ["learning rate", "schedule", "momentum", "l2"]
     ax = scales["learning rate"]
@@ -234,7 +243,9 @@ def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
 def test_labels_of_a_log_axis_stand_apart(tmp_path, highest):
     search = {"grid": "halton", "num_points": 12, "learning_rate": (0.01, highest)}
     search |= {"l2": (1e-6, 1e-3), "label_smoothing": (0.0, 0.2)}
-    figure, _ = figures.draw_search(make_run(tmp_path / "run", "validation", seeds=1, **search))
+    figure, _ = grid_figures.draw_search(
+        make_run(tmp_path / "run", "validation", seeds=1, **search)
+    )
     ax = drawn(figure).axes[0]
     texts = [*ax.get_xticklabels(), *ax.get_xticklabels(minor=True)]
     boxes = [t.get_window_extent(figure._get_renderer()) for t in texts if t.get_text()]
@@ -245,7 +256,7 @@ def test_labels_of_a_log_axis_stand_apart(tmp_path, highest):
 
 def test_heat_map_has_a_cell_for_each_pair(tmp_path):
     run = make_run(tmp_path / "run", "validation", schedule=("cosine", "constant"), diverging=[0])
-    figure, caption = figures.draw_heat_map(run)
+    figure, caption = grid_figures.draw_heat_map(run)
     ax = figure.axes[0]
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("schedule", "l2")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1e-06", "0.00075", "0.001"]
@@ -273,7 +284,7 @@ def test_points_stand_below_each_other(tmp_path):
         for x, y in zip("ab", ("test", "last_epoch"), strict=True)
     ]
     lines = comparison.name_lines(runs)
-    figure, _ = figures.draw_points(lines, "digits: two")
+    figure, _ = grid_figures.draw_points(lines, "digits: two")
     [ax] = figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_ylim() == (1.5, -0.5)
@@ -291,7 +302,7 @@ def test_points_stand_below_each_other(tmp_path):
 
 def test_classes_are_those_of_the_predictions(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,))
-    figure, caption = figures.draw_classes(run, report.read_chosen_trial(run))
+    figure, caption = trial_figures.draw_classes(run, report.read_chosen_trial(run))
     left, ax = figure.axes
     expected = [75, 75, 75, *[100] * 7]  # the first three of forty images are mistaken
     np.testing.assert_allclose(left.lines[0].get_xdata(), expected)
@@ -307,7 +318,7 @@ def test_classes_are_those_of_the_predictions(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), dataset="fashion_mnist")
-    figure, caption = figures.draw_mistakes(run, report.read_chosen_trial(run))
+    figure, caption = trial_figures.draw_mistakes(run, report.read_chosen_trial(run))
     names = data.CLASS_NAMES["fashion_mnist"]
     assert shown_texts(figure) == [
         f"true: {names[i]}\npredicted: {names[i + 1]}\n55.0 %" for i in range(3)
@@ -329,7 +340,7 @@ def test_weights_of_the_first_layer_are_images(tmp_path, layer, shape, said):
     kernel = np.random.default_rng(0).normal(size=shape)
     kernel[..., 3] *= 9  # the largest
     chosen = {f"params/{layer}/kernel": kernel, "params/output/kernel": kernel}
-    figure, caption = figures.draw_weights(run, chosen)
+    figure, caption = trial_figures.draw_weights(run, chosen)
     image = figure.axes[0].images[0]
     assert said in caption
     low, high = image.get_clim()

@@ -14,7 +14,7 @@ from pathlib import Path
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from mnist_jax import figures, results, stats
+from mnist_jax import canvas, results, stats
 from mnist_jax.pages import fill_in, markdown_table, record
 from mnist_jax.results import Row, Run
 
@@ -126,7 +126,7 @@ def draw_walk(accuracies: list[dict[int, float]]) -> Figure:
         found = stats.describe(list(values.values()), TEST_IMAGES)
         low, high = found["interval_95"]
         left.plot([100 * v for v in values.values()], [place + 0.22] * len(values), ".",
-                  color=figures.COLORS[5], ms=5, alpha=0.6)  # fmt: skip
+                  color=canvas.COLORS[5], ms=5, alpha=0.6)  # fmt: skip
         draw_interval(left, place, found["mean"], low, high, "{:.2f}")
         if place:
             gain = stats.compare(values, accuracies[place - 1], TEST_IMAGES)
@@ -150,7 +150,7 @@ def draw_walk(accuracies: list[dict[int, float]]) -> Figure:
 def draw_interval(ax, place: int, mean: float, low: float, high: float, style: str) -> None:
     """Draws a mean with its interval, both shares of 1, and writes its percentage over it."""
     ends = [[100 * (mean - low)], [100 * (high - mean)]]
-    ax.errorbar(100 * mean, place, xerr=ends, fmt="o", color=figures.COLORS[0], ms=5, capsize=3)
+    ax.errorbar(100 * mean, place, xerr=ends, fmt="o", color=canvas.COLORS[0], ms=5, capsize=3)
     ax.annotate(style.format(100 * mean), (100 * mean, place - 0.2), ha="center", va="bottom",
                 fontsize=8)  # fmt: skip
 
@@ -159,7 +159,7 @@ def main() -> None:
     """Runs the study and writes its tables and its figure."""
     runs = run_all(sys.argv[1:])
     accuracies = steps(runs["walk"], runs["final"])
-    with style.context(figures.STYLE, after_reset=True):
+    with style.context(canvas.STYLE, after_reset=True):
         draw_walk(accuracies).savefig(HERE / "walk.png")
     sections = {
         "search": ranking(runs["search"], 8),

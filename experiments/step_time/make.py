@@ -19,7 +19,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mnist_jax import figures, results, workdirs
+from mnist_jax import canvas, results, workdirs
 from mnist_jax.pages import commit_of, fill_in, markdown_table
 from mnist_jax.provenance import provenance
 
@@ -199,7 +199,7 @@ def chart(records: dict[str, dict]) -> None:
     """Draws how many times as fast a step is here as in each peer."""
     from matplotlib import style
 
-    with style.context(figures.STYLE, after_reset=True):
+    with style.context(canvas.STYLE, after_reset=True):
         figure = Figure(figsize=(7, 3.2), layout="constrained")
         ax = figure.subplots()
         for i, (peer, label) in enumerate(PEERS.items()):
@@ -208,7 +208,7 @@ def chart(records: dict[str, dict]) -> None:
             below = [r["median"] - r["min"] for r in ratios]
             above = [r["max"] - r["median"] for r in ratios]
             places = [j + 0.27 * (i - 1) for j in range(len(records))]
-            look = {"color": figures.COLORS[i], "error_kw": {"lw": 0.8}, "capsize": 2}
+            look = {"color": canvas.COLORS[i], "error_kw": {"lw": 0.8}, "capsize": 2}
             bars = ax.bar(places, middle, 0.25, yerr=[below, above], label=label, **look)
             ax.bar_label(bars, [f"{m:.1f}" for m in middle], padding=2)
         ax.axhline(1, color="black", lw=0.8)
@@ -230,13 +230,13 @@ def scaling_chart(record: dict) -> None:
     numbers = [row["trials"] for row in rows]
     memory = [row["memory"] for row in rows]
     cores = rows[-1]["devices"]["cores"]
-    with style.context(figures.STYLE, after_reset=True):
+    with style.context(canvas.STYLE, after_reset=True):
         figure = Figure(figsize=(7, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         middle = [row["ms_per_step"] for row in rows]
         below = [row["ms_per_step"] - row["ms_per_step_min"] for row in rows]
         above = [row["ms_per_step_max"] - row["ms_per_step"] for row in rows]
-        look = {"color": figures.COLORS[0], "marker": "o", "ms": 4}
+        look = {"color": canvas.COLORS[0], "marker": "o", "ms": 4}
         left.errorbar(numbers, middle, [below, above], **look, elinewidth=0.8, capsize=2)
         left.set(title="Time of a step and trial", ylabel="ms (median, min to max)", ylim=(0, None))
         right.plot(numbers, [m["trial_bytes"] / 1e6 for m in memory], **look)
