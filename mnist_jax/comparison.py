@@ -228,7 +228,7 @@ def make_comparison(
     lines: Sequence[Line],
     pairs: Sequence[Pair],
     said: Sequence[str],
-    pictures: Sequence[Picture],
+    pictures: Sequence[Picture | Warn],
 ) -> list[Section]:
     """Returns what report.md and report.html say of several runs."""
     paths = [str(run.workdir) for run in runs]

@@ -487,29 +487,49 @@ def check_output(output: str | os.PathLike) -> Path:
     raise UserError(f"--output={path}: {problem}; expected a directory without; choose another")
 
 
-def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[Picture]:
-    """Draws figures, each a function by its name, and saves them as PNG and SVG."""
+def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[Picture | Warn]:
+    """Draws figures, each a function by its name, and saves them as PNG and SVG.
+
+    What a run found does not hang on them: one that fails is a line in place of the picture.
+    """
+    shown: list[Picture | Warn] = []
+    for name, draw in drawn.items():
+        paths = [folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg")]
+        try:
+            *contents, caption = _draw(draw)
+        except UserError:
+            raise
+        except Exception as error:  # of matplotlib, its fonts, its settings
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            shown.append(Warn(f"The figure {name} is missing, since it cannot be drawn ({said})."))
+            with contextlib.suppress(OSError):
+                for path in paths:  # of an older report
+                    path.unlink(missing_ok=True)
+            continue
+        with writing(folder / "figures"):
+            (folder / "figures").mkdir(parents=True, exist_ok=True)
+            for path, content in zip(paths, contents, strict=True):
+                workdirs.write_bytes(path, content)
+        shown.append(Picture(name, caption, contents[1]))
+    return shown
+
+
+def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:
+    """Returns a figure as PNG and as SVG, and its caption."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and none is needed
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    pictures = []
     # Reset first: whatever the user's own matplotlibrc says.
     with style.context(canvas.STYLE, after_reset=True):
-        for name, draw in drawn.items():
-            figure, caption = draw()
-            files = {"png": io.BytesIO(), "svg": io.BytesIO()}
-            # As figure.savefig does, but that draws everything twice and lays it out each time.
-            FigureCanvasAgg(figure).print_png(files["png"])
-            figure.set_layout_engine("none")
-            FigureCanvasSVG(figure).print_svg(files["svg"], metadata={"Date": None})
-            with writing(folder / "figures"):
-                (folder / "figures").mkdir(parents=True, exist_ok=True)
-                for kind, file in files.items():
-                    workdirs.write_bytes(folder / "figures" / f"{name}.{kind}", file.getvalue())
-            pictures.append(Picture(name, caption, files["svg"].getvalue()))
-    return pictures
+        figure, caption = draw()
+        png, svg = io.BytesIO(), io.BytesIO()
+        # As figure.savefig does, but that draws everything twice and lays it out each time.
+        FigureCanvasAgg(figure).print_png(png)
+        figure.set_layout_engine("none")
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    return png.getvalue(), svg.getvalue(), caption
 
 
 def write(folder: Path, title: str, sections: Sequence[Section]) -> None:

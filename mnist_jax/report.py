@@ -10,7 +10,7 @@ trained.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,6 @@ from mnist_jax import (
     grid_figures,
     pages,
     results,
-    run_files,
     shards,
     stats,
     trial_figures,
@@ -63,6 +62,7 @@ from mnist_jax.results import (
     protocol,
     varying,
 )
+from mnist_jax.run_files import BadFileError
 from mnist_jax.trial_figures import chosen_words
 
 FLAGS = flags.FLAGS
@@ -87,12 +87,12 @@ def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = 
     Raises:
         UserError: The directory holds no finished run, or the report cannot be written.
     """
-    run = read_run(workdir)
+    run, chosen = with_weights(read_run(workdir))
     folder = run.workdir if output is None else pages.check_output(output)
     title = name_of(run)
     found = compare_best(run)
     said = [*map(Warn, shards.cautions(run)), *verdict(run, found), chosen_trial(run)]
-    pictures = pages.save_figures(folder, figures_of_run(run))
+    pictures = pages.save_figures(folder, figures_of_run(run, chosen))
     pages.write(folder, title, make_sections(run, found, said, pictures))
     return pages.to_print(headline(run), pages.results_table(run), said, folder)
 
@@ -182,19 +182,36 @@ def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
     """Reads the arrays of `results.write_chosen_trial`.
 
     Raises:
-        UserError: They are missing or damaged.
+        BadFileError: They are missing or damaged, or not of the run's chosen trial.
     """
+    chosen = results.read_chosen_trial(run.workdir)
+    classes, trial = len(data.CLASS_NAMES[run.summary["dataset"]]), run.summary["chosen_trial"]
+    if chosen["probabilities"].shape[1] != classes or chosen["trial"] != trial:
+        said = f"it is not of trial {trial}, which was chosen"
+        raise BadFileError(run.workdir / "chosen_trial.npz", said)
+    return chosen
+
+
+def with_weights(run: Run) -> tuple[Run, dict[str, np.ndarray] | None]:
+    """Returns a run and the arrays of its chosen trial; without them it says why there are none."""
+    if "chosen_trial_missing" in run.summary:
+        return run, None
     try:
-        chosen = results.read_chosen_trial(run.workdir)
-        if chosen["probabilities"].shape[1] != len(data.CLASS_NAMES[run.summary["dataset"]]):
-            raise run_files.BadFileError(run.workdir / "chosen_trial.npz", "of another data set")
-        return chosen
-    except run_files.BadFileError as error:
-        raise results.unreadable(run.workdir, error) from None
+        return run, read_chosen_trial(run)
+    except BadFileError as error:  # which is for show: the results are in other files
+        missing = {"chosen_trial_missing": str(error)}
+        return run._replace(summary=run.summary | missing), None
 
 
-def figures_of_run(run: Run) -> dict[str, Callable[[], Any]]:
-    """Returns what draws the figures of a run, by name of the file."""
+def figures_of_run(
+    run: Run, chosen: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Callable[[], Any]]:
+    """Returns what draws the figures of a run, by name of the file.
+
+    Args:
+        run: A finished run.
+        chosen: The arrays of its chosen trial, whose figures are left out without them.
+    """
     p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
     drawn: dict[str, Callable[[], Any]] = {
         "accuracy_curves": partial(epoch_figures.draw_curves, run)
@@ -214,10 +231,7 @@ def figures_of_run(run: Run) -> dict[str, Callable[[], Any]]:
         drawn["accuracy_by_point"] = partial(
             grid_figures.draw_points, lines, f"{title} ({p.words})"
         )
-    if "chosen_trial_missing" in run.summary:
-        return drawn
-    chosen = read_chosen_trial(run)
-    if np.isfinite(chosen["probabilities"]).all():
+    if chosen is not None and np.isfinite(chosen["probabilities"]).all():
         drawn["classes"] = partial(trial_figures.draw_classes, run, chosen)
         if len(chosen["mistakes"]):
             drawn["mistakes"] = partial(trial_figures.draw_mistakes, run, chosen)
@@ -357,7 +371,7 @@ def chosen_trial(run: Run) -> str:
 
 
 def make_sections(
-    run: Run, found: Found, said: Sequence[str], pictures: Sequence[Picture]
+    run: Run, found: Found, said: Sequence[str], pictures: Sequence[Picture | Warn]
 ) -> list[Section]:
     """Returns what report.md and report.html say of a run."""
     p, grid = protocol(run), run.summary["grid"]

@@ -2,10 +2,11 @@
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
-from test_report import RECIPE, gaps, make_run
+from test_report import IMAGES, RECIPE, gaps, make_run
 
 from mnist_jax import (
     canvas,
@@ -32,7 +33,7 @@ def drawn(figure):
 @pytest.mark.parametrize("protocol", results.PROTOCOLS)
 def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol, schedule=("constant", "cosine"), seeds=2)
-    drawings = report.figures_of_run(run)
+    drawings = report.figures_of_run(*report.with_weights(run))
     assert len(drawings) == 8
     for draw in drawings.values():
         figure, caption = draw()
@@ -220,7 +221,7 @@ def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
     search = {"grid": "halton", "num_points": 9, "learning_rate": (0.01, 1.0), "l2": (1e-6, 1e-3)}
     search |= {"schedule": ("constant", "cosine"), "momentum": (0.0, 0.9)}
     run = make_run(tmp_path / "run", "validation", diverging=[2], seeds=1, **search)
-    assert {"search", "accuracy_by_point"} < set(report.figures_of_run(run))
+    assert {"search", "accuracy_by_point"} < set(report.figures_of_run(*report.with_weights(run)))
     figure, caption = grid_figures.draw_search(run)
     scales = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
     assert list(scales) == ["learning rate", "schedule", "momentum", "l2"]
@@ -353,18 +354,22 @@ def test_weights_of_the_first_layer_are_images(tmp_path, layer, shape, said):
 def test_trial_without_mistakes_or_numbers_has_no_such_figures(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
     path = run.workdir / "chosen_trial.npz"
-    arrays = dict(np.load(path)) | {"mistakes": np.zeros(0, int)}
+    arrays = dict(np.load(path)) | {"mistakes": np.zeros(0, int), "mistake_images": IMAGES[:0]}
     np.savez(path, **arrays)
-    assert list(report.figures_of_run(run)) == ["accuracy_curves", "classes", "first_layer"]
+    assert list(report.figures_of_run(*report.with_weights(run))) == [
+        "accuracy_curves",
+        "classes",
+        "first_layer",
+    ]
     np.savez(path, **arrays | {"probabilities": np.full((40, 10), math.nan)})
-    assert list(report.figures_of_run(run)) == ["accuracy_curves"]
+    assert list(report.figures_of_run(*report.with_weights(run))) == ["accuracy_curves"]
 
 
 def test_nothing_is_cut_or_collapses(tmp_path, recwarn):
     search = {"grid": "random", "num_points": 40, "learning_rate": (0.01, 1.0)}
     search |= {"momentum": (0.0, 0.9), "schedule": ("constant", "cosine"), "batch_size": (32, 64)}
     run = make_run(tmp_path / "run", "validation_last_epoch", l2=(0.0,), seeds=1, **search)
-    for draw in report.figures_of_run(run).values():
+    for draw in report.figures_of_run(*report.with_weights(run)).values():
         figure, _ = draw()
         drawn(figure)
         renderer = figure._get_renderer()
@@ -373,3 +378,56 @@ def test_nothing_is_cut_or_collapses(tmp_path, recwarn):
         assert 0 <= box.x0 < box.x1 <= width
         assert 0 <= box.y0 < box.y1 <= height
     assert not [x for x in recwarn if "constrained_layout" in str(x.message)]
+
+
+def test_a_figure_that_fails_is_a_line_and_the_others_are_drawn(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", num_epochs=(1,))
+    report.write_report(run.workdir)
+
+    def fails(*_):
+        raise RuntimeError("no font\nhere")
+
+    monkeypatch.setattr(grid_figures, "draw_axis", fails)
+    text = report.write_report(run.workdir)
+    assert text == report.write_report(run.workdir)
+    said = "The figure accuracy_vs_l2 is missing, since it cannot be drawn"
+    said += " (RuntimeError: no font here)"
+    for name in ("report.html", "report.md"):
+        page = (run.workdir / name).read_text().replace("\\", "")
+        assert page.count(said) == 1
+        assert "accuracy_vs_l2.png" not in page
+    names = {path.stem for path in (run.workdir / "figures").iterdir()}
+    assert names == {"accuracy_curves", "classes", "mistakes", "first_layer"}  # no older one
+
+
+def test_without_matplotlib_the_pages_are_made(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path / name, num_epochs=(1,), name=name) for name in "ab"]
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # an import raises
+    assert "Best of 3 grid points" in report.write_report(runs[0].workdir)
+    comparison.write_comparison(runs, tmp_path / "both")
+    for folder, num_figures in ((runs[0].workdir, 5), (tmp_path / "both", 2)):
+        page = (folder / "report.html").read_text()
+        assert (
+            page.count("is missing, since it cannot be drawn (ModuleNotFoundError: ") == num_figures
+        )
+        assert not (folder / "figures").exists()
+
+
+@pytest.mark.parametrize("change", ["missing", "cut", "of another trial", "of other classes"])
+def test_without_the_weights_of_the_chosen_trial_the_report_says_so(tmp_path, change):
+    run = make_run(tmp_path / "run", num_epochs=(1,))
+    path = run.workdir / "chosen_trial.npz"
+    arrays = dict(np.load(path))
+    path.unlink()
+    if change == "of another trial":
+        np.savez(path, **arrays | {"trial": 1 - min(1, arrays["trial"])})
+    elif change == "of other classes":
+        np.savez(path, **arrays | {"probabilities": np.ones((40, 11))})
+    elif change == "cut":
+        path.write_bytes(b"PK")
+    text = " ".join(report.write_report(run.workdir).split())
+    assert "Its pictures are left out: chosen_trial.npz: " in text
+    assert {path.stem for path in (run.workdir / "figures").iterdir()} == {
+        "accuracy_curves",
+        "accuracy_vs_l2",
+    }

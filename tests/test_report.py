@@ -695,8 +695,6 @@ def bad_files(path):
             ("metrics.jsonl", b'{"trial": 0, "epoch": 99}\n', "metrics.jsonl"),
             ("metrics.jsonl", b"", "some epochs of some trials are missing"),
             ("metrics.jsonl", None, "expected metrics.jsonl in it"),
-            ("chosen_trial.npz", b"PK", "cannot be read as a run: chosen_trial.npz"),
-            ("chosen_trial.npz", None, "expected chosen_trial.npz in it"),
         ]
     ):
         copy = path.with_name(f"bad_{i}")
