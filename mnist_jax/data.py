@@ -7,17 +7,15 @@ environment variable MNIST_JAX_DATA_DIR), a prepared tensorflow-datasets folder,
 
 import hashlib
 import io
-import json
 import logging
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError, cache, download, formats, workdirs
+from mnist_jax import UserError, cache, download, files, formats, workdirs
 
 CLASS_NAMES = {
     "mnist": tuple("0123456789"),
@@ -45,9 +43,7 @@ CHECKSUMS = {
 }
 """`Dataset.checksum` where it is known beforehand."""
 FILES = tuple(MNIST_MD5)
-KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
-TORCHVISION_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
 _log = logging.getLogger(__name__)
 
@@ -73,19 +69,27 @@ class Dataset(NamedTuple):
         return {split: len(getattr(self, f"{split}_labels")) for split in splits}
 
 
+def canonical_name(given: Any) -> Any:
+    """Returns the one of DATASETS that differs in case, `-` and `_` alone; else what is given."""
+    names = {files.plain(name): name for name in DATASETS}
+    return names.get(files.plain(given), given) if isinstance(given, str) else given
+
+
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """Loads and checks a data set from the first source that has it.
 
     Args:
-      name: one of DATASETS.
-      data_dir: folder with the files; None means the environment variable MNIST_JAX_DATA_DIR.
-        Files given either way are always the ones used: a cached copy stands in for them only
-        while their sizes and times are unchanged. `digits` has no files and ignores it.
+      name: one of DATASETS, in the spelling of `canonical_name` or another.
+      data_dir: folder with the files, or one of them; None means the environment variable
+        MNIST_JAX_DATA_DIR. Files given either way are always the ones used: a cached copy stands in
+        for them only while their sizes and times are unchanged. `digits` has no files and ignores
+        it.
 
     Raises:
       UserError: unknown name; an address (gs://...) in place of a folder; files damaged,
         incomplete, or of another data set; no source.
     """
+    name = canonical_name(name)
     if name not in DATASETS:
         raise UserError(f"dataset={name!r} is unknown; choose one of {', '.join(DATASETS)}")
     if data_dir:
@@ -93,15 +97,15 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     if name == "digits":
         return _load_digits()
     tried: list[str] = []
-    paths = _find_files(name, data_dir, tried)
-    stamps = [cache.stamp(path) for path in paths]
+    given = _find_files(name, data_dir, tried)
+    stamps = [cache.stamp(path) for path in given.paths] if given else []
     cache.remove_leftovers(name)
     shapes = dict(zip(ARRAY_NAMES, _shapes(), strict=True))
     if cached := cache.read(name, shapes, CHECKSUMS.get(name), stamps):
         return _make_dataset(name, *cached)
     dataset: Dataset | None
-    if paths:
-        dataset = _read_files(name, paths)
+    if given:
+        dataset = _check(name, given.read())
     else:
         dataset = _read_prepared(name, tried) or _download(name, tried)
     if dataset is None:
@@ -172,9 +176,9 @@ def _make_dataset(name: str, arrays: Sequence[np.ndarray], checksum: str, source
     return Dataset(name, *training, test_images, test_labels, CLASS_NAMES[name], checksum, source)
 
 
-def _check(name: str, arrays: Sequence[np.ndarray], places: Sequence[str], source: str) -> Dataset:
-    """Makes the data set if the arrays truly are `name`; `places` names each array in an error."""
-    for file, shape, array, place in zip(FILES, _shapes(), arrays, places, strict=True):
+def _check(name: str, found: files.Found) -> Dataset:
+    """Makes the data set if the arrays truly are `name`, as far as that can be told."""
+    for file, shape, array, place in zip(FILES, _shapes(), found.arrays, found.places, strict=True):
         if array.shape != shape or array.dtype != np.uint8:
             raise UserError(f"{place}: it is {array.dtype} {array.shape}, not uint8 {shape}")
         digest = hashlib.md5(formats.idx_header(shape), usedforsecurity=False)
@@ -199,103 +203,45 @@ def _check(name: str, arrays: Sequence[np.ndarray], places: Sequence[str], sourc
                     f"{place}: {name} has {each} of each label 0..9, but this has {counts[:10]} and"
                     f" {sum(counts[10:])} other labels; replace it with the original"
                 )
-    return _make_dataset(name, arrays, formats.checksum(arrays), source)
+    return _make_dataset(name, found.arrays, formats.checksum(found.arrays), found.source)
 
 
-# --- the other sources ---------------------------------------------------------------------------
-
-
-def _find_files(name: str, data_dir: str | None, tried: list[str]) -> list[Path]:
-    """The four IDX files in the order of FILES, or Keras' mnist.npz alone, or nothing."""
-    given = data_dir or os.environ.get("MNIST_JAX_DATA_DIR")
+def _find_files(name: str, data_dir: str | None, tried: list[str]) -> files.Files | None:
+    """The user's files; if there are none, notes why."""
+    given, what = data_dir, "--data_dir"
+    if not given:
+        given, what = os.environ.get("MNIST_JAX_DATA_DIR"), "MNIST_JAX_DATA_DIR"
     if not given:
         tried.append("MNIST_JAX_DATA_DIR is not set")
-        return []
-    root = workdirs.local_path(given, "--data_dir" if data_dir else "MNIST_JAX_DATA_DIR")
-    for folder in (root / name, root / TORCHVISION_FOLDERS[name] / "raw", root):
-        choices = [(folder / file, folder / f"{file}.gz") for file in FILES]
-        found = [next(filter(os.path.isfile, choice), None) for choice in choices]
-        paths = [path for path in found if path]
-        if len(paths) == len(FILES):
-            return paths
-        if paths:
-            missing = " and ".join(
-                file for file, path in zip(FILES, found, strict=True) if not path
-            )
-            raise UserError(f"{folder} lacks {missing} of {name}; add it, gzipped or not")
-        if name == "mnist" and os.path.isfile(folder / "mnist.npz"):
-            return [folder / "mnist.npz"]
-    fault = f"holds no file of {name}" if os.path.isdir(root) else "is not a folder"
+        return None
+    found = _find(name, workdirs.local_path(given, what))
+    if isinstance(found, files.Files):
+        return found
     if data_dir:
         raise UserError(
-            f"--data_dir={data_dir} {fault}; it should hold {', '.join(FILES)} (or .gz)"
+            f"--data_dir={data_dir} {found}; it should hold {', '.join(FILES)} (or .gz)"
         )
-    tried.append(f"MNIST_JAX_DATA_DIR={given} {fault}")
-    return []
-
-
-def _read_files(name: str, paths: Sequence[Path]) -> Dataset:
-    if len(paths) == len(FILES):
-        known = MNIST_MD5 if name == "mnist" else {}
-        arrays = [
-            formats.read_idx(p, s, known.get(f))
-            for p, s, f in zip(paths, _shapes(), FILES, strict=True)
-        ]
-        return _check(name, arrays, [str(p) for p in paths], f"IDX files in {paths[0].parent}")
-    [path] = paths
-    try:
-        shapes = dict(zip(KERAS_NAMES, _shapes(), strict=True))
-        with formats.open_npz(path, sum(map(math.prod, shapes.values()))) as archive:
-            arrays = formats.read_npz(archive, shapes)
-    except Exception as error:  # zipfile raises a dozen types on damage
-        problem = f"it is not Keras' mnist.npz ({formats.one_line(error)})"
-        raise UserError(f"{path}: {problem}; replace it with the original") from error
-    return _check(name, arrays, [f"{path} ({key})" for key in KERAS_NAMES], f"Keras' {path}")
-
-
-def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
-    """Reads a prepared tensorflow-datasets folder, if one is in a format that needs no TensorFlow.
-
-    That is array_record. Its parquet files are known to lose examples silently.
-    """
-    try:
-        given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-        root = workdirs.local_path(given, "TFDS_DATA_DIR")
-    except UserError as error:  # it is set for another program
-        tried.append(str(error))
-        return None
-    infos = sorted(filter(os.path.isfile, (root / name).glob("*/dataset_info.json")))
-    if not infos:
-        tried.append(f"{root} holds no prepared {name}")
-    for info in infos:
-        folder = info.parent
-        try:
-            file_format = json.loads(info.read_text())["fileFormat"]
-            if file_format != "array_record":
-                tried.append(f"{folder} is passed over, being {file_format} and not array_record")
-                continue
-            import tensorflow_datasets as tfds
-
-            builder = tfds.builder_from_directory(folder)
-            arrays = [a for split in ("train", "test") for a in _read_split(builder, split)]
-            return _check(name, arrays, [str(folder)] * len(FILES), f"tensorflow-datasets {folder}")
-        except Exception as error:  # whatever another program left there
-            tried.append(f"{folder} cannot be used ({formats.one_line(error)})")
+    tried.append(f"MNIST_JAX_DATA_DIR={given} {found}")
     return None
 
 
-def _read_split(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one split of a tensorflow-datasets builder, in the original order."""
-    from tensorflow_datasets.core import hashing
+def _find(name: str, root: Path) -> files.Files | str:
+    shapes = dict(zip(FILES, _shapes(), strict=True))
+    return files.find(name, root, shapes, MNIST_MD5 if name == "mnist" else {})
 
-    source = builder.as_data_source(split=split)
-    examples = source.__getitems__(range(len(source)))
-    # Examples are stored in the order of the hashes of their keys, which are their indices.
-    stored = sorted(range(len(source)), key=hashing.Hasher(split).hash_key)
-    original = np.argsort(stored)
-    images = np.stack([example["image"] for example in examples])[..., 0]
-    labels = np.array([example["label"] for example in examples], np.uint8)
-    return images[original], labels[original]
+
+def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
+    """Reads what tensorflow-datasets has prepared, if it can be read without TensorFlow."""
+    given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    try:
+        root = workdirs.local_path(given, "TFDS_DATA_DIR")
+        found = _find(name, root)
+        if isinstance(found, files.Files):
+            return _check(name, found.read())
+        tried.append(f"{root} {found}")
+    except UserError as error:  # which other programs have left there, or set
+        tried.append(str(error))
+    return None
 
 
 def _download(name: str, tried: list[str]) -> Dataset | None:
@@ -306,7 +252,7 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
             formats.parse_idx(io.BytesIO(content), shape)
             for content, shape in zip(contents.values(), _shapes(), strict=True)
         ]
-        return _check(name, arrays, list(contents), f"download from {hosts}")
+        return _check(name, files.Found(arrays, list(contents), f"download from {hosts}"))
     except ConnectionError as error:
         tried.append(f"the download {error}")
     except Exception as error:  # tensorflow-datasets is missing, or broken

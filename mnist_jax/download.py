@@ -110,7 +110,9 @@ def _fetch_once(url: str, size: int, sha256: str) -> bytes:
         raise failures[0]
     if len(content) != size:
         least = "more than " if len(content) > size else ""
-        raise ValueError(f"{url} has {least}{min(len(content), size)} bytes, not {size}")
+        kind = formats.kind_of(bytes(content))
+        what = f": it is {kind}" if kind and not content.startswith(b"\x1f\x8b") else ""
+        raise ValueError(f"{url} has {least}{min(len(content), size)} bytes, not {size}{what}")
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ValueError(f"{url} has SHA-256 {found}, not {sha256}")

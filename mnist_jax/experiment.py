@@ -113,7 +113,8 @@ def read_config(
             raise UserError(f"config key {key}: unknown; {known}")
     if missing := sorted(expected - set(config)):
         raise UserError(f"config key {missing[0]}: missing; add it, as in configs/l2_sweep.py")
-    if config.dataset not in data.DATASETS:
+    dataset = data.canonical_name(config.dataset)
+    if dataset not in data.DATASETS:
         raise _bad("dataset", config.dataset, f"one of {', '.join(data.DATASETS)}")
     num_seeds = _one(config, "num_seeds", _WHOLE)
     if num_seeds > MAX_TRIALS:
@@ -121,12 +122,12 @@ def read_config(
     if not 0 <= seed <= 2**32 - num_seeds:
         raise UserError(f"--seed={seed}: expected a whole number from 0 to {2**32 - num_seeds}")
     num_validation = _one(config, "num_validation", _COUNT)
-    num_images = data.NUM_TRAINING_IMAGES[config.dataset]
+    num_images = data.NUM_TRAINING_IMAGES[dataset]
     if num_validation >= num_images:
         raise _bad("num_validation", num_validation, f"less than the {num_images} training images")
     experiment = Experiment(
         name=name,
-        dataset=config.dataset,
+        dataset=dataset,
         num_validation=num_validation,
         choose_epoch=_one(config, "choose_epoch", _FLAG),
         **{axis: _axis(config, axis, kind) for axis, kind in _AXES.items()},

@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -47,6 +48,39 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.n
     raise UserError(f"{path}: {problem}; replace it with the original file{known}")
 
 
+_KINDS = (
+    (rb"\Z", "empty"),
+    (rb"\x1f\x8b", "a gzip file"),
+    (rb"PK[\x01-\x08]", "a zip archive: unpack it"),
+    (rb"BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar", "an archive: unpack it"),
+    (rb"version https://git-lfs", "a Git LFS pointer: `git lfs pull` fetches the file"),
+    (rb"[./]*annex/objects/", "a git-annex pointer: `git annex get` fetches the file"),
+    (rb"(\xef\xbb\xbf)?\s*<", "a web page (or XML) that was saved in place of the file"),
+    (rb"\s*[{[]", "JSON"),
+    (rb'"?label"?,', "a CSV table"),
+    (rb"\x93NUMPY", "an npy file"),
+    (rb"\x89HDF", "an HDF5 file"),
+    (rb"PAR1", "a Parquet file"),
+    (rb"\x89PNG|\xff\xd8\xff", "a picture"),
+    (rb"\x80[\x02-\x05]", "a pickle, which is never opened"),
+)
+_HEAD = 512  # bytes by which a kind is told
+
+
+def kind_of(head: bytes) -> str | None:
+    """Says what a file is that begins with these bytes, if people often have one by mistake."""
+    return next((kind for mark, kind in _KINDS if re.match(mark, head, re.DOTALL)), None)
+
+
+def kind_of_file(path: Path) -> str | None:
+    """Says the same of a file; nothing, if it cannot be read."""
+    try:
+        with open_file(path, 2**40) as file:
+            return kind_of(file.read(_HEAD))
+    except (OSError, ValueError):
+        return None
+
+
 def open_file(path: Path, num_bytes: int) -> io.BufferedReader:
     """Opens what holds `num_bytes` of contents, unless reading it might never end.
 
@@ -68,11 +102,13 @@ def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
     try:
         with gzip.open(file) if zipped else contextlib.nullcontext(file) as content:
             found = content.read(len(header))
-            array = content.read(size + 1) if found == header else b""
+            array = content.read(size + 1 if found == header else _HEAD)
     except EOFError:
         raise ValueError("the gzip stream is cut short") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"it cannot be unpacked ({one_line(error)})") from None
+    if found[:4] != header[:4] and (kind := kind_of(found + array)):
+        raise ValueError(f"{'what it holds packed' if zipped else 'it'} is {kind}")
     if len(found) < len(header):
         raise ValueError(f"it is {len(found)} bytes long, shorter than its header should be")
     if found[:4] != header[:4]:
@@ -111,8 +147,12 @@ def one_line(error: Exception) -> str:
 @contextlib.contextmanager
 def open_npz(path: Path, num_bytes: int) -> Iterator[zipfile.ZipFile]:
     """Opens an npz file of `num_bytes`; damage raises any of a dozen types, here or in use."""
-    with open_file(path, num_bytes) as file, zipfile.ZipFile(file) as archive:
-        yield archive
+    with open_file(path, num_bytes) as file:
+        head = file.read(_HEAD)
+        if not head.startswith(b"PK") and (kind := kind_of(head)):
+            raise ValueError(f"it is {kind}")
+        with zipfile.ZipFile(file) as archive:
+            yield archive
 
 
 def open_member(archive: zipfile.ZipFile, name: str):

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mnist_jax import UserError, data, download, formats, workdirs
+from mnist_jax import UserError, data, download, files, formats, workdirs
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
@@ -188,7 +189,13 @@ def cached_files(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("layout", ["", "fashion_mnist", "FashionMNIST/raw"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        *("", "raw", "fashion_mnist", "FashionMNIST/raw", "FashionMNIST", "fashion-mnist"),
+        *("Fashion-MNIST", "FASHION_MNIST/raw"),
+    ],
+)
 def test_idx_files_in_each_layout(tmp_path, small, layout, zipped):
     folder = write_idx(tmp_path / "given" / layout, small, zipped)
     dataset = data.load_dataset("fashion_mnist", str(tmp_path / "given"))
@@ -198,6 +205,124 @@ def test_idx_files_in_each_layout(tmp_path, small, layout, zipped):
     assert dataset.source == f"IDX files in {folder}"
     expected = hashlib.sha256(b"".join(map(idx_bytes, small))).hexdigest()
     assert dataset.checksum == f"sha256:{expected}"
+
+
+@pytest.mark.parametrize("spelling", ["dot", "dot.gz", "folder", "dot in folder"])
+def test_idx_files_under_the_names_that_tools_give_them(tmp_path, small, spelling):
+    write_idx(tmp_path, small, zipped="gz" in spelling)
+    for file in data.FILES:
+        path = tmp_path / f"{file}.gz" if "gz" in spelling else tmp_path / file
+        name = path.name.replace("-idx", ".idx") if "dot" in spelling else path.name
+        content = path.read_bytes()
+        path.unlink()
+        if "folder" in spelling:
+            path.mkdir()
+            (path / name).write_bytes(content)
+        else:
+            (tmp_path / name).write_bytes(content)
+    assert_holds(data.load_dataset("kmnist", str(tmp_path)), small)
+
+
+def test_any_one_of_the_files_names_their_folder(tmp_path, small, monkeypatch):
+    write_idx(tmp_path / "FashionMNIST" / "raw", small)
+    for file in data.FILES:
+        path = tmp_path / "FashionMNIST" / "raw" / f"{file}.gz"
+        assert_holds(data.load_dataset("fashion_mnist", str(path)), small)
+        monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(path))
+        assert_holds(data.load_dataset("fashion_mnist"), small)
+
+
+def test_a_whole_set_is_found_beside_parts_of_one(tmp_path, small):
+    write_idx(tmp_path, small)
+    (write_idx(tmp_path / "kmnist", small) / f"{data.FILES[2]}.gz").unlink()
+    assert_holds(data.load_dataset("kmnist", str(tmp_path)), small)
+    (tmp_path / f"{data.FILES[1]}.gz").unlink()
+    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
+    assert message.startswith(f"{tmp_path / 'kmnist'} lacks {data.FILES[2]} of kmnist; add it")
+
+
+def test_kmnists_own_npz_files(tmp_path, small):
+    for name, array in zip(files.KMNIST_FILES, small, strict=True):
+        np.savez_compressed(tmp_path / name, array)
+    for given in (tmp_path, tmp_path / files.KMNIST_FILES[2]):
+        dataset = data.load_dataset("kmnist", str(given))
+        assert_holds(dataset, small)
+        assert dataset.source.endswith(f"KMNIST's npz files in {tmp_path}")
+    assert "holds no file of mnist, but " in one_line(data.load_dataset, "mnist", str(tmp_path))
+    (tmp_path / files.KMNIST_FILES[1]).write_bytes(b"<html>")
+    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
+    assert message.startswith(f"{tmp_path / files.KMNIST_FILES[1]}: it is not KMNIST's")
+    assert "a web page" in message
+    (tmp_path / files.KMNIST_FILES[1]).unlink()
+    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
+    assert f"lacks {files.KMNIST_FILES[1]} of kmnist" in message
+
+
+def test_the_path_of_an_npz_file(tmp_path, small_mnist):
+    path = save_keras(tmp_path, small_mnist).rename(tmp_path / "any name.npz")
+    assert_holds(data.load_dataset("mnist", str(path)), small_mnist)
+    assert "any name.npz" in one_line(data.load_dataset, "mnist", str(tmp_path))
+    folder = tmp_path / "MNIST"
+    folder.mkdir()
+    path.rename(folder / "MNIST.npz")
+    assert_holds(data.load_dataset("mnist", str(tmp_path)), small_mnist)
+
+
+@pytest.mark.parametrize("below", ["", "kmnist", "kmnist/3.0.1"])
+def test_a_prepared_folder_may_be_given(tmp_path, small, below):
+    folder = write_tfrecord(tmp_path / "kmnist" / "3.0.1", small)
+    dataset = data.load_dataset("kmnist", str(tmp_path / below))
+    assert_holds(dataset, small)
+    assert dataset.source == f"tensorflow-datasets {folder}"
+    assert data.load_dataset("kmnist", str(tmp_path / below)).source.startswith("cache")
+
+
+KINDS = {
+    b"": "it is empty",
+    b"\xef\xbb\xbf\n <!DOCTYPE html>": "it is a web page (or XML)",
+    b"<?xml version='1.0'?><Error>": "it is a web page (or XML)",
+    b"version https://git-lfs.github.com/spec/v1\noid": "it is a Git LFS pointer: `git lfs pull`",
+    b"/annex/objects/SHA256E-s47040016--0": "it is a git-annex pointer",
+    b"PK\3\4" + bytes(30): "it is a zip archive: unpack it",
+    b"7z\xbc\xaf\x27\x1c": "it is an archive: unpack it",
+    bytes(40): "it begins with 00000000, not with the IDX mark",
+    b"train-images-idx3-ubyte".ljust(257, b"\0") + b"ustar": "it is an archive: unpack it",
+    b'{"error": 404}': "it is JSON",
+    b"label,pixel1,pixel2": "it is a CSV table",
+    gzip.compress(b"<html>"): "what it holds packed is a web page",
+    gzip.compress(gzip.compress(b"")): "what it holds packed is a gzip file",
+}
+
+
+@pytest.mark.parametrize("content", KINDS)
+def test_what_lies_there_by_mistake_is_named(tmp_path, small, content):
+    path = write_idx(tmp_path, small, zipped=False) / data.FILES[1]
+    path.write_bytes(content)
+    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
+    assert message.startswith(f"{path}: {KINDS[content]}")
+    if content and KINDS[content].startswith("it is a"):
+        given = tmp_path / "download"
+        given.write_bytes(content)
+        message = one_line(data.load_dataset, "kmnist", str(given))
+        assert message.startswith(f"--data_dir={given} {KINDS[content][3:][:9]}")
+        assert ", not a folder; it should hold " in message
+
+
+def test_what_a_folder_holds_instead_is_named(tmp_path):
+    assert f"{tmp_path} holds no file of mnist, and nothing else" in one_line(
+        data.load_dataset, "mnist", str(tmp_path)
+    )
+    for name in ("g.zip", "a\nb", "c", "d", "e", "f", "h" * 99):
+        (tmp_path / name).touch()
+    message = one_line(data.load_dataset, "mnist", str(tmp_path))
+    assert "holds no file of mnist, but a b, c, d, e, f and 2 more; it should hold " in message
+
+
+@pytest.mark.parametrize("name", ["KMNIST", "K-MNIST", "k_mnist", "Kmnist"])
+def test_names_in_another_spelling(tmp_path, small, name):
+    dataset = data.load_dataset(name, str(write_idx(tmp_path, small)))
+    assert dataset.name == "kmnist"
+    assert cached_files(tmp_path) == ["kmnist-v2.npz"]
 
 
 def test_a_folder_of_the_data_sets_own_name_goes_first(tmp_path, small_mnist):
@@ -343,7 +468,8 @@ def test_any_bytes_for_keras_file_are_the_true_arrays_or_a_user_error(tmp_path, 
         message = ""
         with warnings.catch_warnings(action="error"):
             try:
-                assert_holds(data._read_files("mnist", [path]), small_mnist)
+                found = data._find("mnist", path.parent).read()
+                assert_holds(data._check("mnist", found), small_mnist)
             except UserError as error:
                 message = str(error)
         assert not message or (message.startswith(str(path)) and "\n" not in message)
@@ -503,7 +629,7 @@ IDX_2_BY_3 = b"\x00\x00\x08\x02\x00\x00\x00\x02\x00\x00\x00\x03"
         ("absent", "it cannot be read (FileNotFoundError: "),
         ("dangling", "it cannot be read (FileNotFoundError: "),
         ("loop", "it cannot be read (OSError: "),
-        ("pickle", "it begins with 80"),
+        ("pickle", "it is a pickle, which is never opened"),
     ],
 )
 def test_what_is_no_idx_file_takes_neither_memory_nor_time(tmp_path, fault, said):
@@ -579,7 +705,8 @@ def test_something_in_place_of_a_file_is_a_missing_file(tmp_path, small, kind):
 
 def test_a_file_that_vanishes_meanwhile(tmp_path, monkeypatch):
     path = tmp_path / "vanished"
-    monkeypatch.setattr(data, "_find_files", lambda *_: [path] * 4)
+    found = files.Files([path] * 4, lambda: pytest.fail("it was read"))
+    monkeypatch.setattr(data, "_find_files", lambda *_: found)
     assert str(path) in one_line(data.load_dataset, "kmnist", str(tmp_path))
 
 
@@ -611,7 +738,7 @@ def test_the_cache_serves_unchanged_files_without_reading_them(tmp_path, small, 
     folder = str(write_idx(tmp_path / "given", small))
     first = data.load_dataset("kmnist", folder)
     assert cached_files(tmp_path) == ["kmnist-v2.npz"]
-    forbid(monkeypatch, "_read_files", "_read_prepared", "_download")
+    forbid(monkeypatch, "_check", "_read_prepared", "_download")
     for data_dir in (folder, None):
         dataset = data.load_dataset("kmnist", data_dir)
         assert_holds(dataset, small)
@@ -954,24 +1081,127 @@ def test_a_prepared_folder_gives_the_original_order(tmp_path, small, monkeypatch
     assert cached_files(tmp_path) == ["fashion_mnist-v2.npz"]
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_prepared_folder_of_tfrecord_is_read_without_tensorflow(
+    tmp_path, small, monkeypatch, shards
+):
+    folder = write_tfrecord(tmp_path / "tfds" / "kmnist" / "3.0.1", small, shards)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    forbid(monkeypatch, "_download")
+    dataset = data.load_dataset("kmnist")
+    assert_holds(dataset, small)
+    assert dataset.source == f"tensorflow-datasets {folder}"
+
+
+def write_tfrecord(folder, arrays, shards=1):
+    """Writes kmnist as tensorflow-datasets does, in the order of the hashes of the keys."""
+    from PIL import Image
+    from tensorflow_datasets.core import hashing
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder.mkdir(parents=True)
+    for split, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
+        records = []
+        for index in sorted(range(len(labels)), key=hashing.Hasher(split).hash_key):
+            png, example = io.BytesIO(), tf_example_pb2.Example()
+            Image.fromarray(images[index]).save(png, "PNG")
+            feature = example.features.feature
+            feature["image"].bytes_list.value.append(png.getvalue())
+            feature["label"].int64_list.value.append(int(labels[index]))
+            content = example.SerializeToString()
+            records.append(len(content).to_bytes(8, "little") + bytes(4) + content + bytes(4))
+        size = -(-len(records) // shards)
+        for shard in range(shards):
+            path = folder / f"kmnist-{split}.tfrecord-{shard:05}-of-{shards:05}"
+            path.write_bytes(b"".join(records[shard * size : (shard + 1) * size]))
+    return folder
+
+
+def renamed(**words):
+    def change(path):
+        name = path.name
+        for old, new in words.items():
+            name = name.replace(old.replace("_", "-"), new)
+        path.rename(path.with_name(name))
+
+    return change
+
+
 @pytest.mark.parametrize(
-    ("info", "said"),
+    ("said", "damage"),
     [
-        ('{"fileFormat": "tfrecord"}', "being tfrecord and not array_record"),
-        ('{"fileFormat": "parquet"}', "being parquet and not array_record"),
-        ('{"fileFormat": "array_record"}', "cannot be used"),
-        ("garbage", "cannot be used"),
+        ("and parquet in", renamed(tfrecord="parquet")),
+        ("only array_record and tfrecord, whole, are read", renamed(of_00001="of-00002")),
+        ("only array_record and tfrecord, whole, are read", os.unlink),
+        ("train has 0 examples, not 60", lambda path: path.write_bytes(b"")),
+        ("is cut short", lambda path: path.write_bytes(path.read_bytes()[:-5])),
+        ("has more than 60 examples", lambda path: path.write_bytes(path.read_bytes() * 2)),
+        ("claims an example of", lambda path: path.write_bytes(bytes(4) + b"\1" * 99)),
+        ("too many for", lambda path: os.truncate(path, 2**40)),
+        ("cannot be used", lambda path: path.write_bytes(b"<html>" * 40)),
+        ("cannot be used", lambda path: path.write_bytes(b"\3" + bytes(18))),
     ],
 )
-def test_other_prepared_folders_are_passed_over(tmp_path, small, monkeypatch, info, said):
-    folder = tmp_path / "tfds" / "kmnist" / "3.0.1"
-    folder.mkdir(parents=True)
-    (folder / "dataset_info.json").write_text(info)
+def test_a_faulty_prepared_folder_is_passed_over_unless_it_is_given(
+    tmp_path, small, monkeypatch, said, damage
+):
+    folder = write_tfrecord(tmp_path / "tfds" / "kmnist" / "3.0.1", small)
+    damage(folder / "kmnist-train.tfrecord-00000-of-00001")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setattr(data, "_download", lambda *_: None)
-    message = one_line(data.load_dataset, "kmnist")
-    assert str(folder) in message
-    assert said in message
+    with little_memory(6e6):
+        message = one_line(data.load_dataset, "kmnist")
+    assert message.startswith("data set kmnist was not found: MNIST_JAX_DATA_DIR is not set; ")
+    for text in (message, one_line(data.load_dataset, "kmnist", str(tmp_path / "tfds"))):
+        assert str(folder) in text
+        assert said in text
+
+
+@pytest.mark.parametrize("place", ["given", "environment"])
+def test_a_prepared_folder_runs_no_code_and_takes_no_memory_by_its_claims(
+    tmp_path, small, monkeypatch, place
+):
+    folder = tmp_path / "tfds" / "fashion_mnist" / "3.0.1"
+    prepare_array_record(tmp_path / "tfds", small)
+    assert folder.is_dir()
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["label"]["pythonClassName"] = "evil_feature.Label"
+    features["featuresDict"]["features"]["image"]["image"]["shape"]["dimensions"] = ["99999999"] * 3
+    (folder / "features.json").write_text(json.dumps(features))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    for split in info["splits"]:
+        split["shardLengths"] = ["1000000000000"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "evil_feature.py").write_text("import os\nos.mkdir('was run')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    forbid(monkeypatch, "_download")
+    if place == "given":
+        dataset = data.load_dataset("fashion_mnist", str(tmp_path / "tfds"))
+    else:
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+        dataset = data.load_dataset("fashion_mnist")
+    assert_holds(dataset, small)
+    assert not (tmp_path / "was run").exists()
+
+
+@pytest.mark.parametrize("content", [bytes(300_000_000), b"<html>"])
+def test_a_bomb_in_an_array_record_is_not_unpacked(tmp_path, small, content):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    folder = tmp_path / "kmnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        path = folder / f"kmnist-{split}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        writer.write(content)
+        writer.close()
+        assert path.stat().st_size < 140_000
+    del content
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
+    assert f"{folder} cannot be used" in message
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
 # --- download ------------------------------------------------------------------------------------
@@ -1267,7 +1497,7 @@ def test_without_any_source_the_error_says_what_was_tried_and_what_to_do(tmp_pat
         monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(tmp_path / "nowhere"))
         message = one_line(data.load_dataset, "kmnist")
     assert f"MNIST_JAX_DATA_DIR={tmp_path / 'nowhere'} is not a folder" in message
-    assert f"{tmp_path / 'no_tfds'} holds no prepared kmnist" in message
+    assert f"{tmp_path / 'no_tfds'} is not a folder" in message
     assert f"the download from {url} failed" in message
     assert "refused" in message
     assert "--data_dir=DIR" in message

@@ -35,6 +35,13 @@ def test_shards_share_the_trials_of_each_program_out():
     assert {static[1] for shard in shards for static in shard} == {(8,), (4, 4)}
 
 
+@pytest.mark.parametrize(
+    "name", ["fashion_mnist", "Fashion-MNIST", "FashionMNIST", "FASHION_MNIST"]
+)
+def test_data_sets_have_one_name_on_record(name):
+    assert read(dataset=name).dataset == "fashion_mnist"
+
+
 @pytest.mark.parametrize("shard", ["", "0", "3/3", "-1/3", "0/0", "0/16", "a/b", "0/3/1", "1.0/3"])
 def test_a_shard_that_is_none_of_the_experiments_is_refused(shard):
     with pytest.raises(UserError, match=f"--shard={shard}: expected i/n .* n at most 15"):
