@@ -9,6 +9,7 @@ them and reads them back; `report.py` draws what it reads.
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -515,9 +516,43 @@ def read_run(workdir: str | os.PathLike) -> Run:
         if summary["protocol"] not in PROTOCOLS:
             raise BadFileError(path / "summary.json", "the protocol is unknown")
         results = run_files.read_table(path / "results.csv", columns_of(summary["protocol"]))
+        run = Run(path, config, results, summary)
+        _restate(run)
     except BadFileError as error:
         raise unreadable(path, error) from None
-    return Run(path, config, results, summary)
+    return run
+
+
+def _restate(run: Run) -> None:
+    """Computes the statistics of a run's grid points anew, as this version understands them.
+
+    Raises:
+        BadFileError: Its rows are not those of its grid.
+    """
+    summary = run.summary
+    num_images = summary.setdefault("num_images", _num_images_of_old(run))
+    held_out = filter(None, ("train", "test", protocol(run).held_out))
+    if not all(num_images.get(split, 0) > 0 for split in held_out):
+        raise BadFileError(run.workdir / "summary.json", "its numbers of images are missing")
+    found = summarise(run.results, num_images) if run.results else []
+    none: Row = {}
+    for point, fresh in itertools.zip_longest(summary["grid"], found, fillvalue=none):
+        if any(point.get(k) != fresh.get(k) for k in ("point", "num_trials", "diverged_seeds")):
+            said = "it does not hold the trials that summary.json counts"
+            raise BadFileError(run.workdir / "results.csv", said)
+        point["statistics"] = fresh["statistics"]
+
+
+def _num_images_of_old(run: Run) -> dict[str, int]:
+    """Returns how many images the splits have of a run that is older than the record of it."""
+    name, num_validation = run.summary["dataset"], run.config.get("num_validation", 0)
+    if name not in NUM_TRAINING_IMAGES:
+        return {}
+    return {
+        "train": NUM_TRAINING_IMAGES[name] - num_validation,
+        "validation": num_validation,
+        "test": 360 if name == "digits" else NUM_TEST,
+    }
 
 
 def unreadable(workdir: Path, error: BadFileError) -> UserError:
@@ -559,19 +594,6 @@ def by_seed(run: Run, point: Row, column: str) -> dict[int, float]:
     }
 
 
-def num_images(run: Run) -> dict[str, int]:
-    """Returns how many images each split of a run has."""
-    if "num_images" in run.summary:
-        return run.summary["num_images"]
-    # A run that is older than this record, on one of the data sets that there were.
-    name, num_validation = run.summary["dataset"], run.config.get("num_validation", 0)
-    return {
-        "train": NUM_TRAINING_IMAGES[name] - num_validation,
-        "validation": num_validation,
-        "test": 360 if name == "digits" else NUM_TEST,
-    }
-
-
 def compare(run: Run, point: Row, other_run: Run, other: Row) -> Row:
     """Compares two grid points, of one run or two, by the test accuracies that count.
 
@@ -581,7 +603,9 @@ def compare(run: Run, point: Row, other_run: Run, other: Row) -> Row:
     """
     sides = [(run, point), (other_run, other)]
     columns = [protocol(side).column for side, _ in sides]
-    scales = [scale_of(c, num_images(side)) for c, (side, _) in zip(columns, sides, strict=True)]
+    scales = [
+        scale_of(c, side.summary["num_images"]) for c, (side, _) in zip(columns, sides, strict=True)
+    ]
     values, others = (by_seed(*side, c) for c, side in zip(columns, sides, strict=True))
     numbers = [
         {row["seed"]: str([row[c] for c in measured(row)]) for row in trials_of(*side)}

@@ -71,11 +71,7 @@ Shape = Any
 element is; a dict of what stands under each key, which may be missing if it ends in "?", and
 beside which there may be others. {str: x} says that x stands under every other key."""
 
-_NUMBER = (float, None)
-_STATISTICS: Shape = {"n": int, "interval_95": [_NUMBER]}
-_STATISTICS |= dict.fromkeys(("mean", "std_ddof0", "min", "max"), _NUMBER)
 _POINT: Shape = {"point": int, "num_trials": int, "diverged_seeds": [int]}
-_POINT |= {"statistics": {str: _STATISTICS}}
 _POINT |= dict.fromkeys(AXES, float)
 _POINT |= dict.fromkeys(("conv_features", "hidden_sizes", "schedule"), str)
 _POINT |= dict.fromkeys(("num_epochs", "batch_size", "warmup_steps"), int)

@@ -350,6 +350,38 @@ def test_intervals_end_at_0_and_100_percent(tmp_path):
     assert "It ends at 0 and 100 %" in page(run)
 
 
+def changed_summary(run, change):
+    path = run.workdir / "summary.json"
+    summary = json.loads(path.read_text())
+    change(summary)
+    path.write_text(json.dumps(summary))
+
+
+def test_statistics_are_those_of_the_trials_whatever_an_older_version_wrote(tmp_path):
+    run = make_run(tmp_path / "run", seeds=2, accuracy=lambda point, seed: 0.1 + 0.8 * seed)
+
+    def age(summary):
+        del summary["num_images"]
+        for point in summary["grid"]:
+            point["statistics"] = {"best_test_accuracy": {"interval_95": [-6.58, 7.58]}}
+
+    changed_summary(run, age)
+    again = report.read_run(run.workdir)
+    assert again.summary["num_images"] == {"train": 1437, "validation": 0, "test": 360}
+    found = [point["statistics"]["best_test_accuracy"] for point in again.summary["grid"]]
+    assert [x["interval_95"] for x in found] == 3 * [[0, 1]]
+
+
+def test_a_summary_of_other_trials_is_refused(tmp_path):
+    run = make_run(tmp_path / "run", diverging=[1])
+    for key, value in (("num_trials", 4), ("point", 7), ("diverged_seeds", [])):
+        shutil.copytree(run.workdir, tmp_path / key)
+        other = run._replace(workdir=tmp_path / key)
+        changed_summary(other, lambda s, k=key, v=value: s["grid"][0].update({k: v}))
+        with pytest.raises(UserError, match=r"results\.csv: it does not hold the trials"):
+            report.read_run(other.workdir)
+
+
 def test_identical_trials_are_called_identical(tmp_path):
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.1, 0.2))
     for rows in (run.results[3:6], run.results[6:]):  # both as the best
