@@ -11,7 +11,7 @@ import ml_collections
 
 
 def get_config():
-    config = ml_collections.ConfigDict()
+    config = ml_collections.ConfigDict(type_safe=False)  # every value is checked when it is read
 
     config.dataset = "mnist"  # or "fashion_mnist", "kmnist", "digits" (which needs no download)
     config.num_validation = 0  # training images held out to choose on; 0: the test set is looked at

@@ -308,7 +308,7 @@ def measure(
     *,
     peers: Sequence[str],
     rounds: int,
-    profile: str | None,
+    profile: Path | None,
 ) -> dict[str, Any]:
     """Times all sides; returns the record that `--json` writes.
 
@@ -398,14 +398,14 @@ def _cut(dataset: data.Dataset, batch_size: int, work: int) -> data.Dataset:
     )
 
 
-def _trace(ours: Ours, folder: str) -> None:
+def _trace(ours: Ours, folder: Path) -> None:
     """Leaves a profiler's trace of one warm epoch, evaluation included."""
     import jax
 
     ours.time_epoch("whole")
-    with jax.profiler.trace(folder, create_perfetto_trace=True):
+    with jax.profiler.trace(str(folder), create_perfetto_trace=True):
         ours.time_epoch("whole")
-    trace = max(Path(folder).glob("plugins/profile/*/perfetto_trace.json.gz"))
+    trace = max(folder.glob("plugins/profile/*/perfetto_trace.json.gz"))
     say(f"trace: open {trace} at https://ui.perfetto.dev, or run: xprof --logdir={folder}")
 
 
@@ -456,10 +456,8 @@ def main(argv: list[str]) -> None:
         check_peers_can_train(experiment.points[0])
     if FLAGS.trials is not None:
         numbers = scaling.read_numbers(FLAGS.trials, experiment)
-    if FLAGS.json is not None:
-        _check_writable(Path(FLAGS.json))
-    if FLAGS.profile is not None:
-        _check_folder(FLAGS.profile)
+    file = None if FLAGS.json is None else _file(FLAGS.json)
+    profile = None if FLAGS.profile is None else _folder(FLAGS.profile)
     dataset = load_data(experiment, FLAGS.data_dir)
     if FLAGS.trials is not None:
         record = scaling.measure(scaling.Job(experiment, dataset), numbers, FLAGS.rounds)
@@ -470,25 +468,29 @@ def main(argv: list[str]) -> None:
             dataset,
             peers=list(dict.fromkeys(FLAGS.peers)),
             rounds=FLAGS.rounds,
-            profile=FLAGS.profile,
+            profile=profile,
         )
         print(table(record))
-    if FLAGS.json is not None:
-        workdirs.write_text(Path(FLAGS.json), workdirs.to_json(record, indent=2) + "\n")
+    if file is not None:
+        workdirs.write_text(file, workdirs.to_json(record, indent=2) + "\n")
 
 
-def _check_writable(file: Path) -> None:
+def _file(given: str) -> Path:
+    file = workdirs.local_path(given, "--json")
     if file.is_dir():
-        raise UserError(f"--json={FLAGS.json}: expected a file, not a folder; choose another")
+        raise UserError(f"--json={given}: expected a file, not a folder; choose another")
     if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-        raise UserError(f"--json={FLAGS.json}: its folder cannot be written; choose another")
+        raise UserError(f"--json={given}: its folder cannot be written; choose another")
+    return file
 
 
-def _check_folder(profile: str) -> None:
-    if not profile:
+def _folder(given: str) -> Path:
+    if not given:
         raise UserError("--profile=: expected a folder; name one, or leave the flag out")
-    if reason := workdirs.why_unwritable(Path(profile)):
-        raise UserError(f"--profile={profile}: cannot be written ({reason}); choose another folder")
+    folder = workdirs.local_path(given, "--profile")
+    if reason := workdirs.why_unwritable(folder):
+        raise UserError(f"--profile={given}: cannot be written ({reason}); choose another folder")
+    return folder
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """What a config asks for: every key checked once, resolved, and of one type."""
 
-import difflib
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import ml_collections
-
 from mnist_jax import UserError, data, grid, results
+from mnist_jax.config_files import advice, plain, read_file, read_value
 from mnist_jax.grid import Point
 
 PRECISIONS = {
@@ -58,7 +56,7 @@ class Experiment(NamedTuple):
     devices: int
     precision: str
     deterministic: bool
-    seed: int
+    seed: int | tuple[int, ...]
     shard: str
 
     @property
@@ -68,9 +66,11 @@ class Experiment(NamedTuple):
         return grid.make_points(axes, self.grid, self.num_points, self.design_seed)
 
     @property
-    def seeds(self) -> range:
+    def seeds(self) -> Sequence[int]:
         """The seeds of the repeated trials, the same at every point."""
-        return range(self.seed, self.seed + self.num_seeds)
+        if isinstance(self.seed, int):
+            return range(self.seed, self.seed + self.num_seeds)
+        return self.seed
 
     @property
     def parts(self) -> dict[tuple, list[int]]:
@@ -89,38 +89,63 @@ class Experiment(NamedTuple):
         return results.protocol_name(self.num_validation, self.choose_epoch)
 
 
+KEYS = tuple(field for field in Experiment._fields if field not in ("name", "seed", "shard"))
+"""What a config says."""
+
+
+def read_experiment(
+    path: str, typed: Mapping[str, str], seed: str | None = None, shard: str | None = None
+) -> Experiment:
+    """Returns the experiment of a config file, or that of a run whose `config.json` is named.
+
+    Args:
+        path: The file, as `config_files.read_file` takes it.
+        typed: Values of keys that replace the file's.
+        seed: As typed; by default that of the run, or 0.
+        shard: `i/n`; by default that of the run, or all trials.
+
+    Raises:
+        UserError: The file cannot be read, or as `read_config`.
+    """
+    found = read_file(path)
+    changes = {key: read_value(text) for key, text in typed.items()}
+    first = plain(found.seed) if seed is None else read_value(seed)
+    if isinstance(first, tuple) and changes.get("num_seeds", len(first)) != len(first):
+        named = ",".join(map(str, first))
+        expected = f"{len(first)}, as many as --seed={named} names; leave one of them out"
+        raise _bad("num_seeds", changes["num_seeds"], expected)
+    shard = found.shard if shard is None else shard
+    return read_config(found.config | changes, found.name, first, shard)
+
+
 def read_config(
-    config: ml_collections.ConfigDict, name: str, seed: int, shard: str = "0/1"
+    config: Any, name: str, seed: int | Sequence[int], shard: str = "0/1"
 ) -> Experiment:
     """Checks every key of a config, once.
 
     Args:
-        config: As a config file gives it.
+        config: A ConfigDict or mapping, as a config file gives it.
         name: Of the file.
-        seed: Of the first repeated trial.
+        seed: Of the first repeated trial; the others follow it. Or all seeds: then `num_seeds` is
+            their number, whatever the config says.
         shard: `i/n` for the trials whose number leaves i when divided by n.
 
     Raises:
         UserError: A key is unknown, missing or has a value that makes no sense.
     """
-    expected = set(Experiment._fields) - {"name", "seed", "shard"}
     for key in config:
-        if key not in expected:
-            close = difflib.get_close_matches(key, expected, n=1)
-            known = (
-                f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(expected))}"
-            )
+        if key not in KEYS:
+            known = advice(str(key), KEYS) or f"known: {', '.join(sorted(KEYS))}"
             raise UserError(f"config key {key}: unknown; {known}")
-    if missing := sorted(expected - set(config)):
+    if missing := sorted(set(KEYS) - set(config)):
         raise UserError(f"config key {missing[0]}: missing; add it, as in configs/l2_sweep.py")
-    dataset = data.canonical_name(config.dataset)
-    if dataset not in data.DATASETS:
-        raise _bad("dataset", config.dataset, f"one of {', '.join(data.DATASETS)}")
-    num_seeds = _one(config, "num_seeds", _WHOLE)
+    named = _Kind(f"one of {', '.join(data.DATASETS)}", _is_dataset)
+    dataset = data.canonical_name(_one(config, "dataset", named))
+    first = plain(seed)
+    num_seeds = len(first) if isinstance(first, tuple) else _one(config, "num_seeds", _WHOLE)
     if num_seeds > MAX_TRIALS:
         raise _bad("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
-    if not 0 <= seed <= 2**32 - num_seeds:
-        raise UserError(f"--seed={seed}: expected a whole number from 0 to {2**32 - num_seeds}")
+    _check_seed(first, num_seeds)
     num_validation = _one(config, "num_validation", _COUNT)
     num_images = data.NUM_TRAINING_IMAGES[dataset]
     if num_validation >= num_images:
@@ -141,7 +166,7 @@ def read_config(
         devices=_one(config, "devices", _COUNT),
         precision=_one(config, "precision", _choice(tuple(PRECISIONS))),
         deterministic=_one(config, "deterministic", _FLAG),
-        seed=seed,
+        seed=first,
         shard=shard,
     )
     searches = experiment.grid in ("random", "halton")
@@ -167,6 +192,20 @@ def read_config(
             "number of trials"
         )
     return experiment
+
+
+def _check_seed(seed: Any, num_seeds: int) -> None:
+    """Refuses a seed, or seeds, that no random numbers can be made of."""
+    several = isinstance(seed, tuple)
+    highest = 2**32 - (1 if several else num_seeds)
+    seeds = seed if several else (seed,)
+    if not (seeds and all(type(s) is int and 0 <= s <= highest for s in seeds)):
+        expected = f"a whole number from 0 to {highest}, or several as in --seed=42,123,456"
+    elif len(set(seeds)) < num_seeds and several:
+        expected = "seeds that differ, since the same seed makes the same trial"
+    else:
+        return
+    raise UserError(f"--seed={','.join(map(str, seeds))}: expected {expected}")
 
 
 def _check_point(point: Point, num_images: int) -> None:
@@ -207,7 +246,7 @@ def _number(expected: str, valid: Callable[[float], bool]) -> _Kind:
     return _Kind(f"a finite number, {expected}, in 32 bits", check)
 
 
-def _in_32_bits(value: float) -> float:
+def _in_32_bits(value: int | float) -> float:
     try:
         return struct.unpack("f", struct.pack("f", float(value)))[0]
     except OverflowError:
@@ -216,7 +255,11 @@ def _in_32_bits(value: float) -> float:
 
 def _choice(names: tuple[str, ...]) -> _Kind:
     words = ", ".join(name or "''" for name in names)
-    return _Kind(f"one of {words}", lambda value: value in names)
+    return _Kind(f"one of {words}", lambda value: isinstance(value, str) and value in names)
+
+
+def _is_dataset(value) -> bool:
+    return isinstance(value, str) and data.canonical_name(value) in data.DATASETS
 
 
 def _is_sizes(value) -> bool:
@@ -251,22 +294,25 @@ def _bad(key: str, value: object, expected: str) -> UserError:
     return UserError(f"--config.{key}={value}: expected {expected}")
 
 
-def _one(config, key: str, kind: _Kind) -> Any:
-    if not kind.valid(config[key]):
-        raise _bad(key, config[key], kind.expected)
-    return config[key]
+def _one(config: Any, key: str, kind: _Kind) -> Any:
+    value = plain(config[key])
+    if isinstance(value, tuple) and len(value) == 1:
+        (value,) = value
+    if not kind.valid(value):
+        typed = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        raise _bad(key, typed, kind.expected)
+    return value
 
 
-def _axis(config, key: str, kind: _Kind) -> tuple:
-    """Reads an axis of the grid: a value, or a tuple of them."""
-    value = config[key]
+def _axis(config: Any, key: str, kind: _Kind) -> tuple:
+    """Reads an axis of the grid: a value, or several of them."""
+    value = plain(config[key])
     if kind is _SIZES:  # a value is a tuple itself
+        value = (value,) if isinstance(value, int | float) else value
         several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
     else:
-        several = isinstance(value, tuple | list)
-    values = tuple(value) if several else (value,)
-    if all(isinstance(v, str) for v in values):  # as the command line gives cosine,linear
-        values = tuple(part.strip() for v in values for part in v.split(","))
+        several = isinstance(value, tuple)
+    values = value if several else (value,)
     if not values:
         raise _bad(key, value, "at least one value, since the grid has no point without")
     for v in values:

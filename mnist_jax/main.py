@@ -15,19 +15,35 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from mnist_jax import UserError, hosts, results, workdirs
-from mnist_jax.experiment import Experiment, configure_jax, load_data, read_config
+from mnist_jax.config_files import EXPECTED, advice
+from mnist_jax.experiment import KEYS, Experiment, configure_jax, load_data, read_experiment
 from mnist_jax.provenance import Process
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file(
+flags.DEFINE_string(
     "config",
     None,
-    "The experiment, such as configs/l2_sweep.py, whose keys --config.KEY=VALUE overrides.",
+    "The experiment, such as configs/l2_sweep.py, whose keys --config.KEY=VALUE overrides; or the "
+    "config.json of a run, which is then run again.",
 )
-flags.DEFINE_integer("seed", 0, "Seed of the first repeated trial; the others follow it.")
+for key in KEYS:
+    flag: flags.Flag = flags.Flag(
+        flags.ArgumentParser(),
+        flags.ArgumentSerializer(),
+        name=f"config.{key}",
+        default=None,
+        help_string="In place of the config file's.",
+        boolean=key in ("choose_epoch", "deterministic"),
+    )
+    flags.DEFINE_flag(flag, module_name="mnist_jax.experiment")  # so that --help stays short
+flags.DEFINE_string(
+    "seed",
+    None,
+    "Seed of the first repeated trial, which the others follow, or all seeds, as in 42,123,456; "
+    "by default 0.",
+)
 flags.DEFINE_string("workdir", None, "Where results go; by default runs/<config name>/<UTC time>.")
 flags.DEFINE_bool("overwrite", False, "Whether a run that --workdir holds is deleted first.")
 flags.DEFINE_string(
@@ -35,7 +51,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "shard",
-    "0/1",
+    None,
     "i/n: only every n-th trial, from number i on; mnist_jax.report puts the n runs together.",
 )
 flags.DEFINE_string(
@@ -122,12 +138,7 @@ def _end(rows: list[results.Row]) -> None:
 def _workdir(given: str) -> Path:
     if not given:
         raise UserError("--workdir=: expected a folder; name one, or leave the flag out")
-    try:
-        return Path(given).expanduser()
-    except RuntimeError:
-        raise UserError(
-            f"--workdir={given}: no such home directory; choose another --workdir"
-        ) from None
+    return workdirs.local_path(given, "--workdir")
 
 
 def read_flags(argv: list[str]) -> Experiment:
@@ -136,9 +147,10 @@ def read_flags(argv: list[str]) -> Experiment:
     if len(argv) > 1:
         raise UserError(f"{argv[1]}: unexpected; every option is a flag, as in --config=FILE")
     if FLAGS.config is None:
-        raise UserError("--config: missing; expected a file, as in --config=configs/l2_sweep.py")
-    name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
-    return read_config(FLAGS.config, name, FLAGS.seed, FLAGS.shard)
+        raise UserError(f"--config: missing; {EXPECTED}")
+    given = {key: FLAGS[f"config.{key}"] for key in KEYS}
+    typed = {key: str(flag.value) for key, flag in given.items() if flag.present}
+    return read_experiment(FLAGS.config, typed, FLAGS.seed, FLAGS.shard)
 
 
 def main(argv: list[str]) -> None:
@@ -151,32 +163,26 @@ def main(argv: list[str]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; whatever is wrong with them or with the config file is one line."""
-    logging.set_verbosity(logging.ERROR)  # what ml_collections warns of is told below
-    given = " ".join(arg for arg in argv if arg.startswith("--config")) or "--config"
-    expected = "expected a config file and keys that it has, as in configs/l2_sweep.py"
+    """Parses the flags; whatever is wrong with them is one line."""
+    columns = os.environ.get("COLUMNS", "")
+    if not (columns.isdecimal() and int(columns) >= 40):  # absl's help fails on fewer
+        os.environ.pop("COLUMNS", None)
     try:
-        arguments = FLAGS(argv)
-        if FLAGS["config"].present:
-            list(FLAGS.config)  # ml_collections tells of a file it cannot read at the first use
-        return arguments
+        return FLAGS(argv)
     except SystemExit:
-        if any(arg.lstrip("-").startswith(("help", "?")) for arg in argv):
-            sys.exit(0)  # absl exits with status 1 after printing the help
-        raise UserError(f"{given}: the config file ends the program; {expected}") from None
+        sys.stdout.flush()
+        sys.exit(0)  # absl exits with status 1 after printing the help
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname.removeprefix("config.")
+        if name != error.flagname:
+            known = advice(name, KEYS) or f"known: {', '.join(sorted(KEYS))}"
+            raise UserError(f"--config.{name}: no such key; {known}") from None
+        said = f"did you mean {name}?" if name in KEYS else advice(name, ())
+        if said:
+            said = f"keys of a config are set by --config.KEY=VALUE: {said}"
+        raise UserError(f"{error}; {said or 'see --help'}") from None
     except flags.Error as error:
-        if "Traceback (most recent call last)" in str(error):  # of the config file
-            raise UserError(f"{given}: {_one_line(error)}; {expected}") from None
-        raise UserError(f"{_one_line(error)}; see --help") from None
-    except Exception as error:  # a config file is a program, which may raise anything
-        raise UserError(f"{given}: {_one_line(error)}; {expected}") from None
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error.args[0] if error.args else error)
-    if "Traceback (most recent call last)" in text:
-        text = text.strip().splitlines()[-1]
-    return " ".join(text.split())
+        raise UserError(f"{error}; see --help") from None
 
 
 def run_command(main, argv: list[str] | None = None) -> None:

@@ -470,9 +470,9 @@ def check_output(output: str | os.PathLike) -> Path:
     """Refuses a directory in which a report would replace what this command did not make.
 
     Raises:
-        UserError: It holds a run or another report, or is a file.
+        UserError: It holds a run or another report, is a file, or an address.
     """
-    path = Path(output).expanduser()
+    path = workdirs.local_path(os.fspath(output), "--output")
     page, others = path / "report.html", (path / "report.md", path / "figures")
     if path.exists() and not path.is_dir():
         problem = "is a file"

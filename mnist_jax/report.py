@@ -429,7 +429,7 @@ def main(argv: list[str]) -> None:
     """Makes the report of the runs in the directories that the command line names."""
     given = {name for name in FLAGS if FLAGS[name].present}
     for name in ("config", "seed", "workdir", "overwrite", "shard", "distributed"):
-        if name in given:  # of mnist_jax.main
+        if any(name == flag.split(".")[0] for flag in given):  # of mnist_jax.main
             raise UserError(f"--{name}: a report does not know it; see --help")
     if not argv[1:]:
         expected = "one, a finished run's directory, or several"

@@ -101,7 +101,7 @@ def read_numbers(given: Sequence[str], experiment: Experiment) -> list[int]:
     Raises:
         UserError: One is none, or there are not so many seeds.
     """
-    most = 2**32 - experiment.seed
+    most = 2**32 - experiment.seeds[0]
     for text in given or [""]:
         if not (text.strip().isdecimal() and 1 <= int(text) <= most):
             raise UserError(
@@ -233,7 +233,8 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
-    seeds = range(experiment.seed, experiment.seed + num_trials)
+    first = experiment.seeds[0]
+    seeds = range(first, first + num_trials)
     compile_epoch = functools.partial(
         sweep.compile_sweep,
         trials=sweep.create_trials([point], seeds, epoch_images),

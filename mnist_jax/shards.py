@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from mnist_jax import UserError, data, results, workdirs
-from mnist_jax.experiment import Experiment, configure_jax, load_data, static_choices
+from mnist_jax.experiment import (
+    Experiment,
+    configure_jax,
+    load_data,
+    read_experiment,
+    static_choices,
+)
 from mnist_jax.grid import AXES, STATIC_AXES
 from mnist_jax.results import Row, Run
 
@@ -220,25 +226,13 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
         return
     from mnist_jax import sweep
 
-    experiment = _experiment(run)
+    experiment = read_experiment(str(run.workdir / "config.json"), {})
     recipe, params = _restore(run, experiment, chosen)
     dataset = load_data(experiment, data_dir)
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set that is found now is another, {dataset.checksum}")
     probabilities = sweep.predict(recipe, params, dataset.test_images)
     results.write_chosen_trial(folder, chosen["trial"], params, probabilities, dataset)
-
-
-def _experiment(run: Run) -> Experiment:
-    """Returns what the config.json of a run was written from."""
-
-    def plain(value):
-        return tuple(map(plain, value)) if isinstance(value, list) else value
-
-    try:
-        return Experiment(**{key: plain(value) for key, value in run.config.items()})
-    except TypeError:
-        raise UserError(f"another version wrote the config of {run.workdir}") from None
 
 
 def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:

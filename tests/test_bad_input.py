@@ -118,6 +118,7 @@ FILES = (
 HEADER = bytes([0, 0, 8, 3, 0, 0, 0xEA, 0x60, 0, 0, 0, 28, 0, 0, 0, 28])
 MNIST = "--config.dataset=mnist --data_dir={tmp}/data"
 OTHER = "choose another --workdir, or give --overwrite"
+ADDRESS = ": expected a path on this machine, not an address"
 REPEAT = "...or put its shards together again"
 
 # By program: what is given, what the line must say ("..." is anything), and what lies there.
@@ -126,14 +127,29 @@ REPEAT = "...or put its shards together again"
 BAD_INPUT = {
     "main": [
         # Keys of a config.
-        ("--config.num_epoch=3", "num_epoch...Did you mean...num_epochs"),
-        ("--config.nonsense=3", "nonsense...expected a config file and keys that it has"),
-        ("--config.L2=3", "L2...expected a config file and keys that it has"),
-        ("--config.=3", "--config.=3"),
-        ("--config.l2.x=3", "l2.x...keys that it has"),
+        ("--config.num_epoch=3", "--config.num_epoch: no such key; did you mean num_epochs?"),
+        ("--config.nonsense=3", "--config.nonsense: no such key; known: batch_size, "),
+        ("--config.L2=3", "--config.L2: no such key; did you mean l2?"),
+        ("--config.=3", "--config.: no such key; known: batch_size"),
+        ("--config.l2.x=3", "--config.l2.x: no such key; did you mean l2?"),
+        ("--config.lr=0.1", "--config.lr: no such key; did you mean learning_rate?"),
+        ("--config.Base_LR=0.1", "--config.Base_LR: no such key; did you mean learning_rate?"),
+        ("--config.optimizer=adam", "optimizer: no such key; the optimizer is SGD, with momentum"),
+        ("--config.dropout=0.5", "dropout: no such key; there is no dropout; what regularises is"),
+        ("--config.epochs=3", "--config.epochs: no such key; did you mean num_epochs?"),
+        ("--config.batch=64", "--config.batch: no such key; did you mean batch_size?"),
+        ("--config.seed=1", "--config.seed: no such key; give --seed=42, the first of num_seeds"),
+        ("--config.device=cuda", "device: no such key; did you mean platform (cpu, gpu, tpu), or"),
+        ("--config.wd=1e-4", "--config.wd: no such key; did you mean weight_decay, or l2?"),
+        ("--config.hidden=64", "--config.hidden: no such key; did you mean hidden_sizes, as in"),
+        (
+            "--lr=0.1",
+            "flag 'lr'; keys of a config are set by --config.KEY=VALUE: did you mean learning_r",
+        ),
+        ("--num_epochs=3", "flag 'num_epochs'; keys of a config...: did you mean num_epochs?"),
         ("--config.l2[5]=3", "l2[5]"),
         ("--config.num_seeds", "num_seeds"),
-        ("--config.name=mine", "name...keys that it has"),
+        ("--config.name=mine", "name: no such key; a run has the name of its config file"),
         # The data set and its parts.
         ("--config.dataset=mnst", "dataset=mnst: expected one of mnist, "),
         ("--config.dataset=E-MNIST", "dataset=E-MNIST: expected one of mnist, "),
@@ -210,7 +226,7 @@ BAD_INPUT = {
         ("--config.learning_rate=", "learning_rate"),
         ("--config.schedule=cosinus", "schedule=cosinus: expected one of constant, cosine, linear"),
         ("--config.schedule=", "schedule=: expected one of constant, cosine, linear"),
-        ("--config.schedule=cosine,,linear", "schedule=cosine,,linear...see --help"),
+        ("--config.schedule=cosine,,linear", "schedule=: expected one of constant, cosine, linear"),
         ("--config.schedule=cosine,cosine", "schedule=...expected distinct values"),
         ("--config.schedule=1", "schedule=1: expected one of constant"),
         ("--config.warmup_steps=120", "warmup_steps=120: expected less than all 120 training"),
@@ -320,14 +336,29 @@ BAD_INPUT = {
         ("--seed=-1", "--seed=-1: expected a whole number from 0 to 4294967295"),
         ("--seed=4294967296", "--seed=4294967296: expected a whole number from 0 to 4294967295"),
         ("--seed=4294967295 --config.num_seeds=2", "--seed=4294967295: expected a whole number"),
-        ("--seed=one", "--seed=one...see --help"),
-        ("--seed=1.0", "--seed=1.0...see --help"),
-        ("--seed=1e3", "--seed=1e3...see --help"),
-        ("--seed=", "--seed=...see --help"),
-        ("--seed=0,1", "--seed=0,1...see --help"),
+        ("--seed=one", "--seed=one: expected a whole number from 0 to 4294967295, or several as"),
+        ("--seed=1.0", "--seed=1.0: expected a whole number"),
+        ("--seed=1e3", "--seed=1000.0: expected a whole number"),
+        ("--seed=", "--seed=: expected a whole number"),
+        ("--seed=True", "--seed=True: expected a whole number"),
+        (
+            "--seed=42,1.5",
+            "--seed=42,1.5: expected a whole number from 0 to 4294967295, or",
+        ),
+        ("--seed=42,-1", "--seed=42,-1: expected a whole number"),
+        ("--seed=42,4294967296", "--seed=42,4294967296: expected a whole number from 0 to"),
+        ("--seed=42,,7", "--seed=42,,7: expected a whole number"),
+        ("--seed=()", "--seed=: expected a whole number"),
+        ("--seed=(1,2),(3,4)", "--seed=(1, 2),(3, 4): expected a whole number"),
+        ("--seed=42,7,42", "--seed=42,7,42: expected seeds that differ"),
+        (
+            "--seed=42,7 --config.num_seeds=3",
+            "--config.num_seeds=3: expected 2, as many as --seed=42,7 names; leave one of them out",
+        ),
+        ("--seed=42,7 --shard=0/3", "--shard=0/3: expected i/n...n at most 2"),
         ("--sed=1", "sed...Did you mean: seed...see --help"),
         ("--peers=torch", "peers...see --help"),
-        ("--output=here", "output...see --help"),
+        ("--output=here", "flag 'output'; keys...: give --workdir=DIR"),
         ("--no-overwrite", "no-overwrite...see --help"),
         ("--flagfile={tmp}/nowhere", "{tmp}/nowhere...see --help"),
         ("--verbosity=loud", "verbosity...loud"),
@@ -337,41 +368,55 @@ BAD_INPUT = {
         ("\u2013seed=1", "\u2013seed=1: unexpected; every option is a flag"),
         ("--workdir", "workdir...see --help"),
         ("--workdir=", "--workdir=: expected a folder"),
+        (
+            "--workdir=gs://bucket/run",
+            f"--workdir=gs://bucket/run{ADDRESS}",
+        ),
+        (
+            "--config=s3://bucket/a.py",
+            f"--config=s3://bucket/a.py{ADDRESS}",
+        ),
         # Config files.
-        ("--config=", "--config=...expected a config file"),
+        ("--config=", "--config=: ...expected a config file"),
         ("--seed=1 --config", "config"),
-        ("--config={tmp}/nowhere.py", "{tmp}/nowhere.py...expected a config file"),
-        ("--config={tmp}", "{tmp}...expected a config file"),
+        ("--config={tmp}/nowhere.py", "nowhere.py: no such file; expected a config file such as"),
+        ("--config={tmp}/nowhere/a.py:7", "a.py:7: no such file; expected a config file such as"),
+        ("--config=~nobody_here/a.py", "--config=~nobody_here/a.py: no such home directory; give"),
+        (["--config=" + "n" * 300], "nnn: cannot be read (File name too long); expected a config"),
         (
-            "--config={tmp}/a.md",
-            "{tmp}/a.md...expected a config file",
-            file("a.md", "# Not a program"),
+            "--config={tmp}/confg",
+            "no such file; did you mean {tmp}/config.py? expected a config file",
+            config(""),
         ),
-        ("--config={tmp}/config.py:7", "config.py:7...", returning("3")),
-        ("--config={tmp}/config.py", "invalid syntax...config file", config("def get_config(:")),
-        ("--config={tmp}/config.py", "get_config...config file", config("x = 1")),
-        ("--config={tmp}/config.py", "get_config...config file", config("")),
-        ("--config={tmp}/config.py", "config.py...not callable", config("get_config = 3")),
-        ("--config={tmp}/config.py", "nonsense...config file", config("import nonsense")),
-        ("--config={tmp}/config.py", "null bytes...config file", config(b"x = 1\0")),
-        ("--config={tmp}/config.py", "utf-8...config file", config(b"x = '\xff'")),
-        (
-            "--config={tmp}/config.py",
-            "no luck...config file",
-            config("def get_config(): raise RuntimeError('no\\nluck')"),
+        ("--config={tmp}", "--config={tmp}: that is a folder; expected a config file"),
+        ("--config=/dev/zero", "--config=/dev/zero: larger than 16777216 bytes; expected a config"),
+        ("--config={tmp}/a.md", "a.md: ...no function get_config", file("a.md", "# No program")),
+        ("--config={tmp}/config.py:7", "config.py:7: TypeError: ...1 was given", returning("3")),
+        *(
+            ("--config={tmp}/config.py", f"config.py: {said}; mend the config file", config(text))
+            for text, said in (
+                ("def get_config(:", "SyntaxError: invalid syntax"),
+                ("x = 1", "AttributeError: there is no function get_config in it"),
+                ("", "AttributeError: there is no function get_config in it"),
+                ("get_config = 3", "TypeError: 'int' object is not callable"),
+                ("\nimport nonsense", "ModuleNotFoundError (line 2): No module named 'nonsense'"),
+                (b"x = 1\0", "...null bytes"),
+                (b"x = '\xff'", "SyntaxError: ...utf-8..."),
+                (
+                    "def get_config(): raise RuntimeError('no\\nluck')",
+                    "RuntimeError (line 1): no luck",
+                ),
+                ("def get_config(): raise SystemExit", "it ends the program"),
+                ("def get_config(): return get_config()", "RecursionError...recursion depth..."),
+                ("def get_config(): return 3", "TypeError: get_config returns 3, not a ConfigDict"),
+                ("def get_config(): pass", "TypeError: get_config returns None, not a ConfigDict"),
+                (
+                    "from ml_collections import ConfigDict\ndef get_config():\n"
+                    "    config = ConfigDict({'l2': (0.1,)})\n    config.l2 = 0.2\n",
+                    "TypeError (line 4): ...'l2'...; ml_collections.ConfigDict(type_safe=False)...",
+                ),
+            )
         ),
-        (
-            "--config={tmp}/config.py",
-            "config.py...config file",
-            config("def get_config(): raise SystemExit"),
-        ),
-        (
-            "--config={tmp}/config.py",
-            "recursion...config file",
-            config("def get_config(): return get_config()"),
-        ),
-        ("--config={tmp}/config.py", "config.py...config file", returning("3")),
-        ("--config={tmp}/config.py", "config.py...config file", returning("None")),
         ("--config={tmp}/config.py", "missing; add it", returning("{}")),
         ("--config={tmp}/config.py", "missing; add it", returning("ml_collections.ConfigDict()")),
         (
@@ -382,16 +427,26 @@ BAD_INPUT = {
         ("--config={tmp}/config.py", "dataset=None: expected one of", with_key("dataset", "None")),
         (
             "--config={tmp}/config.py",
-            "dataset=['mnist']: expected one of",
-            with_key("dataset", "['mnist']"),
+            "dataset=mnist,digits: expected one of",
+            with_key("dataset", "['mnist', 'digits']"),
         ),
         ("--config={tmp}/config.py", "l2=None: expected a finite number", with_key("l2", "None")),
         ("--config={tmp}/config.py", "l2={1}: expected a finite number", with_key("l2", "{1}")),
         ("--config={tmp}/config.py", "l2={}: expected a finite number", with_key("l2", "({},)")),
         (
             "--config={tmp}/config.py",
-            "l2=[0. 0.]: expected a finite number",
+            "l2=(0.0, 0.0): expected distinct values",
             with_key("l2", "numpy.zeros(2)"),
+        ),
+        (
+            "--config={tmp}/config.py",
+            "l2=nan: expected a finite number",
+            with_key("l2", "numpy.array([0, numpy.nan])"),
+        ),
+        (
+            "--config={tmp}/config.py",
+            "num_epochs=2.0: expected a whole number",
+            with_key("num_epochs", "numpy.float32(2)"),
         ),
         (
             "--config={tmp}/config.py",
@@ -400,7 +455,7 @@ BAD_INPUT = {
         ),
         (
             "--config={tmp}/config.py",
-            "config.py: None value found in required reference...config file",
+            "RequiredValueError: None value found in required reference; mend the config file",
             with_key("l2", "ml_collections.config_dict.required_placeholder(float)"),
         ),
         (
@@ -410,14 +465,49 @@ BAD_INPUT = {
         ),
         (
             "--config={tmp}/config.py",
-            "hidden_sizes=[64]: expected a tuple of...whole",
-            with_key("hidden_sizes", "[64]"),
+            "hidden_sizes=(64.0,): expected a tuple of...whole",
+            with_key("hidden_sizes", "[64.0]"),
         ),
         ("--config={tmp}/config.py", "schedule=1: expected one of", with_key("schedule", "(1,)")),
         (
             "--config={tmp}/config.py",
-            "grid=['list']: expected one of",
-            with_key("grid", "['list']"),
+            "grid=list,product: expected one of",
+            with_key("grid", "['list', 'product']"),
+        ),
+        # Records of runs.
+        *(
+            (
+                "--config={tmp}/config.json",
+                "config.json: not the config.json of a run (...); expected a config file such as",
+                file("config.json", content),
+            )
+            for content in ("", "{", "[]", "3", "{}", "[" * 99999, b"\xff", '{"name": "a"}')
+        ),
+        *(
+            ("--config={tmp}/run/config.json", said, finished("config.json", json_with(**changes)))
+            for said, changes in (
+                ("'../up' is no name of a run", {"name": "../up"}),
+                ("'..' is no name of a run", {"name": ".."}),
+                ("not the config.json of a run", {"name": 3}),
+                ("not the config.json of a run", {"seed": None}),
+                ("config key l3: unknown; known: batch_size", {"l3": 1}),
+                ("config key l2: missing; add it", {"l2": None}),
+                ("l2=x: expected a finite number", {"l2": ["x"]}),
+                ("l2={}: expected a finite number", {"l2": {}}),
+                ("--seed=1.5: expected a whole number", {"seed": 1.5}),
+                ("not the config.json of a run", {"shard": 7}),
+                ("--shard=7: expected i/n", {"shard": "7"}),
+            )
+        ),
+        (
+            "--config={tmp}/run/config.json --config.num_seeds=3",
+            "--config.num_seeds=3: expected 2, as many as --seed=4,2 names",
+            finished("config.json", json_with(seed=[4, 2], num_seeds=2)),
+        ),
+        (
+            "--config={tmp}/run/config.json --workdir={tmp}/run --seed=1",
+            f"differs in seed (0, not 1); {OTHER}",
+            finished(),
         ),
         # Data.
         (MNIST, "--data_dir={tmp}/data is not a folder; it should hold train-images"),
@@ -566,13 +656,19 @@ BAD_INPUT = {
         ),
         ("{tmp}/run --nonsense", "nonsense...see --help", finished()),
         ("{tmp}/run --seed=1", "--seed...see --help", finished()),
+        ("{tmp}/run --config.l2=1", "--config...see --help", finished()),
+        (
+            "{tmp}/run --output=gs://bucket/report",
+            f"--output=gs://bucket/report{ADDRESS}",
+            finished(),
+        ),
         ("{tmp}/run --overwrite", "--overwrite...see --help", finished()),
         ("--workdir={tmp}/run", "...see --help", finished()),
     ],
     "benchmark": [
         ("--workdir={tmp}/run", "--workdir={tmp}/run: a benchmark has...give --json=FILE"),
         ("--overwrite", "--overwrite=...: a benchmark has"),
-        ("--config.num_epoch=3", "num_epoch...Did you mean...num_epochs"),
+        ("--config.num_epoch=3", "num_epoch: no such key; did you mean num_epochs?"),
         ("--config.l2=-1", "l2=-1: expected a finite number, 0 or positive"),
         ("--config=", "--config=...expected a config file"),
         ("--peers=tensorflow", "--peers=tensorflow: unknown; expected some of keras, torch, flax"),
@@ -591,6 +687,14 @@ BAD_INPUT = {
         ("--json={tmp}/file/a.json", "--json={tmp}/file/a.json: its folder cannot", file("file")),
         ("--json={tmp}/folder", "--json={tmp}/folder: ", file("folder", None)),
         ("--json=", "--json=: "),
+        (
+            "--json=gs://bucket/a.json",
+            f"--json=gs://bucket/a.json{ADDRESS}",
+        ),
+        (
+            "--profile=gs://bucket/trace",
+            f"--profile=gs://bucket/trace{ADDRESS}",
+        ),
         ("--profile={tmp}/file", "--profile={tmp}/file: cannot be written", file("file")),
         ("--profile={tmp}/file/p", "--profile={tmp}/file/p: cannot be written", file("file")),
         ("--profile=", "--profile=: "),

@@ -1,23 +1,22 @@
-import importlib.util
+import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
 import pytest
+from server import ROOT
 
 from mnist_jax import UserError, machine
-from mnist_jax.experiment import configure_jax, read_config
+from mnist_jax.config_files import Found, read_file
+from mnist_jax.experiment import configure_jax, read_config, read_experiment
 
-CONFIG = Path(__file__).parent.parent / "configs" / "l2_sweep.py"
+CONFIG = str(ROOT / "configs" / "l2_sweep.py")
 
 
-def read(shard="0/1", **changes):
-    spec = importlib.util.spec_from_file_location("l2_sweep", CONFIG)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    for key, value in changes.items():
-        config[key] = value
-    return read_config(config, "l2_sweep", 0, shard)
+def read(shard="0/1", seed=0, **changes):
+    return read_config(read_file(CONFIG).config | changes, "l2_sweep", seed, shard)
 
 
 def test_shards_share_the_trials_of_each_program_out():
@@ -55,3 +54,117 @@ def test_a_job_is_no_larger_than_the_smallest_part(monkeypatch):
     configure_jax(read(hidden_sizes=((8,),), **sizes))
     with pytest.raises(UserError, match="--distributed: 2 processes for 1 trials that train tog"):
         configure_jax(read(hidden_sizes=((8,), (8,), (4,)), **sizes))
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "expected"),
+    [
+        ("l2", np.logspace(-3, -1, 3), (1e-3, 1e-2, 1e-1)),
+        ("l2", tuple(np.array([0, 0.5])), (0.0, 0.5)),
+        ("l2", [0, 0.5], (0.0, 0.5)),
+        ("l2", 0.5, (0.5,)),
+        ("l2", np.float32(0.5), (0.5,)),
+        ("l2", np.array(0.5), (0.5,)),
+        ("l2", jnp.array([0.25, 0.5]), (0.25, 0.5)),
+        ("num_epochs", range(1, 4), (1, 2, 3)),
+        ("num_epochs", np.arange(1, 3), (1, 2)),
+        ("hidden_sizes", 64, ((64,),)),
+        ("hidden_sizes", [64, np.int64(32)], ((64, 32),)),
+        ("hidden_sizes", np.array([[64, 32], [8, 8]]), ((64, 32), (8, 8))),
+        ("hidden_sizes", [[64], [8, 8]], ((64,), (8, 8))),
+        ("hidden_sizes", [], ((),)),
+        ("schedule", "cosine", ("cosine",)),
+        ("schedule", np.array(["cosine", "linear"]), ("cosine", "linear")),
+        ("nesterov", np.array([False]), (False,)),
+        ("choose_epoch", np.bool_(False), False),
+        ("num_seeds", np.int32(2), 2),
+        ("num_seeds", (2,), 2),
+        ("dataset", ["digits"], "digits"),
+    ],
+)
+def test_values_are_taken_as_people_have_them(tmp_path, key, given, expected):
+    experiment = read(**{"l2": (0.0,), key: given})
+    assert getattr(experiment, key) == expected
+    assert json.loads(json.dumps(experiment))  # Python's own numbers alone
+    config = ml_collections.ConfigDict(read_file(CONFIG).config, type_safe=False)
+    config.update({"l2": 0.0} | {key: given})
+    assert read_config(config, "l2_sweep", 0) == experiment
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "expected"),
+    [
+        ("l2", "0.1", (0.1,)),
+        ("l2", "0,1e-3", (0.0, 1e-3)),
+        ("l2", "(0, 1e-3)", (0.0, 1e-3)),
+        ("l2", "[0, 1e-3]", (0.0, 1e-3)),
+        ("l2", "0, .001,", (0.0, 1e-3)),
+        ("hidden_sizes", "64", ((64,),)),
+        ("hidden_sizes", "500,300", ((500, 300),)),
+        ("hidden_sizes", "()", ((),)),
+        ("hidden_sizes", "(8,),(4,4)", ((8,), (4, 4))),
+        ("num_epochs", "007", (7,)),
+        ("schedule", "cosine,linear", ("cosine", "linear")),
+        ("schedule", "cosine, linear", ("cosine", "linear")),
+        ("schedule", "'cosine','linear'", ("cosine", "linear")),
+        ("l2_on_output", "true,FALSE", (True, False)),
+        ("choose_epoch", "false", False),
+        ("num_seeds", "2", 2),
+        ("dataset", "digits", "digits"),
+        ("platform", "", ""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["several", "list(several)", "several[0] if several else ()"])
+def test_values_typed_do_not_depend_on_what_the_file_has(tmp_path, key, typed, expected, kind):
+    path = tmp_path / "mine.py"
+    several = f"config.{key} if isinstance(config.{key}, tuple) else (config.{key},)"
+    change = f"several = {several}\n    config.{key} = {kind}\n    return config"
+    path.write_text(Path(CONFIG).read_text().replace("return config", change))
+    experiment = read_experiment(str(path), {"l2": "0", key: typed})
+    assert getattr(experiment, key) == expected
+    assert experiment.name == "mine"
+
+
+def test_a_config_file_may_take_a_word(tmp_path):
+    path = tmp_path / "of.py"
+    path.write_text("import numpy\ndef get_config(word='none'): return {'word': word}\n")
+    assert read_file(str(path)) == Found({"word": "none"}, "of")
+    assert read_file(f"{path}:a:b") == Found({"word": "a:b"}, "of")
+    assert read_file(f"{path}:") == Found({"word": ""}, "of")
+    named = path.rename(tmp_path / "of:this.py")
+    assert read_file(str(named)) == Found({"word": "none"}, "of:this")
+    assert not (tmp_path / "__pycache__").exists()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/**/config.json")), ids=str)
+def test_a_record_is_read_back_as_the_experiment_that_it_was(path):
+    younger = read_file(CONFIG).config  # what the oldest records do not say yet
+    record = json.loads(path.read_text())
+    experiment = read_experiment(str(path), {})
+    assert json.loads(json.dumps(experiment._asdict())) == record | {
+        key: "0/1" if key == "shard" else younger[key]
+        for key in experiment._fields
+        if key not in record
+    }
+
+
+def test_a_record_gives_name_seed_and_shard_unless_they_are_typed(tmp_path):
+    path = tmp_path / "config.json"
+    for seed in (7, (42, 3, 9)):
+        was = read("1/2", seed)
+        path.write_text(json.dumps(was._asdict()))
+        assert read_experiment(str(path), {}) == was
+        assert read_experiment(str(path), {}, shard="0/3") == was._replace(shard="0/3")
+        assert read_experiment(str(path), {}, seed="1").seeds == range(1, 4)
+        assert read_experiment(str(path), {"l2": "0"}) == was._replace(l2=(0.0,))
+
+
+def test_seeds_are_a_first_one_or_all_that_are_named():
+    assert read(seed=5).seeds == range(5, 8)
+    for seeds in ([42, 123, 456, 7], (42, 123, 456, 7)):
+        experiment = read(seed=seeds)
+        assert (experiment.seeds, experiment.num_seeds) == ((42, 123, 456, 7), 4)
+    assert read_experiment(CONFIG, {}, "42,123").seeds == (42, 123)
+    assert read_experiment(CONFIG, {"num_seeds": "2"}, "42,123").num_seeds == 2
+    assert read_experiment(CONFIG, {"num_seeds": "2"}, "42").seeds == range(42, 44)
+    assert [*read("1/2", (42, 7)).parts.values()] == [[1, 3, 5, 7, 9]]

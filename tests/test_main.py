@@ -113,6 +113,20 @@ def test_a_trial_that_shares_the_cores_gives_the_same_files_again(run, tmp_path)
         assert len({(path / name).read_bytes() for path in paths}) == 1
 
 
+def test_seeds_may_be_named(finished, run, tmp_path):
+    workdir, _ = finished
+    arguments = (*TINY, "--config.l2=0,1e-3", "--seed=7,1,0", f"--workdir={tmp_path}")
+    run(*arguments)
+    rows = [row for row in metrics(tmp_path) if row["epoch"] == 2]
+    assert [row["seed"] for row in rows] == [7, 1, 0] * 2
+    known = {(r["l2"], r["seed"]): r["test_loss"] for r in metrics(workdir) if r["epoch"] == 2}
+    found = {(row["l2"], row["seed"]): row["test_loss"] for row in rows if row["seed"] != 7}
+    assert found == known
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["seed"], config["num_seeds"]) == ([7, 1, 0], 3)
+    assert "nothing is trained again" in run(*arguments).out
+
+
 def test_seed_shifts_the_seeds(finished, run, tmp_path):
     workdir, _ = finished
     run(*TINY, "--config.num_seeds=2", "--seed=1", f"--workdir={tmp_path}")
@@ -120,6 +134,24 @@ def test_seed_shifts_the_seeds(finished, run, tmp_path):
     assert [row["seed"] for row in shifted] == [1, 2, 1, 2]
     by_seed = {row["seed"]: row for row in metrics(workdir) if row["l2"] == 0 and row["epoch"] == 2}
     assert shifted[2]["test_loss"] == by_seed[1]["test_loss"]
+
+
+def test_of_a_key_that_is_given_twice_the_last_counts(run, tmp_path):
+    """Also where the first is in a file of flags, after which the command line goes on."""
+    (tmp_path / "flags").write_text(f"{CONFIG}\n--config.l2=1,2\n--config.l2=3\n--seed=1,2\n")
+    given = ("--config.hidden_sizes=64", "--config.hidden_sizes", "16", "--config.l2=0", "--seed=7")
+    flags = (f"--flagfile={tmp_path / 'flags'}", *given, "--config.dataset=digits")
+    run(*flags, "--config.num_epochs=3", "--config.num_epochs=1", f"--workdir={tmp_path / 'run'}")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    kept = {key: config[key] for key in ("hidden_sizes", "l2", "num_epochs", "seed")}
+    assert kept == {"hidden_sizes": [[16]], "l2": [0.0], "num_epochs": [1], "seed": 7}
+
+
+def test_a_run_is_repeated_from_its_record(finished, run, tmp_path):
+    workdir, _ = finished
+    run(f"--config={workdir / 'config.json'}", f"--workdir={tmp_path}")
+    for name in ("config.json", "metrics.jsonl", "results.csv"):
+        assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
 
 
 @pytest.mark.parametrize(

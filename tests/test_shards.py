@@ -23,7 +23,7 @@ TINY = (
     "--config.num_seeds=4",
     # Here the trial chosen among all is not the one that its shard chose, neither is it the first
     # of its program there, and its best epoch is not the last.
-    "--seed=29",
+    "--seed=29,30,31,32",
 )
 
 
@@ -32,10 +32,16 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def trained(server, tmp_path_factory):
-    """The whole run, and its three shards."""
+    """The whole run, and its three shards, made from the record of the whole or of the first."""
     path = tmp_path_factory.mktemp("trained")
-    for name, flags in (("whole", ()), *((f"s{i}", (f"--shard={i}/3",)) for i in range(3))):
-        done = server.run("main", *TINY, *flags, f"--workdir={path / name}")
+    whole, first = (f"--config={path / name / 'config.json'}" for name in ("whole", "s0"))
+    for name, flags in (
+        ("whole", TINY),
+        ("s0", (whole, "--shard=0/3")),
+        ("s1", (first, "--shard=1/3")),
+        ("s2", (*TINY, "--shard=2/3")),
+    ):
+        done = server.run("main", *flags, f"--workdir={path / name}")
         assert (done.status, done.err) == (0, "")
     return path
 

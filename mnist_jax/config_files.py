@@ -1,0 +1,200 @@
+"""Configs as people have them: programs, records of runs, values as typed, keys of other tools."""
+
+import ast
+import difflib
+import sys
+import traceback
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnist_jax import UserError, run_files
+from mnist_jax.workdirs import local_path
+
+EXPECTED = "expected a config file such as configs/l2_sweep.py, or the config.json of a run"
+MAX_BYTES = 2**24
+_YOUNGER = {
+    "checkpoint_epochs": 1,
+    "checkpoints_kept": 2,
+    "platform": "",
+    "devices": 0,
+    "precision": "float32",
+    "deterministic": False,
+}
+"""Keys that the oldest records lack, with what was done then."""
+
+# By what other tools call it, written small and in one word: what to do here.
+_ADVICE = {
+    "lr eta baselr initlr initiallr maxlr peaklr stepsize": "did you mean learning_rate?",
+    "epoch epochs nepoch nepochs maxepoch maxepochs numtrainepochs": "did you mean num_epochs?",
+    "steps numsteps maxsteps iterations iters": "its steps follow from num_epochs",
+    "bs batch minibatch trainbatchsize perdevicetrainbatchsize": "did you mean batch_size?",
+    "seed seeds randomseed randomstate rng": "give --seed=42, the first of num_seeds, or all of "
+    "them as in --seed=42,123,456",
+    "trials numtrials repeats nseeds runs nruns": "did you mean num_seeds?",
+    "optimizer optim opt adam adamw sgd rmsprop beta1 betas": "the optimizer is SGD, with "
+    "momentum, nesterov, weight_decay and schedule",
+    "dropout dropoutrate droprate": "there is no dropout; what regularises is l2, weight_decay and "
+    "label_smoothing",
+    "wd decay l2decay": "did you mean weight_decay, or l2?",
+    "reg regularization regularizer l2reg alpha lambda": "did you mean l2?",
+    "l1 l1reg clip clipnorm gradclip ema batchnorm augment augmentation": "there is none",
+    "smoothing": "did you mean label_smoothing?",
+    "scheduler lrscheduler lrschedule": "did you mean schedule?",
+    "warmup warmupepochs": "did you mean warmup_steps?",
+    "hidden hiddensize hiddendim hiddenunits hiddenlayers units width layers numlayers depth mlp": (
+        "did you mean hidden_sizes, as in --config.hidden_sizes=500,300?"
+    ),
+    "filters channels kernels features conv cnn": "did you mean conv_features, as in "
+    "--config.conv_features=32,64?",
+    "model arch architecture net network": "hidden_sizes and conv_features make the network",
+    "activation act relu": "layers have ReLUs",
+    "loss criterion": "the loss is cross-entropy, with l2 and label_smoothing",
+    "val valsize valsplit validation validationsplit": "did you mean num_validation?",
+    "earlystopping patience": "choose_epoch takes the best epoch",
+    "data datadir dataroot datapath": "give --data_dir=DIR; dataset is the name of the data set",
+    "workdir output outputdir outdir logdir savedir": "give --workdir=DIR",
+    "device gpu cuda accelerator backend": "did you mean platform (cpu, gpu, tpu), or devices, "
+    "their number?",
+    "gpus numgpus ngpus numdevices": "did you mean devices?",
+    "dtype amp fp16 bf16 half mixedprecision": "did you mean precision?",
+    "workers numworkers": "there is no loader: images lie in memory",
+    "save saveevery saveinterval checkpointevery": "did you mean checkpoint_epochs?",
+    "resume restore": "the same command with the same --workdir goes on",
+    "name": "a run has the name of its config file",
+    "shard shards": "give --shard=i/n",
+}
+
+
+class Found(NamedTuple):
+    """What a config file holds: of a program the config and its name, of a record all."""
+
+    config: dict[str, Any]
+    name: str
+    seed: Any = 0
+    shard: str = "0/1"
+
+
+def read_file(given: str) -> Found:
+    """Reads a config file.
+
+    Args:
+        given: The path of a Python file, whose `get_config` is called with what follows a colon if
+            anything does; or of the `config.json` of a run.
+
+    Raises:
+        UserError: There is none, it fails, or returns no config.
+    """
+    path, colon, argument = local_path(given, "--config"), "", ""
+    try:
+        if not path.exists():
+            start, colon, argument = str(path).partition(":")
+            path = Path(start)
+        if path.is_dir():
+            raise UserError(f"--config={given}: that is a folder; {EXPECTED}")
+        if path.suffix == ".json":
+            return _read_record(given, path)
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"--config={given}: no such file; {_nearest(path)}{EXPECTED}") from None
+    except (OSError, ValueError) as error:  # of a long name, a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--config={given}: cannot be read ({reason}); {EXPECTED}") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"--config={given}: larger than {MAX_BYTES} bytes; {EXPECTED}")
+    try:
+        config = _call(path, content, [argument] if colon else [])
+        if not hasattr(config, "keys"):
+            raise TypeError(f"get_config returns {config}, not a ConfigDict")
+        return Found({key: config[key] for key in config}, path.stem)
+    except (Exception, SystemExit) as error:  # a program may raise anything
+        raise UserError(f"--config={given}: {_why(error, path)}; mend the config file") from None
+
+
+def _call(path: Path, content: bytes, arguments: list[str]) -> Any:
+    module = types.ModuleType("config")
+    module.__file__ = str(path)
+    sys.modules["config"] = module  # where a dataclass of the config looks for itself
+    exec(compile(content, str(path), "exec"), vars(module))
+    if not hasattr(module, "get_config"):
+        raise AttributeError("there is no function get_config in it")
+    return module.get_config(*arguments)
+
+
+def _why(error: BaseException, path: Path) -> str:
+    if isinstance(error, SystemExit):
+        return "it ends the program"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f" (line {lines[-1]})" if lines else ""
+    text = " ".join(str(error.args[0] if error.args else "").split())
+    if "cannot be casted" in text:  # ConfigDict's types
+        text += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"
+    return f"{type(error).__name__}{where}: {text}"
+
+
+def _nearest(path: Path) -> str:
+    try:
+        names = sorted(other.name for other in path.parent.iterdir() if other.suffix == ".py")
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.with_name(close[0])}? " if close else ""
+
+
+def _read_record(given: str, path: Path) -> Found:
+    try:
+        record = run_files.read_json(path, run_files.CONFIG | {"seed": object})
+    except run_files.BadFileError as error:
+        if error.missing:
+            raise FileNotFoundError from None
+        raise UserError(
+            f"--config={given}: not the config.json of a run ({error}); {EXPECTED}"
+        ) from None
+    name, seed = record.pop("name"), record.pop("seed")
+    shard = record.pop("shard", "0/1")  # which the oldest lack, too
+    if Path(name).name != name or name == "..":  # it becomes a folder's
+        raise UserError(f"--config={given}: '{name}' is no name of a run; {EXPECTED}")
+    return Found(_YOUNGER | record, name, seed, shard)
+
+
+def read_value(text: str) -> Any:
+    """Reads a value as it is typed: Python's notation, or words and numbers between commas."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        values = tuple(_word(part.strip()) for part in text.split(","))
+        return values[0] if len(values) == 1 else values
+
+
+def _word(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def plain(value: Any) -> Any:
+    """Returns a value with tuples in place of lists, ranges and arrays, and Python's numbers."""
+    if hasattr(value, "tolist"):  # of NumPy, or JAX
+        value = value.tolist()
+    if isinstance(value, list | tuple | range):
+        return tuple(map(plain, value))
+    return value
+
+
+def advice(name: str, keys: Iterable[str]) -> str | None:
+    """Says what to give in place of a key that there is not, if that can be guessed."""
+    by_word = {key.replace("_", ""): key for key in keys}
+    word = name.replace("_", "").replace("-", "").lower()
+    for words, said in _ADVICE.items():
+        if word in words.split() and word not in by_word:
+            return said
+    close = difflib.get_close_matches(word, by_word, n=1)
+    return f"did you mean {by_word[close[0]]}?" if close else None
