@@ -92,14 +92,20 @@ def run(
     try:
         with ExitStack() as stack:
 
-            def open_workdir() -> None:
+            def lock_workdir() -> bool:
                 stack.enter_context(workdirs.lock_workdir(path))
+                return overwrite and (path / "config.json").exists()
+
+            def open_workdir() -> None:
                 workdirs.open_workdir(path, config, overwrite)
                 process.begin(path, dataset.checksum)
 
-            hosts.first(open_workdir)
+            holds_another = hosts.first(lock_workdir)
             process.seconds["load"] = process.total
             trials = runner.Runner(path, experiment, dataset, process)
+            if holds_another:
+                trials.rehearse()
+            hosts.first(open_workdir)
             trials.train()
             if hosts.is_first():
                 made = process.record() | {"devices": trials.devices}

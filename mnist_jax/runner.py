@@ -55,7 +55,7 @@ class Runner:
     def __init__(
         self, path: Path, experiment: Experiment, dataset: Dataset, process: Process | None = None
     ):
-        """Looks at what is done."""
+        """Touches nothing yet."""
         self._path, self._experiment, self._dataset = path, experiment, dataset
         self._points = experiment.points
         self._names = results.trial_rows(self._points, experiment.seeds, dataset.name)
@@ -63,8 +63,9 @@ class Runner:
         self._trials = sweep.create_trials(
             self._points, experiment.seeds, len(dataset.train_labels)
         )
-        self._parts, epochs_there, self.rows = hosts.first(self._read_what_is_done)
-        self._epochs_there = dict(epochs_there)
+        self._parts = list(experiment.parts.values())
+        self._epochs_there: dict[int, int] = {}
+        self.rows: list[Row] = []
         self._process = process or Process()
         self._seconds = self._process.seconds
 
@@ -74,23 +75,35 @@ class Runner:
         most = max(map(len, self._parts))
         return machine.describe_devices(machine.devices_for(most, self._experiment.devices))
 
+    def rehearse(self) -> None:
+        """Compiles what `train` does of a new run, before an old one is deleted for it.
+
+        The cache keeps the programs, so that this takes little more time in all.
+
+        Raises:
+            UserError: Memory does not hold a single trial.
+        """
+        for part in self._parts:
+            try:
+                self._compile(part)
+            except (DoesNotFitError, jax.errors.JaxRuntimeError) as error:
+                _pieces(part, error)
+
     def train(self) -> None:
-        """Trains what is left.
+        """Trains what the work directory does not hold.
 
         Raises:
             SystemExit: A signal came; all is saved.
             UserError: Memory does not hold a single trial.
         """
+        self._parts, epochs_there, self.rows = hosts.first(self._read_what_is_done)
+        self._epochs_there = dict(epochs_there)
         with StopSignals() as stop:
             while part := self._next_part():
                 try:
                     self._train_part(part, stop)
-                except DoesNotFitError as error:
-                    self._split(part, error.most)
-                except jax.errors.JaxRuntimeError as error:
-                    if not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):  # GPU, CPU
-                        raise
-                    self._split(part, len(part) // 2)
+                except (DoesNotFitError, jax.errors.JaxRuntimeError) as error:
+                    self._split(part, _pieces(part, error))
 
     def _next_part(self) -> Part | None:
         """Returns a part that is not done, or at last the one whose weights are missing.
@@ -240,21 +253,36 @@ class Runner:
             finished += [rows[trial] for trial in part]
         return [parts, list(there.items()), sorted(finished, key=lambda row: row["trial"])]
 
-    def _split(self, part: Part, size: int) -> None:
-        """Replaces a part by parts of a size that memory holds."""
-        num_pieces = -(-len(part) // max(size, 1))
-        if not size or len(part) // num_pieces < jax.process_count():
-            raise UserError(
-                "the memory of a device does not hold a single trial; give a smaller network, or "
-                "more memory"
-            )
-        pieces = [piece.tolist() for piece in np.array_split(part, num_pieces)]
+    def _split(self, part: Part, pieces: list[Part]) -> None:
+        """Replaces a part by parts that memory holds."""
         print(f"memory does not hold {len(part)} trials: {len(pieces)} parts, one after the other")
         place = self._parts.index(part)
         self._parts[place : place + 1] = pieces
         if hosts.is_first():
             (self._path / "checkpoints").mkdir(exist_ok=True)
             workdirs.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
+
+
+def _pieces(part: Part, error: DoesNotFitError | jax.errors.JaxRuntimeError) -> list[Part]:
+    """Divides a part that was too large for memory.
+
+    Raises:
+        UserError: Memory does not hold a single trial.
+        JaxRuntimeError: The error says something else.
+    """
+    if isinstance(error, DoesNotFitError):
+        size = error.most
+    elif re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):  # GPU, CPU
+        size = len(part) // 2
+    else:
+        raise error
+    num_pieces = -(-len(part) // max(size, 1))
+    if not size or len(part) // num_pieces < jax.process_count():
+        raise UserError(
+            "the memory of a device does not hold a single trial; give a smaller network, or more "
+            "memory"
+        )
+    return [piece.tolist() for piece in np.array_split(part, num_pieces)]
 
 
 def read_parts(workdir: Path, experiment: Experiment) -> list[Part]:

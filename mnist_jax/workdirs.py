@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -94,6 +95,8 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
     """
     if reason := why_unwritable(path):
         raise _unwritable(path, reason)
+    if overwrite or not (path / "summary.json").exists():
+        _refuse_links(path)
     if overwrite:
         return "new"
     if not (path / "config.json").exists():
@@ -119,6 +122,17 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
             "--workdir, or give --overwrite"
         )
     return "finished" if (path / "summary.json").exists() else "unfinished"
+
+
+def _refuse_links(path: Path) -> None:
+    """Sees to it that what a run writes and deletes of checkpoints is its own."""
+    folder = path / "checkpoints"
+    found = itertools.chain([folder], folder.glob("trials_*"), folder.glob("trials_*/*"))
+    if link := next((entry for entry in found if entry.is_symlink()), None):
+        raise UserError(
+            f"--workdir={path} cannot be used: {link} is a link, and a run would delete what lies "
+            "at its end; put a folder in its place, or link the whole work directory"
+        )
 
 
 def why_unwritable(path: Path) -> str | None:

@@ -29,7 +29,11 @@ def file(name, content=b""):
 
 
 def link(name, target):
-    return lambda tmp: (tmp / name).symlink_to(tmp / target)
+    def make(tmp):
+        (tmp / name).parent.mkdir(exist_ok=True)
+        (tmp / name).symlink_to(tmp / target)
+
+    return make
 
 
 def config(text):
@@ -88,6 +92,18 @@ def unfinished(*changes):
     def make(tmp, run):
         finished(*changes)(tmp, run)
         (tmp / "run" / "summary.json").unlink()
+
+    return make
+
+
+def linked(name):
+    """An unfinished run, of which something has been moved away and linked."""
+
+    def make(tmp, run):
+        unfinished()(tmp, run)
+        (path,) = (tmp / "run").glob(name)
+        path.rename(tmp / "away")
+        path.symlink_to(tmp / "away")
 
     return make
 
@@ -600,6 +616,12 @@ BAD_INPUT = {
         ("", f"--workdir={{tmp}}/run...report.md...{OTHER}", file("run/report.md", "mine")),
         ("", f"--workdir={{tmp}}/run...figures...{OTHER}", file("run/figures/mine.png", "mine")),
         ("", f"--workdir={{tmp}}/run...checkpoints...{OTHER}", file("run/checkpoints/mine", "")),
+        # Links, at whose ends a run would write and delete.
+        ("", "{tmp}/run/checkpoints is a link...put a folder", linked("checkpoints")),
+        ("", "{tmp}/run/checkpoints/trials_0_to_0 is a link", linked("checkpoints/trials_*")),
+        ("", "/trials_0_to_0/10 is a link", linked("checkpoints/trials_*/10")),
+        ("--overwrite", "{tmp}/run/checkpoints is a link", linked("checkpoints")),
+        ("", "{tmp}/run/checkpoints is a link", link("run/checkpoints", "nowhere")),
         # A finished run that is damaged.
         ("", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"")),
         ("", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"[]")),

@@ -557,6 +557,21 @@ def test_overwrite_starts_anew_beside_stale_checkpoints(server, whole, stopped, 
     assert_same(path, whole)
 
 
+@pytest.mark.parametrize("fits", [0, 1])
+def test_overwrite_deletes_nothing_for_a_run_that_cannot_train(tmp_path, monkeypatch, fits):
+    """Memory holds the first of its two programs at most."""
+    run_here(tmp_path, monkeypatch, lambda path: "")
+    before, fit = snapshot(tmp_path), iter([1] * fits + [0])
+    monkeypatch.setattr(memory, "trials_that_fit", lambda program: next(fit))
+    other = experiment(num_epochs=(1,), hidden_sizes=((4,), (5,)))
+    with pytest.raises(UserError, match="does not hold a single trial"):
+        main.run(other, str(tmp_path), None, overwrite=True)
+    assert snapshot(tmp_path) == before
+    monkeypatch.setattr(memory, "trials_that_fit", lambda program: 1)
+    main.run(other, str(tmp_path), None, overwrite=True)
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 3
+
+
 def test_a_second_run_is_refused_while_the_first_lives(server, whole, tmp_path):
     path, link = tmp_path / "run", tmp_path / "link"
     link.symlink_to(path)
