@@ -31,18 +31,36 @@ DATASETS = tuple(CLASS_NAMES)
 
 NUM_TRAIN, NUM_TEST = 60_000, 10_000  # of mnist, fashion_mnist and kmnist alike
 NUM_TRAINING_IMAGES = {name: 1_437 if name == "digits" else NUM_TRAIN for name in DATASETS}
-# MD5 of mnist's decompressed files: gzip wrappers of the same bytes differ from mirror to mirror.
-MNIST_MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+FILES = (
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
+MD5 = {
+    "mnist": (
+        *("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
+        *("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+    ),
+    "fashion_mnist": (
+        *("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9"),
+        *("8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
+    ),
 }
+"""Of the decompressed files: gzip wrappers of the same bytes differ from mirror to mirror."""
+GZIP_SHA256 = {
+    "kmnist": (
+        "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+        "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+        "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+        "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+    ),
+}
+"""Of the published gzip files, as tensorflow-datasets has them, where no MD5 is known."""
+MOMENTS = {"kmnist": (0.1918, 0.3483)}
+"""Mean and standard deviation of the training pixels, from 0 to 1, where no MD5 is known."""
 CHECKSUMS = {
     "mnist": "sha256:b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a",
 }
 """`Dataset.checksum` where it is known beforehand."""
-FILES = tuple(MNIST_MD5)
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 _log = logging.getLogger(__name__)
@@ -177,25 +195,52 @@ def _make_dataset(name: str, arrays: Sequence[np.ndarray], checksum: str, source
 
 
 def _check(name: str, found: files.Found) -> Dataset:
-    """Makes the data set if the arrays truly are `name`, as far as that can be told."""
-    for file, shape, array, place in zip(FILES, _shapes(), found.arrays, found.places, strict=True):
+    """Makes the data set if the arrays truly are `name`, as far as that can be told.
+
+    By the MD5 of each array's IDX file, where those are known. Else by the SHA-256 of the gzip
+    files; or, with a warning, by what random or foreign images and labels do not have.
+    """
+    theirs = {
+        digest: (owner, file)
+        for known in (MD5, GZIP_SHA256)
+        for owner, digests in known.items()
+        for file, digest in zip(FILES, digests, strict=True)
+    }
+    digests = found.digests or [""] * len(FILES)
+    for i, (array, place) in enumerate(zip(found.arrays, found.places, strict=True)):
+        shape = _shapes()[i]
         if array.shape != shape or array.dtype != np.uint8:
             raise UserError(f"{place}: it is {array.dtype} {array.shape}, not uint8 {shape}")
-        digest = hashlib.md5(formats.idx_header(shape), usedforsecurity=False)
-        digest.update(np.ascontiguousarray(array).data)
-        md5 = digest.hexdigest()
-        if name == "mnist":
-            if md5 != MNIST_MD5[file]:
-                raise UserError(
-                    f"{place}: its contents (as a decompressed IDX file) have MD5 {md5}, but"
-                    f" mnist's {file} has {MNIST_MD5[file]}; replace it with the original"
-                )
-        elif md5 in MNIST_MD5.values():
+        md5 = hashlib.md5(formats.idx_header(shape), usedforsecurity=False)
+        md5.update(np.ascontiguousarray(array).data)
+        if name in MD5 and md5.hexdigest() == MD5[name][i]:
+            continue
+        owner, file = theirs.get(md5.hexdigest(), theirs.get(digests[i], (name, "")))
+        if owner != name:
             raise UserError(
-                f"{place}: this is mnist's {file}, not {name}'s (their files share names);"
-                f" give the folder of {name} or use --config.dataset=mnist"
+                f"{place}: this is {owner}'s {file}, not {name}'s (their files share names);"
+                f" give the folder of {name} or use --config.dataset={owner}"
             )
-        elif array.ndim == 1:
+        if name in MD5:
+            raise UserError(
+                f"{place}: its contents (as a decompressed IDX file) have MD5 {md5.hexdigest()},"
+                f" but {name}'s {FILES[i]} has {MD5[name][i]}; replace it with the original"
+            )
+    if name not in MD5 and digests != list(GZIP_SHA256[name]):
+        _check_plausible(name, found)
+        _log.warning(
+            "%s: %s; these are not the published gzip files, so that no more is known than that"
+            " shapes, the number of each label, and mean and spread of the pixels are right",
+            *(name, found.source),
+        )
+    return _make_dataset(name, found.arrays, formats.checksum(found.arrays), found.source)
+
+
+def _check_plausible(name: str, found: files.Found) -> None:
+    """Refuses labels that are not balanced, and pixels of another mean and spread."""
+    expected = np.array(MOMENTS[name])
+    for array, place in zip(found.arrays, found.places, strict=True):
+        if array.ndim == 1:
             each = len(array) // 10
             counts = np.bincount(array, minlength=10).tolist()
             if counts != [each] * 10:
@@ -203,7 +248,24 @@ def _check(name: str, found: files.Found) -> Dataset:
                     f"{place}: {name} has {each} of each label 0..9, but this has {counts[:10]} and"
                     f" {sum(counts[10:])} other labels; replace it with the original"
                 )
-    return _make_dataset(name, found.arrays, formats.checksum(found.arrays), found.source)
+        else:
+            # Of the test images only the order of magnitude is known.
+            tolerance = 0.002 if len(array) == NUM_TRAIN else 0.1
+            moments = np.array(_moments(array))
+            if (abs(moments - expected) > tolerance).any():
+                raise UserError(
+                    f"{place}: {name}'s pixels (from 0 to 1) have mean {expected[0]} and standard"
+                    f" deviation {expected[1]}, but these {moments[0]:.4f} and {moments[1]:.4f};"
+                    " replace it with the original"
+                )
+
+
+def _moments(images: np.ndarray) -> tuple[float, float]:
+    parts = np.array_split(images, 64)  # bincount takes eight bytes for each of its input
+    counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
+    values = np.arange(256) / 255
+    mean = np.average(values, weights=counts)
+    return mean, np.average((values - mean) ** 2, weights=counts) ** 0.5
 
 
 def _find_files(name: str, data_dir: str | None, tried: list[str]) -> files.Files | None:
@@ -227,7 +289,8 @@ def _find_files(name: str, data_dir: str | None, tried: list[str]) -> files.File
 
 def _find(name: str, root: Path) -> files.Files | str:
     shapes = dict(zip(FILES, _shapes(), strict=True))
-    return files.find(name, root, shapes, MNIST_MD5 if name == "mnist" else {})
+    md5 = dict(zip(FILES, MD5[name], strict=True)) if name in MD5 else {}
+    return files.find(name, root, shapes, md5)
 
 
 def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
@@ -252,7 +315,9 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
             formats.parse_idx(io.BytesIO(content), shape)
             for content, shape in zip(contents.values(), _shapes(), strict=True)
         ]
-        return _check(name, files.Found(arrays, list(contents), f"download from {hosts}"))
+        digests = [hashlib.sha256(content).hexdigest() for content in contents.values()]
+        found = files.Found(arrays, list(contents), f"download from {hosts}", digests)
+        return _check(name, found)
     except ConnectionError as error:
         tried.append(f"the download {error}")
     except Exception as error:  # tensorflow-datasets is missing, or broken

@@ -4,6 +4,7 @@ Names are all that is looked at here; whose data it is, the contents must show.
 """
 
 import functools
+import hashlib
 import math
 import os
 import re
@@ -29,6 +30,7 @@ class Found(NamedTuple):
     arrays: list[np.ndarray]  # images and labels for training, images and labels for tests
     places: list[str]  # where each came from, for an error
     source: str  # the same of all, for people
+    digests: list[str] | None = None  # SHA-256 of the IDX files, as they lie there
 
 
 class Files(NamedTuple):
@@ -140,7 +142,8 @@ def _read_idx_files(paths: list[Path], shapes: Shapes, md5: Mapping[str, str]) -
         formats.read_idx(path, shape, md5.get(file))
         for path, (file, shape) in zip(paths, shapes.items(), strict=True)
     ]
-    return Found(arrays, [str(path) for path in paths], f"IDX files in {paths[0].parent}")
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return Found(arrays, [str(path) for path in paths], f"IDX files in {paths[0].parent}", digests)
 
 
 def _one_npz(path: Path, shapes: Shapes) -> Files:
