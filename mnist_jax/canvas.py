@@ -30,6 +30,7 @@ STYLE = {
     "legend.frameon": False,
     "figure.dpi": 150,
     "savefig.dpi": "figure",
+    "text.parse_math": False,  # a $ in a name is a $
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "mnist_jax",  # the same figure has the same bytes
 }
@@ -132,6 +133,11 @@ def add_title(figure, text: str) -> None:
     figure.suptitle(textwrap.fill(text, int(12 * figure.get_figwidth())))  # characters an inch
 
 
+def legend_name(name: str) -> str:
+    """Returns what a line is called in the legend, which leaves out those that begin with _."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def add_legend(figure, panels) -> None:
     """Adds a legend below, of everything that is named in some panel."""
     named: dict[str, Any] = {}
@@ -139,6 +145,7 @@ def add_legend(figure, panels) -> None:
         handles, names = ax.get_legend_handles_labels()
         named |= dict(zip(names, handles, strict=True))
     if named:
-        room = int(14 * figure.get_figwidth() / (max(map(len, named)) + 6))  # characters an inch
-        columns = max(1, min(room, len(named)))
-        figure.legend(named.values(), named, loc="outside lower center", ncols=columns)
+        width = int(14 * figure.get_figwidth())  # characters an inch
+        names = [textwrap.fill(name, width - 12) for name in named]
+        columns = max(1, min(width // (max(map(len, named)) + 6), len(named)))
+        figure.legend(named.values(), names, loc="outside lower center", ncols=columns)

@@ -28,6 +28,7 @@ from mnist_jax.pages import (
     signed,
 )
 from mnist_jax.results import Run, compare, count, is_finite, label, protocol, shown, varying
+from mnist_jax.run_files import one_line
 
 _SHAPES_TRIALS = ("num_validation", "design_seed", "precision", "deterministic", "choose_epoch")
 """Keys beside the axes on which the numbers of a trial depend."""
@@ -71,9 +72,12 @@ def figures_of_lines(lines: Sequence[Line]) -> dict[str, Callable[[], Any]]:
 
 def name_runs(runs: Sequence[Run]) -> list[Run]:
     """Returns runs whose names differ: where their configs' do not, with folder or path."""
-    plain = [run.config["name"] for run in runs]
-    folders = [f"{run.config['name']} ({run.workdir.resolve().name})" for run in runs]
-    paths = [str(run.workdir) for run in runs]
+    plain = [one_line(run.config["name"]) for run in runs]
+    folders = [
+        f"{name} ({one_line(run.workdir.resolve().name)})"
+        for name, run in zip(plain, runs, strict=True)
+    ]
+    paths = [one_line(str(run.workdir)) for run in runs]
     names = next((x for x in (plain, folders) if len(set(x)) == len(x)), paths)
     return [
         run._replace(config=run.config | {"name": name})

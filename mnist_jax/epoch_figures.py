@@ -16,6 +16,7 @@ from mnist_jax.canvas import (
     add_legend,
     add_title,
     criterion_words,
+    legend_name,
     lost_words,
     mean_interval,
     num_columns_of,
@@ -161,7 +162,7 @@ def _plot_band(ax, curves: np.ndarray, view: "View", name: str, color: str, dash
     if num_trials:
         epochs = np.arange(1, num_epochs + 1)
         marker = "." if num_epochs < 3 else None
-        ax.plot(epochs, curves.mean(0), dash, color=color, marker=marker, label=name)
+        ax.plot(epochs, curves.mean(0), dash, color=color, marker=marker, label=legend_name(name))
         if num_trials > 1:
             ax.fill_between(epochs, curves.min(0), curves.max(0), color=color, alpha=0.2, lw=0)
         # The steep first epochs would hide the differences after them.

@@ -273,6 +273,8 @@ def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, f
         ax.xaxis.set_major_locator(LogLocator(subs=steps))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
+    elif ax.get_xscale() == "symlog":
+        ax.xaxis.set_major_formatter("{x:g}")
     return places
 
 

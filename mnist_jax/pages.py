@@ -31,6 +31,7 @@ from mnist_jax.results import (
     shown,
     varying,
 )
+from mnist_jax.run_files import one_line
 
 LEVEL = 0.05  # corrected p-values below it tell grid points apart
 MAX_NAMES = 8  # in a sentence
@@ -339,7 +340,7 @@ def _groups(table: Table) -> list[tuple[str, int]]:
 
 def to_terminal(table: Table) -> str:
     """Renders a table for a fixed-width font."""
-    lines = [[name for _, name in table.columns], *table.rows]
+    lines = [[name for _, name in table.columns], *([*map(one_line, row)] for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     head, start = [], 0
     for group, span in _groups(table):
@@ -368,29 +369,34 @@ def fill_in(path: Path, sections: Mapping[str, str]) -> None:
     workdirs.write_text(path, text)
 
 
+def plain_markdown(text: str) -> str:
+    """Returns text in a line of Markdown; underscores mark up where words begin and end."""
+    marks = r"([\\`*\[\]<>|$~&#]|(?<![^\W_])_|_(?![^\W_]))"
+    return re.sub(marks, r"\\\1", one_line(text))
+
+
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
     """Renders a report as Markdown, with links to the pictures."""
 
-    def plain(text):
-        return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
-
-    parts = [f"# {plain(title)}"]
+    parts = [f"# {plain_markdown(title)}"]
     for heading, blocks in sections:
         parts.append(f"## {heading}")
         for block in blocks:
             match block:
                 case Picture(name, caption):
-                    parts += [f"![{plain(name)}](figures/{name}.png)", plain(caption)]
+                    image = f"![{plain_markdown(name)}](figures/{name}.png)"
+                    parts += [image, plain_markdown(caption)]
                 case Table(columns, rows):
                     names = [f"{group}: {name}" if group else name for group, name in columns]
-                    escaped = [[plain(cell) for cell in cells] for cells in (names, *rows)]
+                    escaped = [[plain_markdown(cell) for cell in cells] for cells in (names, *rows)]
                     parts.append(markdown_table(escaped[0], escaped[1:]))
                 case Code():
-                    parts.append(f"    {block}")
+                    parts.append("\n".join(f"    {one_line(x)}" for x in block.splitlines()))
                 case Warn():
-                    parts.append(f"> **{plain(block)}**")
-                case _:
-                    parts.append(plain(block))
+                    parts.append(f"> **{plain_markdown(block)}**")
+                case _:  # which is no list, though it begins with a number and a dot
+                    text = plain_markdown(block).strip()
+                    parts.append(re.sub(r"^(\d*)(?=[-+=.)])", r"\1\\", text))
     return "\n\n".join(parts) + "\n"
 
 
@@ -428,7 +434,9 @@ img {{ max-width: 100%; min-width: 34rem; background: white; }}
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
     """Renders a report as one page that needs no other file, network or script."""
-    plain = html.escape
+
+    def plain(text):
+        return html.escape(one_line(text))
 
     def row(cells, tag="td"):
         return f"<tr>{''.join(f'<{tag}>{plain(cell)}</{tag}>' for cell in cells)}</tr>"
@@ -453,8 +461,11 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
                     parts.append("<div><table>{}</table></div>".format("\n".join(lines)))
                 case Code():
                     # Lines break between words alone, where a copy can be pasted.
-                    words = (f"<span>{plain(word)}</span>" for word in block.split(" "))
-                    parts.append(f"<pre>{' '.join(words)}</pre>")
+                    typed = (
+                        " ".join(f"<span>{plain(word)}</span>" for word in line.split(" "))
+                        for line in block.splitlines()
+                    )
+                    parts.append("<pre>{}</pre>".format("\n".join(typed)))
                 case Warn():
                     parts.append(f'<p class="warning">{plain(block)}</p>')
                 case _:
@@ -554,6 +565,6 @@ def writing(folder: Path) -> Iterator[None]:
 
 def to_print(title: str, table: Table, said: Sequence[str], folder: Path) -> str:
     """Returns what a terminal shows of a report: title, table, paragraphs, and where it lies."""
-    paragraphs = "\n".join(textwrap.fill(paragraph, 100) for paragraph in said)
+    paragraphs = "\n".join(textwrap.fill(one_line(paragraph), 100) for paragraph in said)
     where = f"Report: {folder / 'report.html'} (also report.md and figures/ there)"
     return "\n\n".join([title, to_terminal(table), paragraphs, where])

@@ -60,7 +60,7 @@ from mnist_jax.results import (
     protocol,
     varying,
 )
-from mnist_jax.run_files import BadFileError
+from mnist_jax.run_files import BadFileError, one_line
 from mnist_jax.trial_figures import chosen_words
 
 FLAGS = flags.FLAGS
@@ -248,7 +248,7 @@ def name_of(run: Run) -> str:
     """Names the experiment and the data set, and the shard if it is not the whole run."""
     number, num_shards = shards.shard_of(run.config)
     shard = f", shard {number} of {num_shards}" if num_shards > 1 else ""
-    return f"{run.config['name']} on {run.summary['dataset']}{shard}"
+    return f"{one_line(run.config['name'])} on {run.summary['dataset']}{shard}"
 
 
 def headline(run: Run) -> str:

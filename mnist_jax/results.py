@@ -24,7 +24,7 @@ import numpy as np
 from mnist_jax import UserError, run_files, stats
 from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
 from mnist_jax.grid import AXES, Point
-from mnist_jax.run_files import BadFileError
+from mnist_jax.run_files import BadFileError, one_line
 from mnist_jax.workdirs import damaged, replace, to_json, write_bytes, write_text, writing
 
 NUM_MISTAKES = 24
@@ -653,7 +653,7 @@ def label(point: Row, axes: Sequence[str]) -> str:
 
 def shown(value: object) -> str:
     """Writes the value of an axis."""
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value)) or "none"
 
 
 def count(n: int, noun: str) -> str:

@@ -66,6 +66,13 @@ class BadFileError(Exception):
         self.denied = isinstance(problem, PermissionError)
 
 
+def one_line(text: str) -> str:
+    """Returns what can be printed, drawn and written of a name, which may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+
+
 Shape = Any
 """What JSON must look like: a type, or None for null; a tuple of alternatives; a list of what every
 element is; a dict of what stands under each key, which may be missing if it ends in "?", and

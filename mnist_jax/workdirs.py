@@ -54,8 +54,12 @@ def how_to_go_on(workdir: Path) -> str:
 
 
 def new_workdir(name: str, suffix: str = "") -> Path:
-    """Returns where something that is made now goes unless the user says otherwise."""
-    return Path("runs", name, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
+    """Returns where something that is made now goes unless the user says otherwise.
+
+    Whatever the name is, that is a folder in `runs`.
+    """
+    folder = re.sub(r"[/\x00-\x1f]|^\.+$", "_", name)[:100] or "_"
+    return Path("runs", folder, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
 
 
 def local_path(given: str, what: str) -> Path:

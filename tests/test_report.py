@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -510,7 +511,7 @@ def test_figures_are_saved_as_png_and_svg(written):
 def test_markdown_says_what_html_says(written):
     run, _ = written
     markdown = (run.workdir / "report.md").read_text(encoding="utf-8")
-    assert markdown.startswith(r"# \<b\>&'x'\| on digits")
+    assert markdown.startswith(r"# \<b\>\&'x'\| on digits")
     for link in re.findall(r"\]\((.*?)\)", markdown):
         assert (run.workdir / link).exists()
     for block in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
@@ -707,6 +708,60 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     assert str(folder) in again
     said = (folder / "report.md").read_text(encoding="utf-8")
     assert f"python -m mnist_jax.report a b --output={folder}" in said
+
+
+# --- names ---
+
+NAMES = (
+    "$a_b$",
+    "$\\frac{$",
+    "{0} {x!r}",
+    "_x_",
+    "<script>&amp;|`*~~#",
+    "a\nb\t\r\x1b[31m\0\udcff",
+    "# 1. - _",
+    "n" * 200,
+    "--output=..",
+)
+
+
+def test_names_are_only_names_wherever_they_are_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = []
+    for i, name in enumerate(NAMES):
+        folder = name.replace("\0", "") if i else "same"
+        runs.append(make_run(tmp_path / str(i) / folder, num_epochs=(1,), l2=(0.0,), name=name))
+    text = comparison.write_comparison(runs)
+    [folder] = (tmp_path / "runs/report").iterdir()
+    markdown, page = (folder / "report.md").read_text("utf-8"), parsed(folder / "report.html")
+    svg = ElementTree.parse(folder / "figures/accuracy_by_run.svg")
+    drawn = "".join("".join(x.itertext()) for x in svg.iter() if x.tag.endswith("}text"))
+    legend = ElementTree.parse(folder / "figures/accuracy_curves.svg")
+    drawn_too = "".join("".join(x.itertext()) for x in legend.iter() if x.tag.endswith("}text"))
+    for name in NAMES:
+        shown = re.sub(r"[\n\t\r]", " ", re.sub(r"[\x1b\0\udcff]", "\ufffd", name))
+        assert shown in text
+        assert shown in "".join(page.text)
+        for said in (drawn, drawn_too):
+            assert "".join(shown.split()) in "".join(said.split())
+    assert not re.search(r"(?<!\\)[<$`~]", re.sub(r"^    .*$", "", markdown, flags=re.M))
+    assert "since it cannot be drawn" not in markdown
+    assert re.fullmatch(r"[^\x00-\x09\x0b-\x1f\x7f]*", text + markdown)
+
+
+@pytest.mark.parametrize("name", ["../../there", "/there", "..", ".", "", "a/b", "a\0b", "n" * 999])
+def test_a_name_is_a_folder_whatever_it_is(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    path = workdirs.new_workdir(name, "_merged")
+    path.mkdir(parents=True)
+    assert path.resolve().parent.parent == tmp_path / "runs"
+
+
+def test_a_newline_in_a_command_is_no_markup():
+    code = pages.Code("python 'a\n\n# <b>x\rb'")
+    markdown = pages.to_markdown("t", [("Run", [code])])
+    assert markdown == "# t\n\n## Run\n\n    python 'a\n    \n    # <b>x\n    b'\n"
+    assert "&lt;b&gt;x" in pages.to_html("t", [("Run", [code])])
 
 
 # --- bad input ---
