@@ -181,11 +181,12 @@ def read_config(
             f"the config asks for {num_trials} trials: expected at most {MAX_TRIALS}; give fewer "
             "values, num_points or num_seeds"
         )
-    points = experiment.points
-    for point in points:
-        _check_point(point, num_images - num_validation)
-    num_trials = len(points) * num_seeds
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    if match and int(match[2]) <= num_trials:  # else points need not be made
+        points = experiment.points
+        for point in points:
+            _check_point(point, num_images - num_validation)
+        num_trials = len(points) * num_seeds
     if not (match and int(match[1]) < int(match[2]) <= num_trials):
         raise UserError(
             f"--shard={shard}: expected i/n with i from 0 to n - 1 and n at most {num_trials}, the "

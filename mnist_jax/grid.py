@@ -106,9 +106,6 @@ def make_points(
 
 
 def _search(axes, several, grid: str, num_points: int, seed: int) -> list[dict[str, Any]]:
-    import numpy as np
-    from scipy.stats import qmc
-
     for name, n in several.items():
         log = name in _RANGES and _RANGES[name] is _LOG
         if name in _RANGES and (n > 2 or (log and min(axes[name]) <= 0)):
@@ -122,6 +119,11 @@ def _search(axes, several, grid: str, num_points: int, seed: int) -> list[dict[s
             f"--config.grid={grid}: nothing to search; give an axis two values, the ends of its "
             "range, as in --config.learning_rate=0.01,1"
         )
+    if (most := math.prod(_most(name, axes[name]) for name in several)) < num_points:
+        raise _too_many(num_points, f"at most {most} different points")
+    import numpy as np
+    from scipy.stats import qmc
+
     rng = np.random.default_rng(seed)
     halton = qmc.Halton(len(several), rng=rng) if grid == "halton" else None
     points: dict[tuple, None] = {}
@@ -132,10 +134,33 @@ def _search(axes, several, grid: str, num_points: int, seed: int) -> list[dict[s
             points[tuple(_between(name, axes[name], float(u)) for name, u in values)] = None
         if len(points) >= num_points:
             return [dict(zip(several, point, strict=True)) for point in points][:num_points]
-    raise UserError(
-        f"--config.num_points={num_points}: the ranges hold {len(points)} different points, or "
-        "hardly more; give at most as many, or wider ranges"
+    raise _too_many(num_points, f"{len(points)} different points, or hardly more")
+
+
+def _too_many(num_points: int, there: str) -> UserError:
+    return UserError(
+        f"--config.num_points={num_points}: the ranges hold {there}; give at most as many, or "
+        "wider ranges"
     )
+
+
+def _most(name: str, values: Sequence[Any]) -> int:
+    """Returns how many values of an axis a search can draw, or a few more."""
+    if name not in _RANGES:
+        return len(values)
+    low, high = sorted(values)
+    if isinstance(low, int):
+        return high - low + 1
+
+    def place(x: float) -> float:
+        """Counts numbers of three digits, of which each decade has 900."""
+        decade = math.floor(math.log10(x := max(x, 2**-60)))
+        return 900 * decade + 100 * x / 10.0**decade
+
+    num = place(high) - place(low)
+    if name == "momentum":
+        num += place(1 - low) - place(1 - high)
+    return int(num) + 3
 
 
 def _between(name: str, values: Sequence[Any], u: float) -> Any:

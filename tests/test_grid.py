@@ -90,7 +90,14 @@ def test_a_search_depends_on_its_seed_alone(kind):
         ({"l2": (0.0, 0.1)}, "expected two positive numbers"),
         ({"momentum": (0.0, 0.5, 0.9)}, "expected two numbers"),
         ({}, "nothing to search"),
-        ({"batch_size": (64, 128)}, "num_points=4: the ranges hold 2 different points"),
+        (
+            {"batch_size": (64, 128)},
+            "num_points=4: the ranges hold at most 2 different points",
+        ),
+        (
+            {"warmup_steps": (3, 5)},
+            "num_points=4: the ranges hold at most 3 different points",
+        ),
     ],
 )
 def test_ranges_that_make_no_sense_are_refused(axes, said):
@@ -102,3 +109,30 @@ def test_static_axes_are_those_before_the_learning_rate():
     assert grid.STATIC_AXES == (
         "conv_features", "hidden_sizes", "num_epochs", "batch_size", "nesterov"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("axis", "ends"),
+    [
+        ("l2", (1e-5, 1.0)),
+        ("l2", (1.0, 1.5)),
+        ("l2", (5e-3, 9.99e-3)),
+        ("learning_rate", (0.7, 0.3)),
+        ("learning_rate", (0.12345, 0.12355)),
+        ("momentum", (0.0, 0.999)),
+        ("momentum", (0.95, 0.99999)),
+        ("label_smoothing", (0.0, 0.2)),
+        ("warmup_steps", (10, 500)),
+    ],
+)
+def test_more_points_than_a_range_holds_are_refused_before_any_is_drawn(monkeypatch, axis, ends):
+    drawn = {grid._between(axis, ends, u) for u in np.arange(0, 1, 1e-4)}
+    monkeypatch.setattr(grid, "_between", None)
+    with pytest.raises(UserError, match="num_points=1000000: the ranges hold at most") as refused:
+        points("halton", 10**6, **{axis: ends})
+    most = int(str(refused.value).split("at most ")[1].split()[0])
+    assert len(drawn) <= most
+    assert most <= len(drawn) + 3 or axis in (
+        "momentum",
+        "label_smoothing",
+    )  # near 0 there are more
