@@ -132,7 +132,4 @@ def test_more_points_than_a_range_holds_are_refused_before_any_is_drawn(monkeypa
         points("halton", 10**6, **{axis: ends})
     most = int(str(refused.value).split("at most ")[1].split()[0])
     assert len(drawn) <= most
-    assert most <= len(drawn) + 3 or axis in (
-        "momentum",
-        "label_smoothing",
-    )  # near 0 there are more
+    assert most <= 1.1 * len(drawn) + 3 or 0.0 in ends  # near which there are ever more
