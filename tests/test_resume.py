@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -331,6 +332,29 @@ def test_the_seconds_of_all_processes_add_up(server, stopped, tmp_path):
     assert made["seconds"]["train"] == sum(record["seconds"]["train"] for record in before)
     text = (path / "report.md").read_text()
     assert "| process | load | compile | train | total |" in text
+
+
+@pytest.mark.parametrize("clock", [[0.0], [6e9], [-1e9, 6e9, 1e9, 0.0]])
+def test_no_promise_hangs_on_a_clock(tmp_path, monkeypatch, left_alone, clock):
+    """One that stands in 1970, is in 2160, or jumps back; files of both are the same bytes."""
+    times = itertools.cycle(clock)
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    monkeypatch.setattr(time, "time_ns", lambda: int(next(times)) * 10**9)
+    save = runner.Checkpoints.save
+
+    def stop_before(checkpoints, epoch, state, record):
+        if epoch == 3:
+            raise PowerCutError
+        save(checkpoints, epoch, state, record)
+
+    monkeypatch.setattr(runner.Checkpoints, "save", stop_before)
+    with pytest.raises(PowerCutError):
+        train(tmp_path)
+    monkeypatch.setattr(runner.Checkpoints, "save", save)
+    process = Process()
+    train(tmp_path, process)
+    assert_same(tmp_path, left_alone, EXACT[1:])
+    assert all(seconds >= 0 for seconds in process.record()["seconds"].values())
 
 
 def test_seconds_that_older_checkpoints_keep_are_counted(tmp_path, monkeypatch):
