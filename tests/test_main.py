@@ -1,5 +1,6 @@
 """The program as a user meets it: what it prints, what it leaves, how it ends."""
 
+import importlib.metadata
 import json
 import os
 import shlex
@@ -276,6 +277,18 @@ def test_the_command_that_repeats_a_run_deletes_nothing(monkeypatch, flag):
     command = ["python", "-m", "mnist_jax.main", CONFIG, "--workdir=--overwrite", "--seed=1"]
     monkeypatch.setattr(sys, "orig_argv", [*command[:4], flag, *command[4:]])
     assert shlex.split(provenance()["command"]) == command
+
+
+def test_the_installed_package_is_found_beside_a_checkout_of_its_name(tmp_path):
+    """There Python could take the checkout's folder itself for a package without a file."""
+    if "mnist_jax" not in importlib.metadata.packages_distributions():
+        pytest.skip("not installed")
+    (tmp_path / "mnist_jax").symlink_to(ROOT)
+    (tmp_path / "script.py").write_text("import mnist_jax\nmnist_jax.UserError")
+    for words in (["-m", "mnist_jax.main", "--help"], ["script.py"]):
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, check=False)
+        assert done.returncode == 0
 
 
 @pytest.mark.parametrize("module", ["mnist_jax.main", "mnist_jax.report"])
