@@ -146,6 +146,6 @@ def add_legend(figure, panels) -> None:
         named |= dict(zip(names, handles, strict=True))
     if named:
         width = int(14 * figure.get_figwidth())  # characters an inch
-        names = [textwrap.fill(name, width - 12) for name in named]
+        names = [textwrap.fill(name, int(0.8 * width) - 6) for name in named]
         columns = max(1, min(width // (max(map(len, named)) + 6), len(named)))
         figure.legend(named.values(), names, loc="outside lower center", ncols=columns)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, canvas, results, workdirs
+from mnist_jax import UserError, canvas, results, run_files, workdirs
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.results import (
     Row,
@@ -477,25 +477,50 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
 # --- files ---
 
 
-def check_output(output: str | os.PathLike) -> Path:
+def check_output(output: str | os.PathLike, of_run: bool = False) -> Path:
     """Refuses a directory in which a report would replace what this command did not make.
+
+    Args:
+        output: The directory.
+        of_run: Whether the other files of a run go there too.
 
     Raises:
         UserError: It holds a run or another report, is a file, or an address.
     """
     path = workdirs.local_path(os.fspath(output), "--output")
-    page, others = path / "report.html", (path / "report.md", path / "figures")
-    if path.exists() and not path.is_dir():
-        problem = "is a file"
-    elif (path / "config.json").exists():
-        problem = "holds a run"
-    elif page.is_file() and _GENERATOR in page.read_text(encoding="utf-8", errors="replace"):
-        return path
-    elif any(other.exists() for other in (page, *others)):
-        problem = "holds a report that this command did not make"
-    else:
-        return path
+    report = ("report.html", "report.md", "figures")
+    try:
+        there = {name for name in (*workdirs.FILES, *workdirs.FOLDERS) if _lies(path / name)}
+        ours = "report.html" in there and _is_ours(path / "report.html")
+        if _lies(path) and not path.is_dir():
+            problem = "is a file"
+        elif "config.json" in there:
+            problem = "holds a run"
+        elif others := sorted(there.difference(report)) if of_run else []:
+            problem = f"holds {', '.join(others)}, which would be replaced"
+        elif there.intersection(report) and not ours:
+            problem = "holds a report that this command did not make"
+        else:
+            return path
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        problem = f"cannot be looked at ({getattr(error, 'strerror', None) or error})"
     raise UserError(f"--output={path}: {problem}; expected a directory without; choose another")
+
+
+def _lies(path: Path) -> bool:
+    """Says whether there is anything by a name, be it a link to nowhere."""
+    try:
+        return bool(path.lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        with run_files.opened(page) as file:
+            return _GENERATOR.encode() in file.read(4096)
+    except run_files.BadFileError:
+        return False
 
 
 def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[Picture | Warn]:

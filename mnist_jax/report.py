@@ -32,6 +32,7 @@ from mnist_jax import (
     workdirs,
 )
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
+from mnist_jax.experiment import MAX_TRIALS
 from mnist_jax.grid import AXES
 from mnist_jax.pages import (
     LEVEL,
@@ -112,7 +113,7 @@ def write_merged(
         UserError: They are not all the shards of one run, or it cannot be written.
     """
     name = runs[0].config["name"]
-    folder = pages.check_output(output or workdirs.new_workdir(name, "_merged"))
+    folder = pages.check_output(output or workdirs.new_workdir(name, "_merged"), of_run=True)
     with pages.writing(folder):
         shards.merge(runs, folder, data_dir)
     return write_report(folder)
@@ -144,17 +145,28 @@ def read_run(workdir: str | os.PathLike) -> Run:
         whole = False
     if not whole:
         raise workdirs.damaged(workdir, "its files are damaged, or another version wrote them")
+    path, num_rows = run.workdir / "metrics.jsonl", sum(row["num_epochs"] for row in run.results)
+    if path.stat().st_size < 20 * num_rows:  # bytes; a row has more
+        error = BadFileError(path, "some epochs of some trials are missing")
+        raise results.unreadable(run.workdir, error)
     return run
 
 
 def _is_whole(run: Run) -> bool:
     """Says whether a run has all that a report reads of it, or raises what a gap in it raises."""
-    summary = run.summary
+    summary, rows = run.summary, run.results
     for point in summary["grid"]:
         label(point, AXES)
     shards.cautions(run)
+    number, num_shards = shards.shard_of(run.config)
+    num_epochs = {point["point"]: point["num_epochs"] for point in summary["grid"]}
+    sound = [row.values() for row in rows if not row["diverged_epoch"]]
     return (
-        summary["chosen_trial"] in {row["trial"] for row in run.results}
+        0 <= number < num_shards <= MAX_TRIALS
+        and run.config.get("dataset", summary["dataset"]) == summary["dataset"]
+        and all(row["num_epochs"] == num_epochs[row["point"]] > 0 for row in rows)
+        and not any(isinstance(x, float) and not is_finite(x) for row in sound for x in row)
+        and summary["chosen_trial"] in {row["trial"] for row in run.results}
         and summary["chosen_point"] in {None, *(point["point"] for point in summary["grid"])}
         and summary["dataset"] in data.CLASS_NAMES
         and {"command", "data_checksum"} <= summary["provenance"].keys()

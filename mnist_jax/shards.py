@@ -9,8 +9,6 @@ import array
 import functools
 import itertools
 import mmap
-import os
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax import UserError, data, results, workdirs
+from mnist_jax import UserError, data, results, run_files, workdirs
 from mnist_jax.experiment import (
     Experiment,
     configure_jax,
@@ -28,9 +26,10 @@ from mnist_jax.experiment import (
 )
 from mnist_jax.grid import AXES, STATIC_AXES
 from mnist_jax.results import Row, Run
+from mnist_jax.run_files import BadFileError
 
 _CODE = ("commit", "versions")
-_METRICS_ROW = re.compile(rb'\{"trial": (\d+),.*?"epoch": (\d+),.*\}\n')
+_ROW = {"trial": int, "epoch": int}
 
 
 def shard_of(config: Row) -> tuple[int, int]:
@@ -196,15 +195,24 @@ def _merge_metrics(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[bytes]:
     contents: list[bytes | mmap.mmap] = []
     tables = []
     for number, run in enumerate(runs):
-        places = array.array("q")
-        with open(run.workdir / "metrics.jsonl", "rb") as file:
-            empty = not os.fstat(file.fileno()).st_size  # which cannot be mapped
-            contents.append(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        for match in _METRICS_ROW.finditer(contents[-1]):
-            places.extend((int(match[1]), int(match[2]), number, *match.span()))
+        path, places, start = run.workdir / "metrics.jsonl", array.array("q"), 0
+        whole: bytes | mmap.mmap
+        try:
+            for line in run_files.lines(path):
+                row, end = run_files.parse_json(line, _ROW), start + len(line)
+                places.extend((row["trial"], row["epoch"], number, start, end))
+                start = end
+            with run_files.opened(path) as file:  # an empty one cannot be mapped
+                whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if start else b""
+                contents.append(whole)
+        except (ValueError, RecursionError) as error:
+            raise results.unreadable(run.workdir, BadFileError(path, error)) from None
+        except BadFileError as error:
+            raise results.unreadable(run.workdir, error) from None
         table = np.array(places, np.int64).reshape(-1, 5)
         there = sorted(map(tuple, table[:, :2].tolist()))
-        if there != [(r["trial"], e + 1) for r in run.results for e in range(r["num_epochs"])]:
+        wanted = ((r["trial"], e + 1) for r in run.results for e in range(r["num_epochs"]))
+        if there != list(itertools.islice(wanted, len(there) + 1)) or whole[-1:] != b"\n":
             raise workdirs.damaged(
                 run.workdir, "metrics.jsonl does not hold every epoch of its trials once"
             )
@@ -227,6 +235,10 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     from mnist_jax import sweep
 
     experiment = read_experiment(str(run.workdir / "config.json"), {})
+    names = results.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
+    name = names[chosen["trial"]] if chosen["trial"] < len(names) else {}
+    if any(str(name.get(key)) != str(chosen[key]) for key in ("point", "seed", "dataset", *AXES)):
+        raise UserError(f"the config of {run.workdir} is not that of its trials")
     recipe, params = _restore(run, experiment, chosen)
     dataset = load_data(experiment, data_dir)
     if dataset.checksum != _checksum(run):

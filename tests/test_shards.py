@@ -1,5 +1,6 @@
 """Shards of a run, trained and made up, put together: the files of the whole run."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from server import ROOT
 from test_report import make_run
 
-from mnist_jax import UserError, comparison, report, results, shards, workdirs
+from mnist_jax import UserError, comparison, pages, report, results, shards, workdirs
 from mnist_jax.provenance import Process
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
@@ -256,6 +257,70 @@ def test_damaged_rows_are_noticed_before_anything_is_written(tmp_path, damage):
     refused(runs, tmp_path, "shard_1 cannot be read as a run: metrics.jsonl does not hold every")
     rows = [row | {"trial": row["trial"] + 3} for row in runs[0].results]
     refused([runs[0]._replace(results=rows), *runs[1:]], tmp_path, "shard_0", "results.csv")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"trial": 1,' * 350_000,
+        b'{"trial": 1, "epoch": 1' + b"0" * 99 + b"}\n",
+        b'{"trial": 1, "epoch": ' + b"[" * 99999 + b"}\n",
+        b'{"trial": 1, "epoch": NaN}\n',
+        b"\xff\n",
+        bytes(2**22),
+    ],
+)
+def test_a_line_that_is_no_row_is_told(tmp_path, line):
+    _, runs = make_shards(tmp_path)
+    with open(runs[1].workdir / "metrics.jsonl", "ab") as file:
+        file.write(line)
+    refused(runs, tmp_path, "shard_1 cannot be read as a run: metrics.jsonl: ")
+
+
+@pytest.mark.parametrize("theirs", sorted({*workdirs.FILES, *workdirs.FOLDERS}))
+@pytest.mark.parametrize("ours", [False, True])
+def test_files_of_the_users_are_not_replaced(tmp_path, theirs, ours):
+    _, runs = make_shards(tmp_path, l2=(0.0,), seeds=3, num_epochs=(1,))
+    folder = tmp_path / "there"
+    folder.mkdir()
+    if ours:  # but a report may be made anew
+        pages.write(folder, "of two runs", [])
+        if theirs.startswith(("report", "figures")):
+            assert pages.check_output(folder, of_run=True) == folder
+            return
+    if theirs in workdirs.FOLDERS:
+        (folder / theirs).mkdir()
+    elif theirs == "results.csv":
+        (folder / theirs).symlink_to("mine")  # to nowhere, but it is theirs
+    else:
+        (folder / theirs).write_text("mine")
+    before = sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*"))
+    with pytest.raises(UserError, match=rf"--output={folder}: holds "):
+        report.write_merged(runs, folder)
+    assert sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*")) == before
+
+
+def test_a_shard_writes_where_it_may_whatever_its_name(tmp_path, monkeypatch):
+    _, runs = make_shards(tmp_path, name="../../../escaped", l2=(0.0,), num_epochs=(1,))
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b")
+    report.write_merged(runs)
+    [merged] = (tmp_path / "a/b/runs").glob("*/*_merged")
+    assert report.read_run(merged).config["name"] == "../../../escaped"
+    assert not list(tmp_path.glob("**/escaped"))
+
+
+@pytest.mark.parametrize("key", ["dataset", "shard", "l2", "num_seeds", "hidden_sizes"])
+@pytest.mark.parametrize("value", ["../mnist", 10**18, [[1e300]], None])
+def test_another_config_than_that_of_the_trials_is_told(tmp_path, key, value):
+    _, runs = make_shards(tmp_path)
+    for run in runs:
+        path = run.workdir / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+        (run.workdir / "chosen_trial.npz").unlink()
+    with contextlib.suppress(UserError):
+        shards.merge(report.read_runs([run.workdir for run in runs]), tmp_path / "merged")
+        assert report.read_run(tmp_path / "merged").summary["chosen_trial_missing"]
 
 
 def test_the_command_tells_shards_from_runs_to_compare(server, tmp_path):
