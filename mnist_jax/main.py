@@ -200,6 +200,8 @@ def run_command(main, argv: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a run
     try:
+        if sys.platform == "win32":  # without locks of files and signals as a run needs them
+            raise UserError("Windows: expected Linux or macOS; start it in WSL")
         app.run(main, argv, flags_parser=_parse_flags)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -32,7 +32,7 @@ _LIMITS = {  # what a million trials write, and some more
     "chosen_trial.npz": 4096 * _MB,
     "metrics.jsonl": math.inf,  # of which a line is held at a time
 }
-_AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # Windows is told of later
 _LONGEST = _MB  # bytes of a line
 _DEEPEST = 16  # levels of JSON
 

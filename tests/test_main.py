@@ -291,6 +291,49 @@ def test_the_installed_package_is_found_beside_a_checkout_of_its_name(tmp_path):
         assert done.returncode == 0
 
 
+@pytest.mark.parametrize("program", ["main", "report", "benchmark"])
+def test_windows_is_told_of_in_one_line(program):
+    code = (
+        "import os, signal, sys\n"
+        "import absl.app, absl.logging, numpy\n"  # which know the machine that they are on
+        "sys.platform = 'win32'\n"
+        "sys.modules |= dict.fromkeys(['fcntl', 'resource', 'termios', 'pty'])\n"
+        "for name in ('O_NONBLOCK', 'O_NOCTTY', 'getuid', 'fork'): delattr(os, name)\n"
+        "for name in ('PIPE', 'USR1', 'HUP', 'XCPU'): delattr(signal, 'SIG' + name)\n"
+        "from mnist_jax.main import run_command\n"
+        f"from mnist_jax.{program} import main\n"
+        "run_command(main, ['x', '--help'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    said = "error: Windows: expected Linux or macOS; start it in WSL\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+@pytest.mark.parametrize("program", ["main", "report"])
+@pytest.mark.parametrize("columns", ["1", "-7", "many", ""])
+def test_help_fits_any_terminal(program, columns):
+    code = (
+        "import os, pty, sys\n"
+        "if not (pid := pty.fork()[0]):\n"
+        f"    os.execvp(sys.executable, [sys.executable, '-m', 'mnist_jax.{program}', '--help'])\n"
+        "os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    variables = os.environ | {"COLUMNS": columns}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("program", ["main", "report"])
+def test_help_that_nobody_reads_ends_with_one_line(program):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", f"mnist_jax.{program}", "--help"]
+    with open(writer, "wb") as out:
+        done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == b"error: nobody reads the output any more; repeat the command\n"
+
+
 @pytest.mark.parametrize("module", ["mnist_jax.main", "mnist_jax.report"])
 @pytest.mark.parametrize("arguments", [["--help"], ["--sed=1"]])
 def test_help_and_mistakes_do_not_wait_for_jax(module, arguments):
