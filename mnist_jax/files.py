@@ -138,11 +138,11 @@ def _first_file(folder: Path, names: list[str]) -> Path | None:
 
 
 def _read_idx_files(paths: list[Path], shapes: Shapes, md5: Mapping[str, str]) -> Found:
-    arrays = [
-        formats.read_idx(path, shape, md5.get(file))
-        for path, (file, shape) in zip(paths, shapes.items(), strict=True)
-    ]
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    arrays, digests = [], []
+    for path, (file, shape) in zip(paths, shapes.items(), strict=True):
+        arrays.append(formats.read_idx(path, shape, md5.get(file)))
+        with open(path, "rb") as content:
+            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
     return Found(arrays, [str(path) for path in paths], f"IDX files in {paths[0].parent}", digests)
 
 

@@ -1,6 +1,7 @@
 """The machine: JAX set up for it, devices that trials are spread over, free cores and memory."""
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -28,7 +29,6 @@ def configure_jax(
 
     Each CPU core becomes one device, as far as there are trials for them. Where fewer trials than
     cores train together at most, the devices share all cores through threads, so that none is idle.
-    Compiled programs are kept in the user's cache, unless JAX was told otherwise.
 
     Args:
         num_trials: The most that train together; where fewer do, their devices are no faster.
@@ -54,10 +54,6 @@ def configure_jax(
         flags += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
     jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
-    unset = jax.config.values["jax_compilation_cache_dir"] is None
-    if unset and (folder := compiled_folder()):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if job is not None:
         hosts.join(job)
     found = _find_backend()
@@ -74,6 +70,19 @@ def configure_jax(
             f"--config.precision={precision}: expected {' or '.join(computed)}, as a "
             f"{device.device_kind} computes; choose that, or another --config.platform"
         )
+
+
+@functools.cache
+def keep_compiled() -> None:
+    """Lets JAX keep compiled programs in the user's cache, unless it was told otherwise.
+
+    That is made here and not when JAX is set up: a run that is refused leaves nothing.
+    """
+    enabled = jax.config.values["jax_enable_compilation_cache"]
+    unset = jax.config.values["jax_compilation_cache_dir"] is None
+    if unset and enabled and (folder := compiled_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _find_backend() -> str:

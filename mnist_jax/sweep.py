@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 from mnist_jax import hosts, train
 from mnist_jax.data import Dataset
 from mnist_jax.grid import SCHEDULES, Point
-from mnist_jax.machine import describe_devices, devices_for
+from mnist_jax.machine import describe_devices, devices_for, keep_compiled
 from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState
 
 EVAL_BATCH_SIZE = 400
@@ -194,6 +194,7 @@ def compile_sweep(
             program, mesh=mesh, in_specs=specs, out_specs=P("trial"), check_vma=False
         )
 
+    keep_compiled()
     start = time.monotonic()
     test = splits["test"]
     inputs = (hyper, seed_index, splits["train"], splits[held_out] if held_out else None)
