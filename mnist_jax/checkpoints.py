@@ -246,7 +246,7 @@ class Checkpoints:
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:
-    """Raises OSError where the disk is full: Orbax would notice, but with much noise on stderr."""
+    """Raises OSError where the disk is full, before a snapshot takes the room that rows need."""
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
     if free < needed:
@@ -272,10 +272,12 @@ def _orbax() -> Any:
     """Imports Orbax and returns a checkpointer of its own for this process.
 
     Its version 1 makes all processes of a job take part in whatever one of them reads or writes.
-    Its log is silenced: it logs tracebacks of what it also raises.
+    It is silenced: it logs tracebacks of what it also raises, and its threads that go on after a
+    failure, as on a full disk, print one each.
     """
     import orbax.checkpoint as ocp
 
+    sys.unraisablehook = _except_from_orbax
     logging.getLogger("absl").addFilter(_not_from_orbax)
     alone = ocp.options.MultiprocessingOptions(
         active_processes={0}, barrier_sync_key_prefix="checkpoints"
@@ -283,6 +285,14 @@ def _orbax() -> Any:
     # Compression gains 10 %, and takes 3 times longer.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+_unraisable = sys.unraisablehook
+
+
+def _except_from_orbax(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _unraisable(unraisable)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
@@ -305,6 +315,8 @@ def _digest(content: bytes) -> bytes:
 
 
 def _one_line(error: BaseException) -> str:
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # at the end of many words
+        return os.strerror(int(code[1]))
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

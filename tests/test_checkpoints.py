@@ -1,5 +1,6 @@
 import hashlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -373,7 +374,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("noticed_before", [True, False])
 def test_a_disk_that_fills_up(small_disk, capfd, monkeypatch, noticed_before):
-    """Each state takes 1 MB, in a single array so that Orbax itself fails without noise."""
+    """Each state takes 1 MB."""
     if not noticed_before:
         monkeypatch.setattr(checkpoints, "_check_space", lambda *_: None)
     states = [np.random.default_rng(i).random((NUM_TRIALS, 43000)) for i in range(7)]
@@ -387,6 +388,30 @@ def test_a_disk_that_fills_up(small_disk, capfd, monkeypatch, noticed_before):
     assert restored.step == (2 if noticed_before else 3)
     np.testing.assert_array_equal(restored.state, states[restored.step])
     assert names(small_disk) == ["1", "2", "3"][: restored.step]
+
+
+def test_a_limit_of_file_sizes_costs_one_line(tmp_path, capfd):
+    """As `ulimit -f` sets it. Orbax's threads would each print a traceback beside it."""
+    rng = np.random.default_rng(0)
+    state = {f"layer_{i}": rng.random((NUM_TRIALS, 5000)) for i in range(20)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open_folder(tmp_path) as saved:
+        saved.save(1, state, {})
+        saved.finish()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            saved.save(2, state, {})
+            saved.save(3, state, {})
+            saved.finish()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        saved.save(4, state, {})
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1, err
+    assert "cannot be written" in err
+    assert "File too large" in err
+    assert "back to checkpoint 1" in err
+    assert names(tmp_path) == ["1", "4"]
 
 
 def test_a_folder_that_cannot_be_made_does_not_end_the_run(tmp_path, capfd):
