@@ -9,7 +9,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import shutil
 import signal
 import socket
@@ -1273,8 +1272,8 @@ def test_a_prepared_folder_runs_no_code_and_takes_no_memory_by_its_claims(
     assert not (tmp_path / "was run").exists()
 
 
-@pytest.mark.parametrize("content", [bytes(300_000_000), b"<html>"])
-def test_a_bomb_in_an_array_record_is_not_unpacked(tmp_path, small, content):
+@pytest.mark.parametrize("size", [300_000_000, 6])
+def test_a_bomb_in_an_array_record_is_not_unpacked(tmp_path, small, size):
     from array_record.python.array_record_module import ArrayRecordWriter
 
     folder = tmp_path / "kmnist" / "3.0.1"
@@ -1282,14 +1281,12 @@ def test_a_bomb_in_an_array_record_is_not_unpacked(tmp_path, small, content):
     for split in ("train", "test"):
         path = folder / f"kmnist-{split}.array_record-00000-of-00001"
         writer = ArrayRecordWriter(str(path), "group_size:1")
-        writer.write(content)
+        writer.write(bytes(size))
         writer.close()
         assert path.stat().st_size < 140_000
-    del content
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = one_line(data.load_dataset, "kmnist", str(tmp_path))
     assert f"{folder} cannot be used" in message
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+    assert (" claims 300000154 bytes of contents" in message) == (size > 6)
 
 
 # --- download ------------------------------------------------------------------------------------
