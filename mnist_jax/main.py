@@ -86,21 +86,26 @@ def run(
             _show(path)
         return
 
-    from mnist_jax import report, runner
+    from mnist_jax import runner
 
     dataset = load_data(experiment, data_dir)
     try:
         with ExitStack() as stack:
 
-            def lock_workdir() -> bool:
+            def lock_workdir() -> tuple[str, bool]:
                 stack.enter_context(workdirs.lock_workdir(path))
-                return overwrite and (path / "config.json").exists()
+                state = workdirs.check_workdir(path, config, overwrite)  # it may have changed since
+                return state, overwrite and (path / "config.json").exists()
 
             def open_workdir() -> None:
                 workdirs.open_workdir(path, config, overwrite)
                 process.begin(path, dataset.checksum)
 
-            holds_another = hosts.first(lock_workdir)
+            state, holds_another = hosts.first(lock_workdir)
+            if state == "finished":
+                if hosts.is_first():
+                    _show(path)
+                return
             process.seconds["load"] = process.total
             trials = runner.Runner(path, experiment, dataset, process)
             if holds_another:
@@ -113,7 +118,7 @@ def run(
                 results.write_summary(
                     path, trials.rows, experiment.protocol, dataset.name, dataset.num_images, made
                 )
-                print(report.write_report(path))
+                print(_report(path))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -128,11 +133,19 @@ def run(
 
 
 def _show(path: Path) -> None:
-    from mnist_jax import report
-
-    text = report.write_report(path)
-    print(f"{path} holds this run, finished: nothing is trained again\n\n{text}")
+    print(f"{path} holds this run, finished: nothing is trained again\n\n{_report(path)}")
     _end(results.read_run(path).results)
+
+
+def _report(path: Path) -> str:
+    """Writes the report of a finished run, if that can be done, and returns what to print."""
+    from mnist_jax import pages, report
+
+    try:
+        return report.write_report(path)
+    except pages.UnwritableError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return report.describe(path)
 
 
 def _end(rows: list[results.Row]) -> None:

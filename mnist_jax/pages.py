@@ -576,20 +576,26 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
         workdirs.write_text(folder / "report.html", to_html(title, sections))
 
 
+class UnwritableError(UserError):
+    """A report cannot be written."""
+
+
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Says in one line why something in a folder cannot be written."""
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise UnwritableError(
             f"{error.filename or folder} cannot be written ({error.strerror}); make the run's"
             " directory writable, or name another by python -m mnist_jax.report DIR --output=DIR"
         ) from None
 
 
-def to_print(title: str, table: Table, said: Sequence[str], folder: Path) -> str:
-    """Returns what a terminal shows of a report: title, table, paragraphs, and where it lies."""
+def to_print(title: str, table: Table, said: Sequence[str], folder: Path | None = None) -> str:
+    """Returns what a terminal shows of a report: title, table, paragraphs, where it lies."""
     paragraphs = "\n".join(textwrap.fill(one_line(paragraph), 100) for paragraph in said)
-    where = f"Report: {folder / 'report.html'} (also report.md and figures/ there)"
-    return "\n\n".join([title, to_terminal(table), paragraphs, where])
+    parts = [title, to_terminal(table), paragraphs]
+    if folder:
+        parts.append(f"Report: {folder / 'report.html'} (also report.md and figures/ there)")
+    return "\n\n".join(parts)

@@ -84,16 +84,32 @@ def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = 
         What to print: a header, the table, the verdict, where the report lies.
 
     Raises:
-        UserError: The directory holds no finished run, or the report cannot be written.
+        UserError: The directory holds no finished run, or, as `pages.UnwritableError`, the report
+            cannot be written.
     """
     run, chosen = with_weights(read_run(workdir))
     folder = run.workdir if output is None else pages.check_output(output)
     title = name_of(run)
     found = compare_best(run)
-    said = [*map(Warn, shards.cautions(run)), *verdict(run, found), chosen_trial(run)]
+    said = _paragraphs(run, found)
     pictures = pages.save_figures(folder, figures_of_run(run, chosen))
     pages.write(folder, title, make_sections(run, found, said, pictures))
     return pages.to_print(headline(run), pages.results_table(run), said, folder)
+
+
+def describe(workdir: str | os.PathLike) -> str:
+    """Returns what `write_report` does, where nothing can be written.
+
+    Raises:
+        UserError: The directory holds no finished run.
+    """
+    run, _ = with_weights(read_run(workdir))
+    said = _paragraphs(run, compare_best(run))
+    return pages.to_print(headline(run), pages.results_table(run), said)
+
+
+def _paragraphs(run: Run, found: "Found") -> list[str]:
+    return [*map(Warn, shards.cautions(run)), *verdict(run, found), chosen_trial(run)]
 
 
 def write_merged(

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -31,13 +32,15 @@ FILES = (
 )
 """What a run leaves in its work directory, beside `FOLDERS`."""
 FOLDERS = ("figures", "checkpoints")
-_NAMES = {
+NAMES = {
     "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
     "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|heat_map|search|classes|mistakes|"
     r"first_layer)\.(?:png|svg)",
     "": "|".join(map(re.escape, FILES)),
 }
 """By folder, the names that a run gives to what it writes there."""
+_MARKS = {"name", "dataset", "design_seed", "choose_epoch", "num_validation", "num_seeds"}
+"""Keys of config.json, of this version and those before, that tell a run from anything else."""
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
 """Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may go on with
 other values."""
@@ -95,28 +98,42 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
         `new`, `unfinished` or `finished`.
 
     Raises:
-        UserError: It holds another run, or lies where nothing can be written.
+        UserError: It holds another run, something that no run says it made, or a link in place of
+            what is to be deleted; it is not finished, and cannot be written; or its name would
+            break lines.
     """
-    if reason := why_unwritable(path):
-        raise _unwritable(path, reason)
-    if overwrite or not (path / "summary.json").exists():
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", str(path)):
+        raise UserError(f"--workdir={str(path)!r}: expected no control characters; choose another")
+    state = _state(path, config, overwrite)
+    if state != "finished":
+        if reason := why_unwritable(path):
+            raise _unwritable(path, reason)
         _refuse_links(path)
-    if overwrite:
+    return state
+
+
+def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
+    there = [name for name in (*FILES, *FOLDERS) if os.path.lexists(path / name)]
+    if not there:
         return "new"
-    if not (path / "config.json").exists():
-        if others := [name for name in (*FILES, *FOLDERS) if (path / name).exists()]:
-            raise UserError(
-                f"--workdir={path} holds {', '.join(others)} of something else than a run; choose "
-                "another --workdir, or give --overwrite to delete them"
-            )
-        return "new"
+    found, problem = {}, "config.json: it is none of a run"
     try:
         found = run_files.read_json(path / "config.json", {})
     except run_files.BadFileError as error:
+        problem = str(error)
+    if not found.keys() >= _MARKS:
         raise UserError(
-            f"--workdir={path} holds a run whose config.json cannot be read ({error}); choose "
-            "another --workdir, or give --overwrite"
-        ) from None
+            f"--workdir={path} holds {', '.join(there)}, which may be of something else than a run"
+            f" ({problem}); choose another --workdir, or delete it yourself"
+        )
+    if overwrite:
+        kinds = dict.fromkeys(FILES, stat.S_ISREG) | dict.fromkeys(FOLDERS, stat.S_ISDIR)
+        if odd := [name for name in there if not kinds[name]((path / name).lstat().st_mode)]:
+            raise UserError(
+                f"--workdir={path} holds a run, but {', '.join(odd)} in it is a link, or another "
+                "thing that no run makes and --overwrite leaves alone; delete it yourself"
+            )
+        return "new"
     wanted = json.loads(to_json(config))
     keys = sorted((wanted.keys() | found.keys()) - RESUMABLE)
     if differ := [key for key in keys if found.get(key) != wanted.get(key)]:
@@ -125,7 +142,7 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
             f"--workdir={path} holds another run, which differs in {values}; choose another "
             "--workdir, or give --overwrite"
         )
-    return "finished" if (path / "summary.json").exists() else "unfinished"
+    return "finished" if "summary.json" in there else "unfinished"
 
 
 def _refuse_links(path: Path) -> None:
@@ -142,15 +159,25 @@ def _refuse_links(path: Path) -> None:
 def why_unwritable(path: Path) -> str | None:
     """Says, without touching the disk, why nothing can be written in a folder or where it is to be.
 
-    Returns None if something can.
+    Of what a run left in the folder, all must be writable. Returns None if it is.
     """
     try:
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not existing.is_dir():
+            return f"{existing} is a file"
+        places = itertools.chain(
+            (existing, path / ".lock", *(path / name for name in FOLDERS)),
+            (found for found, _ in _find(path, "{}")),  # when all folders may be entered
+        )
+        for place in places:
+            needed = os.W_OK | os.R_OK * (path in (place, *place.parents))
+            needed |= os.X_OK * place.is_dir()
+            if os.path.lexists(place) and not os.access(place, needed):
+                read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                return f"{place} is {'on a read-only disk' if read_only else 'not yours to write'}"
     except OSError as error:
         return error.strerror
-    if not existing.is_dir():
-        return f"{existing} is a file"
-    return None if os.access(existing, os.W_OK) else f"{existing} is read-only"
+    return None
 
 
 def digest(config: Mapping[str, Any], data_checksum: str) -> str:
@@ -238,16 +265,28 @@ def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None
     Raises:
         UserError: As `check_workdir`, since what was true there may not be any more.
     """
+    state = check_workdir(path, config, overwrite)
     _delete_leftovers(path)
-    if check_workdir(path, config, overwrite) == "new":
-        for name in FOLDERS:
-            shutil.rmtree(path / name, ignore_errors=True)
-        for name in reversed(FILES):  # config.json last: till then, what is left is a run's
-            (path / name).unlink(missing_ok=True)
+    if state == "new":
+        _delete_run(path)
     text = to_json(config, indent=2) + "\n"
     file = path / "config.json"
     if not file.exists() or file.read_bytes() != text.encode():  # a full disk may not hold it twice
         write_text(file, text)
+
+
+def _delete_run(path: Path) -> None:
+    """Deletes what a run made, and nothing else; no link is followed."""
+    config = path / "config.json"
+    for made in sorted((found for found, _ in _find(path, "{}")), key=lambda made: made == config):
+        # config.json comes last: till then, what is left is a run's.
+        if made.is_dir() and not made.is_symlink():
+            shutil.rmtree(made)
+        else:
+            made.unlink()
+    for name in FOLDERS:
+        with contextlib.suppress(OSError):  # it holds something of the user's
+            (path / name).rmdir()
 
 
 def _delete_leftovers(path: Path) -> None:
@@ -259,7 +298,7 @@ def _delete_leftovers(path: Path) -> None:
 
 def _find(path: Path, form: str) -> Iterator[tuple[Path, re.Match[str]]]:
     """Yields what a run's directory holds under names of a form, made of those that a run gives."""
-    for folder, names in _NAMES.items():
+    for folder, names in NAMES.items():
         place = path / folder
         if place.is_dir() and not (folder and place.is_symlink()):
             for entry in list(place.iterdir()):

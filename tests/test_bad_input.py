@@ -133,6 +133,7 @@ FILES = (
 )
 HEADER = bytes([0, 0, 8, 3, 0, 0, 0xEA, 0x60, 0, 0, 0, 28, 0, 0, 0, 28])
 MNIST = "--config.dataset=mnist --data_dir={tmp}/data"
+NOT_OURS = "...choose another --workdir, or delete it yourself"
 OTHER = "choose another --workdir, or give --overwrite"
 ADDRESS = ": expected a path on this machine, not an address"
 REPEAT = "...or put its shards together again"
@@ -594,15 +595,6 @@ BAD_INPUT = {
         ("", "--workdir={tmp}/run cannot be written", file("run/.lock", None)),
         ("", "--workdir={tmp}/run is in use by a run that is going on; wait for it", in_use),
         ("--overwrite", "--workdir={tmp}/run is in use by a run that is going on", in_use),
-        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "")),
-        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "{")),
-        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "[]")),
-        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "null")),
-        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", b"\xff\xfe")),
-        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", "[" * 99999)),
-        ("", f"config.json cannot be read; {OTHER}", file("run/config.json", None)),
-        ("", "run holds metrics.jsonl of something else than a run", file("run/metrics.jsonl")),
-        ("", "holds another run, which differs in", file("run/config.json", "{}")),
         ("--config.l2=0,1e-3", f"differs in l2 ([0.0], not [0.0, 0.001]); {OTHER}", finished()),
         ("--config.l2=0,1e-3", f"differs in l2 ([0.0], not [0.0, 0.001]); {OTHER}", unfinished()),
         ("--seed=1", f"differs in seed (0, not 1); {OTHER}", finished()),
@@ -611,17 +603,64 @@ BAD_INPUT = {
         ("", "differs in l2 (None, not [0.0])", finished("config.json", json_with(l2=None))),
         ("", "differs in name (cnn, not baseline)", finished("config.json", json_with(name="cnn"))),
         ("", "differs in l2 (a b, not", finished("config.json", json_with(l2="a\nb"))),
-        # Files of something else, which a run would overwrite, or delete.
-        ("", f"--workdir={{tmp}}/run...results.csv...{OTHER}", file("run/results.csv", "mine")),
-        ("", f"--workdir={{tmp}}/run...report.md...{OTHER}", file("run/report.md", "mine")),
-        ("", f"--workdir={{tmp}}/run...figures...{OTHER}", file("run/figures/mine.png", "mine")),
-        ("", f"--workdir={{tmp}}/run...checkpoints...{OTHER}", file("run/checkpoints/mine", "")),
+        # What no run says that it made, which a run would overwrite, or delete.
+        *(
+            (given, f"{{tmp}}/run holds {what}...{NOT_OURS}", make)
+            for given in ("", "--overwrite")
+            for what, make in (
+                ("results.csv, which", file("run/results.csv", "mine")),
+                ("report.md, which", file("run/report.md", "mine")),
+                ("figures, which", file("run/figures/mine.png", "mine")),
+                ("checkpoints, which", file("run/checkpoints/mine", "")),
+                ("config.json, which...(config.json: ", file("run/config.json", "{}")),
+                ("config.json, which...(config.json: ", file("run/config.json", '{"l2": [0]}')),
+                ("config.json, which...(config.json: ", file("run/config.json", "[]")),
+                ("config.json, which...(config.json: ", file("run/config.json", "null")),
+                ("config.json, which...(config.json: ", file("run/config.json", "")),
+                ("config.json, which...(config.json: ", file("run/config.json", "{")),
+                ("config.json, which...(config.json: ", file("run/config.json", b"\xff\xfe")),
+                ("config.json, which...(config.json: ", file("run/config.json", "[" * 99999)),
+                ("config.json, which...(config.json: ", file("run/config.json", None)),
+                ("config.json, metrics.jsonl, ", finished("config.json", b"{")),
+            )
+        ),
+        *(
+            (
+                "--overwrite",
+                f"{{tmp}}/run holds a run, but {what} in it...; delete it yourself",
+                make,
+            )
+            for what, make in (
+                ("figures", linked("figures")),
+                ("metrics.jsonl", linked("metrics.jsonl")),
+                ("checkpoints", finished("checkpoints", b"")),
+            )
+        ),
+        *(
+            (
+                [f"--workdir={{tmp}}/a{character}b"],
+                f"a{shown}b': expected no control characters",
+                None,
+            )
+            for character, shown in (
+                ("\n", "\\n"),
+                ("\t", "\\t"),
+                ("\x1b[31m", "\\x1b[31m"),
+                ("\x7f", "\\x7f"),
+                ("\x9b", "\\x9b"),
+                ("\u2028", "\\u2028"),
+            )
+        ),
         # Links, at whose ends a run would write and delete.
         ("", "{tmp}/run/checkpoints is a link...put a folder", linked("checkpoints")),
         ("", "{tmp}/run/checkpoints/trials_0_to_0 is a link", linked("checkpoints/trials_*")),
         ("", "/trials_0_to_0/10 is a link", linked("checkpoints/trials_*/10")),
-        ("--overwrite", "{tmp}/run/checkpoints is a link", linked("checkpoints")),
-        ("", "{tmp}/run/checkpoints is a link", link("run/checkpoints", "nowhere")),
+        (
+            "--overwrite",
+            "{tmp}/run holds a run, but checkpoints in it is a link",
+            linked("checkpoints"),
+        ),
+        ("", "{tmp}/run holds checkpoints, which may be", link("run/checkpoints", "nowhere")),
         # A finished run that is damaged.
         ("", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"")),
         ("", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"[]")),
@@ -790,3 +829,57 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert snapshot(tmp_path) == before
     if held:
         held.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "said"),
+    [
+        (".", 0o000, "cannot be written ({run} is not yours to write)"),
+        (".", 0o200, "cannot be written ({run} is not yours to write)"),
+        (".", 0o600, "cannot be written ({run} is not yours to write)"),
+        (".", 0o555, "cannot be written ({run} is not yours to write)"),
+        ("config.json", 0o000, "something else than a run (config.json: Permission denied)"),
+        ("config.json", 0o444, "cannot be written ({run}/config.json is not yours to write)"),
+        ("metrics.jsonl", 0o444, "cannot be written ({run}/metrics.jsonl is not yours to write)"),
+        ("results.csv", 0o000, "cannot be written ({run}/results.csv is not yours to write)"),
+        (".lock", 0o444, "cannot be written ({run}/.lock is not yours to write)"),
+        ("checkpoints", 0o000, "cannot be written ({run}/checkpoints is not yours to write)"),
+        ("checkpoints", 0o666, "cannot be written ({run}/checkpoints is not yours to write)"),
+        ("checkpoints/trials_0_to_0", 0o555, "trials_0_to_0 is not yours to write"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_files_of_somebody_else_are_one_line(
+    server, finished_run, tmp_path, name, mode, said, more
+):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "summary.json").unlink()
+    before = snapshot(tmp_path)
+    (run / name).chmod(mode)
+    done = server.run("main", *BASELINE, f"--workdir={run}", *more, cwd=tmp_path, root=False)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"error: --workdir={run} ")
+    assert said.format(run=run) in done.err
+    assert done.err.count("\n") == 1
+    (run / name).chmod(0o777)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_finished_run_of_somebody_else_is_shown(server, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    before = snapshot(tmp_path)
+    for path in (*run.rglob("*"), run):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    where = {"cwd": tmp_path, "draw": True, "root": False}
+    done = server.run("main", *BASELINE, f"--workdir={run}", **where)
+    assert done.status == 0
+    assert "nothing is trained again" in done.out
+    assert "best-epoch test accuracy" in done.out
+    assert "report.html" not in done.out
+    assert done.err.startswith(f"warning: {run}/figures/")
+    assert "cannot be written (Permission denied)" in done.err
+    assert done.err.count("\n") == 1
+    assert snapshot(tmp_path) == before
+    done = server.run("main", *BASELINE, f"--workdir={run}", "--overwrite", **where)
+    assert f"error: --workdir={run} cannot be written ({run} is not yours to write)" in done.err
+    assert snapshot(tmp_path) == before

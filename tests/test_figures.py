@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import sys
 
 import numpy as np
@@ -18,6 +19,7 @@ from mnist_jax import (
     results,
     trial_figures,
 )
+from mnist_jax.workdirs import NAMES
 
 
 def shown_texts(figure):
@@ -35,6 +37,7 @@ def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol, schedule=("constant", "cosine"), seeds=2)
     drawings = report.figures_of_run(*report.with_weights(run))
     assert len(drawings) == 8
+    assert all(re.fullmatch(NAMES["figures"], f"{name}.png") for name in drawings)
     for draw in drawings.values():
         figure, caption = draw()
         for place in (" ".join(figure.get_suptitle().split()), caption):
@@ -222,6 +225,7 @@ def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
     search |= {"schedule": ("constant", "cosine"), "momentum": (0.0, 0.9)}
     run = make_run(tmp_path / "run", "validation", diverging=[2], seeds=1, **search)
     assert {"search", "accuracy_by_point"} < set(report.figures_of_run(*report.with_weights(run)))
+    assert re.fullmatch(NAMES["figures"], "search.svg")
     figure, caption = grid_figures.draw_search(run)
     scales = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
     assert list(scales) == ["learning rate", "schedule", "momentum", "l2"]

@@ -33,7 +33,8 @@ SCORES = {
 
 
 MADE = provenance() | {"data_checksum": "sha256:0", "seconds": {"train": 1.0}}
-CONFIG = {"name": "tiny", "grid": "product", "l2": (0.0, 1e-3), "devices": 2}
+CONFIG = {"name": "tiny", "grid": "product", "l2": (0.0, 1e-3), "devices": 2, "dataset": "tiny"}
+CONFIG |= {"num_seeds": 2, "design_seed": 0, "num_validation": 0, "choose_epoch": True}
 
 
 def epochs(protocol):
@@ -343,19 +344,45 @@ def test_a_directory_with_another_run_is_refused_with_the_keys_that_differ(tmp_p
     said = r"differs in l2 \(\[0.0, 0.001\], not \[0.0, 0.002\]\), seed \(None, not 3\);"
     with pytest.raises(UserError, match=said):
         workdirs.open_workdir(tmp_path, other, overwrite=False)
-    (tmp_path / "metrics.jsonl").write_text("old")
+
+
+def test_what_a_run_made_is_deleted_and_nothing_else(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    made = ["figures/accuracy_vs_l2.png", "figures/search.svg", "checkpoints/parts.json"]
+    made += ["checkpoints/trials_0_to_1/3/manifest.json", "checkpoints/trials_0_to_1/3/d/a"]
+    mine = ["mine.txt", "figures/mine.png", "figures/mine/classes.png", "checkpoints/trials.txt"]
+    for path in (run, other):
+        path.mkdir()
+        workdirs.open_workdir(path, CONFIG, overwrite=False)
+        for name in (*workdirs.FILES[1:], *made, *mine * (path == run)):
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).touch()
+    (run / "figures/classes.svg").symlink_to(other / "summary.json")
+    before = sorted(other.rglob("*"))
+    workdirs.open_workdir(run, CONFIG | {"l2": (1.0,)}, overwrite=True)
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert left == {"config.json", *mine}
+    assert sorted(other.rglob("*")) == before
+    workdirs.open_workdir(other, CONFIG, overwrite=True)
+    assert [path.name for path in other.iterdir()] == ["config.json"]
+
+
+def test_what_cannot_be_deleted_is_told(tmp_path, monkeypatch):
+    workdirs.open_workdir(tmp_path, CONFIG, overwrite=False)
     (tmp_path / "checkpoints" / "trials_0_to_1").mkdir(parents=True)
-    (tmp_path / "mine.txt").write_text("of the user's")
-    workdirs.open_workdir(tmp_path, other, overwrite=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "mine.txt"]
-    assert workdirs.check_workdir(tmp_path, other, overwrite=False) == "unfinished"
+    refuse = mock.Mock(side_effect=OSError(errno.EBUSY, "in use"))
+    monkeypatch.setattr(os, "rmdir", refuse)
+    with pytest.raises(OSError, match="in use"):
+        workdirs.open_workdir(tmp_path, CONFIG, overwrite=True)
+    assert (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3"])
-def test_a_directory_whose_config_cannot_be_read_is_refused(tmp_path, content):
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"name": "tiny"}'])
+def test_a_directory_whose_config_is_not_of_a_run_is_refused(tmp_path, content, overwrite):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UserError, match="cannot be read"):
-        workdirs.check_workdir(tmp_path, CONFIG, overwrite=False)
+    with pytest.raises(UserError, match=r"something else than a run \(config\.json: "):
+        workdirs.check_workdir(tmp_path, CONFIG, overwrite)
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path):

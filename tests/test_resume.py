@@ -265,11 +265,11 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
         assert_same(path, alone)
 
 
-def run_here(path, monkeypatch, write_report):
+def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset()):
     """Runs a trial in this process, with a report of the test's own."""
     monkeypatch.setattr(report, "write_report", write_report)
     monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
-    monkeypatch.setattr(main, "load_data", lambda *_: tiny_dataset())
+    monkeypatch.setattr(main, "load_data", load_data)
     main.run(experiment(num_epochs=(1,)), str(path), None)
 
 
@@ -571,9 +571,9 @@ def test_overwrite_starts_anew_beside_stale_checkpoints(server, whole, stopped, 
     other = flags(learning_rate="0.5,0.6,0.7,0.8,0.9")
     process = server.start("main", *other, f"--workdir={path}")
     assert stop(process, signal.SIGTERM, lambda: rows(path) >= 5 * 4) == 128 + signal.SIGTERM
-    if left == "checkpoints":  # as when `--overwrite` was killed in the midst of its work
+    if left == "checkpoints":  # and what names the run
         for file in path.iterdir():
-            if file.is_file():
+            if file.is_file() and file.name != "config.json":
                 file.unlink()
     done = server.run("main", *TINY, f"--workdir={path}", "--overwrite")
     assert (done.status, done.err) == (0, "")
@@ -613,6 +613,46 @@ def test_a_second_run_is_refused_while_the_first_lives(server, whole, tmp_path):
     assert first.wait() == -signal.SIGKILL
     assert server.run("main", *TINY, f"--workdir={path}").status == 0
     assert_same(path, whole)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_on_a_read_only_disk_is_shown_if_it_is_finished(server, whole, mount, finished):
+    disk = mount(4096)
+    path = shutil.copytree(whole, disk / "run")
+    if not finished:
+        (path / "summary.json").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    done = server.run("main", *TINY, f"--workdir={path}", draw=True)
+    assert done.err.count("\n") == 1
+    if finished:
+        assert done.status == 0
+        assert "nothing is trained again" in done.out
+        assert "report.html" not in done.out
+        assert done.err.startswith(f"warning: {path}/figures")
+        assert "cannot be written (Read-only file system)" in done.err
+    else:
+        assert (done.status, done.out) == (2, "")
+        said = f"error: --workdir={path} cannot be written ({path} is on a read-only disk);"
+        assert done.err.startswith(said)
+
+
+def test_a_run_that_another_process_has_finished_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+
+    def write_report(path):
+        return "report"
+
+    def load_data(*_):
+        if not path.exists():
+            path.mkdir()
+            run_here(path, monkeypatch, write_report)
+            before.update(snapshot(path))
+        return tiny_dataset()
+
+    before = {}
+    run_here(path, monkeypatch, write_report, load_data)
+    assert (path / "summary.json") in before
+    assert snapshot(path) == before
 
 
 def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, whole, tmp_path):
