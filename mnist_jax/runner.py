@@ -168,8 +168,7 @@ class Runner:
                 if "seconds" in saved.record:  # of a run that is older than what processes note
                     self._process.note_earlier(saved.record["seconds"])
             if hosts.is_first():
-                done = {row["trial"]: row["num_epochs"] for row in self.rows}
-                results.trim_metrics(self._path, done | dict.fromkeys(part, start))
+                results.trim_metrics(self._path, self._epochs_there | dict.fromkeys(part, start))
             self._say_what_runs(program, len(part), num_epochs, start)
             before, started = self._seconds["train"], time.monotonic()
             ended, due, signal_number = started, 0, 0
@@ -248,9 +247,8 @@ class Runner:
         rows = {row["trial"]: row for row in found}
         finished: list[Row] = []
         for part in parts:
-            if any(trial not in rows or there[trial] < epochs[trial] for trial in part):
-                break
-            finished += [rows[trial] for trial in part]
+            if all(trial in rows and there[trial] == epochs[trial] for trial in part):
+                finished += [rows[trial] for trial in part]
         return [parts, list(there.items()), sorted(finished, key=lambda row: row["trial"])]
 
     def _split(self, part: Part, pieces: list[Part]) -> None:
@@ -258,6 +256,7 @@ class Runner:
         print(f"memory does not hold {len(part)} trials: {len(pieces)} parts, one after the other")
         place = self._parts.index(part)
         self._parts[place : place + 1] = pieces
+        self._epochs_there |= dict.fromkeys(part, 0)  # of which they have no checkpoint
         if hosts.is_first():
             (self._path / "checkpoints").mkdir(exist_ok=True)
             workdirs.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))

@@ -817,6 +817,18 @@ def test_the_weights_are_those_of_the_chosen_trial(cut, tmp_path, size, cuts):
         }
 
 
+def test_a_part_that_is_lost_costs_no_other(left_alone, tmp_path, monkeypatch):
+    """As when it is killed while it trains again for its weights."""
+    monkeypatch.setattr(memory, "trials_that_fit", lambda program: min(2, len(program.trials.seed)))
+    train(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[0])["trial"] == 0
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines[1:]))
+    shutil.rmtree(tmp_path / "checkpoints" / "trials_0_to_1")
+    train(tmp_path)
+    assert_same_but_for_order(tmp_path, left_alone)
+
+
 @pytest.mark.parametrize("lost", ["checkpoints", "chosen_trial.npz"])
 def test_weights_that_are_lost_are_made_again(cut, tmp_path, monkeypatch, lost):
     write = results.write_results
