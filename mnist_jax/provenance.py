@@ -1,36 +1,110 @@
-"""What makes a run: command, commit, versions, machine; and what else has worked on it."""
+"""What makes a run: command, commit, versions, machine, settings; what else has worked on it."""
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mnist_jax import UserError, __version__, run_files
 from mnist_jax.results import Row
 from mnist_jax.workdirs import to_json, write_text
 
 _MAKERS = ("commit", "versions", "machine")
+_DEVICES = ("platform", "kind", "cores", "threads")
+_SETTINGS = re.compile("JAX_.*|XLA_FLAGS|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE|NPROC")
+# Where things lie, what is logged, and which part of a job a process is.
+_HARMLESS = re.compile(
+    r"JAX_(PLATFORM.*|NUM_.*|PROCESS_.*|COORDINATOR_.*|LOCAL_DEVICE_IDS|.*_(INDEX|VISIBLE_DEVICES)"
+    "|.*(CACHE|LOG|DUMP|TRACEBACK|TIMEOUT).*)"
+)
+_HARMLESS_FLAG = re.compile(
+    "--xla_(dump_.*|cpu_multi_thread_eigen|force_host_platform_device_count|gpu_deterministic_ops)"
+    "(=.*)?$"
+)
 
 
 def provenance() -> Row:
     """Returns what made a result: command, commit, versions and machine."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    commit, missing = _commit()
     return {
         "command": shlex.join(["python", *_repeatable(sys.orig_argv[1:])]),
-        "commit": _commit(),
+        "commit": commit,
+        **({"commit_missing": missing} if missing else {}),
         "versions": {
             "mnist_jax": __version__,
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in packages},
         },
         "machine": _machine(),
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if _SETTINGS.fullmatch(name)
+        },
     }
+
+
+def deciding(made: Row) -> Row:
+    """Returns what of a record decides what is computed, as far as the record has it.
+
+    Args:
+        made: What `provenance` returns, or the record of a process.
+    """
+    found: Row = {key: made[key] for key in ("commit", "versions") if key in made}
+    if "environment" in made:
+        settings = {k: v for k, v in made["environment"].items() if not _HARMLESS.fullmatch(k)}
+        if "XLA_FLAGS" in settings:
+            flags = settings.pop("XLA_FLAGS").split()
+            settings["XLA_FLAGS"] = " ".join(x for x in flags if not _HARMLESS_FLAG.match(x))
+        found["environment"] = {name: value for name, value in settings.items() if value}
+    return found
+
+
+def differing(made: Row, others: Iterable[Row]) -> list[str]:
+    """Names what decides what is computed and is not the same in records that have it."""
+    one = deciding(made)
+    found = [deciding(other) for other in others]
+    return [key for key in one if any(other.get(key, one[key]) != one[key] for other in found)]
+
+
+def cautions(made: Row) -> list[str]:
+    """Says what to beware of in what made a run: its processes or shards, and XLA's settings."""
+    said = []
+    shards = list(made.get("shards", {}).values())
+    earlier = list(made.get("earlier_processes", {}).values())
+    for who, differ in (
+        ("shards", differing(shards[0], shards) if shards else []),
+        ("processes", differing(made, earlier)),
+    ):
+        if differ:
+            said.append(
+                f"WARNING: the {who} of this run differ in {' and '.join(differ)}, told under"
+                " Provenance. If those train otherwise, its trials differ by more than grid point"
+                " and seed."
+            )
+    devices = made.get("devices", {})
+    then = [x.get("devices", {}) for x in earlier]
+    others = [k for k in _DEVICES if any(k in x and x[k] != devices.get(k) for x in then)]
+    if others:
+        said.append(
+            f"WARNING: the processes of this run had other {' and '.join(others)}, told under"
+            " Provenance. Sums are cut otherwise there: the last digits are those of no run that"
+            " was not interrupted."
+        )
+    for record in (made, *shards):
+        if flags := deciding(record).get("environment", {}).get("XLA_FLAGS"):
+            said.append(
+                f"WARNING: XLA_FLAGS={flags} was set, which may change results: this run need not"
+                " compare with others."
+            )
+    return list(dict.fromkeys(said))
 
 
 class Process:
@@ -52,12 +126,24 @@ class Process:
         self.seconds = dict.fromkeys(("load", "compile", "train"), 0.0)
 
     @property
+    def deciding(self) -> Row:
+        """What decides what it computes, beside the experiment and its data."""
+        return deciding(self._made)
+
+    @property
     def total(self) -> float:
         """Seconds since it started."""
         return time.monotonic() - self._start
 
-    def begin(self, workdir: Path, data_checksum: str) -> None:
+    def begin(
+        self, workdir: Path, data_checksum: str, devices: Mapping[str, Any] | None = None
+    ) -> None:
         """Notes in a run's directory that this process goes on with it now.
+
+        Args:
+            workdir: The directory.
+            data_checksum: Of what it trains on.
+            devices: What runs the trials, as `machine.describe_devices` tells it.
 
         Raises:
             UserError: Those before it trained on other data.
@@ -74,8 +160,14 @@ class Process:
                     f"--workdir={workdir} holds a run on other data ({other}, not {data_checksum});"
                     " give it the files of then, or choose another --workdir, or give --overwrite"
                 )
+        if devices:
+            self._made["devices"] = {name: devices[name] for name in _DEVICES}
+            if devices["threads"] is None:  # where cores compute nothing
+                del self._made["devices"]["cores"]
         self._path.parent.mkdir(exist_ok=True)
         self.note()
+        for text in cautions(self.record()):
+            print(text, file=sys.stderr)
 
     def note(self) -> None:
         """Notes what it has taken so far, for a process that goes on after it."""
@@ -85,7 +177,7 @@ class Process:
     def note_earlier(self, train_seconds: float) -> None:
         """Counts what processes took that noted it in their checkpoints alone."""
         if not self._earlier:
-            self._earlier.append({key: self._made[key] for key in _MAKERS})
+            self._earlier.append(_maker(self._made))
         seconds = dict.fromkeys(("train", "total"), train_seconds)
         self._earlier[-1] = {"seconds": seconds} | self._earlier[-1]
 
@@ -94,11 +186,13 @@ class Process:
 
         `seconds` are of all its processes, as far as they had time to note them. Where there were
         several, `seconds_by_process` has them one by one; `earlier_processes` has the commit,
-        versions and machine of those before this one, where they are others.
+        versions, machine, settings and devices of those before this one, where they are others.
         """
         now, made = self._now(), dict(self._made)
-        makers = [{key: record[key] for key in _MAKERS} for record in (*self._earlier, now)]
-        others = [x for i, x in enumerate(makers) if x != makers[-1] and x not in makers[:i]]
+        makers = [*map(_maker, self._earlier), _maker(now)]
+        others = [
+            x for i, x in enumerate(makers) if not _agree(x, makers[-1]) and x not in makers[:i]
+        ]
         if others:
             made["earlier_processes"] = dict(enumerate(others, start=1))
         all_seconds = [r["seconds"] for r in (*self._earlier, now) if "seconds" in r]
@@ -111,9 +205,17 @@ class Process:
         return made
 
     def _now(self) -> Row:
-        makers = {key: self._made[key] for key in _MAKERS}
         seconds = {**self.seconds, "total": self.total}
-        return makers | {"data_checksum": self._data_checksum, "seconds": seconds}
+        return _maker(self._made) | {"data_checksum": self._data_checksum, "seconds": seconds}
+
+
+def _maker(record: Row) -> Row:
+    return {key: record[key] for key in (*_MAKERS, "environment", "devices") if key in record}
+
+
+def _agree(one: Row, other: Row) -> bool:
+    """Says whether records are the same in what both have: older ones have less."""
+    return all(one[key] == other[key] for key in one.keys() & other.keys())
 
 
 def _repeatable(arguments: Sequence[str]) -> list[str]:
@@ -131,14 +233,19 @@ def _machine() -> str:
     return f"{model}, {platform.system()} {platform.machine()}"
 
 
-def _commit() -> str | None:
-    """Returns the commit of the checkout that this package runs from, marked if it is dirty."""
+def _commit() -> tuple[str | None, str]:
+    """Returns the commit of the checkout that this package runs from, marked if it is dirty.
+
+    Where there is a checkout, but no commit to be had, it also returns why.
+    """
     checkout = Path(__file__).parent.parent
     if not (checkout / ".git").exists():
-        return None
+        return None, ""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    except OSError as error:
+        return None, f"git cannot be run ({error.strerror})"
+    if done.returncode:
+        return None, (done.stderr.strip().splitlines() or [f"git: status {done.returncode}"])[0]
+    return done.stdout.strip(), ""

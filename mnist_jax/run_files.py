@@ -84,13 +84,14 @@ _POINT |= dict.fromkeys(("conv_features", "hidden_sizes", "schedule"), str)
 _POINT |= dict.fromkeys(("num_epochs", "batch_size", "warmup_steps"), int)
 _POINT |= dict.fromkeys(("nesterov", "l2_on_output"), bool)
 _MADE: Shape = {"command": str, "data_checksum": str, "seconds": {"train": float, str: float}}
-_MADE |= {"earlier_processes?": {str: {"commit": object, "versions": object}}}
-_MADE |= {"shards?": {str: {"command": str}}}
+_SET: Shape = {"environment?": {str: str}, "devices?": {}}
+_MADE |= {"earlier_processes?": {str: {"commit": object, "versions": object} | _SET}}
+_MADE |= {"shards?": {str: {"command": str} | _SET}} | _SET
 SUMMARY: Shape = {"dataset": str, "protocol": str, "chosen_trial": int, "grid": [_POINT]}
 SUMMARY |= {"chosen_point": (int, None), "chosen_trial_missing?": str, "provenance": _MADE}
 SUMMARY |= {"num_images?": {str: int}}
 PROCESS: Shape = dict.fromkeys(("commit", "versions", "machine"), object)
-PROCESS |= {"data_checksum?": str, "seconds?": {str: float}}
+PROCESS |= {"data_checksum?": str, "seconds?": {str: float}} | _SET
 CONFIG: Shape = {"name": str, "grid": str, "shard?": str}
 """Those of a run. There may be more in its files than is read."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax import UserError, data, results, run_files, workdirs
+from mnist_jax import UserError, data, provenance, results, run_files, workdirs
 from mnist_jax.experiment import (
     Experiment,
     configure_jax,
@@ -28,7 +28,6 @@ from mnist_jax.grid import AXES, STATIC_AXES
 from mnist_jax.results import Row, Run
 from mnist_jax.run_files import BadFileError
 
-_CODE = ("commit", "versions")
 _ROW = {"trial": int, "epoch": int}
 
 
@@ -50,20 +49,7 @@ def cautions(run: Run) -> list[str]:
             f" need not be the best of the run, which python -m mnist_jax.report makes of all"
             f" {num_shards} directories."
         ]
-    made = run.summary["provenance"]
-    earlier = made.get("earlier_processes", {}).values()
-    said = []
-    for who, differ in (
-        ("the shards", [key for key in _CODE if "shards" in made and key not in made]),
-        ("the processes", [key for key in _CODE if any(x[key] != made.get(key) for x in earlier)]),
-    ):
-        if differ:
-            said.append(
-                f"WARNING: {who} of this run differ in {' and '.join(differ)}, told under"
-                " Provenance. If those train otherwise, its trials differ by more than grid point"
-                " and seed."
-            )
-    return said
+    return provenance.cautions(run.summary["provenance"])
 
 
 def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> None:

@@ -9,8 +9,7 @@ import pytest
 from server import ROOT
 from test_report import make_run
 
-from mnist_jax import UserError, comparison, pages, report, results, shards, workdirs
-from mnist_jax.provenance import Process
+from mnist_jax import UserError, comparison, pages, provenance, report, results, shards, workdirs
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -181,10 +180,10 @@ def test_provenance_tells_what_differs(tmp_path):
     assert "Added up over the shards" in page
 
 
-@pytest.mark.parametrize("key", ["commit", "versions"])
+@pytest.mark.parametrize("key", ["commit", "versions", "environment"])
 def test_other_code_is_warned_of(tmp_path, key):
     _, runs = make_shards(tmp_path)
-    runs[2].summary["provenance"][key] = {"jax": "another"}
+    runs[2].summary["provenance"][key] = {"JAX_ANOTHER": "another"}
     shards.merge(runs, tmp_path / "merged")
     report.write_report(tmp_path / "merged")
     page = (tmp_path / "merged/report.html").read_text()
@@ -199,7 +198,7 @@ def test_a_run_that_other_code_went_on_with_is_warned_of(tmp_path, key, warned):
     noted = run.workdir / "checkpoints/processes.json"
     noted.parent.mkdir()
     noted.write_text(json.dumps([now | {key: "another"}, now, 3, {}, now | {"seconds": 1}]))
-    process = Process()
+    process = provenance.Process()
     process.begin(run.workdir, "sha256:0")
     made["earlier_processes"] = process.record()["earlier_processes"]
     assert made["earlier_processes"] == {1: now | {key: "another"}}
@@ -207,6 +206,58 @@ def test_a_run_that_other_code_went_on_with_is_warned_of(tmp_path, key, warned):
     noted.write_text('["damaged"')
     process.begin(run.workdir, "sha256:0")
     assert "earlier_processes" not in process.record()
+
+
+def test_settings_that_change_results_are_warned_of():
+    made = {"commit": None, "versions": {}, "environment": {"JAX_PLATFORMS": "cpu"}}
+    assert provenance.cautions(made) == []
+
+    def beside(**environment):
+        return provenance.cautions(
+            made | {"earlier_processes": {"1": made | {"environment": environment}}}
+        )
+
+    harmless = "--xla_dump_to=/tmp --xla_cpu_multi_thread_eigen=false"
+    assert beside(JAX_COMPILATION_CACHE_DIR="/tmp", XLA_FLAGS=harmless, JAX_PROCESS_ID="1") == []
+    (said,) = beside(JAX_MADE_UP="1")
+    assert "processes of this run differ in environment" in said
+    flags = {"environment": {"XLA_FLAGS": f"{harmless} --xla_cpu_enable_fast_math=true"}}
+    shards_of = {"shards": {"0/2": made | flags, "1/2": made | flags}}
+    for record in (made | flags, made | shards_of):
+        (said,) = provenance.cautions(record)
+        assert said.startswith("WARNING: XLA_FLAGS=--xla_cpu_enable_fast_math=true was set, which")
+    old = {"commit": None, "versions": {}}  # which has no settings
+    assert provenance.cautions(made | {"earlier_processes": {"1": old}}) == []
+
+
+def test_other_cores_or_threads_are_warned_of(tmp_path, capsys):
+    devices = {"platform": "cpu", "kind": "cpu", "cores": 2, "threads": "one a device"}
+    for given, said in (
+        (devices, ""),
+        (devices, ""),
+        (devices | {"cores": 4}, "had other cores"),
+        (devices | {"threads": "shared by the devices"}, "had other cores and threads"),
+    ):
+        provenance.Process().begin(tmp_path, "sha256:0", given)
+        err = capsys.readouterr().err
+        assert (f"WARNING: the processes of this run {said}, told under" in err) == bool(said)
+        assert err.count("\n") == bool(said)
+    gpu = devices | {"platform": "gpu", "threads": None}
+    (tmp_path / "gpu").mkdir()
+    for cores in (8, 16):
+        provenance.Process().begin(tmp_path / "gpu", "sha256:0", gpu | {"cores": cores})
+        assert capsys.readouterr().err == ""
+
+
+def test_a_commit_that_cannot_be_had_says_why(monkeypatch):
+    monkeypatch.setattr(provenance, "__file__", str(ROOT / "mnist_jax" / "provenance.py"))
+    assert "commit_missing" not in provenance.provenance()
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    made = provenance.provenance()
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    assert made["commit"] is None
+    assert "dubious ownership" in made["commit_missing"]
 
 
 def refused(runs, folder, *said):
