@@ -4,9 +4,10 @@ import math
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, data, grid, results
+from mnist_jax import UserError, data, grid, hosts, results
 from mnist_jax.config_files import advice, plain, read_file, read_value
 from mnist_jax.grid import Point
 
@@ -325,16 +326,28 @@ def _axis(config: Any, key: str, kind: _Kind) -> tuple:
 
 
 def configure_jax(
-    experiment: Experiment, num_trials: int | None = None, job: str | None = None
-) -> None:
+    experiment: Experiment,
+    num_trials: int | None = None,
+    job: str | None = None,
+    timeout: float = hosts.TIMEOUT,
+    common: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Sets JAX up for an experiment, as `machine.configure_jax`.
 
     Args:
         experiment: What to train.
         num_trials: The most that train together; none takes what the experiment asks for.
         job: The job of several processes that this one joins.
+        timeout: Seconds for that job to come together.
+        common: What its processes must have in common beside the experiment.
+
+    Returns:
+        What runs the trials and how, for the record.
     """
-    from mnist_jax import machine
+    try:
+        from mnist_jax import machine
+    except ValueError as error:  # of a JAX_* variable
+        raise UserError(f"JAX cannot start: {error}; mend or unset that variable") from None
 
     sizes = [num_trials] if num_trials else list(map(len, experiment.parts.values()))
     machine.configure_jax(
@@ -344,9 +357,11 @@ def configure_jax(
         precision=experiment.precision,
         deterministic=experiment.deterministic,
         job=job,
+        timeout=timeout,
     )
-    for size in (max(sizes), min(sizes)):
-        machine.devices_for(size, experiment.devices)
+    hosts.compare({**experiment._asdict(), **common})
+    machine.devices_for(min(sizes), experiment.devices)
+    return machine.describe_devices(machine.devices_for(max(sizes), experiment.devices))
 
 
 def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:

@@ -3,8 +3,10 @@
 import contextlib
 import functools
 import itertools
+import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,39 @@ from mnist_jax import UserError, hosts
 from mnist_jax.cache import compiled_folder
 from mnist_jax.experiment import COMPUTED, PRECISIONS
 
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CPU_INFO = Path("/proc/cpuinfo")
+DEFAULTS = {
+    # What decides the numbers that a seed gives.
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_enable_custom_prng": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_softmax_custom_jvp": False,
+    "jax_disable_most_optimizations": False,
+    "jax_optimization_level": "UNKNOWN",
+    "jax_exec_time_optimization_effort": 0.0,
+    # What ends a run that has nothing wrong with it; a trial that diverges is recorded.
+    "jax_debug_nans": False,
+    "jax_debug_infs": False,
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
+    "jax_disable_jit": False,
+    "jax_no_tracing": False,
+    "jax_no_execution": False,
+    "jax_transfer_guard": "allow",
+    "jax_transfer_guard_host_to_device": "allow",
+    "jax_transfer_guard_device_to_device": "allow",
+    "jax_transfer_guard_device_to_host": "allow",
+    "jax_compilation_cache_check_contents": False,
+}
+"""Settings of JAX's that a run has whatever the environment says, so that a seed is the same run
+everywhere. They are JAX's defaults; what a version of JAX does not know does not count."""
+
 
 def configure_jax(
     num_trials: int,
@@ -24,8 +59,11 @@ def configure_jax(
     precision: str = "float32",
     deterministic: bool = False,
     job: str | None = None,
+    timeout: float = hosts.TIMEOUT,
 ) -> None:
     """Sets JAX up for a sweep, and looks for devices; must come before anything else does.
+
+    What decides the numbers is set whatever the environment says: `DEFAULTS`.
 
     Each CPU core becomes one device, as far as there are trials for them. Where fewer trials than
     cores train together at most, the devices share all cores through threads, so that none is idle.
@@ -39,15 +77,25 @@ def configure_jax(
         deterministic: Whether a GPU must use kernels that give the same bits every time, and the
             same ones every time: none is chosen by how long it took.
         job: The job of several processes that this one joins, as `hosts.join` takes it.
+        timeout: Seconds for that job to come together.
 
     Raises:
         UserError: The platform, its precision or the job are not to be had.
     """
+    set_aside = []
+    for name, value in DEFAULTS.items():
+        given = jax.config.values.get(name)
+        if given is not None and given != value:
+            jax.config.update(name, value)
+            if jax.config.values[name] != given:
+                set_aside.append(f"{name.upper()}={given}")
     cores = num_cores()
     jax.config.update("jax_num_cpu_devices", min(devices or cores, cores, num_trials))
     if platform == "cpu":
         jax.config.update("jax_platforms", platform)  # others are found without, or are not there
     flags = [os.environ.get("XLA_FLAGS", "")]
+    if cores < _bound_cores():
+        os.environ.setdefault("NPROC", str(cores))  # as many threads has XLA
     if num_trials >= cores:
         flags.append("--xla_cpu_multi_thread_eigen=false")
     if deterministic:
@@ -55,13 +103,24 @@ def configure_jax(
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
     jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     if job is not None:
-        hosts.join(job)
+        hosts.join(job, timeout)
     found = _find_backend()
+    if set_aside and hosts.is_first():
+        print(
+            f"warning: {', '.join(set_aside)}: of no effect here, where a seed is the same run "
+            "whatever the environment says",
+            file=sys.stderr,
+        )
     if platform not in ("", found):
         raise UserError(
             f"--config.platform={platform}: JAX finds none, but {jax.devices()[0].device_kind}; "
             "install JAX for it (pip install -e '.[cuda]' or '.[tpu]'), see that JAX_PLATFORMS "
             "does not keep it out, or choose another"
+        )
+    if found == "cpu" and sys.platform == "linux" and not CPU_INFO.exists():
+        raise UserError(
+            f"{CPU_INFO}: missing, where JAX looks for what the CPU can do; mount /proc, as in any "
+            "container"
         )
     device = jax.devices()[0]
     computed = ("float32",) if _is_before_ampere(device) else COMPUTED.get(found, ("float32",))
@@ -187,16 +246,32 @@ def what_runs(devices: dict[str, Any], platform: str) -> str:
     return f"{text}, matrix products in {devices['matmul_precision']}"
 
 
-def num_cores() -> int:
-    """Returns the CPU cores that this process may use."""
+def num_cores(groups: Path = GROUPS, own: Path = OWN_GROUP) -> int:
+    """Returns the CPU cores that this process may use.
+
+    Those of a container or a cluster's job are fewer than the machine's by the quota of its control
+    group or one above, or by what Slurm gives to a task, even where it is bound to none of them.
+
+    Args:
+        groups: Where the control groups are mounted (version 2).
+        own: File that names the group of this process.
+    """
+    cores = _bound_cores()
+    for folder in _control_groups(groups, own):
+        with contextlib.suppress(OSError, ValueError):  # "max 100000" is no quota
+            quota, period = map(int, (folder / "cpu.max").read_text().split())
+            cores = min(cores, math.ceil(quota / period))
+    of_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(1, min(cores, int(of_task)) if of_task.isdecimal() else cores)
+
+
+def _bound_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def free_memory(
-    groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> int:
+def free_memory(groups: Path = GROUPS, own: Path = OWN_GROUP) -> int:
     """Returns the bytes that this process may still take on the host.
 
     A container or a cluster's job has less than the machine, by its control group or one above.
@@ -207,16 +282,23 @@ def free_memory(
     """
     import psutil
 
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError):
-        group = groups / own.read_text().rpartition("0::/")[2].strip()
-        for folder in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # the root has no limit, others may not
-                limit = int((folder / "memory.max").read_text())
-                used = int((folder / "memory.current").read_text())
-                stat = (folder / "memory.stat").read_text()
-                on_demand = re.findall(
-                    r"^(?:(?:in)?active_file|slab_reclaimable) (\d+)", stat, re.M
-                )
-                free = min(free, limit - used + sum(map(int, on_demand)))
+    free = 2**60  # where it cannot be known, as without /proc, it is tried
+    with contextlib.suppress(OSError, psutil.Error):
+        free = psutil.virtual_memory().available
+    for folder in _control_groups(groups, own):
+        with contextlib.suppress(OSError, ValueError):  # the root has no limit, others may not
+            limit = int((folder / "memory.max").read_text())
+            used = int((folder / "memory.current").read_text())
+            stat = (folder / "memory.stat").read_text()
+            on_demand = re.findall(r"^(?:(?:in)?active_file|slab_reclaimable) (\d+)", stat, re.M)
+            free = min(free, limit - used + sum(map(int, on_demand)))
     return max(0, free)
+
+
+def _control_groups(groups: Path, own: Path) -> list[Path]:
+    """Returns the folders of this process' control group and of those above it, if it has one."""
+    try:
+        group = groups / own.read_text().rpartition("0::/")[2].strip()
+    except OSError:
+        return []
+    return [group, *group.parents]

@@ -60,6 +60,12 @@ flags.DEFINE_string(
     "Trains with the other processes of a job: auto in a cluster, else i/n@host:port for process "
     "i of n, the first of which listens there.",
 )
+flags.DEFINE_integer(
+    "distributed_timeout",
+    hosts.TIMEOUT,
+    "Seconds that the processes of a job may take to come together.",
+    lower_bound=1,
+)
 
 
 def run(
@@ -68,6 +74,7 @@ def run(
     data_dir: str | None,
     overwrite: bool = False,
     job: str | None = None,
+    timeout: float = hosts.TIMEOUT,
 ) -> None:
     """Runs an experiment from data to report, or goes on with it."""
     process = Process()
@@ -80,7 +87,9 @@ def run(
     if job is None and is_finished():  # for which JAX need not start
         _show(path)
         return
-    configure_jax(experiment, job=job)
+    if job is None and experiment.shard == "0/1":
+        hosts.say_if_alone()
+    devices = configure_jax(experiment, job=job, timeout=timeout, common=process.deciding)
     if job is not None and hosts.first(is_finished):
         if hosts.is_first():
             _show(path)
@@ -89,6 +98,7 @@ def run(
     from mnist_jax import runner
 
     dataset = load_data(experiment, data_dir)
+    hosts.compare({"data files": dataset.checksum})
     try:
         with ExitStack() as stack:
 
@@ -99,7 +109,7 @@ def run(
 
             def open_workdir() -> None:
                 workdirs.open_workdir(path, config, overwrite)
-                process.begin(path, dataset.checksum)
+                process.begin(path, dataset.checksum, devices)
 
             state, holds_another = hosts.first(lock_workdir)
             if state == "finished":
@@ -176,7 +186,14 @@ def main(argv: list[str]) -> None:
     """Runs the experiment that the flags name."""
     experiment = read_flags(argv)
     try:
-        run(experiment, FLAGS.workdir, FLAGS.data_dir, FLAGS.overwrite, FLAGS.distributed)
+        run(
+            experiment,
+            FLAGS.workdir,
+            FLAGS.data_dir,
+            FLAGS.overwrite,
+            FLAGS.distributed,
+            FLAGS.distributed_timeout,
+        )
     except Exception as error:
         hosts.leave(error)
 

@@ -9,7 +9,6 @@ on with the next one from its newest good checkpoint.
 import itertools
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -86,7 +85,7 @@ class Runner:
         for part in self._parts:
             try:
                 self._compile(part)
-            except (DoesNotFitError, jax.errors.JaxRuntimeError) as error:
+            except _TOO_LARGE as error:
                 _pieces(part, error)
 
     def train(self) -> None:
@@ -102,7 +101,7 @@ class Runner:
             while part := self._next_part():
                 try:
                     self._train_part(part, stop)
-                except (DoesNotFitError, jax.errors.JaxRuntimeError) as error:
+                except _TOO_LARGE as error:
                     self._split(part, _pieces(part, error))
 
     def _next_part(self) -> Part | None:
@@ -129,11 +128,13 @@ class Runner:
         choices = static_choices(
             self._experiment, self._point(part), len(self._dataset.class_names)
         )
-        program = sweep.compile_sweep(
-            trials=jax.tree.map(lambda x: x[np.array(part)], self._trials),
-            dataset=self._dataset,
-            num_devices=self._experiment.devices,
-            **choices,
+        program = hosts.together(
+            lambda: sweep.compile_sweep(
+                trials=jax.tree.map(lambda x: x[np.array(part)], self._trials),
+                dataset=self._dataset,
+                num_devices=self._experiment.devices,
+                **choices,
+            )
         )
         self._seconds["compile"] += program.lower_seconds + program.compile_seconds
         if (most := memory.trials_that_fit(program)) < len(part):
@@ -262,7 +263,10 @@ class Runner:
             workdirs.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
 
 
-def _pieces(part: Part, error: DoesNotFitError | jax.errors.JaxRuntimeError) -> list[Part]:
+_TOO_LARGE = (DoesNotFitError, hosts.OutOfMemoryError, jax.errors.JaxRuntimeError)
+
+
+def _pieces(part: Part, error: Exception) -> list[Part]:
     """Divides a part that was too large for memory.
 
     Raises:
@@ -271,7 +275,7 @@ def _pieces(part: Part, error: DoesNotFitError | jax.errors.JaxRuntimeError) -> 
     """
     if isinstance(error, DoesNotFitError):
         size = error.most
-    elif re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):  # GPU, CPU
+    elif hosts.is_out_of_memory(error):
         size = len(part) // 2
     else:
         raise error

@@ -7,6 +7,7 @@ together (`vmap`).
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -266,18 +267,22 @@ def run(
             before the host looks at this one: of short epochs, they never wait for it.
     """
     if state is None:
-        state = sweep.initialise(sweep.inputs[0])
+        state = hosts.together(lambda: sweep.initialise(sweep.inputs[0]))
     orders = image_orders(sweep.seeds, start + 1, sweep.sizes["train"])
+
+    def run_epoch(state):
+        return hosts.together(lambda: sweep.run_epoch(state, orders, *sweep.inputs))
+
     ahead = None  # what the devices have been given to do
     for epoch in range(start + 1, num_epochs + 1):
-        state, sums = ahead or sweep.run_epoch(state, orders, *sweep.inputs)
+        state, sums = ahead or run_epoch(state)
         ahead, last = None, epoch == num_epochs
         if not last:
             orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
         if last or keep(epoch):
             yield state, _epoch_metrics(sweep, sums)
         else:
-            ahead = sweep.run_epoch(state, orders, *sweep.inputs)
+            ahead = run_epoch(state)
             yield None, _epoch_metrics(sweep, sums)
 
 
@@ -344,9 +349,11 @@ def show_progress(
     """
     from tqdm import tqdm
 
+    off = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false", "no", "off")
+
     width = len(str(num_epochs))
     size = {"total": num_trials * num_epochs, "initial": num_trials * start}
-    with tqdm(**size, unit="trial epochs", disable=None) as bar:
+    with tqdm(**size, unit="trial epochs", disable=off or None) as bar:
         for epoch, (state, metrics) in enumerate(epochs, start=start + 1):
             columns = {"loss": "train_loss", "accuracy": "train_accuracy"}
             for held_out in ("validation", "test"):

@@ -19,12 +19,13 @@ from mnist_jax import UserError, hosts, machine
 
 EXACT = ("metrics.jsonl", "results.csv", "chosen_trial.npz")
 # Two programs; two processes cannot share three or six trials of each evenly.
+WAITS = "(--distributed_timeout)\n"
 GRID = ("--config.hidden_sizes=((8,),(4,4))", "--config.l2=0,1e-4", "--config.num_seeds=3")
 
 
-def start(workdir, num_epochs, process=None, **options):
+def start(workdir, num_epochs, process=None, program=("-m", "mnist_jax.main"), **options):
     """Starts a run, or a process `i/n@host:port` of one, with a device each."""
-    command = [sys.executable, "-m", "mnist_jax.main", "--config=configs/baseline.py", *GRID]
+    command = [sys.executable, *program, "--config=configs/baseline.py", *GRID]
     command += ["--config.dataset=digits", f"--config.num_epochs={num_epochs}"]
     command += ["--config.devices=1", f"--workdir={workdir}"]
     if process:
@@ -36,11 +37,15 @@ def start(workdir, num_epochs, process=None, **options):
     )  # fmt: skip
 
 
-def start_job(workdir, num_epochs):
+def start_job(workdir, num_epochs, *program):
+    address = f"127.0.0.1:{free_port()}"
+    return [start(workdir, num_epochs, f"{i}/2@{address}", *program) for i in range(2)]
+
+
+def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    return [start(workdir, num_epochs, f"{i}/2@127.0.0.1:{port}") for i in range(2)]
+        return listener.getsockname()[1]
 
 
 def end(process):
@@ -51,6 +56,7 @@ def end(process):
         process.kill()
         raise
     lines = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+    err = "".join(x for x in err.splitlines(True) if not x.endswith(WAITS))  # on a busy machine
     return process.returncode, "\n".join(lines), err
 
 
@@ -61,20 +67,27 @@ def assert_same(workdir, other):
     assert grids[0] == grids[1]
 
 
-def test_two_processes_write_the_files_of_one(tmp_path):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process makes of three epochs."""
+    path = tmp_path_factory.mktemp("alone")
+    status, _, err = end(start(path, num_epochs=3))
+    assert status == 0, err
+    return path
+
+
+def test_two_processes_write_the_files_of_one(tmp_path, alone):
     job = start_job(tmp_path / "two", num_epochs=3)
     (status, out, err), (other_status, other_out, other_err) = map(end, job)
     assert (status, other_status) == (0, 0), err + other_err
     assert out.startswith("Runs on 2 cpu devices of 2 processes")
     assert "Report: " in out
     assert not other_out  # the first one alone speaks
-    status, _, err = end(start(tmp_path / "one", num_epochs=3))
-    assert status == 0, err
-    assert_same(tmp_path / "two", tmp_path / "one")
+    assert_same(tmp_path / "two", alone)
     devices = json.loads((tmp_path / "two" / "summary.json").read_text())["provenance"]["devices"]
     assert (devices["count"], devices["processes"]) == (2, 2)
 
-    refused, silent = map(end, start_job(tmp_path / "one", num_epochs=4))
+    refused, silent = map(end, start_job(alone, num_epochs=4))
     assert (refused[0], silent[0]) == (2, 2)
     assert "holds another run, which differs in num_epochs ([3], not [4])" in refused[2]
     assert (refused[2].count("\n"), silent[2]) == (1, "")
@@ -119,6 +132,176 @@ def test_a_signal_to_one_of_them_stops_them_all_at_the_same_epoch(tmp_path):
     for status, _, err in map(end, job):
         assert status == 128 + signal.SIGTERM
         assert "and saved: the same command" in err
+
+
+# --- coming together ---
+
+RUN = ("--config=configs/baseline.py", "--config.dataset=digits", "--config.num_epochs=1")
+RUN += ("--config.hidden_sizes=8", "--config.num_seeds=2", "--config.devices=1")
+
+
+def said(process):
+    """What a process has on its stderr but for what it waits for: busy machines start slowly."""
+    return "".join(x for x in process.err.splitlines(True) if not x.endswith(WAITS))
+
+
+@pytest.mark.parametrize(
+    ("given", "differ"),
+    [
+        (
+            {"learning_rate": 0.9, "hidden_sizes": 4},
+            "hidden_sizes ([[8]] in process 0, ",
+        ),
+        ({"num_seeds": 1}, "num_seeds (2 in process 0, 1 in 1);"),
+    ],
+)
+def test_processes_that_differ_are_refused(server, tmp_path, given, differ):
+    """Neither what the numbers mean may differ, nor the shapes of what is passed on."""
+    address, other = f"127.0.0.1:{free_port()}", [f"--config.{k}={v}" for k, v in given.items()]
+    job = [
+        server.start("main", *RUN, *more, f"--workdir={tmp_path}", f"--distributed={i}/2@{address}")
+        for i, more in enumerate([[], other])
+    ]
+    for process in job:
+        assert process.wait() == 2, process.err
+        assert said(process).startswith("error: --distributed: the processes of the job differ in ")
+        assert differ in said(process)
+        assert said(process).count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_with_other_settings_are_refused(server, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    job = [
+        server.start(
+            "main", *RUN, f"--workdir={tmp_path}", f"--distributed={i}/2@{address}",
+            JAX_MADE_UP=value, JAX_LOG_COMPILES="0" * i,
+        )
+        for i, value in enumerate(["yes", "no"])
+    ]  # fmt: skip
+    for process in job:
+        assert process.wait() == 2, process.err
+        assert (
+            "differ in environment ({'JAX_MADE_UP': 'yes'} in process 0, {'JAX_MADE_UP': 'no'} in"
+            in said(process)
+        )
+        assert said(process).count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_who_waits_for_a_job_says_so_and_ends_in_time(server, tmp_path, number):
+    flag = f"--distributed={number}/3@127.0.0.1:{free_port()}"
+    done = server.run("main", *RUN, f"--workdir={tmp_path}", flag, "--distributed_timeout=2")
+    assert done.status == 2
+    waits, error = done.err.splitlines()
+    who = "the processes 1, 2 of 3" if number == 0 else "process 0 at 127.0.0.1:"
+    assert waits.startswith(f"{flag}: waits for {who}")
+    assert waits.endswith("at most 2 s (--distributed_timeout)")
+    assert error.startswith(f"error: {flag}: ")
+    assert "within 2 s; see that each was started" in error
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_ctrl_c_ends_the_wait_for_a_job(server, tmp_path, number):
+    flag = f"--distributed={number}/2@127.0.0.1:{free_port()}"
+    process = server.start("main", *RUN, f"--workdir={tmp_path}", flag)
+    assert process.wait_until(lambda: process.err.endswith(WAITS))
+    process.send(signal.SIGINT)
+    assert process.wait() == 128 + signal.SIGINT
+    assert said(process) == "interrupted\n"
+
+
+def test_a_number_that_comes_twice_is_refused_and_the_job_goes_on(server, tmp_path):
+    """The second process of a number must not harm those that are there; nor must a proxy."""
+    address = f"127.0.0.1:{free_port()}"
+
+    def start(number, folder):
+        given = [*RUN, f"--workdir={tmp_path / folder}", f"--distributed={number}/3@{address}"]
+        return server.start("main", *given, "--config.num_seeds=3", http_proxy="http://127.0.0.1:9")
+
+    job = [start(0, "job")]
+    assert job[0].wait_until(lambda: "waits for the processes 1, 2" in job[0].err)
+    first = server.run("main", *RUN, f"--distributed=0/2@{address}")
+    assert first.status == 2
+    assert "the first process cannot listen at port" in first.err
+    assert first.err.count("\n") == 1
+    twice = [start(1, "job"), start(1, "other")]
+    while not (refused := [p for p in twice if p.wait(os.WNOHANG) is not None]):
+        time.sleep(0.01)
+    assert refused[0].status == 2
+    assert "another process of the job has the number 1" in said(refused[0])
+    assert said(refused[0]).count("\n") == 1
+    job += [p for p in twice if p is not refused[0]] + [start(2, "job")]
+    for process in job:
+        assert process.wait() == 0, process.err
+        assert said(process) == ""
+
+
+def test_an_address_that_is_none_is_refused(server):
+    for address in ("no.such.host.invalid:1234", "127.0.0.1:99999", "127.0.0.1:0"):
+        done = server.run("main", *RUN, f"--distributed=1/2@{address}")
+        assert done.status == 2
+        assert f"{address} is no address that is known here (" in done.err
+        assert done.err.count("\n") == 1
+
+
+SHORT_OF_MEMORY = """
+import sys, jax
+from mnist_jax import hosts, main, sweep
+
+run, calls = sweep.run, []
+
+def run_short_of_memory(program, *arguments):
+    def run_epoch(*inputs):
+        calls.append(len(program.trials.seed))
+        if len(calls) == 2 and not hosts.is_first():
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return program.run_epoch(*inputs)
+
+    return run(program._replace(run_epoch=run_epoch), *arguments)
+
+sweep.run = run_short_of_memory
+agree = hosts.agree
+
+def checked(numbers):
+    assert agree([-(10**12)]) == [-(10**12)]
+    return agree(numbers)
+
+hosts.agree = checked
+main.run_command(main.main)
+"""
+
+
+def test_where_one_is_out_of_memory_all_halve_the_part(tmp_path, alone):
+    """Also, what they agree on may take more than 32 bits."""
+    job = start_job(tmp_path / "job", 3, ("-c", SHORT_OF_MEMORY))
+    for status, out, err in map(end, job):
+        assert status == 0, err
+        assert "memory does not hold 6 trials: 2 parts, one after the other" in out or not out
+    rows, tables = (
+        [(folder / name).read_text().splitlines() for folder in (tmp_path / "job", alone)]
+        for name in ("metrics.jsonl", "results.csv")
+    )
+    assert sorted(rows[0]) == sorted(rows[1])
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, "Slurm with 4 processes"),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, ""),
+        ({"SLURM_NTASKS": "1"}, ""),
+        ({"OMPI_COMM_WORLD_SIZE": "3"}, "Open MPI with 3 processes"),
+    ],
+)
+def test_a_cluster_job_that_is_not_asked_for_is_told_of(monkeypatch, capsys, given, told):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    hosts.say_if_alone()
+    err = capsys.readouterr().err
+    assert (f"warning: this is a job of {told}: each that runs this command" in err) == bool(told)
+    assert err.count("\n") == bool(told)
 
 
 @pytest.mark.parametrize("job", ["", "yes", "2/2@localhost:1", "0/2", "0/2@localhost", "-1/2@a:1"])

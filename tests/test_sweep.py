@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from base import BASE
 
-from mnist_jax import grid, machine, models, sweep
+from mnist_jax import UserError, grid, machine, models, sweep
 from mnist_jax.data import Dataset
 
 TESTS = Path(__file__).parent
@@ -226,6 +227,112 @@ def test_epochs_whose_state_is_not_wanted_run_ahead_with_the_same_bits():
         jax.tree.map(np.testing.assert_array_equal, ahead, metrics)
 
 
+# --- the machine ---
+
+STRICT = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_RANDOM_SEED_OFFSET": "7",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_DEBUG_NANS": "1",
+    "JAX_DEBUG_INFS": "1",
+    "JAX_ERROR_CHECKING_BEHAVIOR_NAN": "raise",
+    "JAX_DISABLE_JIT": "1",
+    "JAX_NO_TRACING": "1",
+    "JAX_NO_EXECUTION": "1",
+    "JAX_TRANSFER_GUARD": "disallow",
+    "JAX_TRANSFER_GUARD_HOST_TO_DEVICE": "disallow_explicit",
+    "JAX_LEGACY_PRNG_KEY": "error",
+    "JAX_EXPLICIT_X64_DTYPES": "error",
+}
+RUN = ["--config=configs/baseline.py", "--config.dataset=digits", "--config.num_epochs=2"]
+RUN += ["--config.hidden_sizes=8", "--config.learning_rate=0.1,1e30"]  # the last one diverges
+
+
+def run_main(*arguments, **environment):
+    """A run as a shell starts it: JAX reads its variables when it is imported."""
+    command = [sys.executable, "-m", "mnist_jax.main", *RUN, *arguments]
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | environment
+    return subprocess.run(
+        command, cwd=TESTS.parent, env=environment, capture_output=True, text=True
+    )
+
+
+def test_no_setting_of_jax_changes_a_number_or_ends_a_run(server, tmp_path):
+    assert server.run("main", *RUN, f"--workdir={tmp_path / 'plain'}").status == 0
+    done = run_main(f"--workdir={tmp_path / 'strict'}", **STRICT)
+    assert done.returncode == 0, done.stderr
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("warning: JAX_ENABLE_X64=True, JAX_DEFAULT_PRNG_IMPL=rbg, ")
+    assert "JAX_LEGACY_PRNG_KEY" not in warning  # which works
+    for name in ("metrics.jsonl", "results.csv"):
+        plain, strict = (tmp_path / folder / name for folder in ("plain", "strict"))
+        assert plain.read_bytes() == strict.read_bytes(), name
+    made = json.loads((tmp_path / "strict/summary.json").read_text())["provenance"]
+    assert STRICT.items() <= made["environment"].items()
+
+
+def test_a_setting_that_jax_does_not_know_is_one_line(tmp_path):
+    done = run_main(f"--workdir={tmp_path / 'run'}", JAX_NUMPY_RANK_PROMOTION="maybe")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX cannot start: ")
+    assert "maybe" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("quotas", "of_task", "cores"),
+    [
+        (("max 100000", "max 100000"), "", 8),
+        (("300000 100000", "max 100000"), "", 3),
+        (("300000 100000", "150000 100000"), "", 2),  # the second core in half of the time
+        (("1000 100000", "max 100000"), "", 1),
+        (("no number", ""), "", 8),
+        (("300000 100000", "max 100000"), "2", 2),
+        (("max 100000", "max 100000"), "16", 8),
+        (("max 100000", "max 100000"), "0", 1),
+        (("max 100000", "max 100000"), "4(x2)", 8),
+    ],
+)
+def test_cores_are_those_of_a_job_or_a_container(tmp_path, monkeypatch, quotas, of_task, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", of_task)
+    own, folder = tmp_path / "own", tmp_path / "groups" / "job_1" / "step_2"
+    folder.mkdir(parents=True)
+    for group, quota in zip((folder.parent, folder), quotas, strict=True):
+        (group / "cpu.max").write_text(quota + "\n")
+    own.write_text("0::/job_1/step_2\n")
+    assert machine.num_cores(tmp_path / "groups", own) == cores
+
+
+def test_a_run_has_no_more_threads_than_cores(server, tmp_path):
+    """One trial shares all cores through threads, of which XLA would have one for each core."""
+    flags = [f for f in RUN if "learning_rate" not in f]
+    done = server.run(
+        "main", *flags, f"--workdir={tmp_path}", SLURM_CPUS_PER_TASK="1", XLA_FLAGS=""
+    )
+    assert done.status == 0
+    devices = json.loads((tmp_path / "summary.json").read_text())["provenance"]["devices"]
+    assert (devices["cores"], devices["threads"]) == (1, "one a device")
+
+
+def test_without_proc_memory_is_tried_and_a_cpu_is_refused(server, tmp_path, monkeypatch):
+    import psutil
+
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "none"))
+    assert machine.free_memory(tmp_path, tmp_path / "none") >= 2**40
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "none" / "cpuinfo")
+    for name in ("XLA_FLAGS", "NPROC"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    with pytest.raises(UserError, match="none/cpuinfo: missing, where JAX looks for what the CPU"):
+        machine.configure_jax(1)
+
+
 ON_EIGHT_DEVICES = """
 import jax, numpy as np
 from test_sweep import OPTIONS, models, run, sweep, tiny_dataset, trials
@@ -280,6 +387,17 @@ def test_the_program_has_nothing_slow_in_it(conv_features, hidden_sizes):
                  "convolution(", "select-and-scatter"):  # fmt: skip
         assert slow not in program
     assert "dot(" in program
+
+
+def test_tqdm_can_be_turned_off(monkeypatch, capsys):
+    epochs = [("state", metrics) for metrics in run(trials(seeds=(0, 1)))]
+    for value, lines in (("1", 2), ("0", 0), ("", 0)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("TQDM_DISABLE", value)
+        list(sweep.show_progress(iter(epochs), num_epochs=2, num_trials=2))
+        out, err = capsys.readouterr()
+        assert out.count("\n") == lines
+        assert bool(err) == (not lines)
 
 
 def test_progress_is_one_line_an_epoch_where_there_is_no_terminal(capsys):
