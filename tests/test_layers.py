@@ -1,14 +1,20 @@
-"""The fused layer is `nn.Conv`, `nn.relu` and `nn.max_pool`, in values, gradients and programs."""
+"""The layers are those of Flax, in values, gradients and parameters, and make other programs."""
 
 import functools
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from hypothesis import strategies as st
 
+from mnist_jax import layers
 from mnist_jax.layers import ConvReluMaxPool, conv_relu_max_pool
+from mnist_jax.sweep import Mesh, P
+
+PROPERTY = hypothesis.settings(max_examples=6, deadline=None, derandomize=True, database=None)
 
 
 def reference(x, kernel, bias):
@@ -169,3 +175,272 @@ def test_parameters_are_those_of_flax():
     theirs = Net(plain).init(jax.random.key(3), x)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def assert_close(ours, theirs, rtol=1e-5):
+    def check(a, b):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol, rtol * float(jnp.abs(b).max(initial=1e-3)))
+
+    jax.tree.map(check, ours, theirs)
+
+
+def value_and_vjp(function, *args):
+    """The value, and the gradients under a cotangent that differs at every output."""
+
+    @jax.jit
+    def run(*args):
+        y, vjp = jax.vjp(function, *args)
+        weights = np.random.default_rng(1).standard_normal(y.shape)
+        return y, vjp(jnp.asarray(weights, y.dtype))
+
+    return run(*args)
+
+
+def assert_equals_flax(layer, x, **arguments):
+    """One set of initial weights, whose names and bits are alike; then values and gradients."""
+    ours, theirs = (kind(precision="highest", **arguments) for kind in (layer, nn.Conv))
+    variables = jax.jit(theirs.init)(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(ours.init)(jax.random.key(0), x), variables)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # the bias too is not zero
+    assert_close(value_and_vjp(ours.apply, variables, x), value_and_vjp(theirs.apply, variables, x))
+
+
+@st.composite
+def convolutions(draw):
+    """Arguments of `nn.Conv`, and the shape of what it takes."""
+    axes = draw(st.sampled_from([2, 2, 2, 1, 3]))
+
+    def each(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(axes))
+
+    groups = draw(st.sampled_from([1, 1, 1, 2, 4]))
+    pairs = [(draw(st.integers(-1, 3)), draw(st.integers(0, 3))) for _ in range(axes)]
+    padding = draw(st.sampled_from(["SAME", "VALID", "CIRCULAR", "SAME_LOWER", 1, pairs]))
+    arguments = {
+        "features": groups * draw(st.integers(1, 5)),
+        "kernel_size": each(1, 4 if axes < 3 else 2),
+        "strides": draw(st.sampled_from([1, each(1, 3)])),
+        "padding": padding,
+        "input_dilation": each(1, 2) if isinstance(padding, list) else 1,
+        "kernel_dilation": draw(st.sampled_from([1, 1, each(1, 2)])),
+        "feature_group_count": groups,
+        "use_bias": draw(st.booleans()),
+    }
+    batch = draw(st.sampled_from([(), (1,), (5,), (6,), (2, 3)]))
+    return arguments, (*batch, *each(6, 9), groups * draw(st.sampled_from([1, 3, layers.NARROW])))
+
+
+@PROPERTY
+@hypothesis.given(convolutions(), st.booleans())
+def test_conv_equals_flax(drawn, small_blocks):
+    arguments, shape = drawn
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        if small_blocks:
+            patch.setattr(layers, "BLOCK_BYTES", {True: 20_000, False: 20_000})
+        assert_equals_flax(layers.Conv, x, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments"),
+    [
+        ((2, 8, 8, 3), {"kernel_size": (3, 3), "dtype": jnp.bfloat16}),
+        ((2, 8, 8, 3), {"kernel_size": (3, 3), "param_dtype": jnp.float16}),
+        ((2, 8, 8, 3), {"kernel_size": (3, 3), "mask": np.tri(4, 3) * np.ones((3, 3, 1, 1))}),
+        ((2, 8, 8, 3), {"kernel_size": (3, 3), "kernel_init": nn.initializers.ones}),
+        ((2, 8, 3), {"kernel_size": 3, "padding": "CAUSAL"}),
+        ((2, 8, 8, 3), {"kernel_size": (9, 9), "padding": "VALID"}),  # no output
+        ((0, 8, 8, 3), {"kernel_size": (3, 3)}),  # no images
+        ((2, 28, 28, 1), {"kernel_size": (7, 7), "strides": 7}),
+    ],
+)
+def test_conv_takes_the_other_arguments_of_flax(shape, arguments):
+    if "mask" in arguments:
+        arguments = arguments | {"mask": jnp.asarray(arguments["mask"].swapaxes(2, 3))}
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    layer = nn.Conv(4, **arguments)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    ours = jax.jit(layers.Conv(4, **arguments).init_with_output)(jax.random.key(0), x)
+    rtol = {jnp.bfloat16: 2e-2, jnp.float16: 2e-3}.get(ours[0].dtype.type, 1e-5)
+    assert_close(ours, (layer.apply(variables, x), variables), rtol)
+
+
+@pytest.mark.parametrize("channels", [2, layers.NARROW])
+def test_conv_and_pool_differentiate_in_every_mode(channels, monkeypatch):
+    """A product of the Hessian with a vector: forward over reverse, as Flax gives it."""
+    monkeypatch.setattr(layers, "BLOCK_BYTES", {True: 20_000, False: 20_000})
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 9, 8, channels)), jnp.float32)
+    kernel = jnp.asarray(np.random.default_rng(1).standard_normal((3, 3, channels, 5)), jnp.float32)
+
+    def product(conv, max_pool, avg_pool):
+        def loss(kernel):
+            y = conv(5, (3, 3), use_bias=False, precision="highest").apply(
+                {"params": {"kernel": kernel}}, x
+            )
+            return jnp.tanh(avg_pool(max_pool(jnp.tanh(y), (2, 2), (2, 2)), (2, 2))).sum()
+
+        return jax.jit(lambda k: jax.jvp(jax.grad(loss), (k,), (jnp.cos(k),)))(kernel)
+
+    ours = product(layers.Conv, layers.max_pool, layers.avg_pool)
+    assert_close(ours, product(nn.Conv, nn.max_pool, nn.avg_pool), 1e-4)
+
+
+@st.composite
+def pools(draw):
+    """Arguments of Flax's pools, and images whose values tie often."""
+    axes = draw(st.sampled_from([2, 2, 1, 3]))
+
+    def each(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(axes))
+
+    window = each(1, 4)
+    pairs = [(draw(st.integers(0, n - 1)), draw(st.integers(0, n - 1))) for n in window]
+    batch = draw(st.sampled_from([(3,), (), (2, 2)]))
+    padding = draw(st.sampled_from(["SAME", "VALID", pairs][: None if len(batch) < 2 else 2]))
+    strides = draw(st.sampled_from([None, window, each(1, 4)]))
+    shape = *batch, *each(4, 9), draw(st.integers(1, 3))
+    values = np.random.default_rng(draw(st.integers(0, 9))).integers(-2, 3, shape)
+    return jnp.asarray(values, jnp.float32), window, strides, padding
+
+
+@PROPERTY
+@hypothesis.given(pools())
+def test_max_pool_equals_flax_ties_included(drawn):
+    """Cotangents are whole numbers, so that sums over overlapping windows are equal bits too."""
+    x, *arguments = drawn
+
+    def run(pool):
+        @jax.jit
+        def values(x):
+            y, vjp = jax.vjp(lambda x: pool(x, *arguments), x)
+            return y, vjp(jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))
+
+        return values(x)
+
+    jax.tree.map(np.testing.assert_array_equal, run(layers.max_pool), run(nn.max_pool))
+
+
+@PROPERTY
+@hypothesis.given(pools(), st.booleans())
+def test_avg_pool_equals_flax(drawn, count_include_pad):
+    x, *arguments = drawn
+
+    def run(pool):
+        return value_and_vjp(lambda x: pool(x, *arguments, count_include_pad), x)
+
+    assert_close(run(layers.avg_pool), run(nn.avg_pool))
+
+
+@pytest.mark.parametrize("name", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_pools_of_half_precision_and_of_images_too_small(name, dtype):
+    ours, theirs = getattr(layers, name), getattr(nn, name)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3, 4)), dtype)
+    assert_close(ours(x, (2, 2), padding="SAME"), theirs(x, (2, 2), padding="SAME"), 2e-2)
+    assert_close(ours(x, (4, 4), (2, 2)), theirs(x, (4, 4), (2, 2)))
+
+
+def test_max_pool_keeps_nan():
+    x = jnp.zeros((1, 6, 6, 1)).at[0, 2, 3].set(jnp.nan)
+    np.testing.assert_array_equal(layers.max_pool(x, (3, 3)), nn.max_pool(x, (3, 3)))
+
+
+class Net(nn.Module):
+    """Some layers, one of them in a module within."""
+
+    conv: type = layers.Conv
+    max_pool: callable = staticmethod(layers.max_pool)
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(self.conv(4, (5, 5))(x))
+        x = self.max_pool(x, (3, 3), (2, 2), "SAME")
+        x = nn.Sequential([self.conv(layers.NARROW, (3, 3)), self.conv(4, (3, 3))])(x)
+        x = layers.avg_pool(x, (2, 2), (2, 2))
+        x = layers.Dropout(self.rate, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(3)(x)
+
+
+@pytest.mark.parametrize(
+    "transform", [lambda f, *x: jax.vmap(f)(*x), lambda f, *x: jax.lax.map(lambda x: f(*x), x)]
+)
+def test_program_of_a_net_is_matrix_multiplications(transform):
+    x = jnp.ones((2, 4, 12, 12, 1))
+    keys = jax.random.split(jax.random.key(0))
+    params = jax.eval_shape(jax.vmap(lambda key: Net().init(key, x[0])), keys)
+    step = jax.grad(lambda params, x: jnp.sin(Net().apply(params, x)).sum())
+    program = jax.jit(functools.partial(transform, step)).lower(params, x).as_text()
+    assert "stablehlo.dot_general" in program
+    for slow in ("convolution", "reduce_window", "select_and_scatter", "stablehlo.scatter"):
+        assert slow not in program
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_plain_conv_is_found_in_any_depth(train):
+    images = jax.ShapeDtypeStruct((2, 12, 12, 1), jnp.float32)
+    assert layers.uses_plain_conv(Net(nn.Conv), images, train=train)
+    assert not layers.uses_plain_conv(Net(layers.Conv), images, train=train)
+    assert not layers.uses_plain_conv(nn.Dense(3), jax.ShapeDtypeStruct((2, 4), jnp.float32))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("arguments", [{}, {"broadcast_dims": (-1,)}, {"rng_collection": "other"}])
+def test_dropout_equals_flax(rate, arguments):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 50)), jnp.float32)
+    rngs = {arguments.get("rng_collection", "dropout"): jax.random.key(3)}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(layer, *rate):
+        def apply(x):
+            return layer(*rate, deterministic=False, **arguments).apply({}, x, rngs=rngs)
+
+        return apply(x), jax.grad(lambda x: apply(x).sum())(x)
+
+    theirs = run(lambda **more: nn.Dropout(rate, **more))
+    constant = run(lambda **more: layers.Dropout(rate, **more))
+    jax.tree.map(np.testing.assert_array_equal, constant, theirs)
+    assert_close(run(layers.Dropout, jnp.float32(rate)), theirs, 1e-6)
+
+
+def test_dropout_is_off_where_told_and_says_where_it_is_not():
+    x = jnp.ones((2, 3))
+    assert layers.Dropout(0.5).apply({}, x, deterministic=True) is x
+    assert layers.Dropout(0.0, deterministic=False).apply({}, x) is x
+    assert (
+        layers.Dropout(0.5, deterministic=True).apply({}, x.astype(jnp.bfloat16)).dtype
+        == "bfloat16"
+    )
+    dropped = layers.Dropout(jnp.float32(0.5)).apply(
+        {}, x.astype(jnp.bfloat16), deterministic=False, rng=jax.random.key(0)
+    )
+    assert dropped.dtype == "bfloat16"
+    with pytest.raises(ValueError, match="deterministic"):
+        layers.Dropout(0.5).apply({}, x)
+
+
+def test_rate_varies_with_the_trial_under_every_transform():
+    """Masks are those of a lone call, whatever runs beside it."""
+    x = jnp.ones((4, 20))
+    rates, keys = jnp.array([0.0, 0.2, 0.7, 1.0]), jax.random.split(jax.random.key(0), 4)
+
+    def trial(rate, key):
+        def step(total, i):
+            rngs = {"dropout": jax.random.fold_in(key, i)}
+            return total + layers.Dropout(rate, deterministic=False).apply({}, x, rngs=rngs), None
+
+        return jax.lax.scan(step, jnp.zeros_like(x), jnp.arange(3))[0]
+
+    def mapped(rates, keys):
+        return jax.lax.map(lambda args: trial(*args), (rates, keys))
+
+    mesh = Mesh(np.array(jax.devices()), ("trial",))
+    alone = jnp.stack([jax.jit(trial)(*args) for args in zip(rates, keys, strict=True)])
+    sharded = jax.shard_map(
+        mapped, mesh=mesh, in_specs=P("trial"), out_specs=P("trial"), check_vma=False
+    )
+    for together in (jax.vmap(trial), mapped, sharded):
+        np.testing.assert_array_equal(jax.jit(together)(rates, keys), alone)
+    np.testing.assert_array_equal(alone[0], 3 * x)
+    np.testing.assert_array_equal(alone[3], 0 * x)
