@@ -27,7 +27,7 @@ from mnist_jax.pages import (
     shown_points,
     signed,
 )
-from mnist_jax.results import Run, compare, count, is_finite, label, protocol, shown, varying
+from mnist_jax.results import Run, compare, count, is_finite, label, protocol, varying
 from mnist_jax.run_files import one_line
 
 _SHAPES_TRIALS = ("num_validation", "design_seed", "precision", "deterministic", "choose_epoch")
@@ -138,7 +138,7 @@ def is_same_recipe(first: Line, second: Line) -> bool:
         if not run.config.get("num_validation"):
             del config["design_seed"]  # which cuts the validation images
         records.append(
-            {axis: shown(point[axis]) for axis in AXES}
+            {axis: point[axis] for axis in AXES}
             | config
             | {key: made.get(key) for key in ("data_checksum", "commit", "versions", "machine")}
             | {key: devices.get(key) for key in ("platform", "kind", "matmul_precision")}

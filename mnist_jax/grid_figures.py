@@ -23,7 +23,17 @@ from mnist_jax.canvas import (
     sound_trials,
     subplots,
 )
-from mnist_jax.results import Row, Run, count, label, protocol, ranked, shown, varying
+from mnist_jax.results import (
+    Row,
+    Run,
+    count,
+    label,
+    num_digits,
+    protocol,
+    ranked,
+    shown,
+    varying,
+)
 
 MAX_CELLS = 100  # of a heat map, with numbers in them
 # How the numbers of an axis of the grid are spread; the values of the other axes are names.
@@ -164,7 +174,8 @@ def draw_heat_map(run: Run):
     ax.grid(False)
     for values, set_ticks in ((rows, ax.set_yticks), (columns, ax.set_xticks)):
         step = math.ceil(len(values) / 20)
-        set_ticks(range(0, len(values), step), [shown(value) for value in values][::step])
+        digits = num_digits(values)
+        set_ticks(range(0, len(values), step), [shown(v, digits) for v in values][::step])
     ax.set(xlabel=across.replace("_", " "), ylabel=down.replace("_", " "))
     extend = "min" if view.words() else "neither"
     figure.colorbar(image, ax=ax, label=f"{p.measure} (%)", extend=extend)
@@ -263,7 +274,7 @@ def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, f
     ax.set_xlim(transform.inverted().transform(ends))
     gap = inches * np.diff(spots).min() / (width + 2 * margin)
     if gap > 0.16:
-        texts = [shown(value) for value in values]
+        texts = [shown(value, num_digits(values)) for value in values]
         room = 13 * gap > max(map(len, texts)) + 1  # characters an inch
         ax.set_xticks(list(places.values()), texts, rotation=0 if room else 90)
         ax.set_xticks([], minor=True)

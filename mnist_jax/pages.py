@@ -26,6 +26,7 @@ from mnist_jax.results import (
     count_diverged,
     is_finite,
     label,
+    num_digits,
     protocol,
     ranked,
     shown,
@@ -207,7 +208,7 @@ def last_epoch_table(run: Run) -> Table:
 def _points_table(run: Run, columns: Sequence[Column]) -> Table:
     axes, rows = varying(run.summary["grid"]), []
     for point in shown_points(run):
-        cells = [*(shown(point[axis]) for axis in axes), _num_sound(point)]
+        cells = [*(shown(point[axis], axis.digits) for axis in axes), _num_sound(point)]
         for _, _, column, statistic, show in columns:
             found = point["statistics"][column]
             cells.append(show(found[statistic]))
@@ -241,7 +242,7 @@ def comparison_table(run: Run, compared: Sequence[tuple[Row, Row]]) -> Table:
     axes = varying(run.summary["grid"])
     names = [("", axis.replace("_", " ")) for axis in axes]
     rows = [
-        [*(shown(point[axis]) for axis in axes), *_comparison_cells(test)]
+        [*(shown(point[axis], axis.digits) for axis in axes), *_comparison_cells(test)]
         for point, test in compared
     ]
     return Table([*names, *_COMPARISON_COLUMNS], rows)
@@ -302,31 +303,41 @@ def pairs_table(pairs: Sequence[Pair]) -> Table:
 
 def differing(names: Sequence[str], records: Sequence[Row]) -> Table:
     """Returns a row per named run, with the keys on which its record differs from the others'."""
-    flat = [{k: v for k, v in _flat(record) if k != "name"} for record in records]
-    keys = [k for k in dict.fromkeys(itertools.chain(*flat)) if len({r.get(k) for r in flat}) > 1]
-    rows = [
-        [name, *(record.get(key, "—") for key in keys)]
-        for name, record in zip(names, flat, strict=True)
-    ]
-    return Table([("", "run"), *(("", key) for key in keys)], rows)
+    flat = [_flat(record) for record in records]
+    columns: dict[str, list[str]] = {}
+    for key in dict.fromkeys(itertools.chain(*flat)):
+        digits = num_digits(itertools.chain(*(record.get(key, ()) for record in flat)))
+        texts = [_listed(record[key], digits) if key in record else "—" for record in flat]
+        if key != "name" and len(set(texts)) > 1:
+            columns[key] = texts
+    rows = [list(row) for row in zip(names, *columns.values(), strict=True)]
+    return Table([("", "run"), *(("", key) for key in columns)], rows)
 
 
 def key_values(record: Row) -> Table:
     """Returns a row per key of a record and of the records in it."""
-    return Table([("", "key"), ("", "value")], _flat(record))
+    rows = [[key, _listed(values, num_digits(values))] for key, values in _flat(record).items()]
+    return Table([("", "key"), ("", "value")], rows)
 
 
-def _flat(record: Row, prefix: str = "") -> list[list[str]]:
-    rows = []
+def _flat(record: Row, prefix: str = "") -> dict[str, list]:
+    """Returns the values, one or several, by the keys of a record and of the records in it."""
+    flat: dict[str, list] = {}
     for key, value in record.items():
         name = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, dict):
-            rows += _flat(value, f"{name}: ")
+            flat |= _flat(value, f"{name}: ")
         else:
-            values = value if isinstance(value, list) else [value]
-            texts = ["—" if v in (None, "", []) else shown(results.as_text(v)) for v in values]
-            rows.append([name, ", ".join(texts)])
-    return rows
+            flat[name] = value if isinstance(value, list) else [value]
+    return flat
+
+
+def _listed(values: Sequence, digits: int) -> str:
+    texts = [
+        "—" if value in (None, "", []) else shown(results.as_text(value), digits)
+        for value in values
+    ]
+    return ", ".join(texts)
 
 
 # --- renderers ---

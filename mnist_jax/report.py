@@ -33,7 +33,6 @@ from mnist_jax import (
 )
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.experiment import MAX_TRIALS
-from mnist_jax.grid import AXES
 from mnist_jax.pages import (
     LEVEL,
     Code,
@@ -171,8 +170,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
 def _is_whole(run: Run) -> bool:
     """Says whether a run has all that a report reads of it, or raises what a gap in it raises."""
     summary, rows = run.summary, run.results
-    for point in summary["grid"]:
-        label(point, AXES)
+    varying(summary["grid"])
     shards.cautions(run)
     number, num_shards = shards.shard_of(run.config)
     num_epochs = {point["point"]: point["num_epochs"] for point in summary["grid"]}

@@ -15,7 +15,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -576,9 +576,24 @@ def protocol(run: Run) -> Protocol:
     return PROTOCOLS[run.summary["protocol"]]
 
 
-def varying(grid: Sequence[Row]) -> tuple[str, ...]:
+class Axis(str):
+    """The name of an axis, which knows how many digits tell its values apart."""
+
+    digits: int
+
+    def __new__(cls, name: str, digits: int):
+        """Names the axis."""
+        axis = super().__new__(cls, name)
+        axis.digits = digits
+        return axis
+
+
+def varying(grid: Sequence[Row]) -> tuple[Axis, ...]:
     """Returns the axes on which grid points have more than one value."""
-    return tuple(axis for axis in AXES if len({str(point[axis]) for point in grid}) > 1)
+    values = {axis: {str(point[axis]): point[axis] for point in grid} for axis in AXES}
+    return tuple(
+        Axis(axis, num_digits(found.values())) for axis, found in values.items() if len(found) > 1
+    )
 
 
 def trials_of(run: Run, point: Row) -> list[Row]:
@@ -646,14 +661,23 @@ def is_finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def label(point: Row, axes: Sequence[str]) -> str:
+def label(point: Row, axes: Sequence[Axis]) -> str:
     """Names a grid point, or a trial, by its values on some axes."""
-    return ", ".join(f"{axis.replace('_', ' ')} {shown(point[axis])}" for axis in axes)
+    return ", ".join(f"{axis.replace('_', ' ')} {shown(point[axis], axis.digits)}" for axis in axes)
 
 
-def shown(value: object) -> str:
-    """Writes the value of an axis."""
-    return f"{value:g}" if isinstance(value, float) else one_line(str(value)) or "none"
+def shown(value: object, digits: int | None = None) -> str:
+    """Writes the value of an axis; by default with the digits that it needs if it is alone."""
+    if isinstance(value, float):
+        return f"{value:.{digits or num_digits([value])}g}"
+    return one_line(str(value)) or "none"
+
+
+def num_digits(values: Iterable[object]) -> int:
+    """Returns how many digits, 6 or more, tell the numbers among values from each other and 1."""
+    numbers = {value for value in values if isinstance(value, float)} | {1.0}
+    texts = ({f"{number:.{digits}g}" for number in numbers} for digits in range(6, 18))
+    return next((6 + i for i, found in enumerate(texts) if len(found) == len(numbers)), 17)
 
 
 def count(n: int, noun: str) -> str:

@@ -98,7 +98,8 @@ def test_of_many_points_best_median_and_worst_are_drawn(tmp_path):
     run = make_run(tmp_path / "run", "validation", learning_rate=rates)
     figure, caption = epoch_figures.draw_curves(run)
     order = results.ranked(run.summary["grid"], "best_validation_accuracy")
-    wanted = [results.label(order[i], ("learning_rate", "l2")) for i in (0, 6, 11)]
+    axes = results.varying(order)
+    wanted = [results.label(order[i], axes) for i in (0, 6, 11)]
     assert [ax.get_title() for ax in figure.axes] == wanted
     assert "of 12 grid points the best, the median and the worst" in caption
     same = make_run(tmp_path / "same", "last_epoch", learning_rate=rates, seeds=1)
@@ -435,3 +436,19 @@ def test_without_the_weights_of_the_chosen_trial_the_report_says_so(tmp_path, ch
         "accuracy_curves",
         "accuracy_vs_l2",
     }
+
+
+def test_ticks_of_close_values_differ(tmp_path):
+    close = (0.1234567, 0.1234568)
+    run = make_run(tmp_path / "map", l2=close, momentum=(0.0, 0.5, 0.9999999), seeds=1)
+    figure, _ = grid_figures.draw_heat_map(run)
+    ax = figure.axes[0]
+    down, across = (
+        [x.get_text() for x in ticks()] for ticks in (ax.get_yticklabels, ax.get_xticklabels)
+    )
+    assert (down, across) == (["0", "0.5", "0.9999999"], ["0.1234567", "0.1234568"])
+    axes = {"l2": (0.0,), "hidden_sizes": ((8,), (9,)), "label_smoothing": close}
+    run = make_run(tmp_path / "axis", seeds=1, **axes)
+    figure, _ = grid_figures.draw_axis(run, "hidden_sizes")
+    texts = set(figure.axes[0].get_legend_handles_labels()[1])
+    assert texts == {"label smoothing 0.1234567", "label smoothing 0.1234568"}

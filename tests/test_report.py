@@ -902,3 +902,48 @@ def test_commit_is_shortened_and_a_changed_checkout_is_told():
 def test_the_made_up_recipe_has_every_axis():
     assert tuple(RECIPE) == AXES
     assert json.loads(workdirs.to_json(RECIPE)).keys() == set(AXES)
+
+
+# --- values that are close to each other ---
+
+CLOSE = (0.1234567, 0.1234568)
+
+
+def test_no_two_rows_have_one_name(tmp_path):
+    run = make_run(tmp_path / "run", l2=(0.0, *CLOSE), momentum=(0.9999991, 0.9999992))
+    names = [cell["l2"] + cell["momentum"] for cell in cells(pages.results_table(run))]
+    assert len(set(names)) == 6
+    assert {name[:9] for name in names} == {"00.999999", "0.1234567", "0.1234568"}
+    axes = results.varying(run.summary["grid"])
+    assert len({results.label(point, axes) for point in run.summary["grid"]}) == 6
+    assert "0.1234567" in verdict(run)
+    assert ["l2", "0, 0.1234567, 0.1234568"] in pages.key_values(run.config).rows
+
+
+def test_runs_of_close_values_are_no_same_recipe(tmp_path):
+    runs = [
+        make_run(tmp_path / str(i), l2=(l2,), accuracy=lambda _, seed: 0.9 + seed / 50)
+        for i, l2 in enumerate(CLOSE)
+    ]
+    lines = comparison.name_lines(runs)
+    assert not comparison.is_same_recipe(*lines)
+    table = pages.differing(["a", "b"], [run.config for run in runs])
+    assert cells(table) == [{"run": "a", "l2": "0.1234567"}, {"run": "b", "l2": "0.1234568"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0.1, 0.123456789), ("0.1", "0.123457")),
+        ((0.1234567, 0.1234568, 1e-5), ("0.1234567", "0.1234568", "1e-05")),
+        ((1234567.0, 1234568.0), ("1234567", "1234568")),
+        ((0.1, 0.1 + 2**-56), ("0.10000000000000001", "0.10000000000000002")),
+        ((0.9999999,), ("0.9999999",)),  # and not 1
+        ((1.5848931924611134e-05, 1), ("1.58489e-05", "1")),
+        ((), ()),
+        ((math.nan, math.inf), ("nan", "inf")),
+    ],
+)
+def test_digits_tell_values_apart(values, texts):
+    digits = results.num_digits(values)
+    assert tuple(results.shown(value, digits) for value in values) == texts

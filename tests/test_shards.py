@@ -110,7 +110,7 @@ def split(run, n, name="shard"):
         rows = [row for row in run.results if row["trial"] % n == i]
         p, made = run.summary["protocol"], dict(run.summary["provenance"])
         axes = {x["point"]: x for x in run.summary["grid"]}
-        rows = [row | {k: axes[row["point"]][k] for k in row if k in report.AXES} for row in rows]
+        rows = [row | {k: axes[row["point"]][k] for k in row if k in results.AXES} for row in rows]
         lines = (run.workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
         mine = "".join(line for line in lines if json.loads(line)["trial"] % n == i)
         (path / "metrics.jsonl").write_text(mine)
