@@ -173,16 +173,20 @@ def _is_whole(run: Run) -> bool:
     varying(summary["grid"])
     shards.cautions(run)
     number, num_shards = shards.shard_of(run.config)
-    num_epochs = {point["point"]: point["num_epochs"] for point in summary["grid"]}
-    sound = [row.values() for row in rows if not row["diverged_epoch"]]
+    sound = [row for row in rows if not row["diverged_epoch"]]
+    axes = {point["point"]: [str(point[axis]) for axis in AXES] for point in summary["grid"]}
     return (
         0 <= number < num_shards <= MAX_TRIALS
         and run.config.get("dataset", summary["dataset"]) == summary["dataset"]
-        and all(row["num_epochs"] == num_epochs[row["point"]] > 0 for row in rows)
-        and not any(isinstance(x, float) and not is_finite(x) for row in sound for x in row)
+        and all([str(row[axis]) for axis in AXES] == axes[row["point"]] for row in rows)
+        and all(row["num_epochs"] > 0 for row in rows)
+        and len({row["trial"] for row in rows}) == len(rows)
+        and len({(row["point"], row["seed"]) for row in rows}) == len(rows)
+        and all(is_finite(x) for row in sound for x in row.values() if isinstance(x, float))
+        and all(0 <= row[name] <= 1 for row in sound for name in row if "accuracy" in name)
         and summary["chosen_trial"] in {row["trial"] for row in run.results}
         and summary["chosen_point"] in {None, *(point["point"] for point in summary["grid"])}
-        and summary["dataset"] in data.CLASS_NAMES
+        and {row["dataset"] for row in rows} == {summary["dataset"]} <= data.CLASS_NAMES.keys()
         and {"command", "data_checksum"} <= summary["provenance"].keys()
         and is_finite(summary["provenance"]["seconds"]["train"])
         and {"name", "grid"} <= run.config.keys()

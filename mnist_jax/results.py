@@ -541,6 +541,11 @@ def _restate(run: Run) -> None:
             said = "it does not hold the trials that summary.json counts"
             raise BadFileError(run.workdir / "results.csv", said)
         point["statistics"] = fresh["statistics"]
+    if not run.results:
+        raise BadFileError(run.workdir / "results.csv", "it has no rows")
+    chosen = choose_trial(run.results, summary["protocol"])
+    summary["chosen_trial"] = chosen["trial"]
+    summary["chosen_point"] = chosen["point"] if protocol(run).criterion else None
 
 
 def _num_images_of_old(run: Run) -> dict[str, int]:

@@ -110,7 +110,7 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
             )
         keys = sorted((first.config.keys() | run.config.keys()) - workdirs.RESUMABLE - {"shard"})
         differ = [
-            f"{key} ({first.config.get(key)}, {run.config.get(key)})"
+            f"{key} ({str(first.config.get(key))[:60]}, {str(run.config.get(key))[:60]})"
             for key in keys
             if first.config.get(key) != run.config.get(key)
         ]

@@ -134,10 +134,15 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
                 "thing that no run makes and --overwrite leaves alone; delete it yourself"
             )
         return "new"
+    if folder := next((name for name in FILES[1:] if (path / name).is_dir()), None):
+        raise UserError(
+            f"--workdir={path} cannot be used: {folder} is a folder, where a run writes a file;"
+            " move it away, or choose another --workdir"
+        )
     wanted = json.loads(to_json(config))
     keys = sorted((wanted.keys() | found.keys()) - RESUMABLE)
     if differ := [key for key in keys if found.get(key) != wanted.get(key)]:
-        values = ", ".join(f"{k} ({found.get(k)}, not {wanted.get(k)})" for k in differ)
+        values = ", ".join(f"{k} ({found.get(k)}, not {wanted.get(k)})"[:300] for k in differ[:9])
         raise UserError(
             f"--workdir={path} holds another run, which differs in {values}; choose another "
             "--workdir, or give --overwrite"
