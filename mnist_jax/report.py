@@ -33,6 +33,7 @@ from mnist_jax import (
 )
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.experiment import MAX_TRIALS
+from mnist_jax.grid import AXES
 from mnist_jax.pages import (
     LEVEL,
     Code,
