@@ -213,12 +213,12 @@ def test_what_lies_far_below_or_diverged_is_written_at_the_edge(tmp_path):
     )
     figure, caption = grid_figures.draw_axis(run, "l2")
     assert figure.axes[0].get_ylim()[0] > 50
-    assert shown_texts(figure) == ["◂ 18.27", "diverged"]
+    assert shown_texts(figure) == ["◂ 14.27", "diverged"]
     assert "leaves out lower values" in caption
     assert "Trials that diverged are left out." in caption
     lines = [canvas.Line(str(x["point"]), run, x) for x in run.summary["grid"]]
     figure, _ = grid_figures.draw_points(lines, "digits")
-    assert shown_texts(figure) == ["◂ 18.27", "diverged"]
+    assert shown_texts(figure) == ["◂ 14.27", "diverged"]
 
 
 def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
