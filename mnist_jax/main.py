@@ -125,8 +125,15 @@ def run(
             if hosts.is_first():
                 made = process.record() | {"devices": trials.devices}
                 made["data_checksum"] = dataset.checksum
+                run = workdirs.digest(config, dataset.checksum)
                 results.write_summary(
-                    path, trials.rows, experiment.protocol, dataset.name, dataset.num_images, made
+                    path,
+                    trials.rows,
+                    experiment.protocol,
+                    dataset.name,
+                    dataset.num_images,
+                    made,
+                    run=run,
                 )
                 print(_report(path))
     except BrokenPipeError:

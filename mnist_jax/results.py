@@ -25,7 +25,7 @@ from mnist_jax import UserError, run_files, stats
 from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
 from mnist_jax.grid import AXES, Point
 from mnist_jax.run_files import BadFileError, one_line
-from mnist_jax.workdirs import damaged, replace, to_json, write_bytes, write_text, writing
+from mnist_jax.workdirs import damaged, digest, replace, to_json, write_bytes, write_text, writing
 
 NUM_MISTAKES = 24
 Row = dict[str, Any]
@@ -517,10 +517,22 @@ def read_run(workdir: str | os.PathLike) -> Run:
             raise BadFileError(path / "summary.json", "the protocol is unknown")
         results = run_files.read_table(path / "results.csv", columns_of(summary["protocol"]))
         run = Run(path, config, results, summary)
+        _check_origin(run)
         _restate(run)
     except BadFileError as error:
         raise unreadable(path, error) from None
     return run
+
+
+def _check_origin(run: Run) -> None:
+    """Sees to it that summary.json is of the run that config.json names.
+
+    Raises:
+        BadFileError: It is of another, which wrote here after its own folder was moved, say.
+    """
+    known = digest(run.config, run.summary["provenance"]["data_checksum"])
+    if run.summary.get("run", known) != known:  # older versions did not note it
+        raise BadFileError(run.workdir / "summary.json", "it is of another run than config.json")
 
 
 def _restate(run: Run) -> None:

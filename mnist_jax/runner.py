@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from mnist_jax import UserError, hosts, machine, memory, models, results, run_files, sweep, workdirs
-from mnist_jax.checkpoints import Checkpoints
+from mnist_jax.checkpoints import MANIFEST, Checkpoints
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, static_choices
 from mnist_jax.provenance import Process
@@ -246,6 +246,17 @@ class Runner:
         there = results.trim_metrics(self._path, epochs)
         found = results.read_results(self._path, self._names, self._experiment.protocol)
         rows = {row["trial"]: row for row in found}
+        saved = {trial: _newest_epoch(self._path, part) for part in parts for trial in part}
+        known = {trial: n if trial in rows else saved.get(trial, 0) for trial, n in epochs.items()}
+        if short := [trial for trial in known if there[trial] < known[trial]]:
+            print(
+                f"warning: {self._path / 'metrics.jsonl'} was lost or cut: it holds "
+                f"{there[short[0]]} of {results.count(known[short[0]], 'epoch')} that trial "
+                f"{short[0]} had done{', and less of others' * (len(short) > 1)}; what is missing "
+                "is trained again",
+                file=sys.stderr,
+                flush=True,
+            )
         finished: list[Row] = []
         for part in parts:
             if all(trial in rows and there[trial] == epochs[trial] for trial in part):
@@ -314,6 +325,13 @@ def _are_pieces(found: list[Part], parts: list[Part]) -> bool:
     ends, wanted = (set(itertools.accumulate(map(len, x))) for x in (found, parts))
     same = list(itertools.chain(*found)) == list(itertools.chain(*parts))
     return same and wanted <= ends and all(found)
+
+
+def _newest_epoch(workdir: Path, part: Part) -> int:
+    """Returns the epoch of the newest checkpoint of a part that was finished, or 0."""
+    manifests = checkpoint_folder(workdir, part).glob(f"*/{MANIFEST}")
+    names = [manifest.parent.name for manifest in manifests]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def checkpoint_folder(workdir: Path, part: Part) -> Path:

@@ -92,8 +92,10 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     except UserError as error:
         missing["chosen_trial_missing"] = str(error)
     dataset, num_images = runs[0].summary["dataset"], runs[0].summary["num_images"]
-    results.write_summary(folder, rows, protocol, dataset, num_images, _provenance(runs), **missing)
-    config = runs[0].config | {"shard": "0/1"}  # written last: with it, the folder holds a run
+    config = runs[0].config | {"shard": "0/1"}
+    more = missing | {"run": workdirs.digest(config, _checksum(runs[0]))}
+    results.write_summary(folder, rows, protocol, dataset, num_images, _provenance(runs), **more)
+    # Written last: with it, the folder holds a run.
     workdirs.write_text(folder / "config.json", workdirs.to_json(config, indent=2) + "\n")
 
 

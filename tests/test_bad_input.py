@@ -666,6 +666,18 @@ BAD_INPUT = {
         ("", f"{{tmp}}/run{REPEAT}", finished("summary.json", b"[]")),
         ("", f"{{tmp}}/run{REPEAT}", finished("metrics.jsonl", lambda content: content[:-9])),
         ("", "{tmp}/run...expected results.csv in it", finished("results.csv")),
+        ("", "{tmp}/run...expected metrics.jsonl in it", finished("metrics.jsonl")),
+        # ... or whose files are of another run.
+        (
+            "",
+            f"summary.json: it is of another{REPEAT}",
+            finished("summary.json", json_with(run="x")),
+        ),
+        (
+            "",
+            f"{{tmp}}/run{REPEAT}",
+            finished("results.csv", lambda c: c.replace(b",64-64,", b",8,")),
+        ),
     ],
     "report": [
         ("", "0 arguments: expected...see --help"),

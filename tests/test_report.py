@@ -96,7 +96,8 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
     made["command"] = "python -m mnist_jax.main --config=made_up.py"
     made["data_checksum"] = data.checksum
     num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
-    results.write_summary(path, rows, protocol, dataset, num_images, made)
+    run = workdirs.digest(config | axes, made["data_checksum"])
+    results.write_summary(path, rows, protocol, dataset, num_images, made, run=run)
     return report.read_run(path)
 
 

@@ -462,24 +462,43 @@ def lose_metrics(path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "warnings"),
+    ("damage", "said"),
     [
-        (truncate, 1),
-        (flip, 1),
-        (cut_in_a_line, 0),
-        pytest.param(cut_epochs, 0, marks=SLOW),
-        (add_what_is_no_row, 0),
-        pytest.param(lose_checkpoints, 0, marks=SLOW),
-        pytest.param(lose_metrics, 0, marks=SLOW),
+        (truncate, "checkpoint "),
+        (flip, "checkpoint "),
+        (cut_in_a_line, "{path}/metrics.jsonl was lost or cut: it holds {less} of {done} epochs"),
+        pytest.param(cut_epochs, "{path}/metrics.jsonl was lost or cut: it holds 2", marks=SLOW),
+        (add_what_is_no_row, None),
+        pytest.param(lose_checkpoints, None, marks=SLOW),
+        (lose_metrics, "{path}/metrics.jsonl was lost or cut: it holds 0 of {done} epochs that"),
     ],
 )
-def test_damage_is_mended(server, whole, stopped, tmp_path, damage, warnings):
+def test_damage_is_mended(server, whole, stopped, tmp_path, damage, said):
     path = shutil.copytree(stopped[0], tmp_path / "run")
+    epochs = rows(path) // 5
     damage(path)
     done = server.run("main", *TINY, f"--workdir={path}")
     assert done.status == 0, done.err
-    assert done.err.count("\n") == warnings, done.err
-    assert done.err.startswith("warning: checkpoint " * warnings)
+    assert done.err.count("\n") == bool(said), done.err
+    if said:
+        assert done.err.startswith(
+            "warning: " + said.format(path=path, done=epochs, less=epochs - 1)
+        )
+    assert_same(path, whole)
+
+
+def test_rows_of_a_trained_part_that_were_lost_are_noticed_and_made_again(server, whole, tmp_path):
+    path = shutil.copytree(whole, tmp_path / "run")
+    (path / "summary.json").unlink()
+    shutil.rmtree(path / "checkpoints")
+    metrics = path / "metrics.jsonl"
+    metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[:-1]))
+    done = server.run("main", *TINY, f"--workdir={path}")
+    assert done.status == 0
+    assert done.err == (
+        f"warning: {metrics} was lost or cut: it holds 11 of 12 epochs that trial 4 had done; "
+        "what is missing is trained again\n"
+    )
     assert_same(path, whole)
 
 
