@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax.results import Protocol, Row, Run, count
+from mnist_jax.protocol import Protocol
+from mnist_jax.records import Row
+from mnist_jax.results import Run, count
 
 MAX_POINTS = 20  # of many, that are listed
 # Colour-blind safe: M. Okabe, K. Ito, "Color Universal Design", 2008.

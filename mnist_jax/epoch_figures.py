@@ -24,7 +24,8 @@ from mnist_jax.canvas import (
     sound_trials,
     subplots,
 )
-from mnist_jax.results import Row, Run, label, protocol, ranked, unreadable, varying
+from mnist_jax.records import Row
+from mnist_jax.results import Run, label, protocol, ranked, unreadable, varying
 from mnist_jax.run_files import BadFileError
 
 MAX_PANELS = 9

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, data, grid, hosts, results
+from mnist_jax import UserError, data, grid, hosts
 from mnist_jax.config_files import advice, plain, read_file, read_value
 from mnist_jax.grid import Point
+from mnist_jax.protocol import PROTOCOLS, protocol_name
 
 PRECISIONS = {
     "float32": "float32",
@@ -86,8 +87,8 @@ class Experiment(NamedTuple):
 
     @property
     def protocol(self) -> str:
-        """How it is scored and what chooses, a key of `results.PROTOCOLS`."""
-        return results.protocol_name(self.num_validation, self.choose_epoch)
+        """How it is scored and what chooses, a key of `PROTOCOLS`."""
+        return protocol_name(self.num_validation, self.choose_epoch)
 
 
 KEYS = tuple(field for field in Experiment._fields if field not in ("name", "seed", "shard"))
@@ -374,7 +375,7 @@ def static_choices(experiment: Experiment, point: Point, num_classes: int) -> di
     """Returns the arguments of `sweep.compile_sweep` that shape a point's program."""
     from mnist_jax import models
 
-    protocol = results.PROTOCOLS[experiment.protocol]
+    protocol = PROTOCOLS[experiment.protocol]
     model = models.create_model(
         conv_features=point.conv_features,
         hidden_sizes=point.hidden_sizes,

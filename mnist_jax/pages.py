@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, canvas, results, run_files, workdirs
+from mnist_jax import UserError, canvas, records, run_files, workdirs
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.results import (
     Row,
@@ -334,7 +334,7 @@ def _flat(record: Row, prefix: str = "") -> dict[str, list]:
 
 def _listed(values: Sequence, digits: int) -> str:
     texts = [
-        "—" if value in (None, "", []) else shown(results.as_text(value), digits)
+        "—" if value in (None, "", []) else shown(records.as_text(value), digits)
         for value in values
     ]
     return ", ".join(texts)

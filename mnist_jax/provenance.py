@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax import UserError, __version__, run_files
-from mnist_jax.results import Row
+from mnist_jax.records import Row
 from mnist_jax.workdirs import to_json, write_text
 
 _MAKERS = ("commit", "versions", "machine")

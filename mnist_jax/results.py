@@ -1,21 +1,18 @@
-"""What came out of a run: per-epoch rows, per-trial rows, summary statistics, provenance.
+"""What came out of a run: summary statistics, the chosen trial's weights; written and read back.
 
-A work directory holds `config.json` (the resolved experiment), `metrics.jsonl` (one row per trial
-and epoch), `results.csv` (one row per trial), `summary.json` (statistics per grid point, and
-provenance) and `chosen_trial.npz` (weights and test predictions of one trial). This file writes
-them and reads them back; `report.py` draws what it reads.
+A work directory holds `config.json` (the resolved experiment), the rows of `records.py`,
+`summary.json` (statistics per grid point, and provenance) and `chosen_trial.npz` (weights and test
+predictions of one trial).
 """
 
 import contextlib
-import csv
 import io
 import itertools
 import json
 import math
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -23,85 +20,13 @@ import numpy as np
 
 from mnist_jax import UserError, run_files, stats
 from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
-from mnist_jax.grid import AXES, Point
+from mnist_jax.grid import AXES
+from mnist_jax.protocol import PROTOCOLS, Protocol
+from mnist_jax.records import Row, columns_of
 from mnist_jax.run_files import BadFileError, one_line
-from mnist_jax.workdirs import damaged, digest, replace, to_json, write_bytes, write_text, writing
+from mnist_jax.workdirs import damaged, digest, to_json, write_bytes, write_text
 
 NUM_MISTAKES = 24
-Row = dict[str, Any]
-
-
-class Protocol(NamedTuple):
-    """How a run is scored and what chooses, in columns of `results.csv` and in words.
-
-    Attributes:
-        held_out: The split that is scored after each epoch.
-        choose_epoch: Whether its best epoch counts, and not the last.
-        criterion: The accuracy that chooses grid point and trial.
-        column: The test accuracy that counts.
-        words: What chose, for headlines.
-        measure: What the column holds, for tables and axes.
-        note: What a reader must know to trust it.
-    """
-
-    held_out: str | None
-    choose_epoch: bool
-    criterion: str | None
-    column: str
-    words: str
-    measure: str
-    note: str
-
-
-PROTOCOLS = {
-    "test": Protocol(
-        held_out="test",
-        choose_epoch=True,
-        criterion="best_test_accuracy",
-        column="best_test_accuracy",
-        words="epoch chosen on the test set",
-        measure="best-epoch test accuracy",
-        note="The images that score an epoch also chose it, the best grid point and the best trial"
-        " (the notebook's protocol), so best-epoch accuracies are biased upwards.",
-    ),
-    "validation": Protocol(
-        held_out="validation",
-        choose_epoch=True,
-        criterion="best_validation_accuracy",
-        column="test_accuracy_at_best_validation",
-        words="epoch chosen on validation images",
-        measure="chosen-epoch test accuracy",
-        note="Validation images, cut from the training set, chose the epoch, the best grid point"
-        " and the best trial. Test images chose none of these: they were scored once a trial.",
-    ),
-    "validation_last_epoch": Protocol(
-        held_out="validation",
-        choose_epoch=False,
-        criterion="validation_accuracy",
-        column="test_accuracy",
-        words="last epoch; grid point chosen on validation images",
-        measure="last-epoch test accuracy",
-        note="The last epoch counts. Validation images, cut from the training set, chose the best"
-        " grid point and the best trial. Test images chose neither: they were scored once a trial.",
-    ),
-    "last_epoch": Protocol(
-        held_out=None,
-        choose_epoch=False,
-        criterion=None,
-        column="test_accuracy",
-        words="last epoch, nothing chosen",
-        measure="last-epoch test accuracy",
-        note="The last epoch counts, and test images were scored once a trial. Nothing was chosen"
-        " in this run: its best grid point is best on the test set, which is no honest choice.",
-    ),
-}
-
-
-def protocol_name(num_validation: int, choose_epoch: bool) -> str:
-    """Returns the name of the protocol that a config asks for."""
-    if num_validation:
-        return "validation" if choose_epoch else "validation_last_epoch"
-    return "test" if choose_epoch else "last_epoch"
 
 
 class Run(NamedTuple):
@@ -123,197 +48,6 @@ class Run(NamedTuple):
     def metrics(self) -> list[Row]:
         """One row per trial and epoch, in the order in which they were made; read anew."""
         return [json.loads(line) for line in run_files.lines(self.workdir / "metrics.jsonl")]
-
-
-def trial_rows(points: Sequence[Point], seeds: Sequence[int], dataset: str) -> list[Row]:
-    """Returns what names each trial: every point with every seed, the seed varying fastest."""
-    return [
-        {"trial": len(seeds) * number + i, "point": number, "seed": seed, "dataset": dataset}
-        | {axis: as_text(value) for axis, value in point._asdict().items()}
-        for number, point in enumerate(points)
-        for i, seed in enumerate(seeds)
-    ]
-
-
-def as_text(value: Any) -> Any:
-    """Writes the sizes of layers as in 500-300, or none; other values are as they are."""
-    return "-".join(map(str, value)) or "none" if isinstance(value, tuple | list) else value
-
-
-class Recorder:
-    """Writes the rows of trials that train together, and keeps what `results.csv` needs of them.
-
-    Attributes:
-        columns: By column of `results.csv`, arrays of shape [trials]: the last epoch's metrics,
-            the best epoch so far on the held-out split, and the epoch in which a trial diverged
-            (its numbers ceased to be finite), 0 if it did not.
-    """
-
-    def __init__(
-        self, workdir: Path | None, trials: Sequence[Row], axes: Sequence[str], protocol: str
-    ):
-        """Takes the rows that name the trials, and the axes that vary, which name them in print.
-
-        Without a work directory, nothing is written.
-        """
-        self._path = workdir and workdir / "metrics.jsonl"
-        self._trials = trials
-        self._names = [{k: trial[k] for k in ("trial", "seed", *axes)} for trial in trials]
-        self._protocol = PROTOCOLS[protocol]
-        self.columns = {"diverged_epoch": np.zeros(len(trials), int)}
-
-    def add(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Appends an epoch's rows, one per trial, to `metrics.jsonl`."""
-        if self._path:
-            rows = _rows(self._names, {"epoch": epoch}, metrics)
-            with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
-                file.write("".join(to_json(row) + "\n" for row in rows))
-        lost = ~np.all([np.isfinite(values) for values in metrics.values()], axis=0)
-        diverged = self.columns["diverged_epoch"]
-        diverged = np.where((diverged == 0) & lost, epoch, diverged)
-        best = self._best(epoch, metrics) if self._protocol.choose_epoch else {}
-        self.columns = {"diverged_epoch": diverged, **metrics, **best}
-
-    def _best(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the best epoch so far; of equally good ones it is the earliest."""
-        accuracy = metrics[f"{self._protocol.held_out}_accuracy"]
-        names = [f"best_{self._protocol.held_out}_{what}" for what in ("accuracy", "epoch")]
-        now = dict(zip(names, (accuracy, np.full(len(accuracy), epoch)), strict=True))
-        if names[0] not in self.columns:
-            return now
-        # Written so that a number replaces NaN, and NaN never a number.
-        better = ~(self.columns[names[0]] >= accuracy) & ~np.isnan(accuracy)
-        return {name: np.where(better, now[name], self.columns[name]) for name in names}
-
-    def sync(self) -> None:
-        """Makes the rows outlive a power cut, before a checkpoint counts on them."""
-        if self._path:
-            with writing(self._path), open(self._path, "rb") as file:
-                os.fsync(file.fileno())
-
-    def rows(self, test_scores: Mapping[str, np.ndarray]) -> list[Row]:
-        """Returns the rows of `results.csv`, with the scores of the finished trials.
-
-        Where nothing else was scored after the last update, they show whether it diverged.
-        """
-        columns = {**self.columns, **test_scores}
-        lost = ~np.all([np.isfinite(values) for values in columns.values()], axis=0)
-        last = np.array([trial["num_epochs"] for trial in self._trials])
-        diverged = columns["diverged_epoch"]
-        columns["diverged_epoch"] = np.where((diverged == 0) & lost, last, diverged)
-        return _rows(self._trials, {}, columns)
-
-
-def columns_of(protocol: str) -> dict[str, type]:
-    """Returns the columns of `results.csv` and the types of what stands there."""
-    p = PROTOCOLS[protocol]
-    names = ["train_loss", "train_accuracy"]
-    for split in dict.fromkeys(filter(None, (p.held_out, "test"))):
-        names += [f"{split}_{what}" for what in ("loss", "accuracy", "objective")]
-    if p.choose_epoch:
-        names += [f"best_{p.held_out}_accuracy", p.column]
-    whole = ["trial", "point", "seed", "num_epochs", "diverged_epoch"]
-    whole += [f"best_{p.held_out}_epoch"] * p.choose_epoch
-    axes: dict[str, type] = dict.fromkeys(AXES, object)
-    return axes | dict.fromkeys(names, float) | dict.fromkeys(whole, int) | {"dataset": str}
-
-
-def write_results(workdir: Path, rows: Sequence[Row]) -> None:
-    """Writes `results.csv`."""
-    write_text(workdir / "results.csv", _to_csv(rows))
-
-
-def read_results(workdir: Path, trials: Sequence[Row], protocol: str) -> list[Row]:
-    """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are.
-
-    If it is damaged, a line says so and there are none: checkpoints have what it was made of.
-    """
-    path = workdir / "results.csv"
-    try:
-        found = run_files.read_table(path, columns_of(protocol))
-        numbers = [row["trial"] for row in found]
-        if len({*numbers} & {*range(len(trials))}) < len(numbers):
-            raise BadFileError(path, "it holds a trial twice, or one that the run has not")
-        return [{**row, **trials[row["trial"]]} for row in found]
-    except BadFileError as error:
-        if not error.missing:
-            said = f"warning: {workdir}/{error}; its trials are made anew from their checkpoints"
-            print(said, file=sys.stderr, flush=True)
-        return []
-
-
-def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
-    """Leaves in `metrics.jsonl` the first rows of each trial, and drops what is after or cut.
-
-    Args:
-        workdir: The work directory.
-        epochs: By number of a trial, the epochs to keep.
-
-    Returns:
-        By number of a trial, the epochs that are there.
-
-    Raises:
-        UserError: It is no file, or may not be read.
-    """
-    path = workdir / "metrics.jsonl"
-    with writing(path):
-        path.touch()
-        place = end = size = 0
-        for line, is_kept in _judged(path, epochs, kept := dict.fromkeys(epochs, 0)):
-            place += len(line)
-            if is_kept:
-                end, size = place, size + len(line)
-        there = path.lstat()
-        if size < end or there.st_nlink > 1 or path.is_symlink():
-            lines = _judged(path, epochs, dict.fromkeys(epochs, 0))
-            replace(path, (line for line, is_kept in lines if is_kept))
-        elif end < place:  # in place: a full disk has no room for a copy
-            with open(path, "rb+") as file:
-                file.truncate(end)
-                os.fsync(file.fileno())
-    return kept
-
-
-def _judged(
-    path: Path, epochs: Mapping[int, int], kept: dict[int, int]
-) -> Iterator[tuple[bytes, bool]]:
-    """Yields the lines of `metrics.jsonl`, and whether `trim_metrics` keeps each; counts them."""
-    for line in _lines_to_keep(path):
-        try:
-            row = run_files.parse_json(line, {"trial": int, "epoch": int})
-            trial, epoch = row["trial"], row["epoch"]
-            follows = kept[trial] + 1 == epoch <= epochs[trial]
-        except (ValueError, KeyError, RecursionError):
-            follows = False
-        if is_kept := line.endswith(b"\n") and follows:
-            kept[trial] = epoch
-        yield line, is_kept
-
-
-def _lines_to_keep(path: Path) -> Iterator[bytes]:
-    try:
-        yield from run_files.lines(path)
-    except BadFileError as error:
-        raise UserError(
-            f"--workdir={path.parent} holds a run that cannot go on ({error}); make that file "
-            "readable or delete it, choose another --workdir, or give --overwrite"
-        ) from None
-
-
-def _rows(names: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) -> list[Row]:
-    lists = {name: column.tolist() for name, column in columns.items()}
-    return [
-        {**name, **same, **{column: values[i] for column, values in lists.items()}}
-        for i, name in enumerate(names)
-    ]
-
-
-def _to_csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def summarise(rows: Sequence[Row], num_images: Mapping[str, int]) -> list[dict]:

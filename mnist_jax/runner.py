@@ -18,12 +18,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_jax import UserError, hosts, machine, memory, models, results, run_files, sweep, workdirs
+from mnist_jax import (
+    UserError,
+    hosts,
+    machine,
+    memory,
+    models,
+    records,
+    results,
+    run_files,
+    sweep,
+    workdirs,
+)
 from mnist_jax.checkpoints import MANIFEST, Checkpoints
 from mnist_jax.data import Dataset
 from mnist_jax.experiment import Experiment, static_choices
+from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.provenance import Process
-from mnist_jax.results import PROTOCOLS, Recorder, Row
+from mnist_jax.records import Recorder, Row
 from mnist_jax.signals import StopSignals
 
 Part = list[int]  # numbers of trials
@@ -57,7 +69,7 @@ class Runner:
         """Touches nothing yet."""
         self._path, self._experiment, self._dataset = path, experiment, dataset
         self._points = experiment.points
-        self._names = results.trial_rows(self._points, experiment.seeds, dataset.name)
+        self._names = records.trial_rows(self._points, experiment.seeds, dataset.name)
         self._protocol = PROTOCOLS[experiment.protocol]
         self._trials = sweep.create_trials(
             self._points, experiment.seeds, len(dataset.train_labels)
@@ -169,7 +181,7 @@ class Runner:
                 if "seconds" in saved.record:  # of a run that is older than what processes note
                     self._process.note_earlier(saved.record["seconds"])
             if hosts.is_first():
-                results.trim_metrics(self._path, self._epochs_there | dict.fromkeys(part, start))
+                records.trim_metrics(self._path, self._epochs_there | dict.fromkeys(part, start))
             self._say_what_runs(program, len(part), num_epochs, start)
             before, started = self._seconds["train"], time.monotonic()
             ended, due, signal_number = started, 0, 0
@@ -215,7 +227,7 @@ class Runner:
                 results.write_chosen_trial(self._path, chosen, weights, seen, self._dataset)
             self._seconds["train"] = before + time.monotonic() - started
             self._process.note()
-            results.write_results(self._path, rows)
+            records.write_results(self._path, rows)
         self.rows = rows
         self._epochs_there |= dict.fromkeys(part, num_epochs)
 
@@ -243,8 +255,8 @@ class Runner:
         """Returns the parts, the epochs that are there by trial, and the rows of finished parts."""
         epochs = {name["trial"]: name["num_epochs"] for name in self._names}
         parts = read_parts(self._path, self._experiment)
-        there = results.trim_metrics(self._path, epochs)
-        found = results.read_results(self._path, self._names, self._experiment.protocol)
+        there = records.trim_metrics(self._path, epochs)
+        found = records.read_results(self._path, self._names, self._experiment.protocol)
         rows = {row["trial"]: row for row in found}
         saved = {trial: _newest_epoch(self._path, part) for part in parts for trial in part}
         known = {trial: n if trial in rows else saved.get(trial, 0) for trial, n in epochs.items()}

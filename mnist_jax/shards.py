@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax import UserError, data, provenance, results, run_files, workdirs
+from mnist_jax import UserError, data, provenance, records, results, run_files, workdirs
 from mnist_jax.experiment import (
     Experiment,
     configure_jax,
@@ -25,7 +25,8 @@ from mnist_jax.experiment import (
     static_choices,
 )
 from mnist_jax.grid import AXES, STATIC_AXES
-from mnist_jax.results import Row, Run
+from mnist_jax.records import Row
+from mnist_jax.results import Run
 from mnist_jax.run_files import BadFileError
 
 _ROW = {"trial": int, "epoch": int}
@@ -85,7 +86,7 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "metrics.jsonl", "wb") as file:
         file.writelines(lines)
-    results.write_results(folder, rows)
+    records.write_results(folder, rows)
     missing = {}
     try:
         _write_chosen_trial(runs[chosen["trial"] % len(runs)], chosen, folder, data_dir)
@@ -146,25 +147,21 @@ def _checksum(run: Run) -> str:
 
 def _provenance(runs: Sequence[Run]) -> Row:
     """Returns what the shards have in common; what differs, by shard; and the sums of seconds."""
-    records = [run.summary["provenance"] for run in runs]
+    made = [run.summary["provenance"] for run in runs]
     differing = {"command", "seconds"}
     differing |= {
-        key
-        for key in itertools.chain(*records)
-        for r in records
-        if r.get(key) != records[0].get(key)
+        key for key in itertools.chain(*made) for r in made if r.get(key) != made[0].get(key)
     }
     paths = [str(run.workdir) for run in runs]
     return {
         "command": shlex.join(["python", "-m", "mnist_jax.report", *paths]),
-        **{key: value for key, value in records[0].items() if key not in differing},
+        **{key: value for key, value in made[0].items() if key not in differing},
         "seconds": {
-            phase: sum(record["seconds"][phase] for record in records)
-            for phase in records[0]["seconds"]
+            phase: sum(record["seconds"][phase] for record in made) for phase in made[0]["seconds"]
         },
         "shards": {
             run.config["shard"]: {k: v for k, v in record.items() if k in differing}
-            for run, record in zip(runs, records, strict=True)
+            for run, record in zip(runs, made, strict=True)
         },
     }
 
@@ -223,7 +220,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     from mnist_jax import sweep
 
     experiment = read_experiment(str(run.workdir / "config.json"), {})
-    names = results.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
+    names = records.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
     name = names[chosen["trial"]] if chosen["trial"] < len(names) else {}
     if any(str(name.get(key)) != str(chosen[key]) for key in ("point", "seed", "dataset", *AXES)):
         raise UserError(f"the config of {run.workdir} is not that of its trials")

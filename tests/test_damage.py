@@ -15,7 +15,7 @@ from server import ROOT
 from test_report import make_run
 from test_shards import make_shards
 
-from mnist_jax import UserError, epoch_figures, pages, report, results, runner, shards, workdirs
+from mnist_jax import UserError, epoch_figures, pages, records, report, runner, shards, workdirs
 from mnist_jax.experiment import read_experiment
 from mnist_jax.provenance import Process
 
@@ -311,8 +311,8 @@ def interrupted(whole, copy):
 def test_an_interrupted_run(tmp_path, whole):
     interrupted(whole, tmp_path / "run")
     rng, experiment = random.Random("interrupted"), read_experiment(str(whole / "config.json"), {})
-    names = results.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
-    wanted = results.read_results(tmp_path / "run", names, experiment.protocol)
+    names = records.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
+    wanted = records.read_results(tmp_path / "run", names, experiment.protocol)
     paths = [f"{'checkpoints/' * name.startswith('p')}{name}" for name in LEFT]
     for copy, said in copies(tmp_path / "run", tmp_path, NUM, paths, rng):
         with sound_or_one_line(said):
@@ -320,9 +320,9 @@ def test_an_interrupted_run(tmp_path, whole):
             Process().begin(copy, "sha256:0")
             parts = runner.read_parts(copy, experiment)
             assert sorted(itertools.chain(*parts)) == [0, 1, 2, 3], said
-            there = results.trim_metrics(copy, dict.fromkeys(range(4), 3))
+            there = records.trim_metrics(copy, dict.fromkeys(range(4), 3))
             assert all(0 <= epochs <= 3 for epochs in there.values()), said
-            found = results.read_results(copy, names, experiment.protocol)
+            found = records.read_results(copy, names, experiment.protocol)
             assert len(found) <= 2, said
             if "results.csv" not in said:
                 assert found == wanted, said

@@ -19,6 +19,7 @@ from mnist_jax import (
     results,
     trial_figures,
 )
+from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.workdirs import NAMES
 
 
@@ -32,7 +33,7 @@ def drawn(figure):
     return figure
 
 
-@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol, schedule=("constant", "cosine"), seeds=2)
     drawings = report.figures_of_run(*report.with_weights(run))
@@ -42,16 +43,16 @@ def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
         figure, caption = draw()
         for place in (" ".join(figure.get_suptitle().split()), caption):
             assert "digits" in place
-            assert results.PROTOCOLS[protocol].words in place
+            assert PROTOCOLS[protocol].words in place
 
 
 # --- accuracy by epoch ---
 
 
-@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_curves_are_those_of_the_rows(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol)
-    p = results.PROTOCOLS[protocol]
+    p = PROTOCOLS[protocol]
     figure, caption = epoch_figures.draw_curves(run)
     assert [ax.get_title() for ax in figure.axes] == ["l2 0.001", "l2 0.00075", "l2 1e-06"]
     for i, ax in enumerate(figure.axes):

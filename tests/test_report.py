@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, comparison, pages, report, results, workdirs
+from mnist_jax import UserError, comparison, pages, records, report, results, workdirs
 from mnist_jax.data import Dataset
 from mnist_jax.grid import AXES, make_points
+from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.provenance import provenance
 
 L2S = (1e-3, 7.5e-4, 1e-6)
@@ -46,15 +47,15 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
     axes = {axis: options.pop(axis, values) for axis, values in RECIPE.items()}
     config = {"name": "made_up", "dataset": "digits", "grid": "product", "num_points": 0} | options
     points = make_points(axes, config["grid"], config["num_points"], 0)
-    p, dataset = results.PROTOCOLS[protocol], config["dataset"]
-    trials = results.trial_rows(points, range(seeds), dataset)
+    p, dataset = PROTOCOLS[protocol], config["dataset"]
+    trials = records.trial_rows(points, range(seeds), dataset)
     path.mkdir(parents=True)
     workdirs.write_text(path / "config.json", workdirs.to_json(config | axes))
     generator, rows = np.random.default_rng(0), []
     for num_epochs in dict.fromkeys(point.num_epochs for point in points):
         mine = [trial for trial in trials if trial["num_epochs"] == num_epochs]
         lost = [i for i, trial in enumerate(mine) if trial["trial"] in diverging]
-        recorder = results.Recorder(path, mine, results.varying(trials), protocol)
+        recorder = records.Recorder(path, mine, results.varying(trials), protocol)
         for epoch in range(num_epochs):
             metrics = {}
             for split in filter(None, ("train", p.held_out)):
@@ -79,7 +80,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
     if accuracy:
         for row in rows:
             row[p.column] = accuracy(row["point"], row["seed"])
-    results.write_results(path, rows)
+    records.write_results(path, rows)
     held_out = (IMAGES[:4], LABELS[:4]) if p.held_out == "validation" else (IMAGES[:0], LABELS[:0])
     splits = (IMAGES, LABELS, *held_out, IMAGES, LABELS)
     data = Dataset(dataset, *splits, tuple("0123456789"), f"sha256:<{dataset}>", "made up")
@@ -156,10 +157,10 @@ def words_of(text):
 # --- the numbers of a run ---
 
 
-@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_table_equals_what_the_rows_give(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol)
-    p = results.PROTOCOLS[protocol]
+    p = PROTOCOLS[protocol]
     table = cells(pages.results_table(run))
     assert len(table) == 3
     for row in table:

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from base import BASE as SMALL
 
-from mnist_jax import UserError, results, stats, workdirs
+from mnist_jax import UserError, records, results, stats, workdirs
 from mnist_jax.data import Dataset
 from mnist_jax.grid import Point
+from mnist_jax.protocol import PROTOCOLS, protocol_name
 from mnist_jax.provenance import provenance
 
 BASE = SMALL._replace(hidden_sizes=(64, 32), num_epochs=3)
 POINTS = [BASE, BASE._replace(l2=1e-3)]
-TRIALS = results.trial_rows(POINTS, range(2), "tiny")
+TRIALS = records.trial_rows(POINTS, range(2), "tiny")
 # Three epochs of four trials: seeds 0 and 1 of the first point, then of the second.
 TEST = np.array([[0.5, 0.9, 0.7, 0.2], [0.8, 0.9, 0.6, 0.3], [0.8, 0.4, 0.6, 0.4]])
 VALIDATION = np.array([[0.1, 0.2, 0.9, 0.3], [0.3, 0.1, 0.9, 0.3], [0.2, 0.1, 0.3, 0.4]])
@@ -38,7 +39,7 @@ CONFIG |= {"num_seeds": 2, "design_seed": 0, "num_validation": 0, "choose_epoch"
 
 
 def epochs(protocol):
-    held_out = results.PROTOCOLS[protocol].held_out
+    held_out = PROTOCOLS[protocol].held_out
     for test, validation in zip(TEST, VALIDATION, strict=True):
         metrics = {"train_loss": 1 - test, "train_accuracy": test / 2}
         if held_out == "test":
@@ -57,7 +58,7 @@ def dataset(labels=(3, 1, 4, 1)):
 
 def rows_of(path, protocol):
     path.mkdir(exist_ok=True)
-    recorder = results.Recorder(path, TRIALS, ("l2",), protocol)
+    recorder = records.Recorder(path, TRIALS, ("l2",), protocol)
     for epoch, metrics in enumerate(epochs(protocol), start=1):
         recorder.add(epoch, metrics)
     return recorder.rows(SCORES[protocol])
@@ -68,7 +69,7 @@ def finished_run(path, protocol="test"):
     workdir.mkdir(exist_ok=True)
     workdirs.open_workdir(workdir, CONFIG, overwrite=False)
     rows = rows_of(workdir, protocol)
-    results.write_results(workdir, rows)
+    records.write_results(workdir, rows)
     data = dataset()
     results.write_summary(workdir, rows, protocol, data.name, data.num_images, MADE)
     return results.read_run(workdir)
@@ -151,8 +152,8 @@ def test_an_honest_choice_is_the_same_whatever_the_test_scores(tmp_path, protoco
     ],
 )
 def test_two_keys_name_the_protocol(num_validation, choose_epoch, name):
-    assert results.protocol_name(num_validation, choose_epoch) == name
-    protocol = results.PROTOCOLS[name]
+    assert protocol_name(num_validation, choose_epoch) == name
+    protocol = PROTOCOLS[name]
     honest = "test" not in str(protocol.criterion) and "test" not in str(protocol.held_out)
     assert honest == (name != "test")
 
@@ -177,7 +178,7 @@ def test_a_grid_points_statistics_are_those_of_its_trials(tmp_path):
 
 
 def test_diverged_trials_are_named_and_left_out(tmp_path):
-    recorder = results.Recorder(tmp_path, TRIALS, (), "test")
+    recorder = records.Recorder(tmp_path, TRIALS, (), "test")
     for epoch in (1, 2, 3):
         accuracy, loss = TEST[0].copy(), np.ones(4)
         if epoch >= 2:
@@ -202,13 +203,13 @@ def test_diverged_trials_are_named_and_left_out(tmp_path):
 
 
 def test_a_trial_that_its_last_update_loses_has_diverged_too(tmp_path):
-    recorder = results.Recorder(tmp_path, TRIALS, (), "last_epoch")
+    recorder = records.Recorder(tmp_path, TRIALS, (), "last_epoch")
     recorder.add(3, {"train_loss": np.ones(4)})
     rows = recorder.rows({"test_loss": np.array([0.1, math.nan, math.inf, 0.2])})
     assert [row["diverged_epoch"] for row in rows] == [0, 3, 3, 0]
 
 
-@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_trial_is_chosen_even_if_all_diverged(tmp_path, protocol):
     rows = [row | {"diverged_epoch": 1} for row in rows_of(tmp_path / "run", protocol)]
     assert results.choose_trial(rows, protocol)["trial"] in range(4)
@@ -312,7 +313,7 @@ def test_json_has_null_for_numbers_that_are_not_finite():
 
 
 def test_rows_on_disk_survive_a_run_that_dies(tmp_path):
-    recorder = results.Recorder(tmp_path, TRIALS, (), "test")
+    recorder = records.Recorder(tmp_path, TRIALS, (), "test")
     for epoch, metrics in enumerate(list(epochs("test"))[:2], start=1):
         recorder.add(epoch, metrics)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 8
@@ -426,7 +427,7 @@ def fail_to_lock(monkeypatch, name):
 def test_nothing_is_written_where_the_lock_does_not_lie_any_more(tmp_path, instead):
     path = tmp_path / "run"
     with workdirs.lock_workdir(path):
-        recorder = results.Recorder(path, TRIALS, (), "test")
+        recorder = records.Recorder(path, TRIALS, (), "test")
         first, second, *_ = epochs("test")
         recorder.add(1, first)
         if instead == "another lock":
@@ -443,7 +444,7 @@ def test_nothing_is_written_where_the_lock_does_not_lie_any_more(tmp_path, inste
             lambda: recorder.add(2, second),
             recorder.sync,
             lambda: workdirs.write_text(path / "a", "b"),
-            lambda: results.trim_metrics(path, {0: 1}),
+            lambda: records.trim_metrics(path, {0: 1}),
         ):
             with pytest.raises(UserError, match="moved or deleted"):
                 write()
@@ -451,28 +452,28 @@ def test_nothing_is_written_where_the_lock_does_not_lie_any_more(tmp_path, inste
 
 
 def test_metrics_are_trimmed_to_the_first_whole_epochs(tmp_path):
-    recorder = results.Recorder(tmp_path, TRIALS, ("l2",), "test")
+    recorder = records.Recorder(tmp_path, TRIALS, ("l2",), "test")
     for epoch, metrics in enumerate(epochs("test"), start=1):
         recorder.add(epoch, metrics)
     path = tmp_path / "metrics.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     everything = dict.fromkeys(range(4), 3)
-    assert results.trim_metrics(tmp_path, everything) == everything
+    assert records.trim_metrics(tmp_path, everything) == everything
     assert path.read_bytes() == whole
     path.write_bytes(whole[:-5])  # cut in the last row
-    assert results.trim_metrics(tmp_path, everything) == {0: 3, 1: 3, 2: 3, 3: 2}
+    assert records.trim_metrics(tmp_path, everything) == {0: 3, 1: 3, 2: 3, 3: 2}
     assert path.read_bytes() == b"".join(lines[:-1])
     path.write_bytes(b"".join([*lines[:5], b"\xff{\n", b'{"trial": []}\n', *lines[6:]]))
-    assert results.trim_metrics(tmp_path, everything) == {0: 3, 1: 1, 2: 3, 3: 3}
-    assert results.trim_metrics(tmp_path, {0: 2, 1: 0, 2: 2}) == {0: 2, 1: 0, 2: 2}
+    assert records.trim_metrics(tmp_path, everything) == {0: 3, 1: 1, 2: 3, 3: 3}
+    assert records.trim_metrics(tmp_path, {0: 2, 1: 0, 2: 2}) == {0: 2, 1: 0, 2: 2}
     kept = [json.loads(line) for line in path.open()]
     assert [(row["trial"], row["epoch"]) for row in kept] == [(0, 1), (2, 1), (0, 2), (2, 2)]
 
 
 def test_metrics_are_cut_in_place_where_no_row_is_to_be_moved(tmp_path, monkeypatch):
     """A full disk has no room for a second copy, and a failed one must not fill it."""
-    recorder = results.Recorder(tmp_path, TRIALS, (), "test")
+    recorder = records.Recorder(tmp_path, TRIALS, (), "test")
     for epoch, metrics in enumerate(epochs("test"), start=1):
         recorder.add(epoch, metrics)
     path, everything = tmp_path / "metrics.jsonl", dict.fromkeys(range(4), 3)
@@ -487,12 +488,12 @@ def test_metrics_are_cut_in_place_where_no_row_is_to_be_moved(tmp_path, monkeypa
         (whole, 2),
     ):
         path.write_bytes(content)
-        results.trim_metrics(tmp_path, dict.fromkeys(range(4), epochs_kept))
+        records.trim_metrics(tmp_path, dict.fromkeys(range(4), epochs_kept))
         assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[: 4 * epochs_kept])
         assert path.stat().st_ino == number
     path.write_bytes(b"x\n" + whole)
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-        results.trim_metrics(tmp_path, everything)
+        records.trim_metrics(tmp_path, everything)
     assert path.read_bytes() == b"x\n" + whole
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
@@ -503,7 +504,7 @@ def test_metrics_that_lie_elsewhere_too_are_left_alone_there(tmp_path, link):
     run.mkdir()
     other.write_text('{"trial": 0, "epoch": 1}\ncut')
     getattr(run / "metrics.jsonl", link)(other)
-    results.trim_metrics(run, {0: 1})
+    records.trim_metrics(run, {0: 1})
     with open(run / "metrics.jsonl", "a") as file:
         file.write("more")
     assert (run / "metrics.jsonl").read_text() == '{"trial": 0, "epoch": 1}\nmore'
@@ -532,14 +533,14 @@ def test_what_dead_processes_left_is_deleted_and_nothing_else(tmp_path):
 
 def test_rows_left_by_an_interrupted_run_come_back_as_they_were(tmp_path):
     rows = rows_of(tmp_path / "run", "validation")
-    results.write_results(tmp_path, rows[:3])
-    found = results.read_results(tmp_path, TRIALS, "validation")
+    records.write_results(tmp_path, rows[:3])
+    found = records.read_results(tmp_path, TRIALS, "validation")
     assert found == rows[:3]
-    results.write_results(tmp_path / "run", found)
+    records.write_results(tmp_path / "run", found)
     assert (tmp_path / "run" / "results.csv").read_text() == (tmp_path / "results.csv").read_text()
     for broken in ("", "a,b\n1,2\n", "trial\n99\n", "trial\nx\n"):
         (tmp_path / "results.csv").write_text(broken)
-        assert results.read_results(tmp_path, TRIALS, "validation") == []
+        assert records.read_results(tmp_path, TRIALS, "validation") == []
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "results.csv", "summary.json"])
@@ -559,7 +560,7 @@ def test_reading_needs_every_file_whole(tmp_path, name):
     [([0.2, 0.5, math.nan], 0.5, 2), ([math.nan, 0.3, 0.2], 0.3, 2), ([math.nan] * 3, math.nan, 1)],
 )
 def test_an_epoch_that_is_not_a_number_is_not_the_best(tmp_path, accuracies, best, epoch):
-    recorder = results.Recorder(tmp_path, TRIALS[:1], (), "test")
+    recorder = records.Recorder(tmp_path, TRIALS[:1], (), "test")
     for now, value in enumerate(accuracies, start=1):
         recorder.add(now, {"test_accuracy": np.array([value])})
     (row,) = recorder.rows({})
@@ -582,7 +583,7 @@ def test_equal_trials_tie_in_any_order():
 
 def test_results_are_read_back_as_they_were(tmp_path):
     rows = rows_of(tmp_path / "run", "validation")
-    results.write_results(tmp_path, rows)
+    records.write_results(tmp_path, rows)
     with open(tmp_path / "results.csv", newline="") as file:
         assert [row["train_loss"] for row in csv.DictReader(file)] == [
             str(row["train_loss"]) for row in rows

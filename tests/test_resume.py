@@ -26,6 +26,7 @@ from mnist_jax import (
     machine,
     main,
     memory,
+    records,
     report,
     results,
     runner,
@@ -391,7 +392,7 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
 
     monkeypatch.setattr(sweep, "compile_sweep", compile_and_die)
     if when == "in a part":
-        monkeypatch.setattr(results.Recorder, "sync", mock.Mock(side_effect=PowerCutError))
+        monkeypatch.setattr(records.Recorder, "sync", mock.Mock(side_effect=PowerCutError))
     with pytest.raises(PowerCutError):
         main.run(asked, str(tmp_path), None)
     assert len(compiled) == (1 if when == "in a part" else 2)
@@ -784,7 +785,7 @@ class PowerCutError(Exception):
 @pytest.fixture
 def cut(monkeypatch):
     """Two points of three seeds; what is chosen changes from part to part, and falls back."""
-    score, write, written = results.Recorder.rows, results.write_results, []
+    score, write, written = records.Recorder.rows, records.write_results, []
     accuracies = [0.5, 0.5, 0.5, 0.9, 0.1, 0.1]
 
     def scored(recorder, scores):
@@ -811,7 +812,7 @@ def cut(monkeypatch):
                 trials.train()
                 return trials
 
-    monkeypatch.setattr(results.Recorder, "rows", scored)
+    monkeypatch.setattr(records.Recorder, "rows", scored)
     return make
 
 
@@ -850,7 +851,7 @@ def test_a_part_that_is_lost_costs_no_other(left_alone, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("lost", ["checkpoints", "chosen_trial.npz"])
 def test_weights_that_are_lost_are_made_again(cut, tmp_path, monkeypatch, lost):
-    write = results.write_results
+    write = records.write_results
 
     def lose(path, rows):
         write(path, rows)

@@ -9,7 +9,18 @@ import pytest
 from server import ROOT
 from test_report import make_run
 
-from mnist_jax import UserError, comparison, pages, provenance, report, results, shards, workdirs
+from mnist_jax import (
+    UserError,
+    comparison,
+    pages,
+    provenance,
+    records,
+    report,
+    results,
+    shards,
+    workdirs,
+)
+from mnist_jax.protocol import PROTOCOLS
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -114,7 +125,7 @@ def split(run, n, name="shard"):
         lines = (run.workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
         mine = "".join(line for line in lines if json.loads(line)["trial"] % n == i)
         (path / "metrics.jsonl").write_text(mine)
-        results.write_results(path, rows)
+        records.write_results(path, rows)
         config = run.config | {"shard": f"{i}/{n}"}
         workdirs.write_text(path / "config.json", workdirs.to_json(config, indent=2))
         made["command"] = f"python -m mnist_jax.main --shard={i}/{n}"
@@ -134,7 +145,7 @@ def make_shards(path, n=3, **options):
 
 
 @pytest.mark.parametrize("n", [2, 5, 12])
-@pytest.mark.parametrize("protocol", results.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_whatever_diverges(tmp_path, protocol, n):
     whole, runs = make_shards(
         tmp_path,

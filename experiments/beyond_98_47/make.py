@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from mnist_jax import canvas, results, stats
 from mnist_jax.pages import fill_in, markdown_table, record
-from mnist_jax.results import Row, Run
+from mnist_jax.records import Row
+from mnist_jax.results import Run
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/beyond_98_47")

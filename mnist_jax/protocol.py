@@ -1,0 +1,76 @@
+"""How a run is scored and what chooses, by four protocols: in columns and in words."""
+
+from typing import NamedTuple
+
+
+class Protocol(NamedTuple):
+    """How a run is scored and what chooses, in columns of `results.csv` and in words.
+
+    Attributes:
+        held_out: The split that is scored after each epoch.
+        choose_epoch: Whether its best epoch counts, and not the last.
+        criterion: The accuracy that chooses grid point and trial.
+        column: The test accuracy that counts.
+        words: What chose, for headlines.
+        measure: What the column holds, for tables and axes.
+        note: What a reader must know to trust it.
+    """
+
+    held_out: str | None
+    choose_epoch: bool
+    criterion: str | None
+    column: str
+    words: str
+    measure: str
+    note: str
+
+
+PROTOCOLS = {
+    "test": Protocol(
+        held_out="test",
+        choose_epoch=True,
+        criterion="best_test_accuracy",
+        column="best_test_accuracy",
+        words="epoch chosen on the test set",
+        measure="best-epoch test accuracy",
+        note="The images that score an epoch also chose it, the best grid point and the best trial"
+        " (the notebook's protocol), so best-epoch accuracies are biased upwards.",
+    ),
+    "validation": Protocol(
+        held_out="validation",
+        choose_epoch=True,
+        criterion="best_validation_accuracy",
+        column="test_accuracy_at_best_validation",
+        words="epoch chosen on validation images",
+        measure="chosen-epoch test accuracy",
+        note="Validation images, cut from the training set, chose the epoch, the best grid point"
+        " and the best trial. Test images chose none of these: they were scored once a trial.",
+    ),
+    "validation_last_epoch": Protocol(
+        held_out="validation",
+        choose_epoch=False,
+        criterion="validation_accuracy",
+        column="test_accuracy",
+        words="last epoch; grid point chosen on validation images",
+        measure="last-epoch test accuracy",
+        note="The last epoch counts. Validation images, cut from the training set, chose the best"
+        " grid point and the best trial. Test images chose neither: they were scored once a trial.",
+    ),
+    "last_epoch": Protocol(
+        held_out=None,
+        choose_epoch=False,
+        criterion=None,
+        column="test_accuracy",
+        words="last epoch, nothing chosen",
+        measure="last-epoch test accuracy",
+        note="The last epoch counts, and test images were scored once a trial. Nothing was chosen"
+        " in this run: its best grid point is best on the test set, which is no honest choice.",
+    ),
+}
+
+
+def protocol_name(num_validation: int, choose_epoch: bool) -> str:
+    """Returns the name of the protocol that a config asks for."""
+    if num_validation:
+        return "validation" if choose_epoch else "validation_last_epoch"
+    return "test" if choose_epoch else "last_epoch"
