@@ -180,7 +180,8 @@ class Runner:
                 recorder.columns = {k: np.array(v) for k, v in saved.record["columns"].items()}
                 if "seconds" in saved.record:  # of a run that is older than what processes note
                     self._process.note_earlier(saved.record["seconds"])
-            if hosts.is_first():
+            # Not for every part: it reads the rows of all.
+            if hosts.is_first() and any(self._epochs_there[trial] > start for trial in part):
                 records.trim_metrics(self._path, self._epochs_there | dict.fromkeys(part, start))
             self._say_what_runs(program, len(part), num_epochs, start)
             before, started = self._seconds["train"], time.monotonic()
@@ -258,7 +259,9 @@ class Runner:
         there = records.trim_metrics(self._path, epochs)
         found = records.read_results(self._path, self._names, self._experiment.protocol)
         rows = {row["trial"]: row for row in found}
-        saved = {trial: _newest_epoch(self._path, part) for part in parts for trial in part}
+        saved: dict[int, int] = {}
+        for part in parts:
+            saved |= dict.fromkeys(part, _newest_epoch(self._path, part))
         known = {trial: n if trial in rows else saved.get(trial, 0) for trial, n in epochs.items()}
         if short := [trial for trial in known if there[trial] < known[trial]]:
             print(
@@ -284,6 +287,7 @@ class Runner:
         if hosts.is_first():
             (self._path / "checkpoints").mkdir(exist_ok=True)
             workdirs.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
+            records.trim_metrics(self._path, self._epochs_there)
 
 
 _TOO_LARGE = (DoesNotFitError, hosts.OutOfMemoryError, jax.errors.JaxRuntimeError)

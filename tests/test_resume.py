@@ -778,6 +778,19 @@ def test_parts_that_fit_in_memory_give_the_results_of_the_whole(
     assert_same_but_for_order(parted, left_alone)
 
 
+def test_metrics_are_read_once_however_many_parts_there_are(tmp_path, monkeypatch):
+    trimmed, trim = [], records.trim_metrics
+
+    def count(path, epochs):
+        trimmed.append(path)
+        return trim(path, epochs)
+
+    monkeypatch.setattr(records, "trim_metrics", count)
+    asked = experiment(num_epochs=(1,), hidden_sizes=((2,), (3,), (4,)))
+    runner.Runner(tmp_path, asked, tiny_dataset()).train()
+    assert len(trimmed) == 1
+
+
 class PowerCutError(Exception):
     """Ends a run anywhere."""
 
