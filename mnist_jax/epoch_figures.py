@@ -157,7 +157,7 @@ def _read_curves(run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[
     return found
 
 
-def _plot_band(ax, curves: np.ndarray, view: "View", name: str, color: str, dash: str) -> None:
+def _plot_band(ax, curves: np.ndarray, view: View, name: str, color: str, dash: str) -> None:
     """Plots the mean of curves [trials, epochs], with a band from the lowest to the highest."""
     num_trials, num_epochs = curves.shape
     if num_trials:
@@ -170,7 +170,7 @@ def _plot_band(ax, curves: np.ndarray, view: "View", name: str, color: str, dash
         view.add(curves[:, num_epochs // 5 :], curves)
 
 
-def _finish_epochs(panels, points: Sequence[Row], view: "View") -> None:
+def _finish_epochs(panels, points: Sequence[Row], view: View) -> None:
     """Sets the limits and ticks that panels share."""
     from matplotlib.ticker import MaxNLocator
 

@@ -48,10 +48,9 @@ def _patches(x: Array, windows: Sequence[tuple], first: int, channels: int) -> A
     return jnp.concatenate(taps, channels)
 
 
-def _block_size(batch: int, image_bytes: int, most: int) -> int:
-    """Returns the largest divisor of the batch whose images fit in so many bytes, at least 1."""
-    fit = max(1, min(batch, most // image_bytes))
-    return next(size for size in range(fit, 0, -1) if batch % size == 0)
+def _block_size(batch: int, most: int) -> int:
+    """Returns the largest divisor of the batch that is no larger than `most`, at least 1."""
+    return next((size for size in range(min(batch, most), 0, -1) if batch % size == 0), 1)
 
 
 def conv_general_dilated(
@@ -119,7 +118,7 @@ def conv_general_dilated(
     if backend != "cpu":
         return convolve(lhs)
     image_bytes = math.prod((*shape[1:-1], *kernel_size, lhs.shape[-1])) * lhs.dtype.itemsize
-    block = _block_size(len(lhs), image_bytes, BLOCK_BYTES[narrow])
+    block = _block_size(len(lhs), BLOCK_BYTES[narrow] // image_bytes)
     if block == len(lhs):
         return convolve(lhs)
     blocks = lhs.reshape(-1, block, *lhs.shape[1:])
@@ -406,7 +405,7 @@ def _overlap(parts, axis):
 
 def _split(array, block):
     """[batch, h, w, c] to blocks [batch / n, h, w, n, c]: n images together in the last axes."""
-    n = max(size for size in range(1, block + 1) if len(array) % size == 0)
+    n = _block_size(len(array), block)
     return array.reshape(-1, n, *array.shape[1:]).transpose(0, 2, 3, 1, 4)
 
 

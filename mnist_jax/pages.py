@@ -388,7 +388,6 @@ def plain_markdown(text: str) -> str:
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
     """Renders a report as Markdown, with links to the pictures."""
-
     parts = [f"# {plain_markdown(title)}"]
     for heading, blocks in sections:
         parts.append(f"## {heading}")
