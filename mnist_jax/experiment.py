@@ -114,7 +114,7 @@ def read_experiment(
     first = plain(found.seed) if seed is None else read_value(seed)
     if isinstance(first, tuple) and changes.get("num_seeds", len(first)) != len(first):
         named = ",".join(map(str, first))
-        expected = f"{len(first)}, as many as --seed={named} names; leave one of them out"
+        expected = f"{len(first)}, for the seeds {named}; leave it out, or give another --seed"
         raise _bad("num_seeds", changes["num_seeds"], expected)
     shard = found.shard if shard is None else shard
     return read_config(found.config | changes, found.name, first, shard)
@@ -233,10 +233,11 @@ def _check_point(point: Point, num_images: int) -> None:
 
 
 class _Kind(NamedTuple):
-    """What a value must be: words for it, and the check."""
+    """What a value must be: words for it, the check, and what then makes it of one type."""
 
     expected: str
     valid: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = lambda value: value
 
 
 def _number(expected: str, valid: Callable[[float], bool]) -> _Kind:
@@ -246,7 +247,7 @@ def _number(expected: str, valid: Callable[[float], bool]) -> _Kind:
         rounded = _in_32_bits(value)
         return math.isfinite(rounded) and valid(rounded) and bool(rounded) == bool(value)
 
-    return _Kind(f"a finite number, {expected}, in 32 bits", check)
+    return _Kind(f"a finite number, {expected}, in 32 bits", check, float)
 
 
 def _in_32_bits(value: int | float) -> float:
@@ -323,7 +324,7 @@ def _axis(config: Any, key: str, kind: _Kind) -> tuple:
             raise _bad(key, v, kind.expected)
     if len(set(values)) < len(values) and config["grid"] != "list":
         raise _bad(key, value, "distinct values, since each makes a point of the grid")
-    return tuple(map(float, values)) if kind.expected.startswith("a finite") else values
+    return tuple(map(kind.convert, values))
 
 
 def configure_jax(

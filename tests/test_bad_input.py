@@ -370,7 +370,7 @@ BAD_INPUT = {
         ("--seed=42,7,42", "--seed=42,7,42: expected seeds that differ"),
         (
             "--seed=42,7 --config.num_seeds=3",
-            "--config.num_seeds=3: expected 2, as many as --seed=42,7 names; leave one of them out",
+            "--config.num_seeds=3: expected 2, for the seeds 42,7; leave it out...another --seed",
         ),
         ("--seed=42,7 --shard=0/3", "--shard=0/3: expected i/n...n at most 2"),
         ("--sed=1", "sed...Did you mean: seed...see --help"),
@@ -518,7 +518,7 @@ BAD_INPUT = {
         ),
         (
             "--config={tmp}/run/config.json --config.num_seeds=3",
-            "--config.num_seeds=3: expected 2, as many as --seed=4,2 names",
+            "--config.num_seeds=3: expected 2, for the seeds 4,2",
             finished("config.json", json_with(seed=[4, 2], num_seeds=2)),
         ),
         (
