@@ -176,7 +176,7 @@ def together(function: Callable[[], Any]) -> Any:
         What it returns; in a job, once its arrays are there.
 
     Raises:
-        OutOfMemoryError: The memory of a process does not do; in a job, all raise it.
+        OutOfMemoryError: A process has too little memory; in a job, all raise it.
     """
     import jax
 
@@ -195,7 +195,7 @@ def together(function: Callable[[], Any]) -> Any:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Says whether memory does not do, and every process knows it."""
+    """Says whether an error is for want of memory, and every process knows it."""
     if isinstance(error, OutOfMemoryError):
         return True
     return not _joined and bool(re.search(_NO_MEMORY, str(error)))

@@ -80,7 +80,7 @@ def configure_jax(
         timeout: Seconds for that job to come together.
 
     Raises:
-        UserError: The platform, its precision or the job are not to be had.
+        UserError: The platform, its precision or the job cannot be had.
     """
     set_aside = []
     for name, value in DEFAULTS.items():

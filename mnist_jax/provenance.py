@@ -158,7 +158,8 @@ class Process:
             if (other := record.get("data_checksum", data_checksum)) != data_checksum:
                 raise UserError(
                     f"--workdir={workdir} holds a run on other data ({other}, not {data_checksum});"
-                    " give it the files of then, or choose another --workdir, or give --overwrite"
+                    " give the files that it was trained on, choose another --workdir, or give"
+                    " --overwrite"
                 )
         if devices:
             self._made["devices"] = {name: devices[name] for name in _DEVICES}

@@ -116,7 +116,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
     there = [name for name in (*FILES, *FOLDERS) if os.path.lexists(path / name)]
     if not there:
         return "new"
-    found, problem = {}, "config.json: it is none of a run"
+    found, problem = {}, "config.json: it is not that of a run"
     try:
         found = run_files.read_json(path / "config.json", {})
     except run_files.BadFileError as error:
