@@ -817,7 +817,7 @@ def cut(monkeypatch):
             memory, "trials_that_fit", lambda program: min(size, len(program.trials.seed))
         )
         if cuts:
-            monkeypatch.setattr(results, "write_results", write_at_the_second_try)
+            monkeypatch.setattr(records, "write_results", write_at_the_second_try)
         while True:
             asked = experiment(num_epochs=(1,), num_seeds=3, learning_rate=(0.1, 0.2))
             trials = runner.Runner(path, asked, tiny_dataset())
@@ -870,9 +870,9 @@ def test_weights_that_are_lost_are_made_again(cut, tmp_path, monkeypatch, lost):
         write(path, rows)
         if len(rows) == 6:
             shutil.rmtree(path / lost) if lost == "checkpoints" else (path / lost).unlink()
-            monkeypatch.setattr(results, "write_results", write)
+            monkeypatch.setattr(records, "write_results", write)
 
-    monkeypatch.setattr(results, "write_results", lose)
+    monkeypatch.setattr(records, "write_results", lose)
     cut(tmp_path, 2, False)
     assert results.trial_of_weights(tmp_path) == 0
     assert rows(tmp_path) == 6
