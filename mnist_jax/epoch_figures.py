@@ -151,10 +151,26 @@ def _read_curves(run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[
                     arrays[split][i, row["epoch"] - 1] = 100 * row[f"{split}_accuracy"]
         if any(np.isnan(values).any() for arrays in found for values in arrays.values()):
             raise ValueError("some epochs of some trials are missing")
+        for point, arrays in zip(points, found, strict=True):
+            _check_curves(run, trials[point["point"]], arrays)
     except (ValueError, RecursionError, BadFileError) as error:
         bad = error if isinstance(error, BadFileError) else BadFileError(path, error)
         raise unreadable(run.workdir, bad) from None
     return found
+
+
+def _check_curves(run: Run, trials: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError where curves in percent, [trials, epochs], are not those of the trials."""
+    p = protocol(run)
+    for i, row in enumerate(trials):
+        told = {(split, -1): row[f"{split}_accuracy"] for split in arrays}
+        if p.choose_epoch:
+            best = row[f"best_{p.held_out}_epoch"] - 1
+            told[str(p.held_out), best] = row[f"best_{p.held_out}_accuracy"]
+        for (split, place), accuracy in told.items():
+            if not math.isclose(arrays[split][i, place], 100 * accuracy):
+                said = f"{split} accuracy of trial {row['trial']}: not that of results.csv"
+                raise ValueError(said)
 
 
 def _plot_band(ax, curves: np.ndarray, view: View, name: str, color: str, dash: str) -> None:

@@ -93,14 +93,15 @@ def configure_jax(
     jax.config.update("jax_num_cpu_devices", min(devices or cores, cores, num_trials))
     if platform == "cpu":
         jax.config.update("jax_platforms", platform)  # others are found without, or are not there
-    flags = [os.environ.get("XLA_FLAGS", "")]
+    given, flags = os.environ.get("XLA_FLAGS", "").split(), []
     if cores < _bound_cores():
         os.environ.setdefault("NPROC", str(cores))  # as many threads has XLA
     if num_trials >= cores:
         flags.append("--xla_cpu_multi_thread_eigen=false")
     if deterministic:
         flags += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
-    os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+    if missing := [flag for flag in flags if flag not in given]:
+        os.environ["XLA_FLAGS"] = " ".join([*given, *missing])
     jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     if job is not None:
         hosts.join(job, timeout)

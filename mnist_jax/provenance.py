@@ -242,7 +242,8 @@ def _commit() -> tuple[str | None, str]:
     checkout = Path(__file__).parent.parent
     if not (checkout / ".git").exists():
         return None, ""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    git = ["git", "--no-optional-locks"]  # a record changes nothing, not even the index
+    command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     except OSError as error:

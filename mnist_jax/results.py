@@ -130,8 +130,7 @@ def choose_trial(rows: Sequence[Row], protocol: str) -> Row:
     if criterion is not None:
 
         def rank(trials):
-            mean = stats.describe(_sound(trials, criterion))["mean"]
-            return _rank(count_diverged(trials), mean)
+            return _rank(count_diverged(trials), stats.mean_of(_sound(trials, criterion)))
 
         trials = min(_by_point(rows).values(), key=rank)
     sound = [row for row in trials if not row["diverged_epoch"]]

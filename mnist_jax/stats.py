@@ -93,15 +93,15 @@ def describe(values: np.ndarray | Sequence[float | None], scale: Scale = ANY) ->
 
     finite = _finite(values)
     n = len(finite)
-    mean, nan = _mean(finite), math.nan
-    std_ddof1 = float(finite.std(ddof=1, mean=mean)) if n > 1 else nan
+    average, nan = mean_of(finite), math.nan
+    std_ddof1 = float(finite.std(ddof=1, mean=average)) if n > 1 else nan
     sem = math.sqrt(max(std_ddof1**2, scale.variance) / n) if n > 1 else nan
     half_width = float(stdtrit(n - 1, 0.975)) * sem if n > 1 else nan
-    ends = scale.clip(mean - half_width, mean + half_width) if n > 1 else [nan, nan]
+    ends = scale.clip(average - half_width, average + half_width) if n > 1 else [nan, nan]
     return {
         "n": n,
-        "mean": mean,
-        "std_ddof0": float(finite.std(mean=mean)) if n else nan,
+        "mean": average,
+        "std_ddof0": float(finite.std(mean=average)) if n else nan,
         "std_ddof1": std_ddof1,
         "sem": sem,
         "interval_95": ends,
@@ -135,11 +135,11 @@ def compare(values: Mapping[int, float], others: Mapping[int, float], scale: Sca
         pairs = np.array([[values[seed], others[seed]] for seed in values], float).reshape(-1, 2)
         a, b = pairs[np.isfinite(pairs).all(axis=1)].T
         scattering, rounded = [a - b], 2 * scale.variance
-        difference = _mean(a - b)
+        difference = mean_of(a - b)
     else:
         a, b = (_finite(list(group.values())) for group in (values, others))
         scattering, rounded = [a, b], scale.variance
-        difference = _mean(a) - _mean(b)
+        difference = mean_of(a) - mean_of(b)
     n, nan = min(len(a), len(b)), math.nan
     if n < MIN_SEEDS:
         return Comparison(n, difference, nan, nan, nan, paired, nan)
@@ -278,7 +278,7 @@ def _finite(values: np.ndarray | Sequence[float | None]) -> np.ndarray:
     return array[np.isfinite(array)]
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of(values: np.ndarray) -> float:
     """Returns the mean [trials] -> [], the same in any order, and of equal values their value."""
     if not len(values):
         return math.nan

@@ -270,19 +270,20 @@ def run(
         state = hosts.together(lambda: sweep.initialise(sweep.inputs[0]))
     orders = image_orders(sweep.seeds, start + 1, sweep.sizes["train"])
 
-    def run_epoch(state):
-        return hosts.together(lambda: sweep.run_epoch(state, orders, *sweep.inputs))
+    def run_epoch():
+        return sweep.run_epoch(state, orders, *sweep.inputs)
 
-    ahead = None  # what the devices have been given to do
+    # The first epoch takes the memory that all others use again, so there a job agrees on it.
+    ahead = hosts.together(run_epoch) if start < num_epochs else None
     for epoch in range(start + 1, num_epochs + 1):
-        state, sums = ahead or run_epoch(state)
+        state, sums = ahead or run_epoch()
         ahead, last = None, epoch == num_epochs
         if not last:
             orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
         if last or keep(epoch):
             yield state, _epoch_metrics(sweep, sums)
         else:
-            ahead = run_epoch(state)
+            ahead = run_epoch()  # which the devices have to do meanwhile
             yield None, _epoch_metrics(sweep, sums)
 
 

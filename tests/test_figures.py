@@ -10,6 +10,7 @@ import pytest
 from test_report import IMAGES, RECIPE, gaps, make_run
 
 from mnist_jax import (
+    UserError,
     canvas,
     comparison,
     data,
@@ -453,3 +454,16 @@ def test_ticks_of_close_values_differ(tmp_path):
     figure, _ = grid_figures.draw_axis(run, "hidden_sizes")
     texts = set(figure.axes[0].get_legend_handles_labels()[1])
     assert texts == {"label smoothing 0.1234567", "label smoothing 0.1234568"}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_curves_that_are_not_those_of_the_table_are_not_drawn(tmp_path, protocol):
+    run = make_run(tmp_path / "run", protocol)
+    p, row = PROTOCOLS[protocol], run.results[4]
+    changed = {"train_accuracy": 0.5}
+    if p.choose_epoch:
+        changed |= {f"best_{p.held_out}_epoch": 1, f"best_{p.held_out}_accuracy": 0.99}
+    for column, value in changed.items():
+        other = [r | {column: value} if r is row else r for r in run.results]
+        with pytest.raises(UserError, match=r"accuracy of trial 4: not that of results\.csv"):
+            epoch_figures.draw_curves(run._replace(results=other))
