@@ -232,8 +232,7 @@ class Checkpoints:
         """Lists checkpoints, good and bad, and what Orbax leaves of those that it cannot finish."""
         if not self.folder.is_dir():
             return []
-        ours = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
-        return [p for p in self.folder.iterdir() if ours.fullmatch(p.name)]
+        return [p for p in self.folder.iterdir() if workdirs.STEP.fullmatch(p.name)]
 
     def _delete_others(self) -> None:
         with workdirs.writing(self.folder):

@@ -39,6 +39,8 @@ NAMES = {
     "": "|".join(map(re.escape, FILES)),
 }
 """By folder, the names that a run gives to what it writes there."""
+STEP = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
+"""The names of checkpoints in a folder of `checkpoints`, and what Orbax leaves of half of one."""
 _MARKS = {"name", "dataset", "design_seed", "choose_epoch", "num_validation", "num_seeds"}
 """Keys of config.json, of this version and those before, that tell a run from anything else."""
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
@@ -281,17 +283,26 @@ def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None
 
 
 def _delete_run(path: Path) -> None:
-    """Deletes what a run made, and nothing else; no link is followed."""
+    """Deletes what has the name of something that a run makes; no link is followed."""
     config = path / "config.json"
     for made in sorted((found for found, _ in _find(path, "{}")), key=lambda made: made == config):
         # config.json comes last: till then, what is left is a run's.
-        if made.is_dir() and not made.is_symlink():
-            shutil.rmtree(made)
-        else:
+        if made.is_symlink() or not made.is_dir():
             made.unlink()
+        elif made.name.startswith("trials_"):
+            _delete_steps(made)
     for name in FOLDERS:
         with contextlib.suppress(OSError):  # it holds something of the user's
             (path / name).rmdir()
+
+
+def _delete_steps(folder: Path) -> None:
+    """Deletes the checkpoints in a folder, and that if the user has put nothing there."""
+    for entry in list(folder.iterdir()):
+        if STEP.fullmatch(entry.name) and entry.is_dir():
+            shutil.rmtree(entry)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _delete_leftovers(path: Path) -> None:

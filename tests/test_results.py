@@ -351,7 +351,11 @@ def test_what_a_run_made_is_deleted_and_nothing_else(tmp_path):
     run, other = tmp_path / "run", tmp_path / "other"
     made = ["figures/accuracy_vs_l2.png", "figures/search.svg", "checkpoints/parts.json"]
     made += ["checkpoints/trials_0_to_1/3/manifest.json", "checkpoints/trials_0_to_1/3/d/a"]
+    made += ["checkpoints/trials_0_to_1/4.orbax-checkpoint-tmp-9/a"]
+    made += ["checkpoints/trials_2_to_2/1/a"]
     mine = ["mine.txt", "figures/mine.png", "figures/mine/classes.png", "checkpoints/trials.txt"]
+    mine += [f"checkpoints/trials_0_to_1/{name}" for name in ("mine/f", "03/f", "5", "3.txt")]
+    mine += ["figures/heat_map.png/f"]
     for path in (run, other):
         path.mkdir()
         workdirs.open_workdir(path, CONFIG, overwrite=False)
@@ -363,6 +367,7 @@ def test_what_a_run_made_is_deleted_and_nothing_else(tmp_path):
     workdirs.open_workdir(run, CONFIG | {"l2": (1.0,)}, overwrite=True)
     left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert left == {"config.json", *mine}
+    assert not (run / "checkpoints/trials_2_to_2").exists()
     assert sorted(other.rglob("*")) == before
     workdirs.open_workdir(other, CONFIG, overwrite=True)
     assert [path.name for path in other.iterdir()] == ["config.json"]
