@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from mnist_jax import UserError, hosts, results, workdirs
+from mnist_jax import UserError, cache, hosts, results, workdirs
 from mnist_jax.config_files import EXPECTED, advice
 from mnist_jax.experiment import KEYS, Experiment, configure_jax, load_data, read_experiment
 from mnist_jax.provenance import Process
@@ -87,6 +87,7 @@ def run(
     if job is None and is_finished():  # for which JAX need not start
         _show(path)
         return
+    cache.cache_folder()  # its name is refused before anything is written
     if job is None and experiment.shard == "0/1":
         hosts.say_if_alone()
     devices = configure_jax(experiment, job=job, timeout=timeout, common=process.deciding)

@@ -571,6 +571,8 @@ BAD_INPUT = {
         (["--config.dataset=mnist", "--data_dir=/no\nwhere"], "--data_dir=/no where is not"),
         (f"MNIST_JAX_CACHE_DIR=~nobody_here/a {MNIST}", "~nobody_here/a: no such home", data()),
         (f"MNIST_JAX_CACHE_DIR=s3://a {MNIST}", "MNIST_JAX_CACHE_DIR=s3://a: expected a", data()),
+        ("MNIST_JAX_CACHE_DIR=gs://a/b", "MNIST_JAX_CACHE_DIR=gs://a/b: expected a path on this"),
+        ("MNIST_JAX_CACHE_DIR= XDG_CACHE_HOME=~nobody_here", "XDG_CACHE_HOME=~nobody_here: no"),
         (
             "MNIST_JAX_DATA_DIR=gs://bucket --config.dataset=mnist",
             "MNIST_JAX_DATA_DIR=gs://bucket: expected a path on this machine",
