@@ -178,7 +178,7 @@ def partial_epochs() -> dict[str, Callable]:
     def forward(recipe, hyper, state, order, split, held_out):
         """Gathers too, but images in their stored order, which may cost a little less."""
         recipe = recipe._replace(eval_batch_size=recipe.batch_size)
-        return state, train.evaluate(recipe, state.params, split)
+        return state, train.evaluate(recipe, train.variables_of(state), split)
 
     def gather(recipe, hyper, state, order, split, held_out):
         def step(total, indices):
@@ -203,7 +203,9 @@ def partial_epochs() -> dict[str, Callable]:
         return jax.lax.scan(step, state, length=steps)[0], ()
 
     def evaluation(recipe, hyper, state, order, split, held_out):
-        return state, () if held_out is None else train.evaluate(recipe, state.params, held_out)
+        if held_out is None:
+            return state, ()
+        return state, train.evaluate(recipe, train.variables_of(state), held_out)
 
     def dispatch(recipe, hyper, state, order, split, held_out):
         return state, order[0]

@@ -1,12 +1,17 @@
-"""The architectures as Flax modules: images in, logits out."""
+"""The architectures as Flax modules, images in and logits out; and what is known of any module."""
 
+import inspect
+import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import errors
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mnist_jax import UserError
 from mnist_jax.layers import ConvReluMaxPool
 
 
@@ -18,7 +23,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "batch height width"]
+        self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch num_classes"]:
         """Returns the logits of images in [0, 1]."""
         return _dense_stack(images, self.hidden_sizes, self.num_classes)
@@ -33,10 +38,10 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "batch height width"]
+        self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch num_classes"]:
         """Returns the logits of images in [0, 1]."""
-        x = images[..., None]
+        x = images
         for i, features in enumerate(self.conv_features, start=1):
             x = ConvReluMaxPool(features, name=f"conv_{i}")(x)
         return _dense_stack(x, self.hidden_sizes, self.num_classes)
@@ -61,18 +66,131 @@ def create_model(
     return MLP(hidden_sizes, num_classes)
 
 
-def layer_table(model: nn.Module, image_size: int = 28) -> str:
-    """Returns a table of layers, output shapes and parameter counts, as Keras' `summary()`."""
-    images = jnp.zeros((1, image_size, image_size))
-    _, variables = jax.eval_shape(
-        lambda: model.init_with_output(jax.random.key(0), images, capture_intermediates=True)
+class Network(NamedTuple):
+    """A module, and what must be known of it to train it.
+
+    Attributes:
+        module: Gives logits [batch, classes] of images [batch, height, width, channels]; with
+            `train`, a keyword, if it computes otherwise in training.
+        image_shape: (height, width, channels).
+        collections: Those that it has beside `params`, such as `batch_stats`.
+        draws: Whether it draws random numbers in training, as dropout does.
+        output: Where the parameters of the layer lie that is called last and has a kernel.
+        evaluating: The keywords with which it is called to score images.
+        training: The same in training.
+    """
+
+    module: nn.Module
+    image_shape: tuple[int, int, int]
+    collections: tuple[str, ...]
+    draws: bool
+    output: tuple[str, ...]
+    takes_train: bool
+
+    @property
+    def evaluating(self) -> dict[str, Any]:
+        """The keywords with which it is called to score images."""
+        return {"train": False} if self.takes_train else {}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The keywords with which it is called in training."""
+        return {"train": True} if self.takes_train else {}
+
+
+class Layer(NamedTuple):
+    """A call of a module that has parameters of its own.
+
+    Attributes:
+        path: Where they lie.
+        shape: Of its result.
+        num_parameters: How many they are.
+        has_kernel: Whether one of them is a kernel.
+    """
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    num_parameters: int
+    has_kernel: bool
+
+
+def describe(module: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> Network:
+    """Finds out what must be known of a module, without computing anything.
+
+    Raises:
+        UserError: It cannot be called as it must be, or gives something else than logits.
+    """
+    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+    layers, variables, logits = _trace(module, image_shape, takes_train)
+    name = type(module).__name__
+    if getattr(logits, "shape", None) != (2, num_classes):
+        got = getattr(logits, "shape", type(logits).__name__)
+        raise UserError(
+            f"--config.model: {name} gives {got} for 2 images; expected logits of shape"
+            f" (2, {num_classes})"
+        )
+    if "params" not in variables:
+        raise UserError(f"--config.model: {name} has no parameters; expected a module that learns")
+    collections = tuple(sorted(variables.keys() - {"params"}))
+    kernels = [layer.path for layer in layers if layer.has_kernel]
+    network = Network(
+        module, image_shape, collections, False, kernels[-1] if kernels else (), takes_train
     )
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    try:
+        jax.eval_shape(
+            lambda v, x: module.apply(v, x, mutable=list(collections), **network.training),
+            variables,
+            images,
+        )
+    except errors.InvalidRngError:
+        network = network._replace(draws=True)
+    return network
+
+
+def _trace(
+    module: nn.Module, image_shape: Sequence[int], takes_train: bool
+) -> tuple[list[Layer], Any, Any]:
+    """Returns the calls of layers in their order, and the shapes of variables and result."""
+    layers: list[Layer] = []
+
+    def note(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        if context.method_name == "__call__" and context.module.scope is not None:
+            own = context.module.variables.get("params", {})
+            arrays = {name: leaf for name, leaf in own.items() if hasattr(leaf, "shape")}
+            if arrays:
+                size = sum(math.prod(leaf.shape) for leaf in arrays.values())
+                shape = tuple(getattr(result, "shape", ()))
+                layers.append(Layer(context.module.path, shape, size, "kernel" in arrays))
+        return result
+
+    def init(images):
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+        options = {"train": False} if takes_train else {}
+        return module.init_with_output(keys, images, **options)
+
+    with nn.intercept_methods(note):
+        logits, variables = jax.eval_shape(
+            init, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+        )
+    return layers, variables, logits
+
+
+def layer_table(network: Network) -> str:
+    """Returns a table of layers, output shapes and parameter counts, as Keras' `summary()`."""
+    layers, _, _ = _trace(network.module, network.image_shape, network.takes_train)
     rows = [("Layer", "Output shape", "Parameters")]
-    total = 0
-    for layer, leaves in variables["params"].items():
-        (output,) = variables["intermediates"][layer]["__call__"]
-        count = sum(leaf.size for leaf in leaves.values())
-        total += count
-        rows.append((layer, f"(batch, {', '.join(map(str, output.shape[1:]))})", f"{count:,}"))
-    rows.append(("total", "", f"{total:,}"))
-    return "\n".join(f"{name:<10} {shape:<20} {count:>11}" for name, shape, count in rows)
+    sizes = {layer.path: layer.num_parameters for layer in layers}  # a layer may be called twice
+    for layer in layers:
+        shape = ", ".join(["batch", *map(str, layer.shape[1:])])
+        rows.append(("/".join(layer.path) or "model", f"({shape})", f"{layer.num_parameters:,}"))
+    rows.append(("total", "", f"{sum(sizes.values()):,}"))
+    widths = [
+        max(least, *map(len, column))
+        for least, column in zip((10, 20, 11), zip(*rows, strict=True), strict=True)
+    ]
+    return "\n".join(
+        f"{name:<{widths[0]}} {shape:<{widths[1]}} {count:>{widths[2]}}"
+        for name, shape, count in rows
+    )

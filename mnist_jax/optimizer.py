@@ -1,5 +1,6 @@
 """Stochastic gradient descent with the L2 penalty written as weight decay, and its schedules."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -10,15 +11,19 @@ from jaxtyping import Array, Float, PyTree
 
 from mnist_jax.grid import SCHEDULES
 
+Path = tuple[str, ...]
+"""Where the parameters of a layer lie in the tree."""
 
-def create_optimizer(
-    learning_rate: ArrayLike | optax.Schedule,
-    momentum: ArrayLike | None,
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
     *,
+    momentum: ArrayLike | None,
     nesterov: bool,
     l2: ArrayLike,
     l2_on_output: ArrayLike,
     weight_decay: ArrayLike,
+    output: Path = ("output",),
 ) -> optax.GradientTransformation:
     """Builds the chain for one trial; every number may be traced.
 
@@ -32,42 +37,50 @@ def create_optimizer(
     Keras' `regularizers.l2(l2)` adds `l2 * sum(w ** 2)` to the loss, whose gradient is
     `2 * l2 * w`: that step comes first, so that the momentum acts on the penalty's gradient as on
     the rest. `weight_decay` comes after the momentum: decoupled (I. Loshchilov, F. Hutter,
-    "Decoupled Weight Decay Regularization", 2019).
+    "Decoupled Weight Decay Regularization", 2019). The parameters of the output layer lie at
+    `output`.
     """
     return optax.chain(
-        *_decay(2 * l2, l2_on_output),
+        *_decay(2 * l2, l2_on_output, output),
         optax.identity() if momentum is None else optax.trace(momentum, nesterov),
-        *_decay(weight_decay, l2_on_output),
+        *_decay(weight_decay, l2_on_output, output),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def _decay(factor: ArrayLike, on_output: ArrayLike) -> list[optax.GradientTransformation]:
+def _decay(
+    factor: ArrayLike, on_output: ArrayLike, output: Path
+) -> list[optax.GradientTransformation]:
+    hidden, last = (
+        functools.partial(kernel_mask, output=output, of_output=x) for x in (False, True)
+    )
     return [
-        optax.add_decayed_weights(factor, mask=lambda p: kernel_mask(p, output=False)),
-        optax.add_decayed_weights(factor * on_output, mask=lambda p: kernel_mask(p, output=True)),
+        optax.add_decayed_weights(factor, mask=hidden),
+        optax.add_decayed_weights(factor * on_output, mask=last),
     ]
 
 
-def kernel_mask(params: PyTree, *, output: bool) -> PyTree:
-    """Marks the kernel of the `output` layer, or those of all other layers."""
+def kernel_mask(params: PyTree, *, output: Path = ("output",), of_output: bool) -> PyTree:
+    """Marks the kernel of the output layer, or those of all other layers, however deep they lie."""
 
     def marked(path: tuple, _) -> bool:
-        *_, layer, name = (entry.key for entry in path)
-        return name == "kernel" and (layer == "output") == output
+        *layer, name = (entry.key for entry in path)
+        return name == "kernel" and (tuple(layer) == output) == of_output
 
     return jax.tree_util.tree_map_with_path(marked, params)
 
 
-def l2_penalty(params: PyTree, l2: ArrayLike, l2_on_output: ArrayLike) -> Float[Array, ""]:
+def l2_penalty(
+    params: PyTree, l2: ArrayLike, l2_on_output: ArrayLike, output: Path = ("output",)
+) -> Float[Array, ""]:
     """Returns `l2 * sum(w ** 2)` over the regularised kernels: `objective - loss`."""
 
-    def squares(output: bool) -> ArrayLike:
-        mask = kernel_mask(params, output=output)
+    def squares(of_output: bool) -> ArrayLike:
+        mask = kernel_mask(params, output=output, of_output=of_output)
         kept = jax.tree.map(lambda w, keep: jnp.sum(w**2) if keep else 0.0, params, mask)
         return sum(jax.tree.leaves(kept))
 
-    return jnp.asarray(l2 * (squares(output=False) + l2_on_output * squares(output=True)))
+    return jnp.asarray(l2 * (squares(False) + l2_on_output * squares(True)))
 
 
 def create_schedule(

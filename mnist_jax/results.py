@@ -140,24 +140,24 @@ def choose_trial(rows: Sequence[Row], protocol: str) -> Row:
 
 
 def write_chosen_trial(
-    workdir: Path, trial: int, params: Mapping, probabilities: np.ndarray, dataset: Dataset
+    workdir: Path, trial: int, variables: Mapping, probabilities: np.ndarray, dataset: Dataset
 ) -> None:
     """Writes `chosen_trial.npz`: what a report shows of one trial, readable by `numpy.load`.
 
-    It holds `trial`, the weights as `params/LAYER/NAME`, `labels` [n] of the test images and
+    It holds `trial`, the weights as `params/LAYER/NAME`, a module's other collections in the same
+    way, `labels` [n] of the test images and
     `probabilities` [n, classes] given to them, and of the most confident mistakes the `mistakes`
     (numbers of the test images) and their `mistake_images`.
     """
+    from flax import traverse_util
+
     labels = dataset.test_labels
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     confident = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     mistakes = wrong[confident][:NUM_MISTAKES]
-    weights: dict[str, Any] = {
-        f"params/{layer}/{name}": np.asarray(value)
-        for layer, leaves in params.items()
-        for name, value in leaves.items()
-    }
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    weights: dict[str, Any] = {name: np.asarray(value) for name, value in flat.items()}
     buffer = io.BytesIO()
     np.savez(
         buffer,

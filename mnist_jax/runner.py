@@ -242,7 +242,7 @@ class Runner:
             None: "nothing is scored before the end",
         }[self._protocol.held_out]
         print(machine.what_runs(program.devices, self._experiment.platform))
-        print(models.layer_table(program.recipe.model))
+        print(models.layer_table(program.recipe.network))
         print(
             f"{dataset.name} ({dataset.source}): {len(dataset.train_labels)} training images;"
             f" {scored}"

@@ -224,12 +224,12 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     name = names[chosen["trial"]] if chosen["trial"] < len(names) else {}
     if any(str(name.get(key)) != str(chosen[key]) for key in ("point", "seed", "dataset", *AXES)):
         raise UserError(f"the config of {run.workdir} is not that of its trials")
-    recipe, params = _restore(run, experiment, chosen)
+    recipe, variables = _restore(run, experiment, chosen)
     dataset = load_data(experiment, data_dir)
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set that is found now is another, {dataset.checksum}")
-    probabilities = sweep.predict(recipe, params, dataset.test_images)
-    results.write_chosen_trial(folder, chosen["trial"], params, probabilities, dataset)
+    probabilities = sweep.predict(recipe, variables, dataset.test_images)
+    results.write_chosen_trial(folder, chosen["trial"], variables, probabilities, dataset)
 
 
 def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
@@ -244,9 +244,11 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
     folder, point = runner.checkpoint_folder(run.workdir, part), points[chosen["point"]]
     numbers = sorted({t // experiment.num_seeds for t in part})  # of points that train together
     trials = sweep.create_trials([points[i] for i in numbers], [chosen["seed"]], 1)
-    choices = static_choices(experiment, point, len(data.CLASS_NAMES[experiment.dataset]))
+    num_classes = len(data.CLASS_NAMES[experiment.dataset])
+    choices = static_choices(experiment, point, num_classes)
     del choices["held_out"]  # nothing is scored
-    recipe = sweep.create_recipe(trials, **choices)
+    shape = (28, 28, 1)  # of every data set
+    recipe = sweep.create_recipe(trials, image_shape=shape, num_classes=num_classes, **choices)
     configure_jax(experiment._replace(shard="0/1"))  # for the bits of the whole run
     one = jax.tree.map(lambda x: x[0], trials)
     shapes = jax.eval_shape(functools.partial(train.init, recipe), one)
@@ -257,5 +259,4 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
     if saved is None or saved.step != point.num_epochs:
         raise UserError(f"{folder} holds no sound checkpoint of the last epoch")
     state = saved.state
-    params = state.params if state.best is None else state.best.params
-    return recipe, jax.tree.map(lambda x: x[part.index(trial)], params)
+    return recipe, sweep.chosen_weights(state, part.index(trial))

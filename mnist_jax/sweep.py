@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from mnist_jax import hosts, train
+from mnist_jax import hosts, models, optimizer, train
 from mnist_jax.data import Dataset
 from mnist_jax.grid import SCHEDULES, Point
 from mnist_jax.machine import describe_devices, devices_for, keep_compiled
@@ -85,16 +85,17 @@ def create_trials(
             schedule=np.array(SCHEDULES.index(point.schedule), np.int32),
             warmup_steps=np.array(point.warmup_steps, np.int32),
             num_steps=np.array(point.num_epochs * -(-num_images // point.batch_size), np.int32),
-            momentum=np.array(point.momentum, np.float32),
-            l2=np.array(point.l2, np.float32),
-            l2_on_output=np.array(point.l2_on_output, np.float32),
-            weight_decay=np.array(point.weight_decay, np.float32),
             label_smoothing=np.array(point.label_smoothing, np.float32),
+            ema_decay=np.array(0.0, np.float32),
+            optimizer={
+                name: np.array(getattr(point, name), np.float32)
+                for name in ("momentum", "l2", "l2_on_output", "weight_decay")
+            },
         )
         for point in points
         for seed in seeds
     ]
-    return Hyperparameters(*map(np.array, zip(*trials, strict=True)))
+    return jax.tree.map(lambda *values: np.array(values), *trials)
 
 
 def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
@@ -116,19 +117,39 @@ def create_recipe(
     trials: Hyperparameters,
     *,
     model: nn.Module,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
     batch_size: int,
     nesterov: bool,
     choose_epoch: bool,
 ) -> Recipe:
     """Returns what is static of trials, as `compile_sweep` takes it."""
+    network = models.describe(model, image_shape, num_classes)
+    use_momentum = bool(np.any(trials.optimizer["momentum"]))
+
+    def make(learning_rate, *, momentum, **numbers):
+        momentum = momentum if use_momentum else None  # of which no trial keeps a buffer then
+        options = {"momentum": momentum, "nesterov": nesterov, "output": network.output}
+        return optimizer.sgd(learning_rate, **options, **numbers)
+
+    def penalty(params, *, l2, l2_on_output, **_):
+        return optimizer.l2_penalty(params, l2, l2_on_output, network.output)
+
     return Recipe(
-        model=model,
+        network=network,
+        optimizer=make,
+        penalty=penalty,
         batch_size=batch_size,
         eval_batch_size=EVAL_BATCH_SIZE,
-        use_momentum=bool(np.any(trials.momentum)),
-        nesterov=nesterov,
         choose_epoch=choose_epoch,
+        use_ema=bool(np.any(trials.ema_decay)),
     )
+
+
+def image_shape(images: np.ndarray) -> tuple[int, int, int]:
+    """Returns height, width and channels of images, of which grey ones have no axis for these."""
+    height, width, *channels = images.shape[1:]
+    return height, width, *(channels or [1])
 
 
 def compile_sweep(
@@ -157,7 +178,13 @@ def compile_sweep(
         epoch: What a trial does in an epoch; `benchmark.py` times parts of it.
     """
     recipe = create_recipe(
-        trials, model=model, batch_size=batch_size, nesterov=nesterov, choose_epoch=choose_epoch
+        trials,
+        model=model,
+        image_shape=image_shape(dataset.train_images),
+        num_classes=len(dataset.class_names),
+        batch_size=batch_size,
+        nesterov=nesterov,
+        choose_epoch=choose_epoch,
     )
     num_trials = len(trials.seed)
     mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
@@ -310,14 +337,14 @@ def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
 
 
 def chosen_weights(state: TrialState, trial: int) -> PyTree:
-    """Returns a trial's weights: of its best epoch if an epoch is chosen, else the last ones."""
-    params = state.params if state.best is None else state.best.params
-    return hosts.gather(jax.tree.map(lambda x: x[trial], params))
+    """Returns a trial's variables: of its best epoch if an epoch is chosen, else the last ones."""
+    variables = train.variables_of(state if state.best is None else state.best)
+    return hosts.gather(jax.tree.map(lambda x: x[trial], variables))
 
 
-def predict(recipe: Recipe, params: PyTree, images: np.ndarray) -> np.ndarray:
-    """Returns the class probabilities [n, classes] that a trial's weights give to images."""
-    return np.asarray(jax.jit(train.predict, static_argnums=0)(recipe, params, images))
+def predict(recipe: Recipe, variables: train.Variables, images: np.ndarray) -> np.ndarray:
+    """Returns the class probabilities [n, classes] that a trial's variables give to images."""
+    return np.asarray(jax.jit(train.predict, static_argnums=0)(recipe, variables, images))
 
 
 def _to_host(sums, sweep: Sweep):
@@ -334,6 +361,8 @@ def _metrics(
     metrics = {f"{name}_loss": loss, f"{name}_accuracy": right / sweep.sizes[name]}
     if penalty is not None:
         metrics[f"{name}_objective"] = loss + penalty
+    for measure, total in sums.metrics.items():
+        metrics[f"{name}_{measure}"] = np.asarray(total / sweep.sizes[name])
     return metrics
 
 

@@ -4,29 +4,34 @@ Nothing here knows that there are many trials: `sweep.py` adds the trial axis fr
 
 Notation: `n` images in a split, `batch` images in a step, `steps = ceil(n / batch)`. The last,
 partial batch is filled up with images of weight 0, so that every step has one shape and every
-image counts exactly once.
+image counts exactly once. Where a model keeps statistics of its batches, which must not see these,
+the last batch is a step of its own with its own shape.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
-from mnist_jax.optimizer import create_optimizer, create_schedule, l2_penalty
+from mnist_jax.models import Network
+from mnist_jax.optimizer import create_schedule
 
-IMAGE_SIZE = 28
 HostOrDevice = Array | np.ndarray
+Variables = dict[str, PyTree]
+"""What a Flax module is applied with: `params`, and its other collections beside them."""
+Metric = Callable[[Float[Array, "batch classes"], Integer[Array, " batch"]], Array]
+"""From logits and labels to a number an image."""
 
 
 class Hyperparameters(NamedTuple):
     """The traced numbers of a trial: one compiled program serves all their values.
 
     They are those of `grid.Point`; `schedule` is an index of `grid.SCHEDULES`, and `num_steps` the
-    length of the schedule.
+    length of the schedule. `optimizer` are the numbers that the optimizer takes, by their names.
     """
 
     seed: Integer[HostOrDevice, ""]
@@ -34,31 +39,35 @@ class Hyperparameters(NamedTuple):
     schedule: Integer[HostOrDevice, ""]
     warmup_steps: Integer[HostOrDevice, ""]
     num_steps: Integer[HostOrDevice, ""]
-    momentum: Float[HostOrDevice, ""]
-    l2: Float[HostOrDevice, ""]
-    l2_on_output: Float[HostOrDevice, ""]
-    weight_decay: Float[HostOrDevice, ""]
     label_smoothing: Float[HostOrDevice, ""]
+    ema_decay: Float[HostOrDevice, ""]
+    optimizer: dict[str, HostOrDevice]
 
 
 class Recipe(NamedTuple):
     """The static choices: they shape the compiled program.
 
     Attributes:
-        model: The Flax module.
+        network: The Flax module, and what must be known of it.
+        optimizer: From the learning rate, a schedule, and `Hyperparameters.optimizer` by name to
+            the trial's optimizer.
+        penalty: From the parameters and `Hyperparameters.optimizer` to what the objective adds to
+            the loss; none adds nothing.
         batch_size: Images in a training step.
         eval_batch_size: Images scored at a time.
-        use_momentum: Whether any trial has momentum, and so needs a buffer for it.
-        nesterov: Whether the momentum is Nesterov's.
         choose_epoch: Whether the weights of the best epoch are kept beside the last.
+        use_ema: Whether any trial averages its weights, and so needs a copy of them.
+        metrics: What is measured beside loss and accuracy, by name.
     """
 
-    model: nn.Module
+    network: Network
+    optimizer: Callable[..., optax.GradientTransformation]
+    penalty: Callable[..., Array] | None
     batch_size: int
     eval_batch_size: int
-    use_momentum: bool
-    nesterov: bool
     choose_epoch: bool
+    use_ema: bool = False
+    metrics: tuple[tuple[str, Metric], ...] = ()
 
 
 class Split(NamedTuple):
@@ -73,14 +82,27 @@ class Best(NamedTuple):
 
     params: PyTree
     correct: Float[Array, ""]
+    collections: Variables | None = None
 
 
 class TrialState(NamedTuple):
-    """What a trial carries from epoch to epoch."""
+    """What a trial carries from epoch to epoch.
+
+    Attributes:
+        params: The parameters.
+        opt_state: The optimizer's state.
+        best: The best epoch so far, where one is chosen.
+        collections: The model's other collections, such as batch statistics, if it has any.
+        average: The exponential moving average of the parameters, if the recipe wants it.
+        step: Steps that were taken, if the model draws random numbers in them.
+    """
 
     params: PyTree
     opt_state: PyTree
     best: Best | None
+    collections: Variables | None = None
+    average: PyTree | None = None
+    step: Integer[Array, ""] | None = None
 
 
 class Sums(NamedTuple):
@@ -88,6 +110,7 @@ class Sums(NamedTuple):
 
     loss: Float[Array, ""]
     correct: Float[Array, ""]
+    metrics: dict[str, Array]
 
 
 class EpochSums(NamedTuple):
@@ -113,10 +136,26 @@ class FinalSums(NamedTuple):
 
 def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
     """Returns initial weights, which depend on the seed alone, and the optimizer's state."""
-    images = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE))
-    params = recipe.model.init(jax.random.key(hyper.seed), images)["params"]
-    best = Best(params, jnp.float32(-jnp.inf)) if recipe.choose_epoch else None
-    return TrialState(params, make_optimizer(recipe, hyper).init(params), best)
+    network = recipe.network
+    images = jnp.zeros((1, *network.image_shape))
+    variables = dict(network.module.init(jax.random.key(hyper.seed), images, **network.evaluating))
+    params = variables.pop("params")
+    collections = variables or None
+    return TrialState(
+        params=params,
+        opt_state=make_optimizer(recipe, hyper).init(params),
+        best=Best(params, jnp.float32(-jnp.inf), collections) if recipe.choose_epoch else None,
+        collections=collections,
+        average=params if recipe.use_ema else None,
+        step=jnp.int32(0) if network.draws else None,
+    )
+
+
+def variables_of(state: TrialState | Best) -> Variables:
+    """Returns what a trial's model is scored with."""
+    average = state.average if isinstance(state, TrialState) else None
+    params = state.params if average is None else average
+    return {"params": params} | (state.collections or {})
 
 
 def run_epoch(
@@ -129,39 +168,43 @@ def run_epoch(
 ) -> tuple[TrialState, EpochSums]:
     """Trains one epoch in the given order of images, then scores the held-out split."""
     state, train_sums = train_epoch(recipe, hyper, state, order, split)
-    scores = None if held_out is None else evaluate(recipe, state.params, held_out)
+    scores = None if held_out is None else evaluate(recipe, variables_of(state), held_out)
     if state.best is not None and scores is not None:
-        state = state._replace(best=_better(state.best, state.params, scores))
-    return state, EpochSums(train_sums, scores, _penalty(hyper, state.params))
+        state = state._replace(best=_better(state.best, variables_of(state), scores))
+    return state, EpochSums(train_sums, scores, _penalty(recipe, hyper, state))
 
 
-def _better(best: Best, params: PyTree, scores: Sums) -> Best:
+def _better(best: Best, variables: Variables, scores: Sums) -> Best:
     """Takes the weights if they are strictly better: the earliest of equally good epochs stays."""
     correct = jnp.where(jnp.isfinite(scores.loss), scores.correct, -1)
     better = correct > best.correct
-    return jax.tree.map(lambda new, old: jnp.where(better, new, old), Best(params, correct), best)
+    params, collections = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+    now = Best(params, correct, collections or None)
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
 
 
 def score(recipe: Recipe, hyper: Hyperparameters, state: TrialState, split: Split) -> FinalSums:
     """Scores a finished trial."""
-    best = None if state.best is None else evaluate(recipe, state.best.params, split)
-    last = evaluate(recipe, state.params, split)
-    return FinalSums(last, best, _penalty(hyper, state.params))
+    best = None if state.best is None else evaluate(recipe, variables_of(state.best), split)
+    last = evaluate(recipe, variables_of(state), split)
+    return FinalSums(last, best, _penalty(recipe, hyper, state))
 
 
-def predict(recipe: Recipe, params: PyTree, images: UInt8[Array, "n height width"]) -> Array:
+def predict(recipe: Recipe, variables: Variables, images: UInt8[Array, "n ..."]) -> Array:
     """Returns class probabilities [n, classes]."""
 
     def step(_, indices):
-        return None, jax.nn.softmax(_logits(recipe, params, images[indices]))
+        return None, jax.nn.softmax(_logits(recipe, variables, images[indices]))
 
     indices, _ = _batches(jnp.arange(len(images)), recipe.eval_batch_size)
     _, probabilities = jax.lax.scan(step, None, indices)
     return probabilities.reshape(-1, probabilities.shape[-1])[: len(images)]
 
 
-def _penalty(hyper: Hyperparameters, params: PyTree) -> Array:
-    return l2_penalty(params, hyper.l2, hyper.l2_on_output)
+def _penalty(recipe: Recipe, hyper: Hyperparameters, state: TrialState) -> Array:
+    if recipe.penalty is None:
+        return jnp.zeros(())
+    return recipe.penalty(variables_of(state)["params"], **hyper.optimizer)
 
 
 def train_epoch(
@@ -180,72 +223,107 @@ def train_epoch(
         state, sums = train_step(recipe, hyper, state, images, labels, weights)
         return (state, jax.tree.map(jnp.add, total, sums)), None
 
-    (state, sums), _ = jax.lax.scan(step, (state, _zero()), _batches(order, recipe.batch_size))
-    return state, sums
+    carry = state, _zero(recipe)
+    whole = len(order)
+    if recipe.network.collections:  # which must not see the images that fill up a batch
+        whole -= len(order) % recipe.batch_size
+    if whole:
+        carry, _ = jax.lax.scan(step, carry, _batches(order[:whole], recipe.batch_size))
+    if rest := len(order) - whole:
+        carry, _ = step(carry, (order[whole:].astype(jnp.int32), jnp.ones(rest)))
+    return carry
 
 
 def train_step(
     recipe: Recipe,
     hyper: Hyperparameters,
     state: TrialState,
-    images: UInt8[Array, "batch height width"],
+    images: UInt8[Array, "batch ..."],
     labels: UInt8[Array, " batch"],
     weights: Float[Array, " batch"],
 ) -> tuple[TrialState, Sums]:
-    """Takes one SGD step on the mean loss; the sums are those of the weights before it."""
+    """Takes one step on the mean loss; the sums are those of the weights before it."""
     gradient = jax.grad(_training_loss, has_aux=True)
-    grads, sums = gradient(state.params, recipe, hyper, images, labels, weights)
+    grads, (sums, collections) = gradient(
+        state.params, recipe, hyper, state, images, labels, weights
+    )
     updates, opt_state = make_optimizer(recipe, hyper).update(grads, state.opt_state, state.params)
-    return TrialState(optax.apply_updates(state.params, updates), opt_state, state.best), sums
+    params, average, step = optax.apply_updates(state.params, updates), state.average, state.step
+    if average is not None:
+        d = hyper.ema_decay
+        average = jax.tree.map(lambda old, new: d * old + (1 - d) * new, average, params)
+    step = None if step is None else step + 1
+    return TrialState(params, opt_state, state.best, collections, average, step), sums
 
 
-def evaluate(recipe: Recipe, params: PyTree, split: Split) -> Sums:
+def evaluate(recipe: Recipe, variables: Variables, split: Split) -> Sums:
     """Scores every image of the split once."""
 
     def step(total, batch):
         indices, weights = batch
-        logits = _logits(recipe, params, split.images[indices])
-        sums = _sums(logits, split.labels[indices], weights)
+        logits = _logits(recipe, variables, split.images[indices])
+        sums = _sums(recipe, logits, split.labels[indices], weights)
         return jax.tree.map(jnp.add, total, sums), None
 
     in_order = jnp.arange(len(split.labels))
-    return jax.lax.scan(step, _zero(), _batches(in_order, recipe.eval_batch_size))[0]
+    return jax.lax.scan(step, _zero(recipe), _batches(in_order, recipe.eval_batch_size))[0]
 
 
 def make_optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:
     """Returns the trial's optimizer; made anew where it is used, since it holds traced numbers."""
-    return create_optimizer(
-        create_schedule(hyper.learning_rate, hyper.schedule, hyper.warmup_steps, hyper.num_steps),
-        hyper.momentum if recipe.use_momentum else None,
-        nesterov=recipe.nesterov,
-        l2=hyper.l2,
-        l2_on_output=hyper.l2_on_output,
-        weight_decay=hyper.weight_decay,
+    schedule = create_schedule(
+        hyper.learning_rate, hyper.schedule, hyper.warmup_steps, hyper.num_steps
     )
+    return recipe.optimizer(schedule, **hyper.optimizer)
 
 
-def _training_loss(params, recipe, hyper, images, labels, weights) -> tuple[Array, Sums]:
-    """Returns the mean cross-entropy with smoothed labels, and the sums, which are without."""
-    logits = _logits(recipe, params, images)
-    sums = _sums(logits, labels, weights)
+def _training_loss(
+    params, recipe, hyper, state, images, labels, weights
+) -> tuple[Array, tuple[Sums, Variables | None]]:
+    """Returns the mean cross-entropy with smoothed labels, the sums, which are without, and the
+    model's other collections after the step."""
+    network = recipe.network
+    variables, options = {"params": params} | (state.collections or {}), dict(network.training)
+    if state.step is not None:
+        key = jax.random.fold_in(jax.random.key(hyper.seed), 1)  # initial weights took the seed's
+        key = jax.random.fold_in(key, state.step)
+        options["rngs"] = {"dropout": key, "params": jax.random.fold_in(key, 0)}
+    logits, collections = _scaled(images), state.collections
+    if network.collections:
+        logits, collections = network.module.apply(
+            variables, logits, mutable=list(network.collections), **options
+        )
+        collections = dict(collections)
+    else:
+        logits = network.module.apply(variables, logits, **options)
+    logits = jnp.asarray(logits)
+    sums = _sums(recipe, logits, labels, weights)
     evenly = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
     share = hyper.label_smoothing
     loss = (1 - share) * sums.loss + share * jnp.sum(evenly * weights)
-    return loss / jnp.sum(weights), sums
+    return loss / jnp.sum(weights), (sums, collections)
 
 
-def _logits(recipe: Recipe, params: PyTree, images: UInt8[Array, "batch height width"]) -> Array:
-    return jnp.asarray(recipe.model.apply({"params": params}, images.astype(jnp.float32) / 255))
+def _logits(recipe: Recipe, variables: Variables, images: UInt8[Array, "batch ..."]) -> Array:
+    network = recipe.network
+    return jnp.asarray(network.module.apply(variables, _scaled(images), **network.evaluating))
 
 
-def _sums(logits: Array, labels: Array, weights: Array) -> Sums:
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels.astype(jnp.int32))
+def _scaled(images: UInt8[Array, "batch ..."]) -> Float[Array, "batch height width channels"]:
+    images = images.astype(jnp.float32) / 255
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _sums(recipe: Recipe, logits: Array, labels: Array, weights: Array) -> Sums:
+    labels = labels.astype(jnp.int32)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     correct = jnp.argmax(logits, axis=-1) == labels
-    return Sums(jnp.sum(loss * weights), jnp.sum(correct * weights))
+    metrics = {name: jnp.sum(measure(logits, labels) * weights) for name, measure in recipe.metrics}
+    return Sums(jnp.sum(loss * weights), jnp.sum(correct * weights), metrics)
 
 
-def _zero() -> Sums:
-    return Sums(jnp.zeros(()), jnp.zeros(()))
+def _zero(recipe: Recipe) -> Sums:
+    return Sums(jnp.zeros(()), jnp.zeros(()), {name: jnp.zeros(()) for name, _ in recipe.metrics})
 
 
 def _batches(order: Integer[Array, " n"], batch_size: int) -> tuple[Array, Array]:

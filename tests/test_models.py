@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mnist_jax.models import create_model, layer_table
+from mnist_jax.models import create_model, describe, layer_table
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LAYERS = {  # parameters per layer, as Keras' summary() counts them in the notebook
@@ -27,7 +27,7 @@ def model_of(name):
 
 
 def initial_params(model, seed=0):
-    return model.init(jax.random.key(seed), jnp.zeros((1, 28, 28)))["params"]
+    return model.init(jax.random.key(seed), jnp.zeros((1, 28, 28, 1)))["params"]
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -39,7 +39,7 @@ def test_layers_have_the_notebooks_parameters(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_table_shows_them(name):
-    header, *rows, total = layer_table(model_of(name)).splitlines()
+    header, *rows, total = layer_table(describe(model_of(name), (28, 28, 1), 10)).splitlines()
     assert header.split()[0] == "Layer"
     assert [row.split()[-1] for row in rows] == [f"{n:,}" for n in LAYERS[name]]
     assert total.split() == ["total", f"{sum(LAYERS[name]):,}"]
@@ -47,7 +47,7 @@ def test_layer_table_shows_them(name):
 
 
 def test_layer_table_shows_output_shapes():
-    rows = layer_table(model_of("cnn")).splitlines()[1:-1]
+    rows = layer_table(describe(model_of("cnn"), (28, 28, 1), 10)).splitlines()[1:-1]
     shapes = [row[row.index("(") : row.index(")") + 1] for row in rows]
     assert shapes == ["(batch, 13, 13, 32)", "(batch, 5, 5, 64)", "(batch, 64)", "(batch, 10)"]
 
@@ -69,7 +69,7 @@ class PlainCNN(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        x = images[..., None]
+        x = images
         for i, features in enumerate((32, 64), start=1):
             x = nn.relu(nn.Conv(features, (3, 3), padding="VALID", name=f"conv_{i}")(x))
             x = nn.max_pool(x, (2, 2), (2, 2))
@@ -79,7 +79,7 @@ class PlainCNN(nn.Module):
 
 def test_cnn_computes_what_flax_layers_compute():
     params = initial_params(model_of("cnn"))
-    images = jax.random.uniform(jax.random.key(1), (5, 28, 28))
+    images = jax.random.uniform(jax.random.key(1), (5, 28, 28, 1))
     np.testing.assert_allclose(
         model_of("cnn").apply({"params": params}, images),
         PlainCNN().apply({"params": params}, images),
@@ -89,7 +89,7 @@ def test_cnn_computes_what_flax_layers_compute():
 
 def test_mlp_computes_the_textbook_formula():
     params = jax.tree.map(np.asarray, initial_params(model_of("baseline")))
-    x = np.random.default_rng(0).random((5, 28, 28), np.float32)
+    x = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
     h = x.reshape(5, -1)
     for layer in ("hidden_1", "hidden_2"):
         h = np.maximum(h @ params[layer]["kernel"] + params[layer]["bias"], 0)

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from mnist_jax.grid import SCHEDULES
-from mnist_jax.optimizer import create_optimizer, create_schedule, kernel_mask, l2_penalty
+from mnist_jax.optimizer import create_schedule, kernel_mask, l2_penalty, sgd
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def params():
 
 def optimizer(learning_rate=0.1, momentum=None, **changes):
     numbers = {"nesterov": False, "l2": 0.0, "l2_on_output": False, "weight_decay": 0.0}
-    return create_optimizer(learning_rate, momentum, **(numbers | changes))
+    return sgd(learning_rate, momentum=momentum, **(numbers | changes))
 
 
 @pytest.mark.parametrize("l2_on_output", [False, True])
@@ -59,11 +59,11 @@ def test_zero_l2_is_no_l2(params):
 
 
 def test_masks_part_the_hidden_kernels_from_the_output_kernel(params):
-    assert kernel_mask(params, output=False) == {
+    assert kernel_mask(params, of_output=False) == {
         "hidden_1": {"kernel": True, "bias": False},
         "output": {"kernel": False, "bias": False},
     }
-    assert kernel_mask(params, output=True) == {
+    assert kernel_mask(params, of_output=True) == {
         "hidden_1": {"kernel": False, "bias": False},
         "output": {"kernel": True, "bias": False},
     }

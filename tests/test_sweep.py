@@ -177,12 +177,12 @@ def test_a_trials_chosen_weights_predict_what_was_scored():
     model = models.create_model(conv_features=(), hidden_sizes=(8,))
     program = sweep.compile_sweep(model, two, dataset, **OPTIONS)
     *_, (state, _) = epochs = list(sweep.run(program, 3))
-    params = sweep.chosen_weights(state, 1)
-    probabilities = sweep.predict(program.recipe, params, dataset.test_images)
+    variables = sweep.chosen_weights(state, 1)
+    probabilities = sweep.predict(program.recipe, variables, dataset.test_images)
     best = max(metrics["test_accuracy"][1] for _, metrics in epochs)
     right = probabilities.argmax(axis=1) == dataset.test_labels
     assert right.mean() == pytest.approx(best)
-    assert params["hidden_1"]["kernel"].shape == (784, 8)
+    assert variables["params"]["hidden_1"]["kernel"].shape == (784, 8)
 
 
 def test_test_labels_choose_nothing_that_validation_images_choose():

@@ -4,22 +4,30 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mnist_jax import models, train
+from mnist_jax import models, optimizer, train
 from mnist_jax.grid import SCHEDULES
 from mnist_jax.train import Hyperparameters, Recipe, Split
 
 NUM_IMAGES = 11
 
 
-def recipe(model, **changes):
+def recipe(model, use_momentum=True, **changes):
+    def make(learning_rate, *, momentum, **numbers):
+        momentum = momentum if use_momentum else None
+        return optimizer.sgd(learning_rate, momentum=momentum, nesterov=False, **numbers)
+
+    def penalty(params, *, l2, l2_on_output, **_):
+        return optimizer.l2_penalty(params, l2, l2_on_output)
+
     defaults = {
+        "optimizer": make,
+        "penalty": penalty,
         "batch_size": 4,
         "eval_batch_size": 4,
-        "use_momentum": True,
-        "nesterov": False,
         "choose_epoch": True,
     }
-    return Recipe(model, **(defaults | changes))
+    network = models.describe(model, (28, 28, 1), 10)
+    return Recipe(network, **(defaults | changes))
 
 
 def hyperparameters(**changes):
@@ -30,11 +38,14 @@ def hyperparameters(**changes):
         "l2_on_output": 0.0,
         "weight_decay": 0.0,
         "label_smoothing": 0.0,
+        "ema_decay": 0.0,
     }
     counts = {"seed": 0, "schedule": 0, "warmup_steps": 0, "num_steps": 24}
     given = {k: jnp.float32(changes.pop(k, v)) for k, v in numbers.items()}
     given |= {k: jnp.int32(changes.pop(k, v)) for k, v in counts.items()}
     assert not changes
+    names = ("momentum", "l2", "l2_on_output", "weight_decay")
+    given["optimizer"] = {name: given.pop(name) for name in names}
     return Hyperparameters(**given)
 
 
@@ -111,10 +122,11 @@ def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split, smoothin
 @pytest.mark.parametrize("batch_size", [1, 4, NUM_IMAGES, 100])
 def test_evaluation_scores_every_image_once(mlp, split, batch_size):
     params = train.init(recipe(mlp), hyperparameters()).params
-    logits = np.asarray(mlp.apply({"params": params}, split.images / 255.0), np.float64)
+    images = split.images[..., None] / 255.0
+    logits = np.asarray(mlp.apply({"params": params}, images), np.float64)
     labels = np.asarray(split.labels)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(NUM_IMAGES), labels]
-    sums = train.evaluate(recipe(mlp, eval_batch_size=batch_size), params, split)
+    sums = train.evaluate(recipe(mlp, eval_batch_size=batch_size), {"params": params}, split)
     assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
     assert int(sums.correct) == (logits.argmax(axis=1) == labels).sum()
 
@@ -143,7 +155,7 @@ def test_run_epoch_reports_the_held_out_split_and_the_penalty(mlp, split):
     tail = Split(split.images[8:], split.labels[8:])
     start, order = train.init(r, hyper), jnp.arange(8)
     state, sums = train.run_epoch(r, hyper, start, order, split, tail)
-    assert_trees_close(sums.held_out, train.evaluate(r, state.params, tail))
+    assert_trees_close(sums.held_out, train.evaluate(r, {"params": state.params}, tail))
     kernels = [np.asarray(state.params[k]["kernel"]) for k in ("hidden_1", "hidden_2")]
     assert float(sums.penalty) == pytest.approx(sum(0.5 * (k**2).sum() for k in kernels), rel=1e-5)
     assert train.run_epoch(r, hyper, start, order, split, None)[1].held_out is None
@@ -187,8 +199,9 @@ def test_nothing_is_kept_where_nothing_is_chosen(mlp, split):
 
 def test_predictions_are_the_softmax_of_every_image_in_order(mlp, split):
     params = train.init(recipe(mlp), hyperparameters()).params
-    found = train.predict(recipe(mlp), params, split.images)
-    logits = np.asarray(mlp.apply({"params": params}, split.images / 255.0), np.float64)
+    found = train.predict(recipe(mlp), {"params": params}, split.images)
+    images = split.images[..., None] / 255.0
+    logits = np.asarray(mlp.apply({"params": params}, images), np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
@@ -200,5 +213,5 @@ def test_the_loss_of_equal_logits_is_log_ten(split):
             bias = self.param("bias", nn.initializers.zeros, (10,))
             return jnp.zeros((len(images), 10)) + bias[None]
 
-    sums = train.evaluate(recipe(Zero()), {"bias": jnp.zeros(10)}, split)
+    sums = train.evaluate(recipe(Zero()), {"params": {"bias": jnp.zeros(10)}}, split)
     assert float(sums.loss) / NUM_IMAGES == pytest.approx(np.log(10), rel=1e-6)
