@@ -1,10 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
-from mnist_jax import models, optimizer, train
+from mnist_jax import UserError, models, optimizer, train
 from mnist_jax.grid import SCHEDULES
 from mnist_jax.train import Hyperparameters, Recipe, Split
 
@@ -215,3 +216,154 @@ def test_the_loss_of_equal_logits_is_log_ten(split):
 
     sums = train.evaluate(recipe(Zero()), {"params": {"bias": jnp.zeros(10)}}, split)
     assert float(sums.loss) / NUM_IMAGES == pytest.approx(np.log(10), rel=1e-6)
+
+
+# --- modules of others ---
+
+
+class Block(nn.Module):
+    """A module in a module, with batch statistics and dropout."""
+
+    features: int = 3
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(self.features, (3, 3), (2, 2))(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dropout(0.3, deterministic=not train)(nn.relu(x))
+
+
+class Nested(nn.Module):
+    """Blocks three deep, whose last layer is not called the output."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Sequential([lambda x: Block()(x, train), lambda x: Block(2)(x, train)])(images)
+        return nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
+
+
+class Normed(nn.Module):
+    """A network with batch norm alone."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dense(6)(images.reshape(len(images), -1))
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.5)(x)
+        return nn.Dense(10)(nn.relu(x))
+
+
+def test_what_must_be_known_of_a_module_is_found_out():
+    found = models.describe(Nested(), (28, 28, 1), 10)
+    assert (found.collections, found.draws, found.takes_train) == (("batch_stats",), True, True)
+    assert found.output == ("head",)
+    table = models.layer_table(found)
+    assert "Block_1/BatchNorm_0" in table
+    assert table.splitlines()[-1].split() == ["total", f"{3 * 10 + 3 * 2 + 2 * 28 + 2 * 2 + 990:,}"]
+    plain = models.describe(models.create_model(conv_features=(2,), hidden_sizes=()), (9, 9, 3), 10)
+    assert (plain.collections, plain.draws, plain.takes_train) == ((), False, False)
+    assert plain.output == ("output",)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda x: x, r"\(2, 28, 28, 1\) for 2 images; expected logits of shape \(2, 10\)"),
+        (lambda x: (x, x), "gives tuple for 2 images"),
+        (lambda x: jnp.zeros((2, 10)), "has no parameters"),
+    ],
+)
+def test_a_module_that_gives_no_logits_is_refused(returned, said):
+    class Odd(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return returned(images)
+
+    with pytest.raises(UserError, match=said):
+        models.describe(Odd(), (28, 28, 1), 10)
+
+
+def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
+    network = models.describe(Nested(), (28, 28, 1), 10)
+    params = train.init(recipe(Nested()), hyperparameters()).params
+    marked = {
+        "/".join(key.key for key in path)
+        for path, of_it in jax.tree_util.tree_leaves_with_path(
+            optimizer.kernel_mask(params, output=network.output, of_output=False)
+        )
+        if of_it
+    }
+    assert marked == {f"Sequential_0/Block_{i}/Conv_0/kernel" for i in (0, 1)}
+
+
+def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
+    """The last batch has 3 images, not 4: what fills it up must not enter the statistics."""
+    r, hyper = recipe(Normed()), hyperparameters(l2=0.0, momentum=0.5)
+    state = start = train.init(r, hyper)
+    params, stats = start.params, start.collections
+    plain = optax.sgd(0.1, 0.5)
+    opt_state = plain.init(params)
+
+    def loss_of(params, stats, images, labels):
+        variables = {"params": params, **stats}
+        logits, new = Normed().apply(variables, images, train=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), new
+
+    for epoch in range(3):
+        order = np.random.default_rng(epoch).permutation(NUM_IMAGES)
+        state, _ = train.run_epoch(r, hyper, state, jnp.asarray(order), split, split)
+        for i in range(0, NUM_IMAGES, 4):
+            images = split.images[order[i : i + 4]][..., None] / 255.0
+            labels = split.labels[order[i : i + 4]].astype(jnp.int32)
+            grads, stats = jax.grad(loss_of, has_aux=True)(params, stats, images, labels)
+            updates, opt_state = plain.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+    assert_trees_close(state.params, params, rtol=1e-4, atol=1e-6)
+    assert_trees_close(state.collections, stats, rtol=1e-4)
+    images = split.images[..., None] / 255.0
+    logits = Normed().apply({"params": params, **stats}, images, train=False)
+    sums = train.evaluate(r, train.variables_of(state), split)
+    assert int(sums.correct) == (logits.argmax(1) == split.labels).sum()
+    assert set(state.best.collections) == {"batch_stats"}
+
+
+def test_random_numbers_of_a_step_depend_on_seed_and_step_alone(split):
+    r, order = recipe(Nested()), jnp.arange(NUM_IMAGES)
+    epoch = jax.jit(train.train_epoch, static_argnums=0)
+    hyper = hyperparameters()
+    once, _ = epoch(r, hyper, train.init(r, hyper), order, split)
+    assert int(once.step) == 3
+    again = jax.tree.map(jnp.asarray, jax.tree.map(np.asarray, once))  # as a resumed run has it
+    assert_trees_close(epoch(r, hyper, once, order, split), epoch(r, hyper, again, order, split))
+    reset = once._replace(step=jnp.int32(0))
+    other = epoch(r, hyper, reset, order, split)[0].params["head"]["kernel"]
+    assert not np.array_equal(
+        other, epoch(r, hyper, once, order, split)[0].params["head"]["kernel"]
+    )
+
+
+def test_averaged_weights_follow_their_formula_and_are_those_that_count(mlp, split):
+    r, hyper = recipe(mlp, use_ema=True), hyperparameters(ema_decay=0.7)
+    state = train.init(r, hyper)
+    average = state.params
+    step = jax.jit(train.train_step, static_argnums=0)
+    for _ in range(4):
+        arguments = split.images, split.labels, jnp.ones(NUM_IMAGES)
+        state, _ = step(r, hyper, state, *arguments)
+        average = jax.tree.map(lambda a, p: 0.7 * a + 0.3 * p, average, state.params)
+    assert_trees_close(state.average, average, rtol=1e-5, atol=1e-7)
+    assert_trees_close(train.variables_of(state)["params"], state.average, rtol=0)
+    found = train.score(r, hyper, state, split).last
+    assert_trees_close(found, train.evaluate(r, {"params": state.average}, split))
+
+
+def test_what_is_measured_beside_accuracy_is_averaged_over_images(mlp, split):
+    def brier(logits, labels):
+        return jnp.sum((jax.nn.softmax(logits) - jax.nn.one_hot(labels, 10)) ** 2, axis=-1)
+
+    r, hyper = recipe(mlp, metrics=(("brier", brier),)), hyperparameters()
+    state = train.init(r, hyper)
+    sums = train.evaluate(r, train.variables_of(state), split)
+    logits = mlp.apply({"params": state.params}, split.images[..., None] / 255.0)
+    assert float(sums.metrics["brier"]) == pytest.approx(float(brier(logits, split.labels).sum()))
