@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,38 @@ def sgd(
         *_decay(weight_decay, l2_on_output, output),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+class Sgd(NamedTuple):
+    """`sgd` with its static choices, as `train.Recipe` takes an optimizer.
+
+    Attributes:
+        use_momentum: Whether any trial has momentum, and so needs a buffer for it.
+        nesterov: Whether the momentum is Nesterov's.
+        output: Where the parameters of the output layer lie.
+    """
+
+    use_momentum: bool
+    nesterov: bool
+    output: Path = ("output",)
+
+    def create(
+        self, learning_rate: optax.ScalarOrSchedule, *, momentum: ArrayLike, **numbers: ArrayLike
+    ) -> optax.GradientTransformation:
+        """Returns the chain for one trial."""
+        return sgd(
+            learning_rate,
+            momentum=momentum if self.use_momentum else None,
+            nesterov=self.nesterov,
+            output=self.output,
+            **numbers,
+        )
+
+    def penalty(
+        self, params: PyTree, *, l2: ArrayLike, l2_on_output: ArrayLike, **_: ArrayLike
+    ) -> Float[Array, ""]:
+        """Returns what the objective adds to the loss."""
+        return l2_penalty(params, l2, l2_on_output, self.output)
 
 
 def _decay(

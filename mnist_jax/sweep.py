@@ -20,10 +20,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from mnist_jax import hosts, models, optimizer, train
+from mnist_jax import hosts, models, train
 from mnist_jax.data import Dataset
 from mnist_jax.grid import SCHEDULES, Point
 from mnist_jax.machine import describe_devices, devices_for, keep_compiled
+from mnist_jax.optimizer import Sgd
 from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState
 
 EVAL_BATCH_SIZE = 400
@@ -126,19 +127,9 @@ def create_recipe(
     """Returns what is static of trials, as `compile_sweep` takes it."""
     network = models.describe(model, image_shape, num_classes)
     use_momentum = bool(np.any(trials.optimizer["momentum"]))
-
-    def make(learning_rate, *, momentum, **numbers):
-        momentum = momentum if use_momentum else None  # of which no trial keeps a buffer then
-        options = {"momentum": momentum, "nesterov": nesterov, "output": network.output}
-        return optimizer.sgd(learning_rate, **options, **numbers)
-
-    def penalty(params, *, l2, l2_on_output, **_):
-        return optimizer.l2_penalty(params, l2, l2_on_output, network.output)
-
     return Recipe(
         network=network,
-        optimizer=make,
-        penalty=penalty,
+        optimizer=Sgd(use_momentum, nesterov, network.output),
         batch_size=batch_size,
         eval_batch_size=EVAL_BATCH_SIZE,
         choose_epoch=choose_epoch,

@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
 from mnist_jax.models import Network
-from mnist_jax.optimizer import create_schedule
+from mnist_jax.optimizer import Sgd, create_schedule
 
 HostOrDevice = Array | np.ndarray
 Variables = dict[str, PyTree]
@@ -49,10 +49,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         network: The Flax module, and what must be known of it.
-        optimizer: From the learning rate, a schedule, and `Hyperparameters.optimizer` by name to
-            the trial's optimizer.
-        penalty: From the parameters and `Hyperparameters.optimizer` to what the objective adds to
-            the loss; none adds nothing.
+        optimizer: The optimizer with its static choices.
         batch_size: Images in a training step.
         eval_batch_size: Images scored at a time.
         choose_epoch: Whether the weights of the best epoch are kept beside the last.
@@ -61,8 +58,7 @@ class Recipe(NamedTuple):
     """
 
     network: Network
-    optimizer: Callable[..., optax.GradientTransformation]
-    penalty: Callable[..., Array] | None
+    optimizer: Sgd
     batch_size: int
     eval_batch_size: int
     choose_epoch: bool
@@ -202,9 +198,7 @@ def predict(recipe: Recipe, variables: Variables, images: UInt8[Array, "n ..."])
 
 
 def _penalty(recipe: Recipe, hyper: Hyperparameters, state: TrialState) -> Array:
-    if recipe.penalty is None:
-        return jnp.zeros(())
-    return recipe.penalty(variables_of(state)["params"], **hyper.optimizer)
+    return recipe.optimizer.penalty(variables_of(state)["params"], **hyper.optimizer)
 
 
 def train_epoch(
@@ -274,7 +268,7 @@ def make_optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTran
     schedule = create_schedule(
         hyper.learning_rate, hyper.schedule, hyper.warmup_steps, hyper.num_steps
     )
-    return recipe.optimizer(schedule, **hyper.optimizer)
+    return recipe.optimizer.create(schedule, **hyper.optimizer)
 
 
 def _training_loss(

@@ -13,22 +13,10 @@ NUM_IMAGES = 11
 
 
 def recipe(model, use_momentum=True, **changes):
-    def make(learning_rate, *, momentum, **numbers):
-        momentum = momentum if use_momentum else None
-        return optimizer.sgd(learning_rate, momentum=momentum, nesterov=False, **numbers)
-
-    def penalty(params, *, l2, l2_on_output, **_):
-        return optimizer.l2_penalty(params, l2, l2_on_output)
-
-    defaults = {
-        "optimizer": make,
-        "penalty": penalty,
-        "batch_size": 4,
-        "eval_batch_size": 4,
-        "choose_epoch": True,
-    }
+    defaults = {"batch_size": 4, "eval_batch_size": 4, "choose_epoch": True}
     network = models.describe(model, (28, 28, 1), 10)
-    return Recipe(network, **(defaults | changes))
+    sgd = optimizer.Sgd(use_momentum, False, network.output)
+    return Recipe(network, sgd, **(defaults | changes))
 
 
 def hyperparameters(**changes):
