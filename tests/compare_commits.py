@@ -5,7 +5,7 @@
 Every config of the older commit trains for two epochs on digits, by the notebook's protocol and by
 an honest one, in a checkout of either commit (NEW is HEAD by default), and `metrics.jsonl` must be
 equal byte for byte. To be run before and after whatever redesigns the training; status 1 tells of
-a difference. Not collected by pytest: it needs both commits, and minutes.
+a difference. Not collected by pytest: it needs both commits, and three minutes.
 """
 
 import os
