@@ -78,7 +78,7 @@ def why_shared(path: Path) -> str | None:
 
 
 def compiled_folder() -> Path | None:
-    """Returns the folder of compiled programs, made if need be; None, with a line, if it is shared.
+    """Returns the folder of compiled programs, made if need be; None, with a line, if none is safe.
 
     What lies there is run, so that nobody else may put it there.
     """
@@ -87,8 +87,8 @@ def compiled_folder() -> Path | None:
         folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         reason = why_shared(folder.parent) or why_shared(folder)
-    except OSError:
-        return folder  # JAX tells of what it cannot write
+    except OSError as error:
+        reason = f"{error.filename} cannot be made a folder of yours: {error.strerror}"
     if reason:
         _log.warning("compiled programs are not kept (%s)", reason)
         return None

@@ -987,6 +987,19 @@ def test_an_unusable_cache_folder_costs_a_warning(tmp_path, small, caplog):
     assert record.getMessage().startswith("cannot cache kmnist")
 
 
+@pytest.mark.parametrize("file", ["cache", "cache/jax", "cache-above"])
+def test_compiled_programs_are_not_kept_where_no_folder_can_be_made(
+    tmp_path, monkeypatch, caplog, file
+):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("a file in place of the folder")
+    if file == "cache-above":
+        monkeypatch.setenv("MNIST_JAX_CACHE_DIR", str(tmp_path / file / "cache"))
+    assert data.cache.compiled_folder() is None
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"compiled programs are not kept ({tmp_path / file}")
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o555])
 @pytest.mark.skipif(os.geteuid() == 0, reason="no folder is closed to root")
 def test_a_closed_cache_folder_costs_a_warning(tmp_path, small, caplog, mode):
