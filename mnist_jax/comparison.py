@@ -209,7 +209,7 @@ def repeated(pairs: Sequence[Pair]) -> list[str]:
     said = []
     for words, advice, chosen in (
         (
-            "have identical trials, number by number",
+            "have identical results, trial by trial",
             "There is nothing to compare: name one of them.",
             [pair for pair in pairs if pair.test["identical"]],
         ),

@@ -95,6 +95,8 @@ def read_file(given: str) -> Found:
             raise UserError(f"--config={given}: that is a folder; {EXPECTED}")
         if path.suffix == ".json":
             return _read_record(given, path)
+        if path.suffix != ".py" and path.exists():
+            raise UserError(f"--config={given}: ends in neither .py nor .json; {EXPECTED}")
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:

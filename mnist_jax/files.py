@@ -99,7 +99,7 @@ def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> Files
                 return Files(paths, functools.partial(_read_shards, version, shards, shapes))
     if lacking:
         raise UserError(f"{lacking[0]}, gzipped or not")
-    return passed_over[0] if passed_over else f"holds no file of {name}{_seen(root)}"
+    return passed_over[0] if passed_over else _lacks(name, root)
 
 
 def _spellings(file: str) -> list[str]:
@@ -123,14 +123,14 @@ def _children(folder: Path) -> list[Path]:
         return []
 
 
-def _seen(root: Path) -> str:
+def _lacks(name: str, root: Path) -> str:
     try:
         names = sorted(os.listdir(root))
     except OSError as error:
-        return f" that could be seen ({error.strerror})"
+        return f"holds no file of {name} that could be seen ({error.strerror})"
     shown = ", ".join(" ".join(name.split())[:50] for name in names[:MOST_SEEN])
     more = f" and {len(names) - MOST_SEEN} more" if len(names) > MOST_SEEN else ""
-    return f", but {shown}{more}" if names else ", and nothing else"
+    return f"holds no file of {name}, but {shown}{more}" if names else "is empty"
 
 
 def _first_file(folder: Path, names: list[str]) -> Path | None:

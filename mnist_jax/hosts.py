@@ -77,7 +77,7 @@ def join(job: str, timeout: float = TIMEOUT) -> None:
         try:
             thread.join(1)
             if thread.is_alive() and job == "auto":
-                meeting.say(job, "waits for the other processes of the job", timeout)
+                meeting.say(job, "the other processes of the job", timeout)
             thread.join(max(0, start + timeout - time.monotonic()))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
@@ -90,10 +90,10 @@ def join(job: str, timeout: float = TIMEOUT) -> None:
     _joining = False
     if failed:
         reason = (str(failed[0]).splitlines() or [type(failed[0]).__name__])[0]
-        raise UserError(
-            f"--distributed={job}: no job of several processes was found or came together "
-            f"({reason}); give i/n@host:port, or leave the flag out"
-        )
+        said = f"the processes of the job did not come together ({reason})"
+        if "be defined" in reason:  # coordinator_address should be, and the like
+            said = "no job of Slurm, Open MPI, Kubernetes or Cloud TPU was recognised"
+        raise UserError(f"--distributed={job}: {said}; give i/n@host:port, or leave the flag out")
     _joined = True
     if not is_first():
         os.environ["TQDM_DISABLE"] = "1"

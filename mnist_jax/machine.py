@@ -108,8 +108,8 @@ def configure_jax(
     found = _find_backend()
     if set_aside and hosts.is_first():
         print(
-            f"warning: {', '.join(set_aside)}: of no effect here, where a seed is the same run "
-            "whatever the environment says",
+            f"warning: {', '.join(set_aside)} {'is' if len(set_aside) == 1 else 'are'} ignored, so "
+            "that a seed gives the same run everywhere",
             file=sys.stderr,
         )
     if platform not in ("", found):

@@ -93,15 +93,16 @@ def _wait_for_others(job: Job, timeout: float) -> None:
         callers.register(server, selectors.EVENT_READ)
         while missing := [number for number in range(1, job.of) if number not in came]:
             waited = time.monotonic() - start
-            who = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
+            who = "process " if len(missing) == 1 else "processes "
+            who += ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
             if waited >= timeout:
                 raise UserError(
-                    f"--distributed={job.name}: of {job.of} processes {who} did not come within "
+                    f"--distributed={job.name}: {who} (of 0 to {job.of - 1}) did not come within "
                     f"{timeout:g} s; see that each was started and reaches {job.host}:{job.port}, "
                     "or give more --distributed_timeout"
                 )
             if waited >= 1 and not said:
-                said = say(job.name, f"waits for the processes {who} of {job.of}", timeout)
+                said = say(job.name, f"{who} (of 0 to {job.of - 1})", timeout)
             for key, _ in callers.select(min(timeout - waited, 0.2)):
                 if key.fileobj is server:
                     caller, _ = server.accept()
@@ -132,8 +133,7 @@ def _wait_for_first(job: Job, timeout: float) -> None:
     start, said = time.monotonic(), False
     while (waited := time.monotonic() - start) < timeout:
         if waited >= 1 and not said:
-            what = f"waits for process 0 at {job.host}:{job.port}, or the others"
-            said = say(job.name, what, timeout)
+            said = say(job.name, f"process 0 at {job.host}:{job.port}, or the others", timeout)
         answer = _call(job, timeout - waited if said else 1 - waited)
         if answer == _GO:
             return
@@ -165,10 +165,10 @@ def _call(job: Job, patience: float) -> bytes:
     return b""
 
 
-def say(name: str, what: str, timeout: float) -> bool:
-    """Says what a process waits for."""
+def say(name: str, whom: str, timeout: float) -> bool:
+    """Says for whom a process waits."""
     print(
-        f"--distributed={name}: {what}, at most {timeout:g} s (--distributed_timeout)",
+        f"--distributed={name}: waiting for {whom} for up to {timeout:g} s (--distributed_timeout)",
         file=sys.stderr,
         flush=True,
     )

@@ -607,5 +607,7 @@ def to_print(title: str, table: Table, said: Sequence[str], folder: Path | None 
     paragraphs = "\n".join(textwrap.fill(one_line(paragraph), 100) for paragraph in said)
     parts = [title, to_terminal(table), paragraphs]
     if folder:
-        parts.append(f"Report: {folder / 'report.html'} (also report.md and figures/ there)")
+        parts.append(
+            f"Report: {one_line(str(folder / 'report.html'))} (also report.md and figures/ there)"
+        )
     return "\n\n".join(parts)

@@ -85,24 +85,23 @@ def cautions(made: Row) -> list[str]:
     ):
         if differ:
             said.append(
-                f"WARNING: the {who} of this run differ in {' and '.join(differ)}, told under"
-                " Provenance. If those train otherwise, its trials differ by more than grid point"
-                " and seed."
+                f"WARNING: the {who} of this run differ in {' and '.join(differ)} (see Provenance"
+                " in the report). Its trials may therefore differ by more than grid point and seed."
             )
     devices = made.get("devices", {})
     then = [x.get("devices", {}) for x in earlier]
     others = [k for k in _DEVICES if any(k in x and x[k] != devices.get(k) for x in then)]
     if others:
         said.append(
-            f"WARNING: the processes of this run had other {' and '.join(others)}, told under"
-            " Provenance. Sums are cut otherwise there: the last digits are those of no run that"
-            " was not interrupted."
+            f"WARNING: the processes of this run had different {' and '.join(others)} (see"
+            " Provenance in the report). Sums are then rounded differently, so a run that is not"
+            " interrupted cannot repeat the last digits of this one."
         )
     for record in (made, *shards):
         if flags := deciding(record).get("environment", {}).get("XLA_FLAGS"):
             said.append(
-                f"WARNING: XLA_FLAGS={flags} was set, which may change results: this run need not"
-                " compare with others."
+                f"WARNING: XLA_FLAGS={flags} was set: results may differ from those of runs"
+                " without it."
             )
     return list(dict.fromkeys(said))
 
@@ -168,7 +167,7 @@ class Process:
         self._path.parent.mkdir(exist_ok=True)
         self.note()
         for text in cautions(self.record()):
-            print(text, file=sys.stderr)
+            print(text.replace("WARNING", "warning", 1), file=sys.stderr)
 
     def note(self) -> None:
         """Notes what it has taken so far, for a process that goes on after it."""

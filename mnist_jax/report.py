@@ -322,7 +322,7 @@ def apart(run: Run, found: Found) -> str:
     grid, axes = run.summary["grid"], varying(run.summary["grid"])
     judged = [(point, test) for point, test in found.others if is_finite(test["p_holm"])]
     same = [label(point, axes) for point, test in found.others if test["identical"]]
-    alike = f"Its trials are, number by number, those of {listed(same)}."
+    alike = f"It has identical results, trial by trial, to {listed(same)}."
     few = f"fewer than {stats.MIN_SEEDS} sound trials"
     if not judged:
         unknown = (
@@ -460,7 +460,8 @@ def main(argv: list[str]) -> None:
     if not argv[1:]:
         expected = "one, a finished run's directory, or several"
         raise UserError(f"0 arguments: expected {expected}; see --help")
-    runs = read_runs(argv[1:]) if len(argv) > 2 else []
+    paths = [workdirs.local_path(path) for path in argv[1:]]
+    runs = read_runs(paths) if len(paths) > 1 else []
     if any(shards.shard_of(run.config)[1] > 1 for run in runs):
         print(write_merged(runs, FLAGS.output, FLAGS.data_dir if "data_dir" in given else None))
     elif "data_dir" in given:
@@ -468,7 +469,7 @@ def main(argv: list[str]) -> None:
     elif runs:
         print(comparison.write_comparison(runs, FLAGS.output))
     else:
-        print(write_report(argv[1], FLAGS.output))
+        print(write_report(paths[0], FLAGS.output))
 
 
 if __name__ == "__main__":

@@ -364,7 +364,7 @@ def compare(run: Run, point: Row, other_run: Run, other: Row) -> Row:
 
     Returns:
         The fields of `stats.Comparison`, of the first less the second, and `identical`: whether
-        they are the same trials, number by number, of which nothing is judged.
+        they are the same, trial by trial, of which nothing is judged.
     """
     sides = [(run, point), (other_run, other)]
     columns = [protocol(side).column for side, _ in sides]

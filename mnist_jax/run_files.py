@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -213,8 +213,9 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
         rows = csv.reader(texts, strict=True)
         header = next(rows, [])
         if sorted(header) != sorted(columns):
-            wrong = sorted(columns.keys() ^ set(header)) or ["one that is there twice"]
-            raise ValueError(f"columns are missing or unknown: {', '.join(wrong)[:100]}")
+            missing = _some("missing", columns.keys() - set(header))
+            unknown = _some("unknown", set(header) - columns.keys())
+            raise ValueError("; ".join([*missing, *unknown]) or "a column is there twice")
         kinds, found = [columns[name] for name in header], []
         for number, row in enumerate(rows, start=1):
             if len(row) != len(header):
@@ -222,6 +223,13 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
             values = [_parse(text, kind) for text, kind in zip(row, kinds, strict=True)]
             found.append(dict(zip(header, values, strict=True)))
         return found
+
+
+def _some(what: str, names: Set[str]) -> list[str]:
+    """Names the first three columns of some; of a text that is no table they may be long."""
+    first, more = sorted(names)[:3], len(names) - 3
+    said = ", ".join(one_line(name)[:50] for name in first) + f" and {more} more" * (more > 0)
+    return [f"{what} columns: {said}"] if first else []
 
 
 def _parse(text: str, kind: type) -> Any:

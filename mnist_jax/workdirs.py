@@ -67,25 +67,26 @@ def new_workdir(name: str, suffix: str = "") -> Path:
     return Path("runs", folder, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
 
 
-def local_path(given: str, what: str) -> Path:
+def local_path(given: str, what: str = "") -> Path:
     """Returns the path that a flag or an environment variable names, with its home filled in.
 
     Args:
         given: The path as the user wrote it.
-        what: What it was given by, for the error: `--workdir`, say.
+        what: What it was given by, for the error: `--workdir`, say; empty for an argument.
 
     Raises:
         UserError: It is an address such as gs://bucket/run, of which a folder `gs:` would be made
             where the user stands; or it begins with the home of nobody.
     """
+    named = f"{what}={given}" if what else given
     if match := re.match("([a-z][a-z0-9+.-]+)://", given, re.IGNORECASE):
         file = match[1].lower() == "file"
         cure = f"leave {match[0]} out" if file else "mount it here, and give the path of that"
-        raise UserError(f"{what}={given}: expected a path on this machine, not an address; {cure}")
+        raise UserError(f"{named}: expected a path on this machine, not an address; {cure}")
     try:
         return Path(given).expanduser()
     except RuntimeError:
-        raise UserError(f"{what}={given}: no such home directory; give another path") from None
+        raise UserError(f"{named}: no such home directory; give another path") from None
 
 
 def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:

@@ -347,7 +347,7 @@ BAD_INPUT = {
         ("--distributed=2", "--distributed=2: expected auto, or i/n@host:port with i from 0 to"),
         ("--distributed=2/2@localhost:1", "--distributed=2/2@localhost:1: expected auto, or i/n"),
         ("--distributed=0/2@localhost", "--distributed=0/2@localhost: expected auto, or i/n@host:"),
-        ("--distributed=auto", "--distributed=auto: no job of several processes was found"),
+        ("--distributed=auto", "--distributed=auto: no job of Slurm, Open MPI, Kubernetes"),
         # Flags.
         ("--overwrite=maybe", "--overwrite=maybe...see --help"),
         ("--seed=-1", "--seed=-1: expected a whole number from 0 to 4294967295"),
@@ -406,8 +406,20 @@ BAD_INPUT = {
             config(""),
         ),
         ("--config={tmp}", "--config={tmp}: that is a folder; expected a config file"),
-        ("--config=/dev/zero", "--config=/dev/zero: larger than 16777216 bytes; expected a config"),
-        ("--config={tmp}/a.md", "a.md: ...no function get_config", file("a.md", "# No program")),
+        (
+            "--config=/dev/zero",
+            "--config=/dev/zero: ends in neither .py nor .json; expected a config",
+        ),
+        (
+            "--config={tmp}/a.py",
+            "a.py: larger than 16777216 bytes; expected a config",
+            file("a.py", bytes(2**24 + 1)),
+        ),
+        (
+            "--config={tmp}/a.md",
+            "a.md: ends in neither .py nor .json; expected",
+            file("a.md", "# No"),
+        ),
         ("--config={tmp}/config.py:7", "config.py:7: TypeError: ...1 was given", returning("3")),
         *(
             ("--config={tmp}/config.py", f"config.py: {said}; mend the config file", config(text))
@@ -531,7 +543,7 @@ BAD_INPUT = {
         (MNIST, "--data_dir={tmp}/data is empty, not a folder", file("data", "")),
         (MNIST, "--data_dir={tmp}/data is a file, not a folder", file("data", "mine")),
         (MNIST, "--data_dir={tmp}/data is not a folder", link("data", "nowhere")),
-        (MNIST, "--data_dir={tmp}/data holds no file of mnist, and nothing", file("data", None)),
+        (MNIST, "--data_dir={tmp}/data is empty; it should hold", file("data", None)),
         (MNIST, "holds no file of mnist, but archive.zip; it should", file("data/archive.zip")),
         (MNIST, "is a zip archive: unpack it, not a folder", file("data", b"PK\3\4" + bytes(30))),
         (MNIST, "is a Git LFS pointer", file("data", "version https://git-lfs.github.com/spec/v1")),
@@ -687,7 +699,7 @@ BAD_INPUT = {
         ("{tmp}/nowhere", "{tmp}/nowhere holds no finished run: expected config.json in it; name"),
         ("{tmp}", "{tmp} holds no finished run: expected config.json in it; name the work"),
         ("{tmp}/file", "{tmp}/file", file("file")),
-        ("~nobody_here", "~nobody_here holds no finished run"),
+        ("~nobody_here", "~nobody_here: no such home directory; give another path"),
         (["{tmp}/" + "n" * 300], "nnn cannot be read as a run"),
         ([""], "expected"),
         ("{tmp}/run", "{tmp}/run holds no finished run: expected summary.json in it", unfinished()),
@@ -732,6 +744,8 @@ BAD_INPUT = {
         ("{tmp}/run --nonsense", "nonsense...see --help", finished()),
         ("{tmp}/run --seed=1", "--seed...see --help", finished()),
         ("{tmp}/run --config.l2=1", "--config...see --help", finished()),
+        ("gs://bucket/run", f"gs://bucket/run{ADDRESS}"),
+        ("{tmp}/run s3://bucket/run", f"s3://bucket/run{ADDRESS}"),
         (
             "{tmp}/run --output=gs://bucket/report",
             f"--output=gs://bucket/report{ADDRESS}",

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -393,7 +394,7 @@ def test_identical_trials_are_called_identical(tmp_path):
     for rows in (run.results[3:6], run.results[6:]):  # both as the best
         for row, same in zip(rows, run.results, strict=False):
             row.update({c: same[c] for c in results.measured(same)})
-    assert "Its trials are, number by number, those of l2 0.00075; l2 1e-06." in verdict(run)
+    assert "It has identical results, trial by trial, to l2 0.00075; l2 1e-06." in verdict(run)
     assert "told apart" not in verdict(run)
     [row, _] = cells(pages.comparison_table(run, report.compare_best(run).others))
     assert row["test"] == "none: identical trials"
@@ -481,6 +482,13 @@ def test_printed_text_has_table_verdict_and_place(written):
     )
     assert (
         max(len(line) for line in text.split("Best of")[1].split("Report:")[0].splitlines()) <= 100
+    )
+
+
+def test_a_folder_of_any_name_is_told_in_one_line(tmp_path):
+    table = pages.lines_table(comparison.name_lines([make_run(tmp_path / "run")]))
+    assert pages.to_print("", table, [], Path("a\nb")).endswith(
+        "\n\nReport: a b/report.html (also report.md and figures/ there)"
     )
 
 
@@ -614,7 +622,7 @@ def test_a_run_and_its_repetition_are_identical(tmp_path):
     b.summary["provenance"]["machine"] = "another"
     [judged, same] = comparison_verdict(a, b)
     assert "can be told apart" not in judged
-    assert same.startswith("one and two have identical trials, number by number.")
+    assert same.startswith("one and two have identical results, trial by trial.")
     [row] = cells(pages.pairs_table(compare(a, b)[1]))
     assert row["test"] == "none: identical trials"
 

@@ -120,11 +120,12 @@ def test_json_of_its_shape_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"", "columns are missing or unknown: loss, trial, x"),
-        (b"text\n", "columns are missing or unknown: loss, text, trial, x"),
-        (b"trial,loss\n0,1\n", "columns are missing or unknown: x"),
-        (b"trial,loss,x,y\n0,1,2,3\n", "columns are missing or unknown: y"),
-        (b"trial,loss,x,x\n0,1,2,3\n", "columns are missing or unknown: one that is there twice"),
+        (b"", "missing columns: loss, trial, x"),
+        (b"text\n", "missing columns: loss, trial, x; unknown columns: text"),
+        (b"trial,loss\n0,1\n", "missing columns: x"),
+        (b"trial,loss,x,y\n0,1,2,3\n", "unknown columns: y"),
+        (b"trial,loss,x,a,b,c,d,e\n", "unknown columns: a, b, c and 2 more"),
+        (b"trial,loss,x,x\n0,1,2,3\n", "a column is there twice"),
         (b"trial,loss,x\n0,1\n", "row 1 has 2 values; expected 3"),
         (b"trial,loss,x\n0,1,a\n0,1,a,b\n", "row 2 has 4 values; expected 3"),
         (b"trial,loss,x\n\n", "row 1 has 0 values"),

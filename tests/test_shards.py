@@ -198,7 +198,7 @@ def test_other_code_is_warned_of(tmp_path, key):
     shards.merge(runs, tmp_path / "merged")
     report.write_report(tmp_path / "merged")
     page = (tmp_path / "merged/report.html").read_text()
-    assert f'class="warning">WARNING: the shards of this run differ in {key},' in page
+    assert f'class="warning">WARNING: the shards of this run differ in {key} (' in page
 
 
 @pytest.mark.parametrize(("key", "warned"), [("commit", 1), ("machine", 0)])
@@ -236,7 +236,9 @@ def test_settings_that_change_results_are_warned_of():
     shards_of = {"shards": {"0/2": made | flags, "1/2": made | flags}}
     for record in (made | flags, made | shards_of):
         (said,) = provenance.cautions(record)
-        assert said.startswith("WARNING: XLA_FLAGS=--xla_cpu_enable_fast_math=true was set, which")
+        assert said.startswith(
+            "WARNING: XLA_FLAGS=--xla_cpu_enable_fast_math=true was set: results"
+        )
     old = {"commit": None, "versions": {}}  # which has no settings
     assert provenance.cautions(made | {"earlier_processes": {"1": old}}) == []
 
@@ -246,12 +248,12 @@ def test_other_cores_or_threads_are_warned_of(tmp_path, capsys):
     for given, said in (
         (devices, ""),
         (devices, ""),
-        (devices | {"cores": 4}, "had other cores"),
-        (devices | {"threads": "shared by the devices"}, "had other cores and threads"),
+        (devices | {"cores": 4}, "had different cores"),
+        (devices | {"threads": "shared by the devices"}, "had different cores and threads"),
     ):
         provenance.Process().begin(tmp_path, "sha256:0", given)
         err = capsys.readouterr().err
-        assert (f"WARNING: the processes of this run {said}, told under" in err) == bool(said)
+        assert (f"warning: the processes of this run {said} (see" in err) == bool(said)
         assert err.count("\n") == bool(said)
     gpu = devices | {"platform": "gpu", "threads": None}
     (tmp_path / "gpu").mkdir()
@@ -420,5 +422,5 @@ def test_a_merged_run_may_be_compared_as_any(tmp_path):
     shards.merge(runs, tmp_path / "merged")
     both = report.read_runs([whole.workdir, tmp_path / "merged"])
     text = comparison.write_comparison(both, tmp_path / "c")
-    assert "identical trials" in " ".join(text.split())
+    assert "identical results, trial by trial" in " ".join(text.split())
     assert Path(tmp_path / "c/report.html").exists()

@@ -267,6 +267,7 @@ def test_no_setting_of_jax_changes_a_number_or_ends_a_run(server, tmp_path):
     assert done.returncode == 0, done.stderr
     (warning,) = done.stderr.splitlines()
     assert warning.startswith("warning: JAX_ENABLE_X64=True, JAX_DEFAULT_PRNG_IMPL=rbg, ")
+    assert warning.endswith(" are ignored, so that a seed gives the same run everywhere")
     assert "JAX_LEGACY_PRNG_KEY" not in warning  # which works
     for name in ("metrics.jsonl", "results.csv"):
         plain, strict = (tmp_path / folder / name for folder in ("plain", "strict"))
