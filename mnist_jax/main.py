@@ -137,9 +137,9 @@ def run(
                     run=run,
                 )
                 print(_report(path))
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if _is_of_output(error):
+            raise
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise UserError(
             f"the run cannot go on ({reason}); mend that, and {workdirs.how_to_go_on(path)}"
@@ -229,6 +229,18 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise UserError(f"{error}; see --help") from None
 
 
+def _is_of_output(error: OSError) -> bool:
+    """Says whether an error is that of what is printed, which names no file."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    try:
+        if error.filename is None:
+            print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
 def run_command(main, argv: list[str] | None = None) -> None:
     """Runs a program's `main` on its command line; bad input ends it with status 2."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -240,14 +252,24 @@ def run_command(main, argv: list[str] | None = None) -> None:
     try:
         if sys.platform == "win32":  # without locks of files and signals as a run needs them
             raise UserError("Windows: expected Linux or macOS; start it in WSL")
-        app.run(main, argv, flags_parser=_parse_flags)
+        try:
+            app.run(main, argv, flags_parser=_parse_flags)
+        except SystemExit:
+            sys.stdout.flush()  # at exit, it would be too late to say that this fails
+            raise
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be said
-        print("error: nobody reads the output any more; repeat the command", file=sys.stderr)
-        sys.exit(128 + signal.SIGPIPE)
+        if isinstance(error, BrokenPipeError):
+            print("error: nobody reads the output any more; repeat the command", file=sys.stderr)
+            sys.exit(128 + signal.SIGPIPE)
+        said = f"the output cannot be written ({error.strerror}); mend that"
+        print(f"error: {said}, and repeat the command", file=sys.stderr)
+        sys.exit(os.EX_IOERR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -210,6 +210,25 @@ def test_a_reader_that_goes_away_ends_a_run_with_one_line(tmp_path):
     assert done.stderr == "error: nobody reads the output any more; repeat the command\n"
 
 
+FULL = "error: the output cannot be written (No space left on device); mend that, and repeat the"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
+def test_output_that_cannot_be_written_ends_with_one_line(tmp_path):
+    """Nothing that was computed is lost: another command shows it."""
+    shell = 'exec "$@" > /dev/full'
+    done = main(*TINY, f"--workdir={tmp_path}", shell=shell)
+    assert (done.returncode, done.stderr) == (os.EX_IOERR, f"{FULL} command\n")
+    assert main(*TINY, f"--workdir={tmp_path}").returncode == 0
+    for each in (None, "1"):
+        done = main(*TINY, f"--workdir={tmp_path}", shell=shell, PYTHONUNBUFFERED=each)
+        assert (done.returncode, done.stderr) == (os.EX_IOERR, f"{FULL} command\n")
+    for name, argument in (("report", tmp_path), ("report", "--help"), ("main", "--help")):
+        command = ["bash", "-c", shell, "-", sys.executable, "-m", f"mnist_jax.{name}", argument]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (os.EX_IOERR, f"{FULL} command\n")
+
+
 def test_a_folder_whose_name_is_no_text_costs_the_checkpoints(server, tmp_path):
     done = server.run("main", *TINY, f"--workdir={tmp_path}/\udcff", draw=True)
     assert done.status == 0
