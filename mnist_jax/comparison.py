@@ -86,13 +86,20 @@ def name_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def name_lines(runs: Sequence[Run]) -> list[Line]:
-    """Returns the chosen point of each run; where nothing was chosen, the first ones."""
-    lines = []
+    """Returns the chosen point of each run; where nothing was chosen, the first ones.
+
+    Names say on which axes the grids vary, and on which the lines differ, if those are one or two.
+    """
+    shown = []
     for run in runs:
         num_points = 1 if protocol(run).criterion else _most_points(runs)
-        for point in shown_points(run)[:num_points]:
-            names = run.config["name"], label(point, varying(run.summary["grid"]))
-            lines.append(Line(": ".join(filter(None, names)), run, point))
+        shown += [(run, point) for point in shown_points(run)[:num_points]]
+    differ = varying([point for _, point in shown])
+    lines = []
+    for run, point in shown:
+        axes = [*(differ if len(differ) <= 2 else ()), *varying(run.summary["grid"])]
+        names = run.config["name"], label(point, list(dict.fromkeys(axes)))
+        lines.append(Line(": ".join(filter(None, names)), run, point))
     return lines
 
 

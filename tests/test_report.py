@@ -571,7 +571,7 @@ def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
     a = make_run(tmp_path / "a", "validation", accuracy=gaps(0.0, 0.1, 0.2), name="one")
     b = make_run(tmp_path / "b", "validation", l2=(0.0,), accuracy=gaps(0.05), name="two")
     lines, [pair] = compare(a, b)
-    assert [line.name for line in lines][1] == "two"
+    assert [line.name for line in lines][1] == "two: l2 0"
     assert lines[0].point["point"] == a.summary["chosen_point"]
     start = 3 * a.summary["chosen_point"]
     less = [
@@ -587,11 +587,25 @@ def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
     assert row["protocol"] == "epoch chosen on validation images"
 
 
+def test_lines_say_in_what_they_differ_if_that_is_little(tmp_path):
+    a = make_run(tmp_path / "a", "last_epoch", l2=(0.0,), name="same")
+    b = make_run(tmp_path / "b", "last_epoch", l2=(0.1,), name="same", conv_features=((4,),))
+    c = make_run(tmp_path / "c", "last_epoch", l2=(0.1,), name="same", num_epochs=(3,))
+    assert [line.name for line in compare(a, b)[0]] == [
+        "same (a): conv features none, l2 0",
+        "same (b): conv features 4, l2 0.1",
+    ]
+    assert [line.name for line in compare(a, b, c)[0]] == ["same (a)", "same (b)", "same (c)"]
+
+
 def test_difference_of_two_runs_is_told_and_tested(tmp_path):
     a = make_run(tmp_path / "a", l2=(0.0,), accuracy=gaps(0.0), name="one")
     b = make_run(tmp_path / "b", l2=(1e-3,), accuracy=gaps(0.1), name="two", seeds=4)
     [said] = comparison_verdict(a, b)
-    assert "Of 1 comparable pair, 1 can be told apart: one less two is +9.43 points" in said
+    assert (
+        "Of 1 comparable pair, 1 can be told apart: one: l2 0 less two: l2 0.001 is +9.43 points"
+        in said
+    )
     [row] = cells(pages.pairs_table(compare(a, b)[1]))
     assert row["test"] == "Welch, n = 3 or more"  # other seeds: no pairs
 
@@ -690,7 +704,7 @@ def test_where_nothing_was_chosen_every_point_is_a_line(tmp_path):
     lines, pairs = compare(a, b)
     assert [line.name for line in lines] == [
         *(f"same (a): l2 {l2}" for l2 in ("0.001", "0.00075", "1e-06")),
-        "same (b)",
+        "same (b): l2 0",
     ]
     assert len(pairs) == 3  # none within a run
     long = make_run(
