@@ -95,7 +95,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
     chosen = results.choose_trial(rows, protocol)["trial"]
     if chosen in diverging:
         probabilities = np.full((40, 10), math.nan)
-    results.write_chosen_trial(path, chosen, params, probabilities, data)
+    results.write_chosen_trial(path, chosen, {"params": params}, probabilities, data)
     seconds = {"load": 1.0, "compile": 2.0, "train": 3.0, "total": 6.0}
     made = provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
     made["command"] = "python -m mnist_jax.main --config=made_up.py"

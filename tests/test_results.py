@@ -297,7 +297,7 @@ def test_a_chosen_trial_shows_its_most_confident_mistakes(tmp_path):
     probabilities = np.full((4, 10), 0.01, np.float32)
     probabilities[[0, 1, 2, 3], [3, 7, 8, 9]] = (0.99, 0.6, 0.9, 0.3)  # the first is right
     params = {"output": {"kernel": np.ones((2, 3), np.float32)}}
-    results.write_chosen_trial(tmp_path, 5, params, probabilities, dataset())
+    results.write_chosen_trial(tmp_path, 5, {"params": params}, probabilities, dataset())
     with np.load(tmp_path / "chosen_trial.npz", allow_pickle=False) as saved:
         assert saved["trial"] == 5
         assert saved["mistakes"].tolist() == [2, 1, 3]
