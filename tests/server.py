@@ -43,6 +43,7 @@ if request := serve():
     for name, value in request["environment"].items():
         os.environ[name] = value
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup's programs ignore
     signal.alarm(request["limit"])
     if not request["draw"]:
         importlib.import_module("mnist_jax.report").write_report = str

@@ -202,23 +202,24 @@ def test_partial_epochs_do_their_work():
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (8, 28, 28), np.uint8), np.arange(8, dtype=np.uint8)
     split = train.Split(jnp.asarray(images), jnp.asarray(labels))
-    recipe = train.Recipe(
+    trials = sweep.create_trials([BASE._replace(learning_rate=1e4)], [0], 8)
+    recipe = sweep.create_recipe(
+        trials,
         model=models.create_model(conv_features=(), hidden_sizes=(3,)),
+        image_shape=(28, 28, 1),
+        num_classes=10,
         batch_size=2,
-        eval_batch_size=4,
-        use_momentum=False,
         nesterov=False,
         choose_epoch=False,
-    )
-    (trial,) = zip(*sweep.create_trials([BASE._replace(learning_rate=1e4)], [0], 8), strict=True)
-    hyper = train.Hyperparameters(*map(jnp.asarray, trial))
+    )._replace(eval_batch_size=4)
+    hyper = jax.tree.map(lambda x: jnp.asarray(x[0]), trials)
     state, order = train.init(recipe, hyper), jnp.asarray(rng.permutation(8))
     epochs = benchmark.partial_epochs()
     results = jax.jit(
         lambda *inputs: {name: epoch(recipe, *inputs) for name, epoch in epochs.items()}
     )(hyper, state, order, split, split)
 
-    same = train.evaluate(recipe, state.params, split)
+    same = train.evaluate(recipe, {"params": state.params}, split)
     np.testing.assert_allclose(results["gather"][1].sum(), (images / 255).sum() + 28, rtol=1e-5)
     np.testing.assert_allclose(results["forward"][1].loss, same.loss, rtol=1e-5)
     np.testing.assert_allclose(results["evaluation"][1].loss, same.loss, rtol=1e-5)

@@ -254,7 +254,7 @@ run, calls = sweep.run, []
 def run_short_of_memory(program, *arguments):
     def run_epoch(*inputs):
         calls.append(len(program.trials.seed))
-        if len(calls) == 2 and not hosts.is_first():
+        if len(calls) == 1 and not hosts.is_first():
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return program.run_epoch(*inputs)
 
