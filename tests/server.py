@@ -64,6 +64,10 @@ if request := serve():
 """
 
 
+OURS = {"JAX_NUM_CPU_DEVICES", "MNIST_JAX_DATA_DIR"}
+"""What the tests set for themselves, and not for the programs."""
+
+
 class Server:
     """Runs the package's programs as a shell would, but forks where a shell would start Python.
 
@@ -72,12 +76,11 @@ class Server:
     """
 
     def __init__(self, folder: Path):
-        ours = {"JAX_NUM_CPU_DEVICES", "MNIST_JAX_DATA_DIR"}
         self.folder, self._count = folder, 0
         self._server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if name not in ours}
+            env={name: value for name, value in os.environ.items() if name not in OURS}
             # The bytecode of a config is nothing that a run leaves.
             | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.PIPE,

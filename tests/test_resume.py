@@ -19,7 +19,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-from server import ROOT
+from server import OURS, ROOT
 
 from mnist_jax import (
     UserError,
@@ -1098,7 +1098,9 @@ def moments(rng):
 def test_a_sweep_that_is_killed_20_times(server, tmp_path):
     path, alone = tmp_path / "killed" / "run", tmp_path / "alone" / "run"
     command = [sys.executable, "-m", "mnist_jax.main", *SWEEP, f"--workdir={alone}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # as a user would
+    # As a user would; but for what the server's programs have in their environment.
+    environment = {k: v for k, v in os.environ.items() if k not in OURS}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     kills, epochs = 0, []
     for condition, delay in moments(random.Random(0)):
         process = server.start("main", *SWEEP, f"--workdir={path}", draw=True)
