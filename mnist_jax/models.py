@@ -76,8 +76,7 @@ class Network(NamedTuple):
         collections: Those that it has beside `params`, such as `batch_stats`.
         draws: Whether it draws random numbers in training, as dropout does.
         output: Where the parameters of the layer lie that is called last and has a kernel.
-        evaluating: The keywords with which it is called to score images.
-        training: The same in training.
+        takes_train: Whether it takes that keyword.
     """
 
     module: nn.Module

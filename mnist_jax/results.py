@@ -145,9 +145,8 @@ def write_chosen_trial(
     """Writes `chosen_trial.npz`: what a report shows of one trial, readable by `numpy.load`.
 
     It holds `trial`, the weights as `params/LAYER/NAME`, a module's other collections in the same
-    way, `labels` [n] of the test images and
-    `probabilities` [n, classes] given to them, and of the most confident mistakes the `mistakes`
-    (numbers of the test images) and their `mistake_images`.
+    way, `labels` [n] of the test images and `probabilities` [n, classes] given to them, and of the
+    most confident mistakes the `mistakes` (numbers of the test images) and their `mistake_images`.
     """
     from flax import traverse_util
 
