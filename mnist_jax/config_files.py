@@ -2,18 +2,16 @@
 
 import ast
 import difflib
-import sys
-import traceback
+import os
 import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, run_files
+from mnist_jax import UserError, own_files, run_files
 from mnist_jax.workdirs import local_path
 
 EXPECTED = "expected a config file such as configs/l2_sweep.py, or the config.json of a run"
-MAX_BYTES = 2**24
 _YOUNGER = {
     "checkpoint_epochs": 1,
     "checkpoints_kept": 2,
@@ -87,71 +85,38 @@ def read_file(given: str) -> Found:
         UserError: There is none, it fails, or returns no config.
     """
     path, colon, argument = local_path(given, "--config"), "", ""
-    try:
-        if not path.exists():
-            start, colon, argument = str(path).partition(":")
-            path = Path(start)
-        if path.is_dir():
-            raise UserError(f"--config={given}: that is a folder; {EXPECTED}")
-        if path.suffix == ".json":
-            return _read_record(given, path)
-        if path.suffix != ".py" and path.exists():
-            raise UserError(f"--config={given}: ends in neither .py nor .json; {EXPECTED}")
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise UserError(f"--config={given}: no such file; {_nearest(path)}{EXPECTED}") from None
-    except (OSError, ValueError) as error:  # of a long name, a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--config={given}: cannot be read ({reason}); {EXPECTED}") from None
-    if len(content) > MAX_BYTES:
-        raise UserError(f"--config={given}: larger than {MAX_BYTES} bytes; {EXPECTED}")
+    if not os.path.exists(path):
+        start, colon, argument = str(path).partition(":")
+        path = Path(start)
+    if path.suffix == ".json" and os.path.isfile(path):
+        return _read_record(given, path)
+    if path.suffix != ".py" and os.path.exists(path) and not path.is_dir():
+        raise UserError(f"--config={given}: ends in neither .py nor .json; {EXPECTED}")
+    path, content = own_files.read_program([path], f"--config={given}", EXPECTED)
     try:
         config = _call(path, content, [argument] if colon else [])
         if not hasattr(config, "keys"):
             raise TypeError(f"get_config returns {config}, not a ConfigDict")
         return Found({key: config[key] for key in config}, path.stem)
     except (Exception, SystemExit) as error:  # a program may raise anything
-        raise UserError(f"--config={given}: {_why(error, path)}; mend the config file") from None
+        reason = own_files.why(error, str(path))
+        if "cannot be casted" in reason:  # ConfigDict's types
+            reason += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"
+        raise UserError(f"--config={given}: {reason}; mend the config file") from None
 
 
 def _call(path: Path, content: bytes, arguments: list[str]) -> Any:
     module = types.ModuleType("config")
-    module.__file__ = str(path)
-    sys.modules["config"] = module  # where a dataclass of the config looks for itself
-    exec(compile(content, str(path), "exec"), vars(module))
+    own_files.run_program(module, str(path), content)
     if not hasattr(module, "get_config"):
         raise AttributeError("there is no function get_config in it")
     return module.get_config(*arguments)
-
-
-def _why(error: BaseException, path: Path) -> str:
-    if isinstance(error, SystemExit):
-        return "it ends the program"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    where = f" (line {lines[-1]})" if lines else ""
-    text = " ".join(str(error.args[0] if error.args else "").split())
-    if "cannot be casted" in text:  # ConfigDict's types
-        text += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"
-    return f"{type(error).__name__}{where}: {text}"
-
-
-def _nearest(path: Path) -> str:
-    try:
-        names = sorted(other.name for other in path.parent.iterdir() if other.suffix == ".py")
-    except OSError:
-        return ""
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"did you mean {path.with_name(close[0])}? " if close else ""
 
 
 def _read_record(given: str, path: Path) -> Found:
     try:
         record = run_files.read_json(path, run_files.CONFIG | {"seed": object})
     except run_files.BadFileError as error:
-        if error.missing:
-            raise FileNotFoundError from None
         raise UserError(
             f"--config={given}: not the config.json of a run ({error}); {EXPECTED}"
         ) from None

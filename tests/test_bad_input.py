@@ -2,6 +2,7 @@ import fcntl
 import gzip
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
@@ -34,6 +35,10 @@ def link(name, target):
         (tmp / name).symlink_to(tmp / target)
 
     return make
+
+
+def fifo(name):
+    return lambda tmp: os.mkfifo(tmp / name)
 
 
 def config(text):
@@ -406,6 +411,8 @@ BAD_INPUT = {
             config(""),
         ),
         ("--config={tmp}", "--config={tmp}: that is a folder; expected a config file"),
+        ("--config={tmp}/a.json", "that is a folder; expected a config", file("a.json", None)),
+        ("--config={tmp}/a.py", "cannot be read (it is no regular file)", fifo("a.py")),
         (
             "--config=/dev/zero",
             "--config=/dev/zero: ends in neither .py nor .json; expected a config",
@@ -424,16 +431,20 @@ BAD_INPUT = {
         *(
             ("--config={tmp}/config.py", f"config.py: {said}; mend the config file", config(text))
             for text, said in (
-                ("def get_config(:", "SyntaxError: invalid syntax"),
+                ("def get_config(:", "SyntaxError (line 1): invalid syntax"),
                 ("x = 1", "AttributeError: there is no function get_config in it"),
                 ("", "AttributeError: there is no function get_config in it"),
                 ("get_config = 3", "TypeError: 'int' object is not callable"),
                 ("\nimport nonsense", "ModuleNotFoundError (line 2): No module named 'nonsense'"),
                 (b"x = 1\0", "...null bytes"),
-                (b"x = '\xff'", "SyntaxError: ...utf-8..."),
+                (b"x = '\xff'", "SyntaxError...utf-8..."),
                 (
                     "def get_config(): raise RuntimeError('no\\nluck')",
                     "RuntimeError (line 1): no luck",
+                ),
+                (
+                    "def get_config(): open('/nowhere')",
+                    "FileNotFoundError (line 1): ...No such file or directory: '/nowhere'",
                 ),
                 ("def get_config(): raise SystemExit", "it ends the program"),
                 ("def get_config(): return get_config()", "RecursionError...recursion depth..."),
