@@ -38,6 +38,10 @@ STYLE = {
 }
 
 
+class NothingToDrawError(Exception):
+    """What a figure would show is not there, or is no picture; the words say why."""
+
+
 class Line(NamedTuple):
     """A grid point of a run, and the name by which it is shown beside others."""
 

@@ -239,7 +239,7 @@ def make_comparison(
     lines: Sequence[Line],
     pairs: Sequence[Pair],
     said: Sequence[str],
-    pictures: Sequence[Picture | Warn],
+    pictures: Sequence[Picture | Warn | str],
 ) -> list[Section]:
     """Returns what report.md and report.html say of several runs."""
     paths = [str(run.workdir) for run in runs]

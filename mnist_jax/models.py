@@ -76,6 +76,8 @@ class Network(NamedTuple):
         collections: Those that it has beside `params`, such as `batch_stats`.
         draws: Whether it draws random numbers in training, as dropout does.
         output: Where the parameters of the layer lie that is called last and has a kernel.
+        first_kernel: The kernel of the layer that is called first and has one, as
+            `chosen_trial.npz` names it; empty if none has.
         takes_train: Whether it takes that keyword.
     """
 
@@ -84,6 +86,7 @@ class Network(NamedTuple):
     collections: tuple[str, ...]
     draws: bool
     output: tuple[str, ...]
+    first_kernel: str
     takes_train: bool
 
     @property
@@ -133,7 +136,13 @@ def describe(module: nn.Module, image_shape: tuple[int, int, int], num_classes: 
     collections = tuple(sorted(variables.keys() - {"params"}))
     kernels = [layer.path for layer in layers if layer.has_kernel]
     network = Network(
-        module, image_shape, collections, False, kernels[-1] if kernels else (), takes_train
+        module,
+        image_shape,
+        collections,
+        draws=False,
+        output=kernels[-1] if kernels else (),
+        first_kernel="/".join(("params", *kernels[0], "kernel")) if kernels else "",
+        takes_train=takes_train,
     )
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     try:

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -533,21 +534,23 @@ def _is_ours(page: Path) -> bool:
         return False
 
 
-def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[Picture | Warn]:
+def save_figures(
+    folder: Path, drawn: Mapping[str, Callable[[], Any]]
+) -> list[Picture | Warn | str]:
     """Draws figures, each a function by its name, and saves them as PNG and SVG.
 
-    What a run found does not hang on them: one that fails is a line in place of the picture.
+    What a run found does not hang on them: one that fails, or has nothing to show, is a line in
+    place of the picture. Of one that fails a warning is printed too.
     """
-    shown: list[Picture | Warn] = []
+    shown: list[Picture | Warn | str] = []
     for name, draw in drawn.items():
         paths = [folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg")]
         try:
             *contents, caption = _draw(draw)
-        except UserError:
+        except UserError:  # a damaged file, which is no matter of figures
             raise
-        except Exception as error:  # of matplotlib, its fonts, its settings
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            shown.append(Warn(f"The figure {name} is missing, since it cannot be drawn ({said})."))
+        except Exception as error:  # of ours, of matplotlib, its fonts, its settings
+            shown.append(_why_missing(name, error))
             with contextlib.suppress(OSError):
                 for path in paths:  # of an older report
                     path.unlink(missing_ok=True)
@@ -558,6 +561,16 @@ def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[P
                 workdirs.write_bytes(path, content)
         shown.append(Picture(name, caption, contents[1]))
     return shown
+
+
+def _why_missing(name: str, error: Exception) -> Warn | str:
+    """Returns the line in place of a figure; if it failed, that is printed as well."""
+    if isinstance(error, canvas.NothingToDrawError):
+        return f"There is no figure {name}: {one_line(str(error))}."
+    said = one_line(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+    missing = Warn(f"The figure {name} is missing, since it cannot be drawn ({said}).")
+    print(f"warning: {missing[0].lower()}{missing[1:]}", file=sys.stderr, flush=True)
+    return missing
 
 
 def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:

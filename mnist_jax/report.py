@@ -382,7 +382,7 @@ def chosen_trial(run: Run) -> str:
 
 
 def make_sections(
-    run: Run, found: Found, said: Sequence[str], pictures: Sequence[Picture | Warn]
+    run: Run, found: Found, said: Sequence[str], pictures: Sequence[Picture | Warn | str]
 ) -> list[Section]:
     """Returns what report.md and report.html say of a run."""
     p, grid = protocol(run), run.summary["grid"]

@@ -140,13 +140,19 @@ def choose_trial(rows: Sequence[Row], protocol: str) -> Row:
 
 
 def write_chosen_trial(
-    workdir: Path, trial: int, variables: Mapping, probabilities: np.ndarray, dataset: Dataset
+    workdir: Path,
+    trial: int,
+    variables: Mapping,
+    probabilities: np.ndarray,
+    dataset: Dataset,
+    first_kernel: str = "",
 ) -> None:
     """Writes `chosen_trial.npz`: what a report shows of one trial, readable by `numpy.load`.
 
     It holds `trial`, the weights as `params/LAYER/NAME`, a module's other collections in the same
-    way, `labels` [n] of the test images and `probabilities` [n, classes] given to them, and of the
-    most confident mistakes the `mistakes` (numbers of the test images) and their `mistake_images`.
+    way, `first_kernel`, the name of the one that sees the images, if there is one, `labels` [n] of
+    the test images and `probabilities` [n, classes] given to them, and of the most confident
+    mistakes the `mistakes` (numbers of the test images) and their `mistake_images`.
     """
     from flax import traverse_util
 
@@ -157,6 +163,8 @@ def write_chosen_trial(
     mistakes = wrong[confident][:NUM_MISTAKES]
     flat = traverse_util.flatten_dict(variables, sep="/")
     weights: dict[str, Any] = {name: np.asarray(value) for name, value in flat.items()}
+    if first_kernel:
+        weights["first_kernel"] = np.asarray(first_kernel)
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -179,7 +187,9 @@ def read_chosen_trial(workdir: Path) -> dict[str, np.ndarray]:
     path = workdir / "chosen_trial.npz"
     arrays = run_files.read_arrays(path)
     kinds = {"trial": ("iu", ()), "labels": ("iu", (-1,)), "probabilities": ("f", (-1, -1))}
-    kinds |= {"mistakes": ("iu", (-1,)), "mistake_images": ("u", (-1, 28, 28))}
+    images = arrays.get("mistake_images")
+    sizes = (-1,) * (4 if images is not None and images.ndim == 4 else 3)  # with channels, or not
+    kinds |= {"mistakes": ("iu", (-1,)), "mistake_images": ("u", sizes)}
     run_files.check_arrays(path, arrays, kinds)
     labels, mistakes = arrays["labels"].tolist(), arrays["mistakes"].tolist()
     if not (

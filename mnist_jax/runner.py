@@ -224,8 +224,9 @@ class Runner:
         weights = sweep.chosen_weights(state, part.index(chosen)) if chosen in part else None
         if hosts.is_first():
             if weights is not None:
-                seen = sweep.predict(program.recipe, weights, self._dataset.test_images)
-                results.write_chosen_trial(self._path, chosen, weights, seen, self._dataset)
+                dataset, first = self._dataset, program.recipe.network.first_kernel
+                seen = sweep.predict(program.recipe, weights, dataset.test_images)
+                results.write_chosen_trial(self._path, chosen, weights, seen, dataset, first)
             self._seconds["train"] = before + time.monotonic() - started
             self._process.note()
             records.write_results(self._path, rows)

@@ -229,7 +229,8 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set that is found now is another, {dataset.checksum}")
     probabilities = sweep.predict(recipe, variables, dataset.test_images)
-    results.write_chosen_trial(folder, chosen["trial"], variables, probabilities, dataset)
+    first = recipe.network.first_kernel
+    results.write_chosen_trial(folder, chosen["trial"], variables, probabilities, dataset, first)
 
 
 def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:

@@ -1,12 +1,12 @@
 """One trial: its accuracy by class, its mistakes, its weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mnist_jax import data
-from mnist_jax.canvas import COLORS, add_title, subplots
+from mnist_jax.canvas import COLORS, NothingToDrawError, add_title, subplots
 from mnist_jax.results import Run, label, protocol, varying
 
 MAX_UNITS = 48
@@ -69,19 +69,23 @@ def _wilson(right: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def draw_mistakes(run: Run, chosen: Mapping[str, np.ndarray]):
     """Draws the test images that the chosen trial gets wrong with the highest probability."""
     p, dataset, mistakes = protocol(run), run.summary["dataset"], chosen["mistakes"]
-    names, labels = data.CLASS_NAMES[dataset], chosen["labels"]
+    names, labels, images = data.CLASS_NAMES[dataset], chosen["labels"], chosen["mistake_images"]
+    height, width, channels = _shape_of(images)
     num_columns = min(6, len(mistakes))
     num_rows = math.ceil(len(mistakes) / num_columns)
     figure, [ax] = subplots((max(1.25 * num_columns, 4.5), 1.75 * num_rows + 0.5))
-    width, height = 34, 45  # pixels: an image, what separates it, and three lines of text
-    for i, (image, number) in enumerate(zip(chosen["mistake_images"], mistakes, strict=True)):
-        x, y = width * (i % num_columns), height * (i // num_columns)
-        ax.imshow(image, "gray_r", extent=(x, x + 28, y + 28, y), vmin=0, vmax=255)
+    # Of 28 x 28 pixels: an image, what separates it, and three lines of text.
+    for i, (image, number) in enumerate(zip(images, mistakes, strict=True)):
+        x, y = 34 * (i % num_columns), 45 * (i // num_columns)
+        left, top = x + 14 * (1 - min(1, width / height)), y + 28 * (1 - min(1, height / width))
+        place = (left, 2 * x + 28 - left, y + 28, top)
+        pixels = image.reshape(height, width, *[channels] * (channels > 1))
+        ax.imshow(pixels, "gray_r", extent=place, vmin=0, vmax=255)
         said = chosen["probabilities"][number]
         text = f"true: {names[labels[number]]}\npredicted: {names[said.argmax()]}"
         text += f"\n{100 * said.max():.1f} %"
         ax.text(x + 14, y + 29, text, ha="center", va="top", fontsize=7)
-    ax.set(xlim=(-3, width * num_columns - 3), ylim=(height * num_rows - 2, -1))
+    ax.set(xlim=(-3, 34 * num_columns - 3), ylim=(45 * num_rows - 2, -1))
     ax.axis("off")
     add_title(figure, f"{dataset}: most confident mistakes, one trial ({p.words})")
     wrong = int((chosen["probabilities"].argmax(1) != labels).sum())
@@ -95,32 +99,81 @@ def draw_mistakes(run: Run, chosen: Mapping[str, np.ndarray]):
 
 
 def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
-    """Draws the weights of the chosen trial's first layer as images."""
+    """Draws the weights of the chosen trial's first layer as images.
+
+    Raises:
+        NothingToDrawError: They are none.
+    """
     p, dataset = protocol(run), run.summary["dataset"]
-    layer = next(x for x in ("conv_1", "hidden_1", "output") if f"params/{x}/kernel" in chosen)
-    kernel = chosen[f"params/{layer}/kernel"]
-    kernel = kernel.reshape(-1, kernel.shape[-1])  # of 28 * 28 pixels, or 3 * 3
-    side, num_units = math.isqrt(len(kernel)), kernel.shape[1]
+    layer, images = _first_weights(chosen)
+    num_units, height, width, channels = images.shape
     units, order = np.arange(num_units), "in the order of the classes"
-    if layer != "output":
-        units = np.argsort(-np.linalg.norm(kernel, axis=0), kind="stable")[:MAX_UNITS]
-        order = "by falling norm"
+    if sum(name.endswith("/kernel") for name in chosen) > 1:  # it is not the only layer
+        norms = np.linalg.norm(images.reshape(num_units, -1), axis=1)
+        units, order = np.argsort(-norms, kind="stable")[:MAX_UNITS], "by falling norm"
     num_columns = min(8, math.ceil(math.sqrt(1.5 * len(units))))
     num_rows = math.ceil(len(units) / num_columns)
-    step = side + max(1, side // 9)  # pixels, with what separates the images
-    tiles = np.full((num_rows * step, num_columns * step), math.nan)
+    down, across = (
+        size + max(1, size // 9) for size in (height, width)
+    )  # with what separates them
+    tiles = np.full((num_rows * down, num_columns * across, channels), math.nan)
     for i, unit in enumerate(units):
-        y, x = step * (i // num_columns), step * (i % num_columns)
-        tiles[y : y + side, x : x + side] = kernel[:, unit].reshape(side, side)
-    figure, [ax] = subplots((max(0.8 * num_columns + 1.2, 4.5), 0.8 * num_rows + 0.7))
+        y, x = down * (i // num_columns), across * (i % num_columns)
+        tiles[y : y + height, x : x + width] = images[unit]
+    wide, high = (0.8 * pixels / max(down, across) for pixels in (across, down))  # inches
+    figure, [ax] = subplots((max(wide * num_columns + 1.2, 4.5), high * num_rows + 0.7))
     limit = np.nanmax(np.abs(tiles)) or 1.0
-    image = ax.imshow(tiles, "RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     ax.axis("off")
-    figure.colorbar(image, ax=ax, label="weight", shrink=0.9, aspect=30)
+    if channels == 1:
+        colors = {"vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+        image = ax.imshow(tiles[..., 0], "RdBu_r", **colors)
+        figure.colorbar(image, ax=ax, label="weight", shrink=0.9, aspect=30)
+        meaning = "Red adds, blue takes away."
+    else:
+        shades = np.nan_to_num(0.5 + 0.5 * tiles / limit, nan=1.0)  # white between them
+        ax.imshow(shades, interpolation="nearest")
+        meaning = (
+            "Red, green and blue are the weights of those colours of the images, from"
+            f" {-limit:.2g} (dark) to {limit:.2g} (bright); grey is 0."
+        )
     add_title(figure, f"{dataset}: weights of the first layer, one trial ({p.words})")
     which = f"all {num_units}" if len(units) == num_units else f"{len(units)} of {num_units}"
     return figure, (
         f"Weights into the first layer ({layer}) of {chosen_words(run)}, trained on {dataset}"
-        f" ({p.words}): {which} units {order}, each as {side} x {side} pixels. Red adds, blue takes"
-        " away."
+        f" ({p.words}): {which} units {order}, each as {height} x {width} pixels. {meaning}"
     )
+
+
+def _first_weights(chosen: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """Returns the first layer's name, and its kernel as images [units, height, width, channels].
+
+    Raises:
+        NothingToDrawError: It is not one that sees images.
+    """
+    known = [f"params/{layer}/kernel" for layer in ("conv_1", "hidden_1", "output")]
+    if "first_kernel" in chosen:  # which older versions did not note
+        known = [str(chosen["first_kernel"])]
+    name = next((name for name in known if name in chosen), None)
+    if name is None:
+        raise NothingToDrawError("no layer of the network has a kernel")
+    kernel, seen = chosen[name], _shape_of(chosen["mistake_images"])
+    layer = "/".join(name.split("/")[1:-1]) or "the network"
+    match kernel.shape:
+        case (size, _) if size == math.prod(seen):
+            shape: Sequence[int] = seen
+        case (height, width, channels, _) if height * width > 1 and channels in (1, seen[-1]):
+            shape = (height, width, channels)
+        case _:
+            shape = ()
+    if not shape or shape[-1] not in (1, 3):
+        raise NothingToDrawError(
+            f"the kernel of the first layer ({layer}) has the shape {kernel.shape}, and is neither"
+            f" pictures of {seen[0]} x {seen[1]} pixels nor filters of them"
+        )
+    return layer, np.moveaxis(kernel.reshape(*shape, -1), -1, 0)
+
+
+def _shape_of(images: np.ndarray) -> tuple[int, int, int]:
+    """Returns height, width and channels of images [n, height, width] or with their channels."""
+    height, width, *channels = images.shape[1:]
+    return height, width, *(channels or [1])

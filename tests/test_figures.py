@@ -16,6 +16,7 @@ from mnist_jax import (
     data,
     epoch_figures,
     grid_figures,
+    pages,
     report,
     results,
     trial_figures,
@@ -335,27 +336,103 @@ def test_mistakes_are_named(tmp_path):
     assert ": all 3." in caption
 
 
+@pytest.mark.parametrize("size", [(28, 28), (8, 30, 1), (30, 8, 3)])
+def test_mistakes_have_the_proportions_of_the_images(tmp_path, size):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
+    chosen = report.read_chosen_trial(run)
+    images = np.random.default_rng(0).integers(0, 255, (3, *size)).astype(np.uint8)
+    np.savez(run.workdir / "chosen_trial.npz", **chosen | {"mistake_images": images})
+    figure, _ = trial_figures.draw_mistakes(run, report.read_chosen_trial(run))
+    for i, image in enumerate(figure.axes[0].images):
+        left, right, bottom, top = image.get_extent()
+        assert (bottom - top) / (right - left) == pytest.approx(size[0] / size[1])
+        assert 34 * i <= left < right <= 34 * i + 28
+        assert 0 <= top < bottom == 28
+        np.testing.assert_array_equal(np.squeeze(image.get_array()), np.squeeze(images[i]))
+
+
+SEEN = {"mistake_images": IMAGES[:0]}
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "said"),
     [
         ("hidden_1", (784, 60), "48 of 60 units by falling norm, each as 28 x 28 pixels"),
         ("conv_1", (3, 3, 1, 5), "all 5 units by falling norm, each as 3 x 3 pixels"),
         ("output", (784, 10), "all 10 units in the order of the classes"),
+        ("stem/block/Conv_0", (5, 2, 1, 7), "all 7 units by falling norm, each as 5 x 2 pixels"),
     ],
 )
 def test_weights_of_the_first_layer_are_images(tmp_path, layer, shape, said):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
     kernel = np.random.default_rng(0).normal(size=shape)
     kernel[..., 3] *= 9  # the largest
-    chosen = {f"params/{layer}/kernel": kernel, "params/output/kernel": kernel}
+    name = f"params/{layer}/kernel"
+    chosen = {"params/Dense_0/kernel": np.ones((3, 3)), name: kernel} if "/" in layer else {}
+    chosen |= {name: kernel, "params/output/kernel": kernel} | SEEN
+    if "/" in layer:  # first by name is not first
+        chosen |= {"first_kernel": np.asarray(name)}
     figure, caption = trial_figures.draw_weights(run, chosen)
     image = figure.axes[0].images[0]
     assert said in caption
+    assert f"the first layer ({layer}) of trial" in caption
     low, high = image.get_clim()
     assert -low == high == np.abs(kernel).max()
-    side, first = math.isqrt(kernel[..., 0].size), 0 if layer == "output" else 3
-    tile = np.asarray(image.get_array())[:side, :side]
-    np.testing.assert_allclose(tile, kernel[..., first].reshape(side, side))
+    down, across = (28, 28) if len(shape) == 2 else shape[:2]
+    first = 0 if layer == "output" else 3
+    tile = np.asarray(image.get_array())[:down, :across]
+    np.testing.assert_allclose(tile, kernel[..., first].reshape(down, across))
+
+
+@pytest.mark.parametrize("shape", [(16 * 8 * 3, 6), (5, 5, 3, 6)])
+def test_weights_of_colours_are_colours(tmp_path, shape):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
+    kernel = np.random.default_rng(0).normal(size=shape)
+    images = np.zeros((2, 16, 8, 3), np.uint8)
+    chosen = {"params/hidden_1/kernel": kernel, "mistake_images": images}
+    figure, caption = trial_figures.draw_weights(run, chosen)
+    [ax] = figure.axes  # no scale of one colour stands beside it
+    shades, limit = np.asarray(ax.images[0].get_array()), np.abs(kernel).max()
+    height, width = (16, 8) if len(shape) == 2 else (5, 5)
+    expected = 0.5 + kernel[..., 0].reshape(height, width, 3) / limit / 2
+    np.testing.assert_allclose(shades[:height, :width], expected)
+    assert (shades[:, width] == 1).all()  # the gap
+    assert f"each as {height} x {width} pixels. Red, green and blue are the weights" in caption
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1, 1, 1, 6), (28, 28)),  # 1 x 1
+        ((49, 6), (28, 28)),  # after a pool
+        ((3, 3, 8, 6), (28, 28)),  # after another layer
+        ((28, 4, 6), (28, 28)),  # heads of attention
+        ((6,), (28, 28)),
+        ((392, 6), (14, 14, 2)),  # of no colours
+    ],
+)
+def test_weights_that_are_no_images_are_a_line_and_no_failure(tmp_path, capsys, shape, size):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
+    report.write_report(run.workdir)
+    images = np.zeros((3, *size), np.uint8)
+    arrays = dict(np.load(run.workdir / "chosen_trial.npz")) | {"mistake_images": images}
+    kernel = {"params/hidden_1/kernel": np.ones(shape), "params/output/kernel": np.ones((2, 3))}
+    np.savez(run.workdir / "chosen_trial.npz", **arrays | kernel)
+    drawn = report.figures_of_run(*report.with_weights(run))
+    [said] = pages.save_figures(run.workdir, {"first_layer": drawn["first_layer"]})
+    assert re.fullmatch(
+        r"There is no figure first_layer: the kernel of the first layer \(hidden_1\) has the shape"
+        rf" {re.escape(str(shape))}, and is neither pictures of {size[0]} x {size[1]} pixels nor"
+        r" filters of them\.",
+        said,
+    )
+    assert not isinstance(said, pages.Warn)
+    assert capsys.readouterr().err == ""
+    assert not list((run.workdir / "figures").glob("first_layer*"))  # no older one
+    del arrays["params/hidden_1/kernel"]
+    np.savez(run.workdir / "chosen_trial.npz", **arrays)
+    with pytest.raises(canvas.NothingToDrawError, match="no layer of the network has a kernel"):
+        report.figures_of_run(*report.with_weights(run))["first_layer"]()
 
 
 def test_trial_without_mistakes_or_numbers_has_no_such_figures(tmp_path):
@@ -387,24 +464,52 @@ def test_nothing_is_cut_or_collapses(tmp_path, recwarn):
     assert not [x for x in recwarn if "constrained_layout" in str(x.message)]
 
 
-def test_a_figure_that_fails_is_a_line_and_the_others_are_drawn(tmp_path, monkeypatch):
+def failing(error):
+    def fails(*_):
+        raise error
+
+    return fails
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no font\nhere"), "RuntimeError: no font here"),
+        (StopIteration(), "StopIteration:"),
+        (MemoryError("\x1b[31m"), "MemoryError: \ufffd[31m"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_a_figure_that_fails_is_a_line_and_the_others_are_drawn(
+    tmp_path, monkeypatch, capsys, error, said
+):
     run = make_run(tmp_path / "run", num_epochs=(1,))
     report.write_report(run.workdir)
-
-    def fails(*_):
-        raise RuntimeError("no font\nhere")
-
-    monkeypatch.setattr(grid_figures, "draw_axis", fails)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(grid_figures, "draw_axis", failing(error))
     text = report.write_report(run.workdir)
+    said = f"he figure accuracy_vs_l2 is missing, since it cannot be drawn ({said})."
+    assert capsys.readouterr().err == f"warning: t{said}\n"
     assert text == report.write_report(run.workdir)
-    said = "The figure accuracy_vs_l2 is missing, since it cannot be drawn"
-    said += " (RuntimeError: no font here)"
     for name in ("report.html", "report.md"):
         page = (run.workdir / name).read_text().replace("\\", "")
-        assert page.count(said) == 1
+        assert page.count(f"T{said}") == 1
         assert "accuracy_vs_l2.png" not in page
     names = {path.stem for path in (run.workdir / "figures").iterdir()}
     assert names == {"accuracy_curves", "classes", "mistakes", "first_layer"}  # no older one
+
+
+def test_a_figure_of_several_runs_that_fails_is_a_line(tmp_path, monkeypatch, capsys):
+    runs = [make_run(tmp_path / name, num_epochs=(1,), name=name) for name in "ab"]
+    monkeypatch.setattr(epoch_figures, "draw_overlay", failing(ValueError("odd")))
+    assert "No difference can be judged" in comparison.write_comparison(runs, tmp_path / "both")
+    said = "he figure accuracy_curves is missing, since it cannot be drawn (ValueError: odd)."
+    assert capsys.readouterr().err == f"warning: t{said}\n"
+    assert f"T{said}" in (tmp_path / "both/report.html").read_text()
+    assert [path.name for path in sorted((tmp_path / "both/figures").iterdir())] == [
+        "accuracy_by_run.png",
+        "accuracy_by_run.svg",
+    ]
 
 
 def test_without_matplotlib_the_pages_are_made(tmp_path, monkeypatch):

@@ -64,6 +64,38 @@ def test_initial_weights_are_glorot_uniform_with_zero_biases(name):
         assert not layer["bias"].any()
 
 
+class Stem(nn.Module):
+    """Layers whose names are not in the order in which they are called."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.LayerNorm(name="norm")(images)
+        return nn.Conv(3, (5, 5), name="weights")(x)
+
+
+class Backwards(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        x = Stem(name="z")(images).reshape(len(images), -1)
+        return nn.Dense(10, name="head")(nn.Dense(4, name="a")(x))
+
+
+class Embedded(nn.Module):
+    """Words in place of pixels, and a kernel of its own."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.Embed(256, 4)((255 * images[..., 0]).astype(int)).mean((1, 2))
+        return x @ self.param("kernel", nn.initializers.ones, (4, 10))
+
+
+def test_the_kernel_that_sees_the_images_is_found_whatever_its_name():
+    network = describe(Backwards(), (28, 28, 1), 10)
+    assert (network.first_kernel, network.output) == ("params/z/weights/kernel", ("head",))
+    assert describe(model_of("cnn"), (28, 28, 1), 10).first_kernel == "params/conv_1/kernel"
+    assert describe(Embedded(), (28, 28, 1), 10).first_kernel == "params/kernel"
+
+
 class PlainCNN(nn.Module):
     """The notebook's network, in Flax's own layers."""
 
