@@ -186,19 +186,32 @@ def _trace(
 
 
 def layer_table(network: Network) -> str:
-    """Returns a table of layers, output shapes and parameter counts, as Keras' `summary()`."""
+    """Returns a table of layers, output shapes and parameter counts, as Keras' `summary()`.
+
+    Names are cut where they would make lines longer than a terminal's 80 columns.
+    """
     layers, _, _ = _trace(network.module, network.image_shape, network.takes_train)
-    rows = [("Layer", "Output shape", "Parameters")]
     sizes = {layer.path: layer.num_parameters for layer in layers}  # a layer may be called twice
-    for layer in layers:
-        shape = ", ".join(["batch", *map(str, layer.shape[1:])])
-        rows.append(("/".join(layer.path) or "model", f"({shape})", f"{layer.num_parameters:,}"))
+    shapes = [f"({', '.join(['batch', *map(str, layer.shape[1:])])})" for layer in layers]
+    width = max(20, *map(len, shapes))
+    rows = [("Layer", "Output shape", "Parameters")]
+    for layer, shape in zip(layers, shapes, strict=True):
+        name = _cut(layer.path, 80 - len(f" {'':{width}} {'Parameters':>11}"))
+        rows.append((name or "model", shape, f"{layer.num_parameters:,}"))
     rows.append(("total", "", f"{sum(sizes.values()):,}"))
-    widths = [
-        max(least, *map(len, column))
-        for least, column in zip((10, 20, 11), zip(*rows, strict=True), strict=True)
-    ]
+    widths = [max(10, *(len(name) for name, _, _ in rows)), width, 11]
     return "\n".join(
         f"{name:<{widths[0]}} {shape:<{widths[1]}} {count:>{widths[2]}}"
         for name, shape, count in rows
     )
+
+
+def _cut(path: Sequence[str], most: int) -> str:
+    """Joins the names of a path; of too many characters, the longest names lose their middle."""
+    text = "/".join(path)
+    for limit in range(max(map(len, path), default=0), 4, -1):
+        head, tail = (limit - 1) // 2, limit // 2
+        names = (x if len(x) <= limit else f"{x[:head]}…{x[-tail:]}" for x in path)
+        if len(text := "/".join(names)) <= most:
+            break
+    return text

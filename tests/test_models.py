@@ -52,6 +52,30 @@ def test_layer_table_shows_output_shapes():
     assert shapes == ["(batch, 13, 13, 32)", "(batch, 5, 5, 64)", "(batch, 64)", "(batch, 10)"]
 
 
+class Deep(nn.Module):
+    """Blocks of blocks, whose names are long."""
+
+    depth: int = 4
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = images
+        for name in ("residual_branch_of_the_block", "shortcut_of_the_block"):
+            if self.depth:
+                x = Deep(self.depth - 1, name=f"{name}_{self.depth}")(x, train)
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(2, (3, 3))(x))
+        return x if self.depth < 4 else nn.Dense(10)(x.reshape(len(x), -1))
+
+
+def test_layers_of_layers_have_names_of_their_own_in_80_columns():
+    lines = layer_table(describe(Deep(), (28, 28, 1), 10)).splitlines()
+    assert len(lines) == 2 * 31 + 3
+    assert {len(line) for line in lines} == {80}
+    names = [line.split()[0] for line in lines[1:]]
+    assert len(set(names)) == len(names)
+    assert names[0] == "resi…ck_4/resi…ck_3/resi…ck_2/resi…ck_1/Conv_0"
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_initial_weights_are_glorot_uniform_with_zero_biases(name):
     for layer in initial_params(model_of(name)).values():
