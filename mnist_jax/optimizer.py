@@ -1,15 +1,17 @@
-"""Stochastic gradient descent with the L2 penalty written as weight decay, and its schedules."""
+"""The optimizers, SGD with the L2 penalty written as weight decay among them, and the schedules."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from mnist_jax import UserError
 from mnist_jax.grid import SCHEDULES
 
 Path = tuple[str, ...]
@@ -49,36 +51,182 @@ def sgd(
     )
 
 
-class Sgd(NamedTuple):
-    """`sgd` with its static choices, as `train.Recipe` takes an optimizer.
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    weight_decay: ArrayLike = 1e-4,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """`optax.adamw` (I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2019).
+
+    All parameters decay, biases too, by `learning_rate * weight_decay` in a step; with `nesterov`
+    it is NAdamW. Every number may be traced.
+    """
+    return optax.adamw(
+        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, nesterov=nesterov
+    )
+
+
+def lion(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.99,
+    weight_decay: ArrayLike = 1e-3,
+) -> optax.GradientTransformation:
+    """`optax.lion` (X. Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023).
+
+    Steps are signs: they want a learning rate 3 to 10 times smaller than AdamW's, and as much more
+    decay, which is of all parameters. Every number may be traced.
+    """
+    return optax.lion(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    beta: ArrayLike = 0.95,
+    weight_decay: ArrayLike = 0.0,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    adaptive: bool = False,
+    adam_b1: ArrayLike = 0.9,
+    adam_b2: ArrayLike = 0.999,
+    adam_weight_decay: ArrayLike = 0.0,
+) -> optax.GradientTransformation:
+    """`optax.contrib.muon` (K. Jordan et al., "Muon: An optimizer for hidden layers", 2024).
+
+    The momentum of each matrix, the output layer's too, is made about orthogonal by `ns_steps`
+    Newton-Schulz iterations. All other parameters, such as biases and kernels of convolutions, take
+    AdamW's steps at the same learning rate. Every number but `ns_steps` may be traced.
+    """
+    return optax.contrib.muon(
+        learning_rate,
+        beta=beta,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        adaptive=adaptive,
+        adam_b1=adam_b1,
+        adam_b2=adam_b2,
+        adam_weight_decay=adam_weight_decay,
+    )
+
+
+Maker = Callable[..., optax.GradientTransformation]
+"""From the learning rate, or its schedule, and keyword parameters to an optimizer."""
+
+MAKERS: dict[str, Maker] = {"sgd": sgd, "adamw": adamw, "lion": lion, "muon": muon}
+
+
+class Optimizer(NamedTuple):
+    """A maker with its static parameters, as `train.Recipe` takes an optimizer.
 
     Attributes:
-        use_momentum: Whether any trial has momentum, and so needs a buffer for it.
-        nesterov: Whether the momentum is Nesterov's.
-        output: Where the parameters of the output layer lie.
+        make: One of `MAKERS`, or one's own.
+        static: Names and values of the parameters that shape the program.
     """
 
-    use_momentum: bool
-    nesterov: bool
-    output: Path = ("output",)
+    make: Maker
+    static: tuple[tuple[str, Any], ...] = ()
 
     def create(
-        self, learning_rate: optax.ScalarOrSchedule, *, momentum: ArrayLike, **numbers: ArrayLike
+        self, learning_rate: optax.ScalarOrSchedule, **numbers: ArrayLike
     ) -> optax.GradientTransformation:
-        """Returns the chain for one trial."""
-        return sgd(
-            learning_rate,
-            momentum=momentum if self.use_momentum else None,
-            nesterov=self.nesterov,
-            output=self.output,
-            **numbers,
-        )
+        """Returns the optimizer of one trial, whose numbers may be traced."""
+        return self.make(learning_rate, **(numbers | dict(self.static)))
 
-    def penalty(
-        self, params: PyTree, *, l2: ArrayLike, l2_on_output: ArrayLike, **_: ArrayLike
-    ) -> Float[Array, ""]:
-        """Returns what the objective adds to the loss."""
-        return l2_penalty(params, l2, l2_on_output, self.output)
+    def penalty(self, params: PyTree, **numbers: ArrayLike) -> Float[Array, ""]:
+        """Returns what the objective adds to the loss: with `sgd` the L2 term, else 0."""
+        if self.make is not sgd:
+            return jnp.zeros(())
+        output = dict(self.static)["output"]
+        return l2_penalty(params, numbers["l2"], numbers["l2_on_output"], output)
+
+
+def create_optimizer(
+    make: str | Maker, static: Mapping[str, Any], numbers: Mapping[str, ArrayLike], output: Path
+) -> Optimizer:
+    """Returns what is static of the optimizer of some trials.
+
+    Args:
+        make: A name of `MAKERS`, or one's own function.
+        static: Its bool, int and str parameters.
+        numbers: Its float parameters, arrays of shape [trials].
+        output: Where the parameters of the output layer lie.
+    """
+    make = MAKERS[make] if isinstance(make, str) else make
+    static = dict(static)
+    if make is sgd:
+        static["output"] = output
+        if not np.any(numbers["momentum"]):
+            static["momentum"] = None  # no trial needs a buffer
+    return Optimizer(make, tuple(sorted(static.items())))
+
+
+def check_optimizer(
+    optimizer: Optimizer, name: str, params: PyTree, numbers: Mapping[str, ArrayLike]
+) -> None:
+    """Takes a step of an optimizer without computing anything.
+
+    Args:
+        optimizer: One's own, which may do anything.
+        name: What the config calls it.
+        params: The network's parameters, or their shapes and types.
+        numbers: Its float parameters, arrays of shape [trials].
+
+    Raises:
+        UserError: It fails with traced numbers, is no optimizer, or cannot be run in a loop.
+    """
+
+    def refusal(why: str) -> UserError:
+        return UserError(f"--config.optimizer={name}: {why}")
+
+    doing, made = "the call", None
+
+    def step(params: PyTree, rate: Array, numbers: dict[str, Array]) -> tuple | None:
+        nonlocal doing, made
+        made = optimizer.make(lambda count: rate, **(numbers | dict(optimizer.static)))
+        if not isinstance(made, optax.GradientTransformation):
+            return None
+        doing = "its init"
+        state = made.init(params)
+        doing = "its update"
+        return state, *made.update(params, state, params)
+
+    scalars = {key: jax.ShapeDtypeStruct((), jnp.result_type(x)) for key, x in numbers.items()}
+    try:
+        result = jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32), scalars)
+    except Exception as error:  # it may raise anything
+        why = str(error).strip().partition("\n")[0][:200]
+        raise refusal(
+            f"{doing} fails ({type(error).__name__}: {why}); its float parameters are traced"
+            " arrays, and learning_rate is a schedule, a function of the number of steps"
+        ) from error
+    if result is None:
+        raise refusal(
+            f"gives an object of type {type(made).__name__}; expected an"
+            " optax.GradientTransformation"
+        )
+    state, updates, next_state = result
+    if _shapes(updates) != _shapes(params):
+        raise refusal("its updates have not the shapes of the parameters")
+    if (_shapes(next_state), _types(next_state)) != (_shapes(state), _types(state)):
+        raise refusal("its update changes the structure, shapes or types of its state")
+    for dtype in _types(state):
+        if not isinstance(dtype, np.dtype):
+            raise refusal(f"its state has an array of {dtype}, which no checkpoint can keep")
+
+
+def _shapes(tree: PyTree) -> tuple:
+    return jax.tree.structure(tree), [x.shape for x in jax.tree.leaves(tree)]
+
+
+def _types(tree: PyTree) -> list:
+    return [x.dtype for x in jax.tree.leaves(tree)]
 
 
 def _decay(

@@ -24,7 +24,7 @@ from mnist_jax import hosts, models, train
 from mnist_jax.data import Dataset
 from mnist_jax.grid import SCHEDULES, Point
 from mnist_jax.machine import describe_devices, devices_for, keep_compiled
-from mnist_jax.optimizer import Sgd
+from mnist_jax.optimizer import create_optimizer
 from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState
 
 EVAL_BATCH_SIZE = 400
@@ -126,10 +126,10 @@ def create_recipe(
 ) -> Recipe:
     """Returns what is static of trials, as `compile_sweep` takes it."""
     network = models.describe(model, image_shape, num_classes)
-    use_momentum = bool(np.any(trials.optimizer["momentum"]))
+    static = {"nesterov": nesterov}
     return Recipe(
         network=network,
-        optimizer=Sgd(use_momentum, nesterov, network.output),
+        optimizer=create_optimizer("sgd", static, trials.optimizer, network.output),
         batch_size=batch_size,
         eval_batch_size=EVAL_BATCH_SIZE,
         choose_epoch=choose_epoch,

@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
 from mnist_jax.models import Network
-from mnist_jax.optimizer import Sgd, create_schedule
+from mnist_jax.optimizer import Optimizer, create_schedule
 
 HostOrDevice = Array | np.ndarray
 Variables = dict[str, PyTree]
@@ -49,7 +49,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         network: The Flax module, and what must be known of it.
-        optimizer: The optimizer with its static choices.
+        optimizer: The optimizer with its static parameters.
         batch_size: Images in a training step.
         eval_batch_size: Images scored at a time.
         choose_epoch: Whether the weights of the best epoch are kept beside the last.
@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
     """
 
     network: Network
-    optimizer: Sgd
+    optimizer: Optimizer
     batch_size: int
     eval_batch_size: int
     choose_epoch: bool

@@ -1,11 +1,26 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from mnist_jax import UserError, models, train
+from mnist_jax.checkpoints import Checkpoints
 from mnist_jax.grid import SCHEDULES
-from mnist_jax.optimizer import create_schedule, kernel_mask, l2_penalty, sgd
+from mnist_jax.optimizer import (
+    MAKERS,
+    Optimizer,
+    check_optimizer,
+    create_optimizer,
+    create_schedule,
+    kernel_mask,
+    l2_penalty,
+    sgd,
+)
 
 
 @pytest.fixture
@@ -111,3 +126,250 @@ def test_the_optimizer_follows_the_schedule(params):
     for expected in (0.5, 0.375, 0.25, 0.125):
         updates, state = chain.update(ones, state, params)
         np.testing.assert_allclose(updates["output"]["bias"], -expected, rtol=1e-6)
+
+
+# --- the others: each by name, static parameters, numbers, and what it is in optax ---
+
+PARAMETERS = {
+    "sgd": (
+        {"nesterov": True},
+        {"momentum": 0.9, "l2": 0.01, "l2_on_output": 0.0, "weight_decay": 0.1},
+        None,
+    ),
+    "adamw": (
+        {"nesterov": False},
+        {"b1": 0.8, "b2": 0.99, "eps": 1e-6, "weight_decay": 0.1},
+        optax.adamw,
+    ),
+    "nadamw": ({"nesterov": True}, {"b1": 0.8}, optax.adamw),
+    "lion": ({}, {"b1": 0.8, "b2": 0.9, "weight_decay": 0.1}, optax.lion),
+    "muon": (
+        {"nesterov": False, "ns_steps": 4, "adaptive": True},
+        {"beta": 0.9, "weight_decay": 0.1, "adam_b1": 0.8, "adam_b2": 0.9, "adam_weight_decay": 1},
+        optax.contrib.muon,
+    ),
+}
+NAMES = pytest.mark.parametrize("name", PARAMETERS)
+NUM_IMAGES = 11
+ORDERS = [np.random.default_rng(epoch).permutation(NUM_IMAGES) for epoch in range(2)]
+
+
+@functools.cache
+def split():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (NUM_IMAGES, 9, 9), np.uint8)
+    return train.Split(images, rng.integers(0, 10, NUM_IMAGES, np.uint8))
+
+
+@functools.cache
+def recipe(name):
+    static, numbers, _ = PARAMETERS[name]
+    model = models.create_model(conv_features=(), hidden_sizes=(6,))
+    network = models.describe(model, (9, 9, 1), 10)
+    make = "adamw" if name == "nadamw" else name
+    made = create_optimizer(make, static, numbers, network.output)
+    return train.Recipe(network, made, 4, 4, choose_epoch=True)
+
+
+def several(name):
+    """Returns trials of which all but the first differ from it in one number."""
+    _, numbers, _ = PARAMETERS[name]
+    points = [numbers] + [numbers | {key: 0.3 * x + 0.1} for key, x in numbers.items()]
+    zero = np.zeros(len(points), np.float32)
+    return train.Hyperparameters(
+        seed=zero.astype(np.uint32),
+        learning_rate=zero + np.float32(0.01),
+        schedule=zero.astype(np.int32) + SCHEDULES.index("linear"),
+        warmup_steps=zero.astype(np.int32),
+        num_steps=zero.astype(np.int32) + 9,
+        label_smoothing=zero,
+        ema_decay=zero,
+        optimizer={key: np.float32([point[key] for point in points]) for key in numbers},
+    )
+
+
+def alone(function):
+    return function
+
+
+def in_turn(function):
+    return lambda *trials: jax.lax.map(lambda trial: function(*trial), trials)
+
+
+@functools.cache
+def programs(name, over):
+    """Returns init and epoch of trials, compiled once for all tests."""
+    init = over(functools.partial(train.init, recipe(name)))
+
+    def epoch(order, hyper, state):
+        images = jax.tree.map(jnp.asarray, split())
+
+        def one(hyper, state):
+            return train.train_epoch(recipe(name), hyper, state, order, images)[0]
+
+        return over(one)(hyper, state)
+
+    fast = {"xla_backend_optimization_level": "0"}  # as a sweep compiles it
+    return jax.jit(init, compiler_options=fast), jax.jit(epoch)
+
+
+def trained(name, over, hyper):
+    init, epoch = programs(name, over)
+    state = init(hyper)
+    for order in ORDERS:
+        state = epoch(order, hyper, state)
+    return state
+
+
+def pick(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+def assert_close(found, expected):
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, found, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "sgd"])
+def test_training_equals_optax_used_by_hand(name):
+    """The numbers are float32 arrays here and Python's there, which costs about 1e-7."""
+    static, numbers, make = PARAMETERS[name]
+    hyper = pick(several(name), 0)
+    found = trained(name, alone, hyper)
+    plain = make(optax.linear_schedule(0.01, 0, 9), **static, **numbers)
+    params = programs(name, alone)[0](hyper).params
+    state = plain.init(params)
+
+    @jax.jit
+    def step(params, state, images, labels):
+        def loss(params):
+            logits = recipe(name).network.module.apply({"params": params}, images / 255.0)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        updates, state = plain.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for order in ORDERS:
+        for i in range(0, NUM_IMAGES, 4):
+            images, labels = (x[order[i : i + 4]] for x in split())
+            params, state = step(params, state, images[..., None], labels.astype(np.int32))
+    assert_close(found.params, params)
+    assert_close(found.opt_state, state)
+    assert recipe(name).optimizer.penalty(params, **hyper.optimizer) == 0
+
+
+@NAMES
+def test_a_trial_of_many_equals_a_lone_run_and_every_number_has_its_effect(name):
+    trials = several(name)
+    turns, together = (trained(name, over, trials) for over in (in_turn, jax.vmap))
+    for i in range(len(trials.seed)):
+        lone = trained(name, alone, pick(trials, i))
+        jax.tree.map(np.testing.assert_array_equal, pick(turns, i), lone)
+        assert_close(pick(together, i), lone)
+    for i, key in enumerate(trials.optimizer, start=1):
+        changed = jax.tree.map(lambda x, i=i: np.any(x[i] != x[0]), turns.params)
+        assert any(jax.tree.leaves(changed)), key
+
+
+@NAMES
+def test_a_checkpoint_gives_a_state_back_bit_for_bit(name, tmp_path):
+    """Inside a state with a trial axis on two devices, filled up if need be, as a sweep has it."""
+    trials = several(name)
+    num_trials = len(trials.seed)
+    by_trial = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("trial",)), P("trial"))
+
+    def place(x):
+        padding = [(0, num_trials % 2)] + [(0, 0)] * (x.ndim - 1)
+        return jax.device_put(np.pad(x, padding, mode="edge"), by_trial)
+
+    state = jax.tree.map(place, trained(name, in_turn, trials))
+    with Checkpoints(tmp_path, run="this", num_trials=num_trials, keep=1) as saved:
+        saved.save(2, state, {})
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_trial), state
+        )
+        restored = saved.restore(like).state
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert (a.dtype, a.sharding) == (b.dtype, by_trial)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_one_momentum_among_the_trials_is_a_buffer_for_all(params):
+    static = {"nesterov": False}
+    for momentum, buffers in (([0.0, 0.0], 0), ([0.0, 0.9], 4)):
+        made = create_optimizer("sgd", static, {"momentum": np.float32(momentum)}, ("output",))
+        numbers = {"momentum": 0.0, "l2": 0.0, "l2_on_output": 0.0, "weight_decay": 0.0}
+        assert len(jax.tree.leaves(made.create(0.1, **numbers).init(params))) == buffers
+
+
+def test_optimizers_compare_by_value():
+    """They are static: equal ones share a compiled program."""
+    static, numbers = {"nesterov": True, "ns_steps": 4}, {"beta": np.float32([0.9])}
+    first = create_optimizer("muon", static, numbers, ("output",))
+    other_way_round = dict(reversed(static.items()))
+    assert first == create_optimizer(MAKERS["muon"], other_way_round, {}, ("other",))
+    assert hash(first) == hash(create_optimizer("muon", static, {}, ()))
+    assert first != create_optimizer("muon", static | {"ns_steps": 5}, numbers, ("output",))
+
+
+# --- one's own ---
+
+
+def check(make, params, static=(), **numbers):
+    numbers = {name: np.float32([value]) for name, value in numbers.items()}
+    check_optimizer(Optimizer(make, static), "my_opt.py:make", params, numbers)
+
+
+def test_ones_own_may_be_anything_that_optax_can_make(params):
+    def make(learning_rate, *, clip: float, decay: float = 0.5, kind: str = "rms"):
+        inner = optax.scale_by_rms(decay) if kind == "rms" else optax.identity()
+        return optax.chain(
+            optax.clip_by_global_norm(clip), inner, optax.scale_by_learning_rate(learning_rate)
+        )
+
+    check(make, params, static=(("kind", "none"),), clip=1.0)
+    check(make, params, clip=1.0, decay=0.9)
+    for name, (static, numbers, _) in PARAMETERS.items():
+        if name in MAKERS:
+            made = create_optimizer(name, static, numbers, ("output",))
+            check_optimizer(made, name, params, jax.tree.map(np.float32, numbers))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda rate, decay: None, "gives an object of type NoneType; expected an optax.Gr"),
+        (lambda rate, decay: optax.sgd, "gives an object of type function; expected an optax.Gr"),
+        (lambda rate: optax.sgd(rate), "the call fails (TypeError: "),
+        (lambda rate, decay: optax.sgd(2 * rate), "learning_rate is a schedule, a function of"),
+        (
+            lambda rate, decay: optax.sgd(rate) if decay > 0 else optax.identity(),
+            "the call fails (TracerBoolConversionError: Attempted boolean conversion of traced",
+        ),
+        (lambda rate, decay: optax.GradientTransformation(lambda: 0, None), "its init fails ("),
+        (lambda rate, decay: optax.sgd(decay, float(decay)), "float parameters are traced arrays"),
+        (lambda rate, decay: optax.lbfgs(), "its update fails (TypeError: "),
+        (
+            lambda rate, decay: optax.GradientTransformation(
+                lambda params: 0, lambda updates, state, params: (0, state)
+            ),
+            "its updates have not the shapes of the parameters",
+        ),
+        (
+            lambda rate, decay: optax.GradientTransformation(
+                lambda params: 0, lambda updates, state, params: (updates, (state,))
+            ),
+            "its update changes the structure, shapes or types of its state",
+        ),
+        (lambda rate, decay: optax.add_noise(0.1, 0.5, 0), "an array of key<fry>, which no check"),
+    ],
+)
+def test_ones_own_that_cannot_be_trained_with_is_refused_in_a_line(params, make, said):
+    with pytest.raises(UserError) as refused:
+        check(make, params, decay=0.9)
+    line = str(refused.value)
+    assert line.startswith("--config.optimizer=my_opt.py:make: ")
+    assert said in line
+    assert "\n" not in line
+    assert len(line) < 450

@@ -15,7 +15,8 @@ NUM_IMAGES = 11
 def recipe(model, use_momentum=True, **changes):
     defaults = {"batch_size": 4, "eval_batch_size": 4, "choose_epoch": True}
     network = models.describe(model, (28, 28, 1), 10)
-    sgd = optimizer.Sgd(use_momentum, False, network.output)
+    static = {"nesterov": False}
+    sgd = optimizer.create_optimizer("sgd", static, {"momentum": use_momentum}, network.output)
     return Recipe(network, sgd, **(defaults | changes))
 
 
