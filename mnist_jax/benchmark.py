@@ -32,7 +32,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import UserError, data, scaling, workdirs
-from mnist_jax.experiment import Experiment, configure_jax, load_data, static_choices
+from mnist_jax.experiment import Experiment, configure_jax, load_data
 from mnist_jax.main import read_flags, run_command
 from mnist_jax.peers import (
     PACKAGES,
@@ -96,13 +96,10 @@ class Ours:
             experiment: What to train.
             dataset: Its training images are those of a round.
         """
-        from mnist_jax import machine, sweep, train
+        from mnist_jax import machine, recipes, sweep, train
 
-        first, *others = experiment.points
-        points = [first, *(point for point in others if point.static == first.static)]
-        static = static_choices(experiment, first, len(dataset.class_names))
-        trials = sweep.create_trials(points, experiment.seeds, len(dataset.train_labels))
-        most = max(machine.num_cores(), len(trials.seed))
+        part = next(iter(experiment.parts.values()))
+        most = max(machine.num_cores(), len(part))
         configure_jax(experiment, most)
 
         import jax
@@ -111,15 +108,17 @@ class Ours:
         self.devices = machine.devices_for(most, experiment.devices)
         num_devices = len(self.devices)
         on_cpu = jax.default_backend() == "cpu"
-        self.trials = num_devices if on_cpu else max(num_devices, len(trials.seed))
-        chosen = np.arange(self.trials) * len(trials.seed) // self.trials
+        self.trials = num_devices if on_cpu else max(num_devices, len(part))
+        chosen = np.arange(self.trials) * len(part) // self.trials
+        num_images = len(dataset.train_labels)
+        recipe, trials = recipes.create_recipe(experiment, part, num_images)
 
         def compile_epoch(epoch: Callable):
             return sweep.compile_sweep(
-                trials=jax.tree.map(lambda x: x[chosen], trials),
-                dataset=dataset,
+                recipe,
+                jax.tree.map(lambda x: x[chosen], trials),
+                dataset,
                 num_devices=experiment.devices,
-                **static,
                 epoch=epoch,
             )
 
@@ -321,12 +320,12 @@ def measure(
     load_average = os.getloadavg()[0]
     environment = dict(os.environ)  # before our side's devices are prepared through it
     point = experiment.points[0]
-    products = layers(point.conv_features, point.hidden_sizes, len(dataset.class_names))
+    products = layers(point["conv_features"], point["hidden_sizes"], len(dataset.class_names))
     work = work_per_image(products)
     epoch_images = len(dataset.train_labels)
-    cut = _cut(dataset, point.batch_size, work)
+    cut = _cut(dataset, point["batch_size"], work)
     num_images = len(cut.train_labels)
-    steps, epoch_steps = (-(-n // point.batch_size) for n in (num_images, epoch_images))
+    steps, epoch_steps = (-(-n // point["batch_size"]) for n in (num_images, epoch_images))
 
     ours = Ours(experiment, cut)
     devices = ours.sweep.devices
@@ -338,7 +337,7 @@ def measure(
         say(f"load average {load_average:.1f}: other programs take part of the machine's speed")
     on_cpu = devices["platform"] == "cpu"
     time_matmul = matmul_timer(
-        matmul_shapes(products, point.batch_size, on_cpu), 2e9 if on_cpu else 2e12, ours.devices
+        matmul_shapes(products, point["batch_size"], on_cpu), 2e9 if on_cpu else 2e12, ours.devices
     )
     peaks, stages = [], []
 
@@ -359,7 +358,7 @@ def measure(
         timings, left_out = run_rounds(sides, rounds)
     if "ours" in left_out:
         raise UserError(
-            f"--config.learning_rate={point.learning_rate}: {left_out['ours']}; choose another"
+            f"--config.learning_rate={point['learning_rate']}: {left_out['ours']}; choose another"
         )
     if profile:
         _trace(ours, profile)
@@ -368,13 +367,13 @@ def measure(
     images_per_second = [1e3 * num_images / (steps * ms) for ms in our_ms]
     gflops, peak = work * statistics.median(images_per_second) / 1e9, max(peaks)
     return {
-        "config": experiment._asdict(),
+        "config": experiment.record(),
         **with_extremes("ms_per_step", our_ms),
         **with_extremes("images_per_second", images_per_second),
         "gflops": gflops,
         "matmul_peak_gflops": peak,
         "share_of_peak": gflops / peak,
-        "mflop_per_step": work * point.batch_size / 1e6,
+        "mflop_per_step": work * point["batch_size"] / 1e6,
         "lower_seconds": ours.sweep.lower_seconds,
         "compile_seconds": ours.sweep.compile_seconds,
         "breakdown_ms_per_step": {
@@ -455,7 +454,7 @@ def main(argv: list[str]) -> None:
         if name not in PACKAGES:
             raise UserError(f"--peers={name}: unknown; expected some of {', '.join(PACKAGES)}")
     if FLAGS.peers:
-        check_peers_can_train(experiment.points[0])
+        check_peers_can_train(experiment.model, experiment.points[0])
     if FLAGS.trials is not None:
         numbers = scaling.read_numbers(FLAGS.trials, experiment)
     file = None if FLAGS.json is None else _file(FLAGS.json)

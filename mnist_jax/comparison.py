@@ -10,7 +10,6 @@ from typing import Any
 
 from mnist_jax import epoch_figures, grid_figures, pages, stats, workdirs
 from mnist_jax.canvas import MAX_POINTS, Line
-from mnist_jax.grid import AXES
 from mnist_jax.pages import (
     LEVEL,
     Code,
@@ -30,7 +29,15 @@ from mnist_jax.pages import (
 from mnist_jax.results import Run, compare, count, is_finite, label, protocol, varying
 from mnist_jax.run_files import one_line
 
-_SHAPES_TRIALS = ("num_validation", "design_seed", "precision", "deterministic", "choose_epoch")
+_SHAPES_TRIALS = (
+    "model",
+    "protocol",
+    "num_validation",
+    "validation_seed",
+    "precision",
+    "deterministic",
+    "files",
+)
 """Keys beside the axes on which the numbers of a trial depend."""
 
 
@@ -143,9 +150,9 @@ def is_same_recipe(first: Line, second: Line) -> bool:
         made, devices = run.summary["provenance"], run.summary["provenance"].get("devices", {})
         config = {key: run.config.get(key) for key in _SHAPES_TRIALS}
         if not run.config.get("num_validation"):
-            del config["design_seed"]  # which cuts the validation images
+            config.pop("validation_seed")  # which cuts the validation images
         records.append(
-            {axis: point[axis] for axis in AXES}
+            {axis: point[axis] for axis in run.axes}
             | config
             | {key: made.get(key) for key in ("data_checksum", "commit", "versions", "machine")}
             | {key: devices.get(key) for key in ("platform", "kind", "matmul_precision")}

@@ -3,24 +3,18 @@
 import ast
 import difflib
 import os
+import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, own_files, run_files
+from mnist_jax import UserError, own_files, recorded, run_files
+from mnist_jax.own_files import OwnFile
 from mnist_jax.workdirs import local_path
 
 EXPECTED = "expected a config file such as configs/l2_sweep.py, or the config.json of a run"
-_YOUNGER = {
-    "checkpoint_epochs": 1,
-    "checkpoints_kept": 2,
-    "platform": "",
-    "devices": 0,
-    "precision": "float32",
-    "deterministic": False,
-}
-"""Keys that the oldest records lack, with what was done then."""
 
 # By what other tools call it, written small and in one word: what to do here.
 _ADVICE = {
@@ -31,13 +25,19 @@ _ADVICE = {
     "seed seeds randomseed randomstate rng": "give --seed=42, the first of num_seeds, or all of "
     "them as in --seed=42,123,456",
     "trials numtrials repeats nseeds runs nruns": "did you mean num_seeds?",
-    "optimizer optim opt adam adamw sgd rmsprop beta1 betas": "the optimizer is SGD, with "
-    "momentum, nesterov, weight_decay and schedule",
-    "dropout dropoutrate droprate": "there is no dropout; what regularises is l2, weight_decay and "
-    "label_smoothing",
+    "optim opt adam adamw sgd lion muon rmsprop": "did you mean optimizer, as in "
+    "--config.optimizer=adamw?",
+    "beta1 betas": "did you mean b1, of --config.optimizer=adamw?",
+    "beta2": "did you mean b2, of --config.optimizer=adamw?",
+    "dropout dropoutrate droprate": "that is for a model of your own, as in "
+    "--config.model=my_net.py:MyNet, to have as a field",
     "wd decay l2decay": "did you mean weight_decay, or l2?",
     "reg regularization regularizer l2reg alpha lambda": "did you mean l2?",
-    "l1 l1reg clip clipnorm gradclip ema batchnorm augment augmentation": "there is none",
+    "clip clipnorm gradclip": "that is for an optimizer of your own, as in "
+    "--config.optimizer=my_opt.py:make",
+    "batchnorm": "that is for a model of your own, as in --config.model=my_net.py:MyNet",
+    "ema": "did you mean ema_decay?",
+    "l1 l1reg augment augmentation": "there is none",
     "smoothing": "did you mean label_smoothing?",
     "scheduler lrscheduler lrschedule": "did you mean schedule?",
     "warmup warmupepochs": "did you mean warmup_steps?",
@@ -45,12 +45,15 @@ _ADVICE = {
         "did you mean hidden_sizes, as in --config.hidden_sizes=500,300?"
     ),
     "filters channels kernels features conv cnn": "did you mean conv_features, as in "
-    "--config.conv_features=32,64?",
-    "model arch architecture net network": "hidden_sizes and conv_features make the network",
+    "--config.model=cnn --config.conv_features=32,64?",
+    "arch architecture net network": "did you mean model, as in --config.model=cnn?",
+    "metric": "did you mean metrics?",
     "activation act relu": "layers have ReLUs",
     "loss criterion": "the loss is cross-entropy, with l2 and label_smoothing",
     "val valsize valsplit validation validationsplit": "did you mean num_validation?",
-    "earlystopping patience": "choose_epoch takes the best epoch",
+    "chooseepoch": "that is what protocol says: validation or test, or last_epoch or "
+    "validation_last_epoch, where the last one counts",
+    "earlystopping patience": "protocol=validation takes the best epoch",
     "data datadir dataroot datapath": "give --data_dir=DIR; dataset is the name of the data set",
     "workdir output outputdir outdir logdir savedir": "give --workdir=DIR",
     "device gpu cuda accelerator backend": "did you mean platform (cpu, gpu, tpu), or devices, "
@@ -66,12 +69,23 @@ _ADVICE = {
 
 
 class Found(NamedTuple):
-    """What a config file holds: of a program the config and its name, of a record all."""
+    """What a config file holds: of a program the config and its name, of a record all.
+
+    Attributes:
+        config: By key, what is said of it.
+        name: Of the file, or of the run.
+        folder: Where the file lies.
+        seed: That of the run.
+        shard: That of the run.
+        copies: The files of one's own that lie in the run's directory.
+    """
 
     config: dict[str, Any]
     name: str
+    folder: Path
     seed: Any = 0
     shard: str = "0/1"
+    copies: Mapping[str, OwnFile] = MappingProxyType({})
 
 
 def read_file(given: str) -> Found:
@@ -97,9 +111,14 @@ def read_file(given: str) -> Found:
         config = _call(path, content, [argument] if colon else [])
         if not hasattr(config, "keys"):
             raise TypeError(f"get_config returns {config}, not a ConfigDict")
-        return Found({key: config[key] for key in config}, path.stem)
+        return Found({key: config[key] for key in config}, path.stem, path.parent)
+    except UserError as error:
+        raise UserError(f"--config={given}: {error}") from None
     except (Exception, SystemExit) as error:  # a program may raise anything
         reason = own_files.why(error, str(path))
+        if locked := re.search('Key "([^"]+)" does not exist', str(error)):  # of default_config
+            known = advice(locked[1], re.findall(r"'(\w+)': ", str(error)))
+            reason = f"there is no key {locked[1]}; {known or 'see the table of keys in README.md'}"
         if "cannot be casted" in reason:  # ConfigDict's types
             reason += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"
         raise UserError(f"--config={given}: {reason}; mend the config file") from None
@@ -115,16 +134,24 @@ def _call(path: Path, content: bytes, arguments: list[str]) -> Any:
 
 def _read_record(given: str, path: Path) -> Found:
     try:
-        record = run_files.read_json(path, run_files.CONFIG | {"seed": object})
+        found = run_files.read_json(path, run_files.CONFIG | {"seed": object})
+        record = recorded.upgrade_record(found)
     except run_files.BadFileError as error:
         raise UserError(
             f"--config={given}: not the config.json of a run ({error}); {EXPECTED}"
         ) from None
     name, seed = record.pop("name"), record.pop("seed")
-    shard = record.pop("shard", "0/1")  # which the oldest lack, too
+    shard = record.pop("shard")
     if Path(name).name != name or name == "..":  # it becomes a folder's
         raise UserError(f"--config={given}: '{name}' is no name of a run; {EXPECTED}")
-    return Found(_YOUNGER | record, name, seed, shard)
+    try:
+        copies = {
+            own: own_files.read_copy(path.parent, own, sha256)
+            for own, sha256 in record.pop("files", {}).items()
+        }
+    except run_files.BadFileError as error:
+        raise UserError(f"--config={given}: {error}; put it back as it was") from None
+    return Found(record, name, path.parent, seed, shard, copies)
 
 
 def read_value(text: str) -> Any:

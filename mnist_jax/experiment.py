@@ -1,71 +1,75 @@
 """What a config asks for: every key checked once, resolved, and of one type."""
 
+import functools
 import math
 import re
-import struct
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-from mnist_jax import UserError, data, grid, hosts
+from mnist_jax import UserError, axes, data, grid, hosts, own_files, recorded
+from mnist_jax.axes import Axis
 from mnist_jax.config_files import advice, plain, read_file, read_value
 from mnist_jax.grid import Point
-from mnist_jax.protocol import PROTOCOLS, protocol_name
+from mnist_jax.own_files import OwnFile
+from mnist_jax.protocol import PROTOCOLS
+from mnist_jax.settings import SETTINGS, Settings
 
-PRECISIONS = {
-    "float32": "float32",
-    "tf32": "TF32_TF32_F32",
-    "bfloat16": "BF16_BF16_F32",
-}
-"""What matrix products round their factors to, in JAX's names; sums are in float32 throughout."""
-COMPUTED = {
-    "cpu": ("float32",),
-    "gpu": ("float32", "tf32", "bfloat16"),  # since compute capability 8.0
-    "tpu": ("float32", "bfloat16"),
-}
-"""What each platform computes in; of others JAX refuses some, and ignores some without a word."""
 MAX_TRIALS = 10**6  # whose rows take a gigabyte or two
-MAX_SIZE = 2**16  # units or features of a layer; the weights of two such layers take 16 GiB
+_RESERVED = {"name", "seed", "shard", "files", *SETTINGS}
+_RESERVED |= {"trial", "point", "epoch", "diverged_epoch", "num_trials", "diverged_seeds"}
+"""Names that no axis of one's own may have: keys and columns of a run."""
 
 
-class Experiment(NamedTuple):
-    """A config after checking: every key, resolved and of one type; the axes are tuples."""
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Settings):
+    """A config after checking: every key, resolved and of one type.
+
+    Attributes:
+        name: Of the config file.
+        values: Those of each axis, by its name, in the order of the grid.
+        seed: Of the first trial of a point, or all seeds.
+        shard: `i/n` for the trials whose number leaves i when divided by n.
+        own_files: Those in which a model, optimizers and metrics of one's own are.
+    """
 
     name: str
-    dataset: str
-    num_validation: int
-    choose_epoch: bool
-    conv_features: tuple[tuple[int, ...], ...]
-    hidden_sizes: tuple[tuple[int, ...], ...]
-    num_epochs: tuple[int, ...]
-    batch_size: tuple[int, ...]
-    nesterov: tuple[bool, ...]
-    learning_rate: tuple[float, ...]
-    schedule: tuple[str, ...]
-    warmup_steps: tuple[int, ...]
-    momentum: tuple[float, ...]
-    l2: tuple[float, ...]
-    l2_on_output: tuple[bool, ...]
-    weight_decay: tuple[float, ...]
-    label_smoothing: tuple[float, ...]
-    grid: str
-    num_points: int
-    design_seed: int
-    num_seeds: int
-    checkpoint_epochs: int
-    checkpoints_kept: int
-    platform: str
-    devices: int
-    precision: str
-    deterministic: bool
+    values: dict[str, tuple]
     seed: int | tuple[int, ...]
     shard: str
+    own_files: tuple[OwnFile, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Returns what `config.json` says: every key, and name, seed and shard beside."""
+        found: dict[str, Any] = {"name": self.name}
+        found |= {name: getattr(self, name) for name in SETTINGS} | self.values
+        found |= {"seed": self.seed, "shard": self.shard}
+        if self.own_files:
+            found["files"] = {file.name: file.sha256 for file in self.own_files}
+        return found
 
     @property
+    def axes(self) -> dict[str, Axis]:
+        """What is known of each axis."""
+        return find_axes(self.model, self._optimizers, self.own_files)
+
+    @property
+    def _optimizers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.values["optimizer"]))
+
+    @functools.cached_property
     def points(self) -> list[Point]:
-        """The points of the grid."""
-        axes = {name: getattr(self, name) for name in grid.AXES}
-        return grid.make_points(axes, self.grid, self.num_points, self.design_seed)
+        """The points of the grid; an axis that a point's optimizer does not take is None there."""
+        known = self.axes
+        spreads = {name: axis.spread for name, axis in known.items()}
+        found = grid.make_points(self.values, spreads, self.grid, self.num_points, self.design_seed)
+        if len(self._optimizers) == 1:
+            return found
+        taken = {o: _axes_of_optimizer(o, self.own_files) for o in self._optimizers}
+        return grid.distinct(_own_values(point, known, taken) for point in found)
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -74,31 +78,164 @@ class Experiment(NamedTuple):
             return range(self.seed, self.seed + self.num_seeds)
         return self.seed
 
-    @property
+    @functools.cached_property
     def parts(self) -> dict[tuple, list[int]]:
         """The numbers of the shard's trials, by the static choices that give them a program."""
+        static = [name for name, axis in self.axes.items() if not axis.traced]
         shard, num_shards = map(int, self.shard.split("/"))
         parts: dict[tuple, list[int]] = {}
-        for point, recipe in enumerate(self.points):
-            for trial in range(point * self.num_seeds, (point + 1) * self.num_seeds):
+        for number, point in enumerate(self.points):
+            choices = tuple(point[name] for name in static)
+            for trial in range(number * self.num_seeds, (number + 1) * self.num_seeds):
                 if trial % num_shards == shard:
-                    parts.setdefault(recipe.static, []).append(trial)
+                    parts.setdefault(choices, []).append(trial)
         return parts
 
+    def point_of(self, trial: int) -> Point:
+        """Returns the point of a trial, by its number."""
+        return self.points[trial // self.num_seeds]
+
+
+def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dict]) -> Point:
+    """Returns a point with the values that its optimizer takes, and None for the other axes."""
+    own = taken[point["optimizer"]]
+    found = dict(point)
+    for name, axis in known.items():
+        value = point[name]
+        if name in own:
+            if value is None:
+                found[name] = own[name].default
+            elif not own[name].kind.valid(value):
+                raise _bad(name, value, own[name].kind.expected)
+        elif axis.of == "optimizer":
+            if value is not None and value != axis.default:
+                raise UserError(
+                    f"--config.{name}={value}: {point['optimizer']} does not take it; with"
+                    f" --config.grid=list give {axis.default} where the optimizer is that one, or"
+                    " make two runs"
+                )
+            found[name] = None
+    return found
+
+
+# --- what a config may say ---
+
+
+@functools.lru_cache
+def find_axes(
+    model: str, optimizers: tuple[str, ...], files: tuple[OwnFile, ...] = ()
+) -> dict[str, Axis]:
+    """Returns the axes of a config by name, in the order of the grid.
+
+    Args:
+        model: A name of `axes.MODELS`, or `FILE.py:CLASS`.
+        optimizers: Each a name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`.
+        files: Where one's own are.
+
+    Raises:
+        UserError: One cannot be had, or two keys have one name.
+    """
+    if model in axes.MODELS:
+        fields = axes.read_class(axes.MODELS[model], of="model")
+    else:
+        fields = axes.of_module(find_own(model, "model", files), model)
+    taken = {spec: list(_axes_of_optimizer(spec, files).values()) for spec in optimizers}
+    found = axes.arrange(fields, taken)
+    if clash := next((axis for axis in found.values() if axis.name in _RESERVED), None):
+        raise UserError(
+            f"{clash.name}: the {clash.of} has a parameter of this name, which a run uses itself;"
+            " rename it in your file"
+        )
+    return found
+
+
+def _axes_of_optimizer(spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
+    if spec in axes.OPTIMIZERS:
+        found = axes.read_class(axes.OPTIMIZERS[spec], of="optimizer")
+    else:
+        found = axes.of_function(find_own(spec, "optimizer", files), spec)
+    return {axis.name: axis for axis in found}
+
+
+def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
+    """Returns what `FILE.py:NAME` names, of the files that an experiment has."""
+    name, _, _ = spec.rpartition(":")
+    return own_files.load(next(file for file in files if file.name == name), spec, key)
+
+
+def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -> Any:
+    """Returns a config with every key and its default, as an `ml_collections.ConfigDict`.
+
+    It takes no other keys, so that a mistyped one is an error. `describe_keys` says what each is.
+
+    Args:
+        model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file is
+            looked for in the current directory, and then beside the file that calls this.
+        optimizer: A name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`, or several; their parameters
+            become keys.
+
+    Raises:
+        UserError: One cannot be had, or two keys have one name.
+    """
+    import ml_collections
+
+    optimizers = (optimizer,) if isinstance(optimizer, str) else tuple(optimizer)
+    caller = sys._getframe(1).f_globals.get("__file__")
+    found = _Code([Path(caller).parent] if caller else [], {})
+    names = found.find("model", model), tuple(found.find("optimizer", o) for o in optimizers)
+    config = ml_collections.ConfigDict(type_safe=False)  # every value is checked when it is read
+    for name, setting in SETTINGS.items():
+        config[name] = setting.default
+    for name, axis in find_axes(*names, found.files).items():
+        config[name] = axis.default
+    config.model, config.optimizer = model, optimizer
+    return config.lock()
+
+
+class _Code:
+    """Finds what a config names, and gathers the files of one's own."""
+
+    def __init__(
+        self, folders: Sequence[Path], copies: Mapping[str, OwnFile], typed: Collection[str] = ()
+    ):
+        """Takes the folders to look in, the copies that a record has, and the keys not of it."""
+        self._folders, self._copies, self._typed = folders, copies, typed
+        self._found: dict[str, OwnFile] = {}
+
     @property
-    def protocol(self) -> str:
-        """How it is scored and what chooses, a key of `PROTOCOLS`."""
-        return protocol_name(self.num_validation, self.choose_epoch)
+    def files(self) -> tuple[OwnFile, ...]:
+        return tuple(self._found.values())
+
+    def find(self, key: str, spec: Any) -> str:
+        """Returns how the record names what a key says."""
+        known = {"model": axes.MODELS, "optimizer": axes.OPTIMIZERS, "metrics": axes.METRICS}[key]
+        if isinstance(spec, str) and spec in known:
+            return spec
+        if not (isinstance(spec, str) and own_files.names_file(spec)):
+            near = advice(str(spec), known)
+            raise _bad(key, spec, f"{', '.join(known)} or FILE.py:NAME" + f"; {near}" * bool(near))
+        name = own_files.record_name(spec)
+        base, _, _ = name.rpartition(":")
+        if key not in self._typed and base in self._copies:
+            file = self._copies[base]
+        else:
+            file = own_files.read(spec, key, self._folders)
+        if self._found.setdefault(base, file).content != file.content:
+            raise _bad(key, spec, f"files of different names: another {base} is used, too")
+        own_files.load(file, name, key)
+        return name
 
 
-KEYS = tuple(field for field in Experiment._fields if field not in ("name", "seed", "shard"))
-"""What a config says."""
+# --- reading it ---
 
 
 def read_experiment(
     path: str, typed: Mapping[str, str], seed: str | None = None, shard: str | None = None
 ) -> Experiment:
     """Returns the experiment of a config file, or that of a run whose `config.json` is named.
+
+    A model or an optimizer that is typed comes with its own defaults: what the file says of the one
+    that it replaces does not count.
 
     Args:
         path: The file, as `config_files.read_file` takes it.
@@ -110,73 +247,85 @@ def read_experiment(
         UserError: The file cannot be read, or as `read_config`.
     """
     found = read_file(path)
-    changes = {key: read_value(text) for key, text in typed.items()}
+    changes = {key: plain(read_value(text)) for key, text in typed.items()}
     first = plain(found.seed) if seed is None else read_value(seed)
     if isinstance(first, tuple) and changes.get("num_seeds", len(first)) != len(first):
         named = ",".join(map(str, first))
         expected = f"{len(first)}, for the seeds {named}; leave it out, or give another --seed"
         raise _bad("num_seeds", changes["num_seeds"], expected)
     shard = found.shard if shard is None else shard
-    return read_config(found.config | changes, found.name, first, shard)
+    return read_config(
+        found.config,
+        found.name,
+        first,
+        shard,
+        typed=changes,
+        folders=[found.folder],
+        copies=found.copies,
+    )
 
 
 def read_config(
-    config: Any, name: str, seed: int | Sequence[int], shard: str = "0/1"
+    config: Any,
+    name: str,
+    seed: int | Sequence[int],
+    shard: str = "0/1",
+    *,
+    typed: Mapping[str, Any] = MappingProxyType({}),
+    folders: Sequence[Path] = (),
+    copies: Mapping[str, OwnFile] = MappingProxyType({}),
 ) -> Experiment:
     """Checks every key of a config, once.
 
     Args:
-        config: A ConfigDict or mapping, as a config file gives it.
+        config: A ConfigDict or mapping, as a config file gives it; what it lacks has its default.
         name: Of the file.
         seed: Of the first repeated trial; the others follow it. Or all seeds: then `num_seeds` is
             their number, whatever the config says.
         shard: `i/n` for the trials whose number leaves i when divided by n.
+        typed: Values of keys that replace the config's.
+        folders: Where files of one's own are looked for, beside the current one.
+        copies: By name, the files that a run's record has.
 
     Raises:
-        UserError: A key is unknown, missing or has a value that makes no sense.
+        UserError: A key is unknown, or has a value that makes no sense.
     """
-    for key in config:
-        if key not in KEYS:
-            known = advice(str(key), KEYS) or f"known: {', '.join(sorted(KEYS))}"
-            raise UserError(f"config key {key}: unknown; {known}")
-    if missing := sorted(set(KEYS) - set(config)):
-        raise UserError(f"config key {missing[0]}: missing; add it, as in configs/l2_sweep.py")
-    named = _Kind(f"one of {', '.join(data.DATASETS)}", _is_dataset)
-    dataset = data.canonical_name(_one(config, "dataset", named))
-    first = plain(seed)
-    num_seeds = len(first) if isinstance(first, tuple) else _one(config, "num_seeds", _WHOLE)
-    if num_seeds > MAX_TRIALS:
+    given = {str(key): plain(config[key]) for key in config}
+    given = _merge(given, typed, _Code(folders, copies))
+    code = _Code(folders, copies, typed)
+    model = code.find("model", _one(given, "model"))
+    optimizers = [code.find("optimizer", spec) for spec in _several(given.get("optimizer", "sgd"))]
+    metrics = tuple(code.find("metrics", spec) for spec in _one(given, "metrics"))
+    axes.check_metrics(metrics)
+    known = find_axes(model, tuple(dict.fromkeys(optimizers)), code.files)
+    given = _without_foreign_defaults(given, known)
+    for key in given:
+        if key not in known and key not in SETTINGS:
+            raise _unknown(key, key in typed, known, model, optimizers)
+    given |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
+    given["dataset"] = data.canonical_name(_one(given, "dataset"))
+    if isinstance(first := plain(seed), tuple):
+        given["num_seeds"] = len(first)
+    if (num_seeds := _one(given, "num_seeds")) > MAX_TRIALS:
         raise _bad("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
     _check_seed(first, num_seeds)
-    num_validation = _one(config, "num_validation", _COUNT)
-    num_images = data.NUM_TRAINING_IMAGES[dataset]
-    if num_validation >= num_images:
-        raise _bad("num_validation", num_validation, f"less than the {num_images} training images")
+    num_images = data.NUM_TRAINING_IMAGES[given["dataset"]]
+    given["num_validation"] = _num_validation(given, num_images)
+    mixed = len(set(optimizers)) > 1
     experiment = Experiment(
         name=name,
-        dataset=dataset,
-        num_validation=num_validation,
-        choose_epoch=_one(config, "choose_epoch", _FLAG),
-        **{axis: _axis(config, axis, kind) for axis, kind in _AXES.items()},
-        grid=_one(config, "grid", _choice(grid.GRIDS)),
-        num_points=_one(config, "num_points", _COUNT),
-        design_seed=_one(config, "design_seed", _SEED),
-        num_seeds=num_seeds,
-        checkpoint_epochs=_one(config, "checkpoint_epochs", _WHOLE),
-        checkpoints_kept=_one(config, "checkpoints_kept", _WHOLE),
-        platform=_one(config, "platform", _choice(("", *COMPUTED))),
-        devices=_one(config, "devices", _COUNT),
-        precision=_one(config, "precision", _choice(tuple(PRECISIONS))),
-        deterministic=_one(config, "deterministic", _FLAG),
+        **{key: _one(given, key) for key in SETTINGS},
+        values={key: _axis(given, axis, mixed) for key, axis in known.items()},
         seed=first,
         shard=shard,
+        own_files=code.files,
     )
     searches = experiment.grid in ("random", "halton")
     if bool(experiment.num_points) != searches:
         expected_number = "1 or more, the points to draw" if searches else "0"
         problem = f"{expected_number}, with --config.grid={experiment.grid}"
         raise _bad("num_points", experiment.num_points, problem)
-    sizes = [len(getattr(experiment, axis)) for axis in grid.AXES]
+    sizes = list(map(len, experiment.values.values()))
     most = math.prod(sizes) if experiment.grid == "product" else max(sizes)
     if (num_trials := num_seeds * (experiment.num_points or most)) > MAX_TRIALS:
         raise UserError(
@@ -185,16 +334,87 @@ def read_config(
         )
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
     if match and int(match[2]) <= num_trials:  # else points need not be made
-        points = experiment.points
-        for point in points:
-            _check_point(point, num_images - num_validation)
-        num_trials = len(points) * num_seeds
+        for point in experiment.points:
+            _check_point(point, num_images - experiment.num_validation)
+        num_trials = len(experiment.points) * num_seeds
     if not (match and int(match[1]) < int(match[2]) <= num_trials):
         raise UserError(
             f"--shard={shard}: expected i/n with i from 0 to n - 1 and n at most {num_trials}, the "
             "number of trials"
         )
     return experiment
+
+
+def _merge(given: dict, typed: Mapping[str, Any], code: _Code) -> dict:
+    """Returns what a file says, in the keys of this version, with what was typed in its place.
+
+    What the file says of a model or an optimizer in whose place another is typed is left out.
+    """
+    own = {key: typed[key] for key in ("model", "optimizer") if key in typed}
+    given = recorded.upgrade(given | {k: value for k, value in typed.items() if k not in own})
+    for key, value in own.items():
+        if value != (before := given.get(key, "mlp" if key == "model" else "sgd")):
+            was = [code.find(key, spec) for spec in _several(before)]
+            stays = _parameters(key, [o for o in _several(value) if o in was], code.files)
+            gone = _parameters(key, was, code.files) - stays - typed.keys()
+            given = {k: v for k, v in given.items() if k not in gone}
+    return given | own
+
+
+def _parameters(key: str, specs: Sequence[str], files: tuple[OwnFile, ...]) -> set[str]:
+    found: set[str] = set()
+    for spec in specs:
+        if key == "optimizer":
+            found |= _axes_of_optimizer(spec, files).keys()
+        else:
+            every = find_axes(spec, ("sgd",), files)
+            found |= {name for name, axis in every.items() if axis.of == "model"}
+    return found
+
+
+def _without_foreign_defaults(given: dict, known: Mapping[str, Axis]) -> dict:
+    """Leaves out keys of other models and optimizers that have their default and say nothing."""
+    foreign: dict[str, list] = {}
+    for cls in (*axes.MODELS.values(), *axes.OPTIMIZERS.values()):
+        for axis in axes.read_class(cls):
+            foreign.setdefault(axis.name, []).extend([axis.default, (axis.default,)])
+    return {
+        key: value
+        for key, value in given.items()
+        if key in known or key not in foreign or value not in foreign[key]
+    }
+
+
+def _unknown(
+    key: str, typed: bool, known: Mapping[str, Axis], model: str, optimizers: Sequence[str]
+) -> UserError:
+    said = f"--config.{key}: no such key" if typed else f"config key {key}: unknown"
+    for what, named, classes in (
+        ("model", [model], axes.MODELS),
+        ("optimizer", optimizers, axes.OPTIMIZERS),
+    ):
+        takers = [n for n, cls in classes.items() if key in {a.name for a in axes.read_class(cls)}]
+        if takers:
+            own = [name for name, axis in known.items() if axis.of == what]
+            return UserError(
+                f"--config.{key}: {' and '.join(named)} takes no {key}, but {', '.join(own)};"
+                f" leave it out, or choose --config.{what}={takers[0]}"
+            )
+    keys = [*SETTINGS, *known]
+    return UserError(f"{said}; {advice(key, keys) or 'known: ' + ', '.join(sorted(keys))}")
+
+
+def _num_validation(given: Mapping[str, Any], num_images: int) -> int:
+    """Returns how many training images are held out, which is what the protocol wants."""
+    found, protocol = _one(given, "num_validation"), _one(given, "protocol")
+    if found >= num_images:
+        raise _bad("num_validation", found, f"less than the {num_images} training images")
+    if PROTOCOLS[protocol].held_out == "validation":
+        return found or num_images // 6
+    if found:
+        expected = f"0 with protocol={protocol}, which holds none out; --config.protocol=validation"
+        raise _bad("num_validation", found, f"{expected} does")
+    return 0
 
 
 def _check_seed(seed: Any, num_seeds: int) -> None:
@@ -213,94 +433,47 @@ def _check_seed(seed: Any, num_seeds: int) -> None:
 
 def _check_point(point: Point, num_images: int) -> None:
     """Refuses values that do not fit each other."""
-    if point.batch_size > num_images:
-        raise _bad("batch_size", point.batch_size, f"at most {num_images}, the training images")
-    if len(point.conv_features) > 3:
-        blocks = "at most 3 blocks, which leave 1 pixel of 28"
-        raise _bad("conv_features", point.conv_features, blocks)
-    num_steps = point.num_epochs * -(-num_images // point.batch_size)
+    batch_size, num_epochs = point["batch_size"], point["num_epochs"]
+    if batch_size > num_images:
+        raise _bad("batch_size", batch_size, f"at most {num_images}, the training images")
+    num_steps = num_epochs * -(-num_images // batch_size)
     if num_steps >= 2**31:
-        raise _bad("num_epochs", point.num_epochs, f"fewer than {2**31} training steps")
-    if point.warmup_steps >= num_steps:
-        raise _bad("warmup_steps", point.warmup_steps, f"less than all {num_steps} training steps")
-    if point.nesterov and not point.momentum:
+        raise _bad("num_epochs", num_epochs, f"fewer than {2**31} training steps")
+    if point["warmup_steps"] >= num_steps:
+        expected = f"less than all {num_steps} training steps"
+        raise _bad("warmup_steps", point["warmup_steps"], expected)
+    if point["optimizer"] != "sgd":
+        return
+    if point["nesterov"] and not point["momentum"]:
         raise _bad("nesterov", True, "False, or a momentum above 0: without one there is nothing")
-    if not (point.conv_features or point.hidden_sizes or point.l2_on_output):
-        for key in ("l2", "weight_decay"):
-            if getattr(point, key):
-                expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
-                raise _bad(key, getattr(point, key), expected)
+    has_kernels = point["l2_on_output"] or not _is_plain(point)
+    for key in ("l2", "weight_decay"):
+        if point[key] and not has_kernels:
+            expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
+            raise _bad(key, point[key], expected)
 
 
-class _Kind(NamedTuple):
-    """What a value must be: words for it, the check, and what then makes it of one type."""
-
-    expected: str
-    valid: Callable[[Any], bool]
-    convert: Callable[[Any], Any] = lambda value: value
-
-
-def _number(expected: str, valid: Callable[[float], bool]) -> _Kind:
-    def check(value):
-        if type(value) not in (int, float):
-            return False
-        rounded = _in_32_bits(value)
-        return math.isfinite(rounded) and valid(rounded) and bool(rounded) == bool(value)
-
-    return _Kind(f"a finite number, {expected}, in 32 bits", check, float)
-
-
-def _in_32_bits(value: int | float) -> float:
-    try:
-        return struct.unpack("f", struct.pack("f", float(value)))[0]
-    except OverflowError:
-        return math.inf
-
-
-def _choice(names: tuple[str, ...]) -> _Kind:
-    words = ", ".join(name or "''" for name in names)
-    return _Kind(f"one of {words}", lambda value: isinstance(value, str) and value in names)
-
-
-def _is_dataset(value) -> bool:
-    return isinstance(value, str) and data.canonical_name(value) in data.DATASETS
-
-
-def _is_sizes(value) -> bool:
-    return isinstance(value, tuple) and all(type(v) is int and 0 < v <= MAX_SIZE for v in value)
-
-
-_FLAG = _Kind("True or False", lambda value: isinstance(value, bool))
-_WHOLE = _Kind("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
-_COUNT = _Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
-_SEED = _Kind(
-    f"a whole number from 0 to {2**32 - 1}", lambda value: type(value) is int and 0 <= value < 2**32
-)
-_SIZES = _Kind(f"a tuple of whole numbers from 1 to {MAX_SIZE}", _is_sizes)
-_AXES = {
-    "conv_features": _SIZES,
-    "hidden_sizes": _SIZES,
-    "num_epochs": _WHOLE,
-    "batch_size": _WHOLE,
-    "nesterov": _FLAG,
-    "learning_rate": _number("positive", lambda x: x > 0),
-    "schedule": _choice(grid.SCHEDULES),
-    "warmup_steps": _COUNT,
-    "momentum": _number("from 0 to below 1", lambda x: 0 <= x < 1),
-    "l2": _number("0 or positive", lambda x: x >= 0),
-    "l2_on_output": _FLAG,
-    "weight_decay": _number("0 or positive", lambda x: x >= 0),
-    "label_smoothing": _number("from 0 to below 1", lambda x: 0 <= x < 1),
-}
+def _is_plain(point: Point) -> bool:
+    """Says whether a network of ours has no layer but the last."""
+    sizes = [point[name] for name in ("conv_features", "hidden_sizes") if name in point]
+    return bool(sizes) and not any(sizes)
 
 
 def _bad(key: str, value: object, expected: str) -> UserError:
     return UserError(f"--config.{key}={value}: expected {expected}")
 
 
-def _one(config: Any, key: str, kind: _Kind) -> Any:
-    value = plain(config[key])
-    if isinstance(value, tuple) and len(value) == 1:
+def _several(value: Any) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _one(given: Mapping[str, Any], key: str) -> Any:
+    """Returns the value of a setting."""
+    kind = SETTINGS[key].kind
+    value = given.get(key, SETTINGS[key].default)
+    if kind.convert is tuple:
+        value = _several(value)
+    elif isinstance(value, tuple) and len(value) == 1:
         (value,) = value
     if not kind.valid(value):
         typed = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -308,10 +481,14 @@ def _one(config: Any, key: str, kind: _Kind) -> Any:
     return value
 
 
-def _axis(config: Any, key: str, kind: _Kind) -> tuple:
-    """Reads an axis of the grid: a value, or several of them."""
-    value = plain(config[key])
-    if kind is _SIZES:  # a value is a tuple itself
+def _axis(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
+    """Returns the values of an axis of the grid, of which a config has one or several.
+
+    Where several optimizers are mixed, None says that one takes its own default, or none.
+    """
+    key, kind = axis.name, axis.kind
+    value = given.get(key, axis.default)
+    if kind.convert is tuple:  # a value is a tuple itself
         value = (value,) if isinstance(value, int | float) else value
         several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
     else:
@@ -319,12 +496,16 @@ def _axis(config: Any, key: str, kind: _Kind) -> tuple:
     values = value if several else (value,)
     if not values:
         raise _bad(key, value, "at least one value, since the grid has no point without")
+    absent = mixed and axis.of == "optimizer"
     for v in values:
-        if not kind.valid(v):
+        if not (kind.valid(v) or (absent and v is None)):
             raise _bad(key, v, kind.expected)
-    if len(set(values)) < len(values) and config["grid"] != "list":
+    if len(set(values)) < len(values) and given.get("grid") != "list":
         raise _bad(key, value, "distinct values, since each makes a point of the grid")
-    return tuple(map(kind.convert, values))
+    return tuple(v if v is None else kind.convert(v) for v in values)
+
+
+# --- using it ---
 
 
 def configure_jax(
@@ -361,7 +542,7 @@ def configure_jax(
         job=job,
         timeout=timeout,
     )
-    hosts.compare({**experiment._asdict(), **common})
+    hosts.compare({**experiment.record(), **common})
     machine.devices_for(min(sizes), experiment.devices)
     return machine.describe_devices(machine.devices_for(max(sizes), experiment.devices))
 
@@ -369,23 +550,4 @@ def configure_jax(
 def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:
     """Loads an experiment's data set, cut into its splits."""
     dataset = data.load_dataset(experiment.dataset, data_dir)
-    return data.hold_out_validation(dataset, experiment.num_validation, experiment.design_seed)
-
-
-def static_choices(experiment: Experiment, point: Point, num_classes: int) -> dict[str, Any]:
-    """Returns the arguments of `sweep.compile_sweep` that shape a point's program."""
-    from mnist_jax import models
-
-    protocol = PROTOCOLS[experiment.protocol]
-    model = models.create_model(
-        conv_features=point.conv_features,
-        hidden_sizes=point.hidden_sizes,
-        num_classes=num_classes,
-    )
-    return {
-        "model": model,
-        "batch_size": point.batch_size,
-        "nesterov": point.nesterov,
-        "held_out": protocol.held_out,
-        "choose_epoch": protocol.choose_epoch,
-    }
+    return data.hold_out_validation(dataset, experiment.num_validation, experiment.validation_seed)

@@ -15,7 +15,7 @@ import jax
 
 from mnist_jax import UserError, hosts
 from mnist_jax.cache import compiled_folder
-from mnist_jax.experiment import COMPUTED, PRECISIONS
+from mnist_jax.settings import COMPUTED, PRECISIONS
 
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_INFO = Path("/proc/cpuinfo")

@@ -9,6 +9,7 @@ at once.
 
 import io
 import os
+import re
 import signal
 import sys
 from contextlib import ExitStack
@@ -18,8 +19,9 @@ from absl import app, flags, logging
 
 from mnist_jax import UserError, cache, hosts, results, workdirs
 from mnist_jax.config_files import EXPECTED, advice
-from mnist_jax.experiment import KEYS, Experiment, configure_jax, load_data, read_experiment
+from mnist_jax.experiment import Experiment, configure_jax, find_axes, load_data, read_experiment
 from mnist_jax.provenance import Process
+from mnist_jax.settings import SETTINGS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -28,16 +30,6 @@ flags.DEFINE_string(
     "The experiment, such as configs/l2_sweep.py, whose keys --config.KEY=VALUE overrides; or the "
     "config.json of a run, which is then run again.",
 )
-for key in KEYS:
-    flag: flags.Flag = flags.Flag(
-        flags.ArgumentParser(),
-        flags.ArgumentSerializer(),
-        name=f"config.{key}",
-        default=None,
-        help_string="In place of the config file's.",
-        boolean=key in ("choose_epoch", "deterministic"),
-    )
-    flags.DEFINE_flag(flag, module_name="mnist_jax.experiment")  # so that --help stays short
 flags.DEFINE_string(
     "seed",
     None,
@@ -79,7 +71,9 @@ def run(
     """Runs an experiment from data to report, or goes on with it."""
     process = Process()
     path = workdirs.new_workdir(experiment.name) if workdir is None else _workdir(workdir)
-    config = experiment._asdict()
+    config = experiment.record()
+    if job is None:
+        config = workdirs.as_recorded(path, config)
 
     def is_finished() -> bool:
         return workdirs.check_workdir(path, config, overwrite) == "finished"
@@ -91,6 +85,7 @@ def run(
     if job is None and experiment.shard == "0/1":
         hosts.say_if_alone()
     devices = configure_jax(experiment, job=job, timeout=timeout, common=process.deciding)
+    config = hosts.first(lambda: workdirs.as_recorded(path, config))
     if job is not None and hosts.first(is_finished):
         if hosts.is_first():
             _show(path)
@@ -118,7 +113,7 @@ def run(
                     _show(path)
                 return
             process.seconds["load"] = process.total
-            trials = runner.Runner(path, experiment, dataset, process)
+            trials = runner.Runner(path, experiment, dataset, process, config)
             if holds_another:
                 trials.rehearse()
             hosts.first(open_workdir)
@@ -130,6 +125,7 @@ def run(
                 results.write_summary(
                     path,
                     trials.rows,
+                    list(experiment.axes),
                     experiment.protocol,
                     dataset.name,
                     dataset.num_images,
@@ -185,8 +181,11 @@ def read_flags(argv: list[str]) -> Experiment:
         raise UserError(f"{argv[1]}: unexpected; every option is a flag, as in --config=FILE")
     if FLAGS.config is None:
         raise UserError(f"--config: missing; {EXPECTED}")
-    given = {key: FLAGS[f"config.{key}"] for key in KEYS}
-    typed = {key: str(flag.value) for key, flag in given.items() if flag.present}
+    typed = {
+        name.removeprefix("config."): str(FLAGS[name].value)
+        for name in FLAGS
+        if name.startswith("config.") and FLAGS[name].present
+    }
     return read_experiment(FLAGS.config, typed, FLAGS.seed, FLAGS.shard)
 
 
@@ -206,22 +205,40 @@ def main(argv: list[str]) -> None:
         hosts.leave(error)
 
 
+def _define_keys(argv: list[str]) -> None:
+    """Makes flags of the keys that a command line sets, whatever their names.
+
+    Which there are depends on the config, where they are checked.
+    """
+    for argument in argv[1:]:
+        found = re.match(r"--?(no)?(config\.\w+)(=|$)", argument)
+        if found and found[2] not in FLAGS:
+            flag: flags.Flag = flags.Flag(
+                flags.ArgumentParser(),
+                flags.ArgumentSerializer(),
+                name=found[2],
+                default=None,
+                help_string="In place of the config file's.",
+                boolean=found[2] == "config.deterministic",
+            )
+            flags.DEFINE_flag(flag)
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; whatever is wrong with them is one line."""
     columns = os.environ.get("COLUMNS", "")
     if not (columns.isdecimal() and int(columns) >= 40):  # absl's help fails on fewer
         os.environ.pop("COLUMNS", None)
+    _define_keys(argv)
     try:
         return FLAGS(argv)
     except SystemExit:
         sys.stdout.flush()
         sys.exit(0)  # absl exits with status 1 after printing the help
     except flags.UnrecognizedFlagError as error:
-        name = error.flagname.removeprefix("config.")
-        if name != error.flagname:
-            known = advice(name, KEYS) or f"known: {', '.join(sorted(KEYS))}"
-            raise UserError(f"--config.{name}: no such key; {known}") from None
-        said = f"did you mean {name}?" if name in KEYS else advice(name, ())
+        name = error.flagname
+        known = [*SETTINGS, *find_axes("mlp", ("sgd",))]
+        said = f"did you mean {name}?" if name in known else advice(name, ())
         if said:
             said = f"keys of a config are set by --config.KEY=VALUE: {said}"
         raise UserError(f"{error}; {said or 'see --help'}") from None

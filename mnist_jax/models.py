@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from flax import errors
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mnist_jax import UserError
+from mnist_jax import UserError, own_files
 from mnist_jax.layers import ConvReluMaxPool
 
 
@@ -56,14 +57,8 @@ def _dense_stack(x: Array, hidden_sizes: Sequence[int], num_classes: int) -> Arr
     return nn.Dense(num_classes, kernel_init=glorot, name="output")(x)
 
 
-def create_model(
-    *, conv_features: Sequence[int], hidden_sizes: Sequence[int], num_classes: int = 10
-) -> nn.Module:
-    """Returns the `MLP`, or the `CNN` where `conv_features` names at least one block."""
-    hidden_sizes = tuple(hidden_sizes)
-    if conv_features:
-        return CNN(tuple(conv_features), hidden_sizes, num_classes)
-    return MLP(hidden_sizes, num_classes)
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN}
+"""By the names of `axes.MODELS`, which say what their fields are."""
 
 
 class Network(NamedTuple):
@@ -79,6 +74,7 @@ class Network(NamedTuple):
         first_kernel: The kernel of the layer that is called first and has one, as
             `chosen_trial.npz` names it; empty if none has.
         takes_train: Whether it takes that keyword.
+        numbers: Its fields that each trial gives a number of its own, traced.
     """
 
     module: nn.Module
@@ -88,6 +84,7 @@ class Network(NamedTuple):
     output: tuple[str, ...]
     first_kernel: str
     takes_train: bool
+    numbers: tuple[str, ...] = ()
 
     @property
     def evaluating(self) -> dict[str, Any]:
@@ -116,14 +113,27 @@ class Layer(NamedTuple):
     has_kernel: bool
 
 
-def describe(module: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> Network:
+def describe(
+    module: nn.Module,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    numbers: Sequence[str] = (),
+) -> Network:
     """Finds out what must be known of a module, without computing anything.
+
+    Args:
+        module: A Flax module, with a value of each field.
+        image_shape: (height, width, channels).
+        num_classes: Of its logits.
+        numbers: Fields that are to be traced. Those that cannot be, because shapes or branches of
+            Python depend on them, are not among the network's.
 
     Raises:
         UserError: It cannot be called as it must be, or gives something else than logits.
     """
-    takes_train = "train" in inspect.signature(type(module).__call__).parameters
-    layers, variables, logits = _trace(module, image_shape, takes_train)
+    network = Network(module, image_shape, (), False, (), "", _takes_train(module))
+    network = network._replace(numbers=tuple(n for n in numbers if _may_be_traced(network, n)))
+    layers, variables, logits = _trace(network)
     name = type(module).__name__
     if getattr(logits, "shape", None) != (2, num_classes):
         got = getattr(logits, "shape", type(logits).__name__)
@@ -133,37 +143,98 @@ def describe(module: nn.Module, image_shape: tuple[int, int, int], num_classes: 
         )
     if "params" not in variables:
         raise UserError(f"--config.model: {name} has no parameters; expected a module that learns")
-    collections = tuple(sorted(variables.keys() - {"params"}))
     kernels = [layer.path for layer in layers if layer.has_kernel]
-    network = Network(
-        module,
-        image_shape,
-        collections,
-        draws=False,
+    network = network._replace(
+        collections=tuple(sorted(variables.keys() - {"params"})),
         output=kernels[-1] if kernels else (),
         first_kernel="/".join(("params", *kernels[0], "kernel")) if kernels else "",
-        takes_train=takes_train,
     )
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    return network._replace(draws=_draws(network, variables))
+
+
+def _takes_train(module: nn.Module) -> bool:
+    return "train" in inspect.signature(type(module).__call__).parameters
+
+
+def _may_be_traced(network: Network, number: str) -> bool:
+    alone = network._replace(numbers=(number,))
     try:
-        jax.eval_shape(
-            lambda v, x: module.apply(v, x, mutable=list(collections), **network.training),
-            variables,
-            images,
-        )
+        _, variables, _ = _evaluate(alone)
+        _train(alone, variables, ("params", "dropout"))
+    except _NOT_TRACED:
+        return False
+    except Exception:  # which has nothing to do with it: `_trace` says so
+        return True
+    return True
+
+
+_NOT_TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def _draws(network: Network, variables: Any) -> bool:
+    """Says whether a module draws random numbers in training.
+
+    Raises:
+        UserError: The module fails.
+    """
+    try:
+        _train(network, variables, ())
     except errors.InvalidRngError:
-        network = network._replace(draws=True)
-    return network
+        return True
+    except Exception as error:  # a program may raise anything
+        raise _failed(network, error) from None
+    return False
 
 
-def _trace(
-    module: nn.Module, image_shape: Sequence[int], takes_train: bool
-) -> tuple[list[Layer], Any, Any]:
-    """Returns the calls of layers in their order, and the shapes of variables and result."""
-    layers: list[Layer] = []
+def _train(network: Network, variables: Any, streams: Sequence[str]) -> None:
+    """Calls a module as in training, with random numbers of some kinds."""
 
-    def note(call, args, kwargs, context):
-        result = call(*args, **kwargs)
+    def train(variables, images, numbers):
+        module = network.module.clone(**numbers) if numbers else network.module
+        keys = {name: jax.random.key(0) for name in streams}
+        options = network.training | {"mutable": list(network.collections), "rngs": keys}
+        return module.apply(variables, images, **options)
+
+    jax.eval_shape(train, variables, *_inputs(network))
+
+
+def _inputs(network: Network) -> tuple[jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns shapes of two images and of the numbers of a trial."""
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, *network.image_shape), jnp.float32)
+    return images, dict.fromkeys(network.numbers, number)
+
+
+def _trace(network: Network) -> tuple[list[Layer], Any, Any]:
+    """Returns the layers in the order of calls, and shapes of variables and of what is returned.
+
+    Raises:
+        UserError: The module fails.
+    """
+    try:
+        return _evaluate(network)
+    except Exception as error:  # a program may raise anything
+        raise _failed(network, error) from None
+
+
+def _failed(network: Network, error: Exception) -> UserError:
+    kind, shape = type(network.module), (2, *network.image_shape)
+    path = getattr(sys.modules.get(kind.__module__), "__file__", "") or ""
+    return UserError(
+        f"--config.model: {kind.__name__} fails on images of shape {shape}:"
+        f" {own_files.why(error, path)}; mend it"
+    )
+
+
+def _evaluate(network: Network) -> tuple[list[Layer], Any, Any]:
+    layers = []
+
+    def note(call, arguments, options, context):
+        result = call(*arguments, **options)
         if context.method_name == "__call__" and context.module.scope is not None:
             own = context.module.variables.get("params", {})
             arrays = {name: leaf for name, leaf in own.items() if hasattr(leaf, "shape")}
@@ -173,24 +244,19 @@ def _trace(
                 layers.append(Layer(context.module.path, shape, size, "kernel" in arrays))
         return result
 
-    def init(images):
+    def init(images, numbers):
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-        options = {"train": False} if takes_train else {}
-        return module.init_with_output(keys, images, **options)
+        module = network.module.clone(**numbers) if numbers else network.module
+        return module.init_with_output(keys, images, **network.evaluating)
 
     with nn.intercept_methods(note):
-        logits, variables = jax.eval_shape(
-            init, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-        )
+        logits, variables = jax.eval_shape(init, *_inputs(network))
     return layers, variables, logits
 
 
 def layer_table(network: Network) -> str:
-    """Returns a table of layers, output shapes and parameter counts, as Keras' `summary()`.
-
-    Names are cut where they would make lines longer than a terminal's 80 columns.
-    """
-    layers, _, _ = _trace(network.module, network.image_shape, network.takes_train)
+    """Returns a table of layers, output shapes and parameter counts, as Keras' `summary()`."""
+    layers, _, _ = _trace(network)
     sizes = {layer.path: layer.num_parameters for layer in layers}  # a layer may be called twice
     shapes = [f"({', '.join(['batch', *map(str, layer.shape[1:])])})" for layer in layers]
     width = max(20, *map(len, shapes))

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from mnist_jax import UserError
-from mnist_jax.grid import SCHEDULES
+from mnist_jax.axes import SCHEDULES
 
 Path = tuple[str, ...]
 """Where the parameters of a layer lie in the tree."""

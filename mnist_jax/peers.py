@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnist_jax import UserError
+from mnist_jax.axes import MODELS
 from mnist_jax.data import Dataset
-from mnist_jax.grid import AXES, Point
+from mnist_jax.grid import Point
 
 PACKAGES = {
     "keras": ("keras", "tensorflow"),
@@ -39,7 +40,6 @@ class Task(NamedTuple):
     In bfloat16 Keras and PyTorch hold activations too, as their own switches for it do.
     """
 
-    conv_features: Sequence[int]
     hidden_sizes: Sequence[int]
     num_classes: int
     batch_size: int
@@ -48,6 +48,7 @@ class Task(NamedTuple):
     l2: float
     l2_on_output: bool
     precision: str
+    conv_features: Sequence[int] = ()
 
 
 class Epoch(NamedTuple):
@@ -141,13 +142,19 @@ def start_peer(name: str, task: Task, file: Path, environment: Mapping[str, str]
     return Side(command, file.with_name(f"{name}.log"), environment)
 
 
-def check_peers_can_train(point: Point) -> None:
+def check_peers_can_train(model: str, point: Point) -> None:
     """Refuses what only our side can do."""
-    plain = {"schedule": "constant", "warmup_steps": 0, "nesterov": False, "weight_decay": 0}
-    for key, value in (plain | {"label_smoothing": 0}).items():
-        if getattr(point, key) != value:
+    for key, value, known in (("model", model, MODELS), ("optimizer", point["optimizer"], ["sgd"])):
+        if value not in known:
             raise UserError(
-                f"--config.{key}={getattr(point, key)}: expected {value}, since the peers train by "
+                f"--config.{key}={value}: expected {' or '.join(known)}, which the peers train;"
+                " change it, or leave out --peers"
+            )
+    plain = {"schedule": "constant", "warmup_steps": 0, "nesterov": False, "weight_decay": 0}
+    for key, value in (plain | {"label_smoothing": 0, "ema_decay": 0}).items():
+        if point[key] != value:
+            raise UserError(
+                f"--config.{key}={point[key]}: expected {value}, since the peers train by "
                 "plain SGD; change it, or leave out --peers"
             )
 
@@ -162,7 +169,9 @@ def start_peers(
     precision: str,
 ) -> tuple[dict[str, Side], dict[str, str]]:
     """Returns the peers that run, and why the others do not."""
-    shared = {name: getattr(point, name) for name in Task._fields if name in AXES}
+    shared = {
+        name: point.get(name, ()) for name in Task._fields if name in (*point, "conv_features")
+    }
     task = Task(num_classes=len(dataset.class_names), precision=precision, **shared)
     environment = {
         **environment,
@@ -414,7 +423,7 @@ def flax_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Tr
     from flax import linen as nn
     from flax.training.train_state import TrainState
 
-    from mnist_jax.experiment import PRECISIONS
+    from mnist_jax.settings import PRECISIONS
 
     precision = PRECISIONS[task.precision]
     layers: list[Callable] = []

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mnist_jax import UserError, run_files
-from mnist_jax.grid import AXES, Point
+from mnist_jax.axes import metric_name
+from mnist_jax.grid import Point
 from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.run_files import BadFileError
 from mnist_jax.workdirs import replace, to_json, write_text, writing
@@ -23,7 +24,7 @@ def trial_rows(points: Sequence[Point], seeds: Sequence[int], dataset: str) -> l
     """Returns what names each trial: every point with every seed, the seed varying fastest."""
     return [
         {"trial": len(seeds) * number + i, "point": number, "seed": seed, "dataset": dataset}
-        | {axis: as_text(value) for axis, value in point._asdict().items()}
+        | {axis: as_text(value) for axis, value in point.items()}
         for number, point in enumerate(points)
         for i, seed in enumerate(seeds)
     ]
@@ -44,16 +45,23 @@ class Recorder:
     """
 
     def __init__(
-        self, workdir: Path | None, trials: Sequence[Row], axes: Sequence[str], protocol: str
+        self,
+        workdir: Path | None,
+        trials: Sequence[Row],
+        axes: Sequence[str],
+        protocol: str,
+        metrics: Sequence[str] = (),
     ):
         """Takes the rows that name the trials, and the axes that vary, which name them in print.
 
-        Without a work directory, nothing is written.
+        Without a work directory, nothing is written. Beside loss and accuracy, `metrics` are
+        measured, as the config names them.
         """
         self._path = workdir and workdir / "metrics.jsonl"
         self._trials = trials
         self._names = [{k: trial[k] for k in ("trial", "seed", *axes)} for trial in trials]
         self._protocol = PROTOCOLS[protocol]
+        self._metrics = list(map(metric_name, metrics))
         self.columns = {"diverged_epoch": np.zeros(len(trials), int)}
 
     def add(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
@@ -62,7 +70,7 @@ class Recorder:
             rows = _rows(self._names, {"epoch": epoch}, metrics)
             with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write("".join(to_json(row) + "\n" for row in rows))
-        lost = ~np.all([np.isfinite(values) for values in metrics.values()], axis=0)
+        lost = self._lost(metrics)
         diverged = self.columns["diverged_epoch"]
         diverged = np.where((diverged == 0) & lost, epoch, diverged)
         best = self._best(epoch, metrics) if self._protocol.choose_epoch else {}
@@ -71,13 +79,16 @@ class Recorder:
     def _best(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the best epoch so far; of equally good ones it is the earliest."""
         accuracy = metrics[f"{self._protocol.held_out}_accuracy"]
-        names = [f"best_{self._protocol.held_out}_{what}" for what in ("accuracy", "epoch")]
-        now = dict(zip(names, (accuracy, np.full(len(accuracy), epoch)), strict=True))
-        if names[0] not in self.columns:
+        split = self._protocol.held_out
+        best, number = (f"best_{split}_{what}" for what in ("accuracy", "epoch"))
+        now = {best: accuracy, number: np.full(len(accuracy), epoch)}
+        if split == "test":
+            now |= {at_best(split, name): metrics[f"test_{name}"] for name in self._metrics}
+        if best not in self.columns:
             return now
         # Written so that a number replaces NaN, and NaN never a number.
-        better = ~(self.columns[names[0]] >= accuracy) & ~np.isnan(accuracy)
-        return {name: np.where(better, now[name], self.columns[name]) for name in names}
+        better = ~(self.columns[best] >= accuracy) & ~np.isnan(accuracy)
+        return {name: np.where(better, now[name], self.columns[name]) for name in now}
 
     def sync(self) -> None:
         """Makes the rows outlive a power cut, before a checkpoint counts on them."""
@@ -91,25 +102,47 @@ class Recorder:
         Where nothing else was scored after the last update, they show whether it diverged.
         """
         columns = {**self.columns, **test_scores}
-        lost = ~np.all([np.isfinite(values) for values in columns.values()], axis=0)
+        lost = self._lost(columns)
         last = np.array([trial["num_epochs"] for trial in self._trials])
         diverged = columns["diverged_epoch"]
         columns["diverged_epoch"] = np.where((diverged == 0) & lost, last, diverged)
         return _rows(self._trials, {}, columns)
 
+    def _lost(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Says of which trials loss, accuracy or objective is not finite."""
+        sound = [np.isfinite(values) for name, values in columns.items() if not self._is_own(name)]
+        return ~np.all(sound, axis=0)
 
-def columns_of(protocol: str) -> dict[str, type]:
-    """Returns the columns of `results.csv` and the types of what stands there."""
+    def _is_own(self, column: str) -> bool:
+        what = column.partition("_at_best_")[0].partition("_")[2]
+        return what in self._metrics
+
+
+def at_best(held_out: str | None, metric: str) -> str:
+    """Returns the column of a metric of the test set, at the epoch that a split chose."""
+    return f"test_{metric}_at_best_{held_out}"
+
+
+def columns_of(protocol: str, axes: Sequence[str], metrics: Sequence[str] = ()) -> dict[str, type]:
+    """Returns the columns of `results.csv` and the types of what stands there.
+
+    Args:
+        protocol: A key of `PROTOCOLS`.
+        axes: The names of the run's axes.
+        metrics: What is measured beside loss and accuracy, as the config names it.
+    """
     p = PROTOCOLS[protocol]
-    names = ["train_loss", "train_accuracy"]
+    more = [metric_name(spec) for spec in metrics]
+    names = [f"train_{what}" for what in ("loss", "accuracy", *more)]
     for split in dict.fromkeys(filter(None, (p.held_out, "test"))):
-        names += [f"{split}_{what}" for what in ("loss", "accuracy", "objective")]
+        names += [f"{split}_{what}" for what in ("loss", "accuracy", "objective", *more)]
     if p.choose_epoch:
         names += [f"best_{p.held_out}_accuracy", p.column]
+        names += [at_best(p.held_out, name) for name in more]
     whole = ["trial", "point", "seed", "num_epochs", "diverged_epoch"]
     whole += [f"best_{p.held_out}_epoch"] * p.choose_epoch
-    axes: dict[str, type] = dict.fromkeys(AXES, object)
-    return axes | dict.fromkeys(names, float) | dict.fromkeys(whole, int) | {"dataset": str}
+    named: dict[str, type] = dict.fromkeys(axes, object)
+    return named | dict.fromkeys(names, float) | dict.fromkeys(whole, int) | {"dataset": str}
 
 
 def write_results(workdir: Path, rows: Sequence[Row]) -> None:
@@ -117,18 +150,24 @@ def write_results(workdir: Path, rows: Sequence[Row]) -> None:
     write_text(workdir / "results.csv", _to_csv(rows))
 
 
-def read_results(workdir: Path, trials: Sequence[Row], protocol: str) -> list[Row]:
+def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, type]) -> list[Row]:
     """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are.
 
     If it is damaged, a line says so and there are none: checkpoints have what it was made of.
+
+    Args:
+        workdir: The work directory.
+        trials: What names each trial.
+        columns: Those that were written, as `columns_of` gives them.
     """
     path = workdir / "results.csv"
     try:
-        found = run_files.read_table(path, columns_of(protocol))
+        found = run_files.read_table(path, columns)
         numbers = [row["trial"] for row in found]
         if len({*numbers} & {*range(len(trials))}) < len(numbers):
             raise BadFileError(path, "it holds a trial twice, or one that the run has not")
-        return [{**row, **trials[row["trial"]]} for row in found]
+        measured = [name for name, kind in columns.items() if kind in (int, float)]
+        return [trials[row["trial"]] | {name: row[name] for name in measured} for row in found]
     except BadFileError as error:
         if not error.missing:
             said = f"warning: {workdir}/{error}; its trials are made anew from their checkpoints"

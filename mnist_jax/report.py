@@ -33,7 +33,6 @@ from mnist_jax import (
 )
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.experiment import MAX_TRIALS
-from mnist_jax.grid import AXES
 from mnist_jax.pages import (
     LEVEL,
     Code,
@@ -175,11 +174,11 @@ def _is_whole(run: Run) -> bool:
     shards.cautions(run)
     number, num_shards = shards.shard_of(run.config)
     sound = [row for row in rows if not row["diverged_epoch"]]
-    axes = {point["point"]: [str(point[axis]) for axis in AXES] for point in summary["grid"]}
+    axes = {point["point"]: [str(point[axis]) for axis in run.axes] for point in summary["grid"]}
     return (
         0 <= number < num_shards <= MAX_TRIALS
         and run.config.get("dataset", summary["dataset"]) == summary["dataset"]
-        and all([str(row[axis]) for axis in AXES] == axes[row["point"]] for row in rows)
+        and all([str(row[axis]) for axis in run.axes] == axes[row["point"]] for row in rows)
         and all(row["num_epochs"] > 0 for row in rows)
         and len({row["trial"] for row in rows}) == len(rows)
         and len({(row["point"], row["seed"]) for row in rows}) == len(rows)

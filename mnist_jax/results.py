@@ -20,8 +20,8 @@ import numpy as np
 
 from mnist_jax import UserError, run_files, stats
 from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
-from mnist_jax.grid import AXES
 from mnist_jax.protocol import PROTOCOLS, Protocol
+from mnist_jax.recorded import axes_of, upgrade_record, upgrade_rows
 from mnist_jax.records import Row, columns_of
 from mnist_jax.run_files import BadFileError, one_line
 from mnist_jax.workdirs import damaged, digest, to_json, write_bytes, write_text
@@ -34,7 +34,7 @@ class Run(NamedTuple):
 
     Attributes:
         workdir: Where it lies.
-        config: The resolved experiment.
+        config: The resolved experiment, in the keys of this version.
         results: One row per trial.
         summary: Statistics per grid point under `grid`, and `provenance`.
     """
@@ -45,25 +45,33 @@ class Run(NamedTuple):
     summary: dict
 
     @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of its axes."""
+        return axes_of(self.config)
+
+    @property
     def metrics(self) -> list[Row]:
         """One row per trial and epoch, in the order in which they were made; read anew."""
         return [json.loads(line) for line in run_files.lines(self.workdir / "metrics.jsonl")]
 
 
-def summarise(rows: Sequence[Row], num_images: Mapping[str, int]) -> list[dict]:
+def summarise(
+    rows: Sequence[Row], axes: Sequence[str], num_images: Mapping[str, int]
+) -> list[dict]:
     """Returns, per grid point, the statistics of every measured column over its trials.
 
     Trials that diverged are named and left out of the statistics, whose `n` says how many are in.
 
     Args:
         rows: Those of `results.csv`.
+        axes: Names of the axes.
         num_images: By split, how many it has.
     """
-    scales = {column: scale_of(column, num_images) for column in measured(rows[0])}
+    scales = {column: scale_of(column, num_images) for column in measured(rows[0], axes)}
     return [
         {
             "point": number,
-            **{axis: trials[0][axis] for axis in AXES},
+            **{axis: trials[0][axis] for axis in axes},
             "num_trials": len(trials),
             "diverged_seeds": [row["seed"] for row in trials if row["diverged_epoch"]],
             "statistics": {
@@ -87,9 +95,9 @@ def _sound(trials: Sequence[Row], column: str) -> np.ndarray:
     return np.array([row[column] for row in trials if not row["diverged_epoch"]], float)
 
 
-def measured(row: Row) -> list[str]:
+def measured(row: Row, axes: Sequence[str]) -> list[str]:
     """Returns the columns of `results.csv` that training gives; the others name the trial."""
-    named = {"trial", "point", "seed", "dataset", "diverged_epoch", *AXES}
+    named = {"trial", "point", "seed", "dataset", "diverged_epoch", *axes}
     return [column for column in row if column not in named]
 
 
@@ -212,6 +220,7 @@ def trial_of_weights(workdir: Path) -> int | None:
 def write_summary(
     workdir: Path,
     rows: Sequence[Row],
+    axes: Sequence[str],
     protocol: str,
     dataset: str,
     num_images: Mapping[str, int],
@@ -223,6 +232,7 @@ def write_summary(
     Args:
         workdir: The work directory.
         rows: Those of `results.csv`.
+        axes: Names of the axes.
         protocol: What chose, a key of `PROTOCOLS`.
         dataset: Name of what was trained on.
         num_images: By split, how many it has.
@@ -236,7 +246,7 @@ def write_summary(
         "protocol": protocol,
         "chosen_point": chosen["point"] if PROTOCOLS[protocol].criterion else None,
         "chosen_trial": chosen["trial"],
-        "grid": summarise(rows, num_images),
+        "grid": summarise(rows, axes, num_images),
         "provenance": provenance,
         **more,
     }
@@ -257,9 +267,11 @@ def read_run(workdir: str | os.PathLike) -> Run:
             pass
         if summary["protocol"] not in PROTOCOLS:
             raise BadFileError(path / "summary.json", "the protocol is unknown")
-        results = run_files.read_table(path / "results.csv", columns_of(summary["protocol"]))
+        columns = columns_of(summary["protocol"], axes_of(config), config.get("metrics", ()))
+        results = run_files.read_table(path / "results.csv", columns)
         run = Run(path, config, results, summary)
         _check_origin(run)
+        run = _in_keys_of_today(run)
         _restate(run)
     except BadFileError as error:
         raise unreadable(path, error) from None
@@ -277,6 +289,24 @@ def _check_origin(run: Run) -> None:
         raise BadFileError(run.workdir / "summary.json", "it is of another run than config.json")
 
 
+def _in_keys_of_today(run: Run) -> Run:
+    """Returns a run as if this version had written it.
+
+    Raises:
+        BadFileError: A value of an axis is none.
+    """
+    for point in run.summary["grid"]:
+        if not all(run_files.fits(point.get(axis), _VALUE) for axis in run.axes):
+            raise BadFileError(run.workdir / "summary.json", "a point has a value that is none")
+    config = upgrade_record(run.config)
+    grid = upgrade_rows(run.summary["grid"], run.config, config)
+    rows = upgrade_rows(run.results, run.config, config)
+    return Run(run.workdir, config, rows, run.summary | {"grid": grid})
+
+
+_VALUE: run_files.Shape = (bool, int, float, str, None)
+
+
 def _restate(run: Run) -> None:
     """Computes the statistics of a run's grid points anew, as this version understands them.
 
@@ -288,7 +318,7 @@ def _restate(run: Run) -> None:
     held_out = filter(None, ("train", "test", protocol(run).held_out))
     if not all(num_images.get(split, 0) > 0 for split in held_out):
         raise BadFileError(run.workdir / "summary.json", "its numbers of images are missing")
-    found = summarise(run.results, num_images) if run.results else []
+    found = summarise(run.results, run.axes, num_images) if run.results else []
     none: Row = {}
     for point, fresh in itertools.zip_longest(summary["grid"], found, fillvalue=none):
         if any(point.get(k) != fresh.get(k) for k in ("point", "num_trials", "diverged_seeds")):
@@ -347,9 +377,14 @@ class Axis(str):
         return axis
 
 
+_BESIDE_AXES = {"trial", "point", "seed", "dataset", "num_trials", "diverged_seeds", "statistics"}
+"""What a grid point, or what names a trial, has beside the axes."""
+
+
 def varying(grid: Sequence[Row]) -> tuple[Axis, ...]:
     """Returns the axes on which grid points have more than one value."""
-    values = {axis: {str(point[axis]): point[axis] for point in grid} for axis in AXES}
+    axes = dict.fromkeys(key for point in grid for key in point if key not in _BESIDE_AXES)
+    values = {axis: {str(point.get(axis)): point.get(axis) for point in grid} for axis in axes}
     return tuple(
         Axis(axis, num_digits(found.values())) for axis, found in values.items() if len(found) > 1
     )
@@ -382,8 +417,8 @@ def compare(run: Run, point: Row, other_run: Run, other: Row) -> Row:
     ]
     values, others = (by_seed(*side, c) for c, side in zip(columns, sides, strict=True))
     numbers = [
-        {row["seed"]: str([row[c] for c in measured(row)]) for row in trials_of(*side)}
-        for side in sides
+        {row["seed"]: str([row[c] for c in measured(row, side.axes)]) for row in trials_of(side, p)}
+        for side, p in sides
     ]
     found = stats.compare(values, others, max(scales, key=lambda scale: scale.step))
     if identical := numbers[0] == numbers[1] and is_finite(found.difference):

@@ -20,8 +20,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mnist_jax.grid import AXES
-
 _MB = 2**20
 _LIMITS = {  # what a million trials write, and some more
     "config.json": 128 * _MB,
@@ -79,10 +77,6 @@ element is; a dict of what stands under each key, which may be missing if it end
 beside which there may be others. {str: x} says that x stands under every other key."""
 
 _POINT: Shape = {"point": int, "num_trials": int, "diverged_seeds": [int]}
-_POINT |= dict.fromkeys(AXES, float)
-_POINT |= dict.fromkeys(("conv_features", "hidden_sizes", "schedule"), str)
-_POINT |= dict.fromkeys(("num_epochs", "batch_size", "warmup_steps"), int)
-_POINT |= dict.fromkeys(("nesterov", "l2_on_output"), bool)
 _MADE: Shape = {"command": str, "data_checksum": str, "seconds": {"train": float, str: float}}
 _SET: Shape = {"environment?": {str: str}, "devices?": {}}
 _MADE |= {"earlier_processes?": {str: {"commit": object, "versions": object} | _SET}}
@@ -92,7 +86,8 @@ SUMMARY |= {"chosen_point": (int, None), "chosen_trial_missing?": str, "provenan
 SUMMARY |= {"num_images?": {str: int}, "run?": str}
 PROCESS: Shape = dict.fromkeys(("commit", "versions", "machine"), object)
 PROCESS |= {"data_checksum?": str, "seconds?": {str: float}} | _SET
-CONFIG: Shape = {"name": str, "grid": str, "shard?": str}
+CONFIG: Shape = {"name": str, "grid": str, "shard?": str, "files?": {str: str}}
+CONFIG |= {"metrics?": [str]}
 """Those of a run. There may be more in its files than is read."""
 
 
@@ -203,7 +198,8 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
 
     Args:
         path: The file.
-        columns: The type of each: int, float, str, or object for whichever of these it looks like.
+        columns: The type of each: int, float, str, or object for whichever of these it looks like,
+            and None where nothing stands.
 
     Raises:
         BadFileError: It has other columns, or values of other types.
@@ -234,6 +230,8 @@ def _some(what: str, names: Set[str]) -> list[str]:
 
 def _parse(text: str, kind: type) -> Any:
     """Returns a value of a table."""
+    if kind is object and not text:
+        return None
     whole = re.fullmatch(r"-?[0-9]{1,18}", text)
     if kind is object:
         kind = int if whole else float if re.fullmatch(r"-?[0-9.]+(e[-+]?[0-9]+)?", text) else str

@@ -24,6 +24,7 @@ from mnist_jax import (
     machine,
     memory,
     models,
+    recipes,
     records,
     results,
     run_files,
@@ -32,9 +33,10 @@ from mnist_jax import (
 )
 from mnist_jax.checkpoints import MANIFEST, Checkpoints
 from mnist_jax.data import Dataset
-from mnist_jax.experiment import Experiment, static_choices
+from mnist_jax.experiment import Experiment
 from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.provenance import Process
+from mnist_jax.recorded import axes_of
 from mnist_jax.records import Recorder, Row
 from mnist_jax.signals import StopSignals
 
@@ -64,16 +66,19 @@ class Runner:
     """
 
     def __init__(
-        self, path: Path, experiment: Experiment, dataset: Dataset, process: Process | None = None
+        self,
+        path: Path,
+        experiment: Experiment,
+        dataset: Dataset,
+        process: Process | None = None,
+        record: Row | None = None,
     ):
-        """Touches nothing yet."""
+        """Touches nothing yet; `record` is what `config.json` says, or will say."""
         self._path, self._experiment, self._dataset = path, experiment, dataset
         self._points = experiment.points
         self._names = records.trial_rows(self._points, experiment.seeds, dataset.name)
         self._protocol = PROTOCOLS[experiment.protocol]
-        self._trials = sweep.create_trials(
-            self._points, experiment.seeds, len(dataset.train_labels)
-        )
+        self._record = record or experiment.record()
         self._parts = list(experiment.parts.values())
         self._epochs_there: dict[int, int] = {}
         self.rows: list[Row] = []
@@ -133,20 +138,14 @@ class Runner:
     def _choose(self, rows: Sequence[Row]) -> int:
         return results.choose_trial(rows, self._experiment.protocol)["trial"]
 
-    def _point(self, part: Part):
-        return self._points[self._names[part[0]]["point"]]
-
     def _compile(self, part: Part) -> sweep.Sweep:
-        choices = static_choices(
-            self._experiment, self._point(part), len(self._dataset.class_names)
+        dataset, devices = self._dataset, self._experiment.devices
+        shape, num_classes = sweep.image_shape(dataset.train_images), len(dataset.class_names)
+        recipe, trials = recipes.create_recipe(
+            self._experiment, part, len(dataset.train_labels), shape, num_classes
         )
         program = hosts.together(
-            lambda: sweep.compile_sweep(
-                trials=jax.tree.map(lambda x: x[np.array(part)], self._trials),
-                dataset=self._dataset,
-                num_devices=self._experiment.devices,
-                **choices,
-            )
+            lambda: sweep.compile_sweep(recipe, trials, dataset, num_devices=devices)
         )
         self._seconds["compile"] += program.lower_seconds + program.compile_seconds
         if (most := memory.trials_that_fit(program)) < len(part):
@@ -155,14 +154,15 @@ class Runner:
 
     def _train_part(self, part: Part, stop: StopSignals) -> None:
         program = self._compile(part)
-        experiment, num_epochs = self._experiment, self._point(part).num_epochs
+        experiment = self._experiment
+        num_epochs: int = self._experiment.point_of(part[0])["num_epochs"]
         names = [self._names[trial] for trial in part]
         axes = results.varying(self._names)
         path = self._path if hosts.is_first() else None
-        recorder = Recorder(path, names, axes, experiment.protocol)
+        recorder = Recorder(path, names, axes, experiment.protocol, experiment.metrics)
         folder, kept = checkpoint_folder(self._path, part), experiment.checkpoints_kept
         epoch_seconds = math.inf
-        run = workdirs.digest(experiment._asdict(), self._dataset.checksum)
+        run = workdirs.digest(self._record, self._dataset.checksum)
         with Checkpoints(folder, run=run, num_trials=len(part), keep=kept) as checkpoints:
 
             def settle() -> None:
@@ -224,8 +224,10 @@ class Runner:
         weights = sweep.chosen_weights(state, part.index(chosen)) if chosen in part else None
         if hosts.is_first():
             if weights is not None:
-                dataset, first = self._dataset, program.recipe.network.first_kernel
-                seen = sweep.predict(program.recipe, weights, dataset.test_images)
+                recipe, dataset = program.recipe, self._dataset
+                hyper = sweep.trial_of(program.trials, part.index(chosen))
+                seen = sweep.predict(recipe, hyper, weights, dataset.test_images)
+                first = recipe.network.first_kernel
                 results.write_chosen_trial(self._path, chosen, weights, seen, dataset, first)
             self._seconds["train"] = before + time.monotonic() - started
             self._process.note()
@@ -258,7 +260,10 @@ class Runner:
         epochs = {name["trial"]: name["num_epochs"] for name in self._names}
         parts = read_parts(self._path, self._experiment)
         there = records.trim_metrics(self._path, epochs)
-        found = records.read_results(self._path, self._names, self._experiment.protocol)
+        columns = records.columns_of(
+            self._experiment.protocol, axes_of(self._record), self._experiment.metrics
+        )
+        found = records.read_results(self._path, self._names, columns)
         rows = {row["trial"]: row for row in found}
         saved: dict[int, int] = {}
         for part in parts:

@@ -11,6 +11,7 @@ speed drifts does so for all numbers alike. A GPU or TPU belongs to one process 
 rounds of a number follow each other.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -29,7 +30,7 @@ import numpy as np
 
 from mnist_jax import UserError, peers
 from mnist_jax.data import Dataset
-from mnist_jax.experiment import Experiment, configure_jax, static_choices
+from mnist_jax.experiment import Experiment, configure_jax
 from mnist_jax.peers import Epoch, PeerError, Side, Timings, say, with_extremes
 from mnist_jax.provenance import provenance
 
@@ -55,7 +56,7 @@ class Job(NamedTuple):
     def work(self) -> int:
         """Floating-point operations of training on one image."""
         point, num_classes = self.experiment.points[0], len(self.dataset.class_names)
-        return work_per_image(layers(point.conv_features, point.hidden_sizes, num_classes))
+        return work_per_image(layers(point["conv_features"], point["hidden_sizes"], num_classes))
 
 
 class Layer(NamedTuple):
@@ -157,12 +158,12 @@ def measure(job: Job, numbers: Sequence[int], rounds: int) -> dict[str, Any]:
     if not timings:
         raise UserError(f"--trials={numbers[0]}: {left_out[str(numbers[0])]}; choose others")
     return {
-        "config": job.experiment._asdict(),
+        "config": job.experiment.record(),
         "trials": [_row(int(name), about[name], timings[name].ms[1:]) for name in timings],
         "left_out": left_out,
         "rounds": {name: t._asdict() for name, t in timings.items()},
-        "batch_size": job.experiment.points[0].batch_size,
-        "mflop_per_step": job.work * job.experiment.points[0].batch_size / 1e6,
+        "batch_size": job.experiment.points[0]["batch_size"],
+        "mflop_per_step": job.work * job.experiment.points[0]["batch_size"] / 1e6,
         "load_average": load_average,
         "provenance": {**made, "data_checksum": job.dataset.checksum},
     }
@@ -225,7 +226,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         PeerError: Memory does not hold the trials.
         UserError: The machine does not have what the config asks for.
     """
-    from mnist_jax import memory, sweep, train
+    from mnist_jax import memory, recipes, sweep, train
 
     experiment, dataset = job.experiment, job.dataset
     point, epoch_images = experiment.points[0], len(dataset.train_labels)
@@ -234,13 +235,10 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
 
     jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
     first = experiment.seeds[0]
-    seeds = range(first, first + num_trials)
+    many = dataclasses.replace(experiment, seed=first, num_seeds=num_trials)
+    recipe, trials = recipes.create_recipe(many, range(num_trials), epoch_images)
     compile_epoch = functools.partial(
-        sweep.compile_sweep,
-        trials=sweep.create_trials([point], seeds, epoch_images),
-        dataset=dataset,
-        num_devices=experiment.devices,
-        **static_choices(experiment, point, len(dataset.class_names)),
+        sweep.compile_sweep, recipe, trials, dataset, num_devices=experiment.devices
     )
     whole = compile_epoch(epoch=train.run_epoch)
     if (most := memory.trials_that_fit(whole)) < num_trials:
@@ -253,10 +251,10 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         jax.block_until_ready(whole.run_epoch(state, orders, *whole.inputs))
         peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
     budget = WORK_PER_ROUND * (whole.devices["cores"] if on_cpu else 100 * whole.devices["count"])
-    epoch_steps = -(-epoch_images // point.batch_size)
-    steps = int(budget / (job.work * point.batch_size * num_trials))
+    epoch_steps = -(-epoch_images // point["batch_size"])
+    steps = int(budget / (job.work * point["batch_size"] * num_trials))
     steps = max(1, min(steps, epoch_steps))
-    images = min(steps * point.batch_size, epoch_images)
+    images = min(steps * point["batch_size"], epoch_images)
 
     def train_round(recipe, hyper, state, order, split, held_out):
         return train.train_epoch(recipe, hyper, state, order[:images], split)

@@ -6,6 +6,7 @@ chosen among all are found where its shard left them.
 """
 
 import array
+import dataclasses
 import functools
 import itertools
 import mmap
@@ -16,15 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax import UserError, data, provenance, records, results, run_files, workdirs
-from mnist_jax.experiment import (
-    Experiment,
-    configure_jax,
-    load_data,
-    read_experiment,
-    static_choices,
-)
-from mnist_jax.grid import AXES, STATIC_AXES
+from mnist_jax import UserError, provenance, records, results, run_files, workdirs
+from mnist_jax.experiment import Experiment, configure_jax, load_data, read_experiment
 from mnist_jax.records import Row
 from mnist_jax.results import Run
 from mnist_jax.run_files import BadFileError
@@ -73,7 +67,7 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     found = [row for run in runs for row in run.results]
     # Axes are those of the point, because a table of text does not tell 8 and "8" apart.
     rows = [
-        row | {axis: points[row["point"]][axis] for axis in AXES}
+        row | {axis: points[row["point"]][axis] for axis in runs[0].axes}
         for row in sorted(found, key=lambda row: row["trial"])
     ]
     for number, run in enumerate(runs):
@@ -82,7 +76,8 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
             raise workdirs.damaged(run.workdir, "results.csv does not hold the trials of its shard")
     protocol = runs[0].summary["protocol"]
     chosen = results.choose_trial(rows, protocol)
-    lines = _merge_metrics(runs, rows)
+    experiment = read_experiment(str(runs[0].workdir / "config.json"), {}, shard="0/1")
+    lines = _merge_metrics(runs, rows, experiment)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "metrics.jsonl", "wb") as file:
         file.writelines(lines)
@@ -95,7 +90,8 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     dataset, num_images = runs[0].summary["dataset"], runs[0].summary["num_images"]
     config = runs[0].config | {"shard": "0/1"}
     more = missing | {"run": workdirs.digest(config, _checksum(runs[0]))}
-    results.write_summary(folder, rows, protocol, dataset, num_images, _provenance(runs), **more)
+    made = _provenance(runs)
+    results.write_summary(folder, rows, runs[0].axes, protocol, dataset, num_images, made, **more)
     # Written last: with it, the folder holds a run.
     workdirs.write_text(folder / "config.json", workdirs.to_json(config, indent=2) + "\n")
 
@@ -166,16 +162,19 @@ def _provenance(runs: Sequence[Run]) -> Row:
     }
 
 
-def _merge_metrics(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[bytes]:
+def _merge_metrics(
+    runs: Sequence[Run], rows: Sequence[Row], experiment: Experiment
+) -> Iterator[bytes]:
     """Returns the rows of all trials and epochs in the order of a whole run.
 
     That is, for each compiled program in the order in which the grid asks for it: epoch by epoch,
     its trials by number. Files are mapped into memory and only the places of rows are held, so that
     there may be millions.
     """
+    static = [name for name, axis in experiment.axes.items() if not axis.traced]
     programs: dict[tuple, int] = {}
     program = np.array(
-        [programs.setdefault(tuple(row[a] for a in STATIC_AXES), len(programs)) for row in rows]
+        [programs.setdefault(tuple(row[a] for a in static), len(programs)) for row in rows]
     )
     contents: list[bytes | mmap.mmap] = []
     tables = []
@@ -222,42 +221,41 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     experiment = read_experiment(str(run.workdir / "config.json"), {})
     names = records.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
     name = names[chosen["trial"]] if chosen["trial"] < len(names) else {}
-    if any(str(name.get(key)) != str(chosen[key]) for key in ("point", "seed", "dataset", *AXES)):
+    keys = ("point", "seed", "dataset", *run.axes)
+    if any(str(name.get(key)) != str(chosen[key]) for key in keys):
         raise UserError(f"the config of {run.workdir} is not that of its trials")
-    recipe, variables = _restore(run, experiment, chosen)
+    recipe, hyper, variables = _restore(run, experiment, chosen)
     dataset = load_data(experiment, data_dir)
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set that is found now is another, {dataset.checksum}")
-    probabilities = sweep.predict(recipe, variables, dataset.test_images)
+    probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images)
     first = recipe.network.first_kernel
     results.write_chosen_trial(folder, chosen["trial"], variables, probabilities, dataset, first)
 
 
-def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any]:
-    """Returns recipe and weights of a trial, from the last checkpoint of the part that has it."""
+def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, Any]:
+    """Returns recipe, numbers and variables of a trial.
+
+    They are from the last checkpoint of the part that has it.
+    """
     import jax
 
-    from mnist_jax import runner, sweep, train
+    from mnist_jax import recipes, runner, sweep, train
     from mnist_jax.checkpoints import Checkpoints
 
-    trial, points = chosen["trial"], experiment.points
+    trial = chosen["trial"]
     part = next(p for p in runner.read_parts(run.workdir, experiment) if trial in p)
-    folder, point = runner.checkpoint_folder(run.workdir, part), points[chosen["point"]]
-    numbers = sorted({t // experiment.num_seeds for t in part})  # of points that train together
-    trials = sweep.create_trials([points[i] for i in numbers], [chosen["seed"]], 1)
-    num_classes = len(data.CLASS_NAMES[experiment.dataset])
-    choices = static_choices(experiment, point, num_classes)
-    del choices["held_out"]  # nothing is scored
-    shape = (28, 28, 1)  # of every data set
-    recipe = sweep.create_recipe(trials, image_shape=shape, num_classes=num_classes, **choices)
-    configure_jax(experiment._replace(shard="0/1"))  # for the bits of the whole run
-    one = jax.tree.map(lambda x: x[0], trials)
-    shapes = jax.eval_shape(functools.partial(train.init, recipe), one)
+    folder = runner.checkpoint_folder(run.workdir, part)
+    recipe, trials = recipes.create_recipe(experiment, part, num_images=1)
+    configure_jax(dataclasses.replace(experiment, shard="0/1"))  # for the bits of the whole run
+    place = part.index(trial)
+    hyper = sweep.trial_of(trials, place)
+    shapes = jax.eval_shape(functools.partial(train.init, recipe), hyper)
     like = jax.tree.map(lambda x: np.empty((len(part), *x.shape), x.dtype), shapes)
-    digest = workdirs.digest(run.config, _checksum(run))
+    record = run_files.read_json(run.workdir / "config.json")  # as its version wrote it
+    digest = workdirs.digest(record, _checksum(run))
     with Checkpoints(folder, run=digest, num_trials=len(part), keep=1) as checkpoints:
         saved = checkpoints.restore(like)
-    if saved is None or saved.step != point.num_epochs:
+    if saved is None or saved.step != chosen["num_epochs"]:
         raise UserError(f"{folder} holds no sound checkpoint of the last epoch")
-    state = saved.state
-    return recipe, sweep.chosen_weights(state, part.index(trial))
+    return recipe, hyper, sweep.chosen_weights(saved.state, place)

@@ -9,25 +9,20 @@ together (`vmap`).
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from mnist_jax import hosts, models, train
+from mnist_jax import hosts, train
 from mnist_jax.data import Dataset
-from mnist_jax.grid import SCHEDULES, Point
 from mnist_jax.machine import describe_devices, devices_for, keep_compiled
-from mnist_jax.optimizer import create_optimizer
 from mnist_jax.train import Hyperparameters, Recipe, Split, TrialState
-
-EVAL_BATCH_SIZE = 400
 
 
 class Sweep(NamedTuple):
@@ -42,7 +37,6 @@ class Sweep(NamedTuple):
             test set is scored after each epoch.
         inputs: Hyper-parameters, seed index, training and held-out split, on the devices.
         test: The test split, on the devices.
-        held_out: Name of the held-out split.
         trials: Arrays of shape [trials]; on the devices, padding makes them divisible.
         seeds: The distinct seeds among the trials.
         sizes: Number of images by split.
@@ -58,45 +52,12 @@ class Sweep(NamedTuple):
     score_test: jax.stages.Compiled | None
     inputs: tuple
     test: Split
-    held_out: str | None
     trials: Hyperparameters
     seeds: np.ndarray
     sizes: dict[str, int]
     devices: dict[str, Any]
     lower_seconds: float
     compile_seconds: float
-
-
-def create_trials(
-    points: Sequence[Point], seeds: Sequence[int], num_images: int
-) -> Hyperparameters:
-    """Returns every point with every seed, as NumPy arrays of shape [trials]; seeds vary fastest.
-
-    The same seeds serve all points, so that these can be compared in pairs.
-
-    Args:
-        points: Those of a grid.
-        seeds: Of the repeated trials.
-        num_images: Images in an epoch, which with batch size and epochs give the number of steps.
-    """
-    trials = [
-        Hyperparameters(
-            seed=np.array(seed, np.uint32),
-            learning_rate=np.array(point.learning_rate, np.float32),
-            schedule=np.array(SCHEDULES.index(point.schedule), np.int32),
-            warmup_steps=np.array(point.warmup_steps, np.int32),
-            num_steps=np.array(point.num_epochs * -(-num_images // point.batch_size), np.int32),
-            label_smoothing=np.array(point.label_smoothing, np.float32),
-            ema_decay=np.array(0.0, np.float32),
-            optimizer={
-                name: np.array(getattr(point, name), np.float32)
-                for name in ("momentum", "l2", "l2_on_output", "weight_decay")
-            },
-        )
-        for point in points
-        for seed in seeds
-    ]
-    return jax.tree.map(lambda *values: np.array(values), *trials)
 
 
 def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
@@ -114,29 +75,6 @@ def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
     )
 
 
-def create_recipe(
-    trials: Hyperparameters,
-    *,
-    model: nn.Module,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    batch_size: int,
-    nesterov: bool,
-    choose_epoch: bool,
-) -> Recipe:
-    """Returns what is static of trials, as `compile_sweep` takes it."""
-    network = models.describe(model, image_shape, num_classes)
-    static = {"nesterov": nesterov}
-    return Recipe(
-        network=network,
-        optimizer=create_optimizer("sgd", static, trials.optimizer, network.output),
-        batch_size=batch_size,
-        eval_batch_size=EVAL_BATCH_SIZE,
-        choose_epoch=choose_epoch,
-        use_ema=bool(np.any(trials.ema_decay)),
-    )
-
-
 def image_shape(images: np.ndarray) -> tuple[int, int, int]:
     """Returns height, width and channels of images, of which grey ones have no axis for these."""
     height, width, *channels = images.shape[1:]
@@ -144,39 +82,23 @@ def image_shape(images: np.ndarray) -> tuple[int, int, int]:
 
 
 def compile_sweep(
-    model: nn.Module,
+    recipe: Recipe,
     trials: Hyperparameters,
     dataset: Dataset,
     *,
-    batch_size: int,
-    nesterov: bool,
-    held_out: str | None,
-    choose_epoch: bool,
     num_devices: int = 0,
     epoch: Callable = train.run_epoch,
 ) -> Sweep:
     """Places data and trials on the devices and compiles the programs of a sweep.
 
     Args:
-        model: Gives logits for images [batch, height, width].
+        recipe: What the trials have in common.
         trials: Arrays of shape [trials].
         dataset: All of its training images are trained on.
-        batch_size: Images in a training step.
-        nesterov: Whether the momentum is Nesterov's.
-        held_out: The split that is scored after each epoch: `validation`, `test` or none.
-        choose_epoch: Whether the weights that are best on it are kept beside the last.
         num_devices: How many devices to use at most; 0 for all.
         epoch: What a trial does in an epoch; `benchmark.py` times parts of it.
     """
-    recipe = create_recipe(
-        trials,
-        model=model,
-        image_shape=image_shape(dataset.train_images),
-        num_classes=len(dataset.class_names),
-        batch_size=batch_size,
-        nesterov=nesterov,
-        choose_epoch=choose_epoch,
-    )
+    held_out = recipe.held_out
     num_trials = len(trials.seed)
     mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
     by_trial, everywhere = NamedSharding(mesh, P("trial")), NamedSharding(mesh, P())
@@ -244,7 +166,6 @@ def compile_sweep(
         score_test=score_test[0] if score_test else None,
         inputs=inputs,
         test=test,
-        held_out=held_out,
         trials=trials,
         seeds=seeds,
         sizes=sizes,
@@ -308,22 +229,24 @@ def run(
 def _epoch_metrics(sweep: Sweep, device_sums: train.EpochSums) -> dict[str, np.ndarray]:
     sums = _to_host(device_sums, sweep)
     metrics = _metrics(sweep, "train", sums.train)
-    if sweep.held_out is not None:
-        metrics |= _metrics(sweep, sweep.held_out, sums.held_out, sums.penalty)
+    if sweep.recipe.held_out is not None:
+        metrics |= _metrics(sweep, sweep.recipe.held_out, sums.held_out, sums.penalty)
     return metrics
 
 
 def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
     """Scores finished trials on the test set, as arrays of shape [trials].
 
-    `test_*` are of the last weights; `test_accuracy_at_best_validation` is of the best epoch's.
+    `test_*` are of the last weights; `test_accuracy_at_best_validation` is of the best epoch's, and
+    so are metrics of that form.
     """
     assert sweep.score_test is not None
     sums = _to_host(sweep.score_test(state, sweep.inputs[0], sweep.test), sweep)
     metrics = _metrics(sweep, "test", sums.last, sums.penalty)
     if sums.best is not None:
         best = _metrics(sweep, "test", sums.best)
-        metrics["test_accuracy_at_best_validation"] = best["test_accuracy"]
+        chosen = ["accuracy", *sums.best.metrics]
+        metrics |= {f"test_{name}_at_best_validation": best[f"test_{name}"] for name in chosen}
     return metrics
 
 
@@ -333,9 +256,16 @@ def chosen_weights(state: TrialState, trial: int) -> PyTree:
     return hosts.gather(jax.tree.map(lambda x: x[trial], variables))
 
 
-def predict(recipe: Recipe, variables: train.Variables, images: np.ndarray) -> np.ndarray:
+def trial_of(trials: Hyperparameters, number: int) -> Hyperparameters:
+    """Returns the numbers of one of the trials."""
+    return jax.tree.map(lambda x: x[number], trials)
+
+
+def predict(
+    recipe: Recipe, hyper: Hyperparameters, variables: PyTree, images: np.ndarray
+) -> np.ndarray:
     """Returns the class probabilities [n, classes] that a trial's variables give to images."""
-    return np.asarray(jax.jit(train.predict, static_argnums=0)(recipe, variables, images))
+    return np.asarray(jax.jit(train.predict, static_argnums=0)(recipe, hyper, variables, images))
 
 
 def _to_host(sums, sweep: Sweep):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
 from mnist_jax.models import Network
@@ -30,8 +31,9 @@ Metric = Callable[[Float[Array, "batch classes"], Integer[Array, " batch"]], Arr
 class Hyperparameters(NamedTuple):
     """The traced numbers of a trial: one compiled program serves all their values.
 
-    They are those of `grid.Point`; `schedule` is an index of `grid.SCHEDULES`, and `num_steps` the
-    length of the schedule. `optimizer` are the numbers that the optimizer takes, by their names.
+    They are the traced ones of `axes.py`; `schedule` is an index of `axes.SCHEDULES`, and
+    `num_steps` the length of the schedule. `model` and `optimizer` are the numbers that those take,
+    by their names.
     """
 
     seed: Integer[HostOrDevice, ""]
@@ -41,6 +43,7 @@ class Hyperparameters(NamedTuple):
     num_steps: Integer[HostOrDevice, ""]
     label_smoothing: Float[HostOrDevice, ""]
     ema_decay: Float[HostOrDevice, ""]
+    model: dict[str, HostOrDevice]
     optimizer: dict[str, HostOrDevice]
 
 
@@ -52,7 +55,8 @@ class Recipe(NamedTuple):
         optimizer: The optimizer with its static parameters.
         batch_size: Images in a training step.
         eval_batch_size: Images scored at a time.
-        choose_epoch: Whether the weights of the best epoch are kept beside the last.
+        held_out: The split that is scored after each epoch: `validation`, `test` or none.
+        choose_epoch: Whether the weights that are best on it are kept beside the last.
         use_ema: Whether any trial averages its weights, and so needs a copy of them.
         metrics: What is measured beside loss and accuracy, by name.
     """
@@ -61,6 +65,7 @@ class Recipe(NamedTuple):
     optimizer: Optimizer
     batch_size: int
     eval_batch_size: int
+    held_out: str | None
     choose_epoch: bool
     use_ema: bool = False
     metrics: tuple[tuple[str, Metric], ...] = ()
@@ -134,7 +139,8 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
     """Returns initial weights, which depend on the seed alone, and the optimizer's state."""
     network = recipe.network
     images = jnp.zeros((1, *network.image_shape))
-    variables = dict(network.module.init(jax.random.key(hyper.seed), images, **network.evaluating))
+    module = _module(recipe, hyper)
+    variables = dict(module.init(jax.random.key(hyper.seed), images, **network.evaluating))
     params = variables.pop("params")
     collections = variables or None
     return TrialState(
@@ -145,6 +151,12 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
         average=params if recipe.use_ema else None,
         step=jnp.int32(0) if network.draws else None,
     )
+
+
+def _module(recipe: Recipe, hyper: Hyperparameters) -> nn.Module:
+    """Returns the trial's module; made anew where it is used, since it holds traced numbers."""
+    module = recipe.network.module
+    return module.clone(**hyper.model) if hyper.model else module  # type: ignore[arg-type]
 
 
 def variables_of(state: TrialState | Best) -> Variables:
@@ -164,7 +176,7 @@ def run_epoch(
 ) -> tuple[TrialState, EpochSums]:
     """Trains one epoch in the given order of images, then scores the held-out split."""
     state, train_sums = train_epoch(recipe, hyper, state, order, split)
-    scores = None if held_out is None else evaluate(recipe, variables_of(state), held_out)
+    scores = None if held_out is None else evaluate(recipe, hyper, variables_of(state), held_out)
     if state.best is not None and scores is not None:
         state = state._replace(best=_better(state.best, variables_of(state), scores))
     return state, EpochSums(train_sums, scores, _penalty(recipe, hyper, state))
@@ -181,16 +193,18 @@ def _better(best: Best, variables: Variables, scores: Sums) -> Best:
 
 def score(recipe: Recipe, hyper: Hyperparameters, state: TrialState, split: Split) -> FinalSums:
     """Scores a finished trial."""
-    best = None if state.best is None else evaluate(recipe, variables_of(state.best), split)
-    last = evaluate(recipe, variables_of(state), split)
+    best = None if state.best is None else evaluate(recipe, hyper, variables_of(state.best), split)
+    last = evaluate(recipe, hyper, variables_of(state), split)
     return FinalSums(last, best, _penalty(recipe, hyper, state))
 
 
-def predict(recipe: Recipe, variables: Variables, images: UInt8[Array, "n ..."]) -> Array:
+def predict(
+    recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "n ..."]
+) -> Array:
     """Returns class probabilities [n, classes]."""
 
     def step(_, indices):
-        return None, jax.nn.softmax(_logits(recipe, variables, images[indices]))
+        return None, jax.nn.softmax(_logits(recipe, hyper, variables, images[indices]))
 
     indices, _ = _batches(jnp.arange(len(images)), recipe.eval_batch_size)
     _, probabilities = jax.lax.scan(step, None, indices)
@@ -250,12 +264,12 @@ def train_step(
     return TrialState(params, opt_state, state.best, collections, average, step), sums
 
 
-def evaluate(recipe: Recipe, variables: Variables, split: Split) -> Sums:
+def evaluate(recipe: Recipe, hyper: Hyperparameters, variables: Variables, split: Split) -> Sums:
     """Scores every image of the split once."""
 
     def step(total, batch):
         indices, weights = batch
-        logits = _logits(recipe, variables, split.images[indices])
+        logits = _logits(recipe, hyper, variables, split.images[indices])
         sums = _sums(recipe, logits, split.labels[indices], weights)
         return jax.tree.map(jnp.add, total, sums), None
 
@@ -282,15 +296,14 @@ def _training_loss(
         key = jax.random.fold_in(jax.random.key(hyper.seed), 1)  # initial weights took the seed's
         key = jax.random.fold_in(key, state.step)
         options["rngs"] = {"dropout": key, "params": jax.random.fold_in(key, 0)}
-    logits, collections = _scaled(images), state.collections
+    module, pixels, collections = _module(recipe, hyper), _scaled(images), state.collections
     if network.collections:
-        logits, collections = network.module.apply(
-            variables, logits, mutable=list(network.collections), **options
-        )
-        collections = dict(collections)
+        mutable = list(network.collections)
+        found, changed = module.apply(variables, pixels, mutable=mutable, **options)
+        collections = dict(changed)
     else:
-        logits = network.module.apply(variables, logits, **options)
-    logits = jnp.asarray(logits)
+        found = module.apply(variables, pixels, **options)
+    logits = jnp.asarray(found)
     sums = _sums(recipe, logits, labels, weights)
     evenly = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
     share = hyper.label_smoothing
@@ -298,9 +311,11 @@ def _training_loss(
     return loss / jnp.sum(weights), (sums, collections)
 
 
-def _logits(recipe: Recipe, variables: Variables, images: UInt8[Array, "batch ..."]) -> Array:
-    network = recipe.network
-    return jnp.asarray(network.module.apply(variables, _scaled(images), **network.evaluating))
+def _logits(
+    recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "batch ..."]
+) -> Array:
+    options = recipe.network.evaluating
+    return jnp.asarray(_module(recipe, hyper).apply(variables, _scaled(images), **options))
 
 
 def _scaled(images: UInt8[Array, "batch ..."]) -> Float[Array, "batch height width channels"]:

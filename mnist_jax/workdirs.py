@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import UserError, run_files
+from mnist_jax.recorded import upgrade_record
 
 FILES = (
     "config.json",
@@ -41,7 +42,7 @@ NAMES = {
 """By folder, the names that a run gives to what it writes there."""
 STEP = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
 """The names of checkpoints in a folder of `checkpoints`, and what Orbax leaves of half of one."""
-_MARKS = {"name", "dataset", "design_seed", "choose_epoch", "num_validation", "num_seeds"}
+_MARKS = {"name", "dataset", "design_seed", "num_validation", "num_seeds"}
 """Keys of config.json, of this version and those before, that tell a run from anything else."""
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
 """Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may go on with
@@ -142,15 +143,40 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             f"--workdir={path} cannot be used: {folder} is a folder, where a run writes a file;"
             " move it away, or choose another --workdir"
         )
-    wanted = json.loads(to_json(config))
-    keys = sorted((wanted.keys() | found.keys()) - RESUMABLE)
-    if differ := [key for key in keys if found.get(key) != wanted.get(key)]:
-        values = ", ".join(f"{k} ({found.get(k)}, not {wanted.get(k)})"[:300] for k in differ[:9])
+    if differ := _differences(found, config):
         raise UserError(
-            f"--workdir={path} holds another run, which differs in {values}; choose another "
-            "--workdir, or give --overwrite"
+            f"--workdir={path} holds another run, which differs in {', '.join(differ[:9])}; choose "
+            "another --workdir, or give --overwrite"
         )
     return "finished" if "summary.json" in there else "unfinished"
+
+
+def _differences(found: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Says in which keys two records ask for different results."""
+    was, wanted = (upgrade_record(json.loads(to_json(record))) for record in (found, config))
+    for record in (was, wanted):  # each file of one's own is named
+        own = record.pop("files", None)
+        record |= own if isinstance(own, dict) else {}
+    keys = sorted((wanted.keys() | was.keys()) - RESUMABLE)
+    return [
+        f"{key} ({was.get(key)}, not {wanted.get(key)})"[:300]
+        for key in keys
+        if was.get(key) != wanted.get(key)
+    ]
+
+
+def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a resolved experiment in the words of the run that a directory holds of it, if any.
+
+    Another version may have used others; what it left is known by them.
+    """
+    try:
+        found = run_files.read_json(path / "config.json", run_files.CONFIG)
+    except run_files.BadFileError:
+        return dict(config)
+    if _differences(found, config):
+        return dict(config)
+    return found | {key: config[key] for key in RESUMABLE & found.keys() & config.keys()}
 
 
 def _refuse_links(path: Path) -> None:

@@ -46,12 +46,12 @@ def test_config_is_the_notebooks_experiment(name):
     spec.loader.exec_module(module)
     assert f"--config=configs/{name}.py" in module.__doc__
     c = module.get_config()
-    network = (c.hidden_sizes, c.conv_features)
-    one_each = (*c.batch_size, *c.num_epochs)
-    assert (*network, *one_each, c.l2, c.num_seeds) == NOTEBOOK[name]
-    assert (c.learning_rate, c.momentum, c.schedule) == ((0.1,), (0.0,), ("constant",))
-    assert (c.l2_on_output, c.weight_decay, c.label_smoothing) == ((False,), (0.0,), (0.0,))
-    assert (c.dataset, c.num_validation, c.choose_epoch) == ("mnist", 0, True)
+    network = (c.hidden_sizes, c.get("conv_features", ()))
+    factors = c.l2 if isinstance(c.l2, tuple) else (c.l2,)
+    assert (*network, c.batch_size, c.num_epochs, factors, c.num_seeds) == NOTEBOOK[name]
+    assert (c.optimizer, c.learning_rate, c.momentum, c.schedule) == ("sgd", 0.1, 0.0, "constant")
+    assert (c.l2_on_output, c.weight_decay, c.label_smoothing) == (False, 0.0, 0.0)
+    assert (c.dataset, c.protocol) == ("mnist", "test")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, machine
+from mnist_jax import UserError, machine, recorded
 from mnist_jax.config_files import Found, read_file
 from mnist_jax.experiment import configure_jax, read_config, read_experiment
+from mnist_jax.protocol import PROTOCOLS
 
 CONFIG = str(ROOT / "configs" / "l2_sweep.py")
 
@@ -76,7 +78,7 @@ def test_a_job_is_no_larger_than_the_smallest_part(monkeypatch):
         ("schedule", "cosine", ("cosine",)),
         ("schedule", np.array(["cosine", "linear"]), ("cosine", "linear")),
         ("nesterov", np.array([False]), (False,)),
-        ("choose_epoch", np.bool_(False), False),
+        ("deterministic", np.bool_(False), False),
         ("num_seeds", np.int32(2), 2),
         ("num_seeds", (2,), 2),
         ("dataset", ["digits"], "digits"),
@@ -84,8 +86,8 @@ def test_a_job_is_no_larger_than_the_smallest_part(monkeypatch):
 )
 def test_values_are_taken_as_people_have_them(tmp_path, key, given, expected):
     experiment = read(**{"l2": (0.0,), key: given})
-    assert getattr(experiment, key) == expected
-    assert json.loads(json.dumps(experiment))  # Python's own numbers alone
+    assert experiment.record()[key] == expected
+    assert json.loads(json.dumps(experiment.record()))  # Python's own numbers alone
     config = ml_collections.ConfigDict(read_file(CONFIG).config, type_safe=False)
     config.update({"l2": 0.0} | {key: given})
     assert read_config(config, "l2_sweep", 0) == experiment
@@ -108,7 +110,7 @@ def test_values_are_taken_as_people_have_them(tmp_path, key, given, expected):
         ("schedule", "cosine, linear", ("cosine", "linear")),
         ("schedule", "'cosine','linear'", ("cosine", "linear")),
         ("l2_on_output", "true,FALSE", (True, False)),
-        ("choose_epoch", "false", False),
+        ("deterministic", "false", False),
         ("num_seeds", "2", 2),
         ("dataset", "digits", "digits"),
         ("platform", "", ""),
@@ -121,42 +123,46 @@ def test_values_typed_do_not_depend_on_what_the_file_has(tmp_path, key, typed, e
     change = f"several = {several}\n    config.{key} = {kind}\n    return config"
     path.write_text(Path(CONFIG).read_text().replace("return config", change))
     experiment = read_experiment(str(path), {"l2": "0", key: typed})
-    assert getattr(experiment, key) == expected
+    assert experiment.record()[key] == expected
     assert experiment.name == "mine"
 
 
 def test_a_config_file_may_take_a_word(tmp_path):
     path = tmp_path / "of.py"
     path.write_text("import numpy\ndef get_config(word='none'): return {'word': word}\n")
-    assert read_file(str(path)) == Found({"word": "none"}, "of")
-    assert read_file(f"{path}:a:b") == Found({"word": "a:b"}, "of")
-    assert read_file(f"{path}:") == Found({"word": ""}, "of")
+    assert read_file(str(path)) == Found({"word": "none"}, "of", tmp_path)
+    assert read_file(f"{path}:a:b") == Found({"word": "a:b"}, "of", tmp_path)
+    assert read_file(f"{path}:") == Found({"word": ""}, "of", tmp_path)
     named = path.rename(tmp_path / "of:this.py")
-    assert read_file(str(named)) == Found({"word": "none"}, "of:this")
+    assert read_file(str(named)) == Found({"word": "none"}, "of:this", tmp_path)
     assert not (tmp_path / "__pycache__").exists()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/**/config.json")), ids=str)
 def test_a_record_is_read_back_as_the_experiment_that_it_was(path):
-    younger = read_file(CONFIG).config  # what the oldest records do not say yet
     record = json.loads(path.read_text())
     experiment = read_experiment(str(path), {})
-    assert json.loads(json.dumps(experiment._asdict())) == record | {
-        key: "0/1" if key == "shard" else younger[key]
-        for key in experiment._fields
-        if key not in record
-    }
+    again = json.loads(json.dumps(experiment.record()))
+    assert again == recorded.upgrade_record(record)
+    new = {"protocol", "validation_seed", "model", "optimizer", "ema_decay", "metrics"}
+    assert {key for key in again if again[key] != record.get(key)} <= new | set(recorded._ADDED)
+    assert again["model"] == ("cnn" if any(record["conv_features"]) else "mlp")
+    p = PROTOCOLS[again["protocol"]]
+    assert p.choose_epoch == record["choose_epoch"]
+    assert (p.held_out == "validation") == bool(record["num_validation"])
 
 
 def test_a_record_gives_name_seed_and_shard_unless_they_are_typed(tmp_path):
     path = tmp_path / "config.json"
     for seed in (7, (42, 3, 9)):
         was = read("1/2", seed)
-        path.write_text(json.dumps(was._asdict()))
+        path.write_text(json.dumps(was.record()))
         assert read_experiment(str(path), {}) == was
-        assert read_experiment(str(path), {}, shard="0/3") == was._replace(shard="0/3")
+        assert read_experiment(str(path), {}, shard="0/3") == dataclasses.replace(was, shard="0/3")
         assert read_experiment(str(path), {}, seed="1").seeds == range(1, 4)
-        assert read_experiment(str(path), {"l2": "0"}) == was._replace(l2=(0.0,))
+        assert read_experiment(str(path), {"l2": "0"}) == dataclasses.replace(
+            was, values=was.values | {"l2": (0.0,)}
+        )
 
 
 def test_seeds_are_a_first_one_or_all_that_are_named():

@@ -28,7 +28,7 @@ RECIPES = [
     (
         "beyond_98_47.py --config.hidden_sizes=32 --config.nesterov=True --config.schedule=cosine"
         " --config.warmup_steps=10 --config.weight_decay=0.1 --config.l2=0.01"
-        " --config.num_validation=200 --config.choose_epoch=True",
+        " --config.num_validation=200 --config.protocol=validation",
         EVERYTHING,
     ),
     ("cnn.py --config.conv_features=4,8 --config.hidden_sizes=16", CNN),

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import base
 import jax
 import numpy as np
 import pytest
-from base import BASE
+from base import AXES, BASE
 
-from mnist_jax import UserError, grid, machine, models, sweep
+from mnist_jax import UserError, grid, machine, sweep
+from mnist_jax.axes import SCHEDULES
 from mnist_jax.data import Dataset
 
 TESTS = Path(__file__).parent
@@ -31,22 +33,22 @@ def tiny_dataset(num_train=50, num_validation=0, num_test=20):
 
 
 def run(trials, dataset=None, num_epochs=2, conv_features=(), **changes):
-    model = models.create_model(conv_features=conv_features, hidden_sizes=(8,))
-    program = sweep.compile_sweep(model, trials, dataset or tiny_dataset(), **(OPTIONS | changes))
+    model = base.create_model(conv_features=conv_features, hidden_sizes=(8,))
+    program = base.compile_sweep(model, trials, dataset or tiny_dataset(), **(OPTIONS | changes))
     return [metrics for _, metrics in sweep.run(program, num_epochs)]
 
 
 def trials(seeds=(0,), **axes):
-    given = {name: (value,) for name, value in BASE._asdict().items()} | axes
-    points = grid.make_points(given, "product", 0, 0)
-    return sweep.create_trials(points, seeds, num_images=50)
+    given = {name: (value,) for name, value in BASE.items()} | axes
+    points = grid.make_points(given, dict.fromkeys(AXES), "product", 0, 0)
+    return base.create_trials(points, seeds, num_images=50)
 
 
 def test_trials_are_every_point_with_every_seed():
     made = trials(seeds=(3, 4), learning_rate=(0.1, 0.2), schedule=("linear", "cosine"))
     assert made.seed.tolist() == [3, 4] * 4
     np.testing.assert_allclose(made.learning_rate, [0.1] * 4 + [0.2] * 4)
-    assert [grid.SCHEDULES[i] for i in made.schedule] == ["linear"] * 2 + ["cosine"] * 2 + [
+    assert [SCHEDULES[i] for i in made.schedule] == ["linear"] * 2 + ["cosine"] * 2 + [
         "linear"
     ] * 2 + ["cosine"] * 2
     assert set(made.num_steps.tolist()) == {2 * 4}  # 50 images are 4 steps
@@ -130,10 +132,10 @@ def test_a_diverging_trial_leaves_the_others_alone():
 def test_only_the_held_out_split_is_scored_before_the_end(held_out, choose_epoch):
     if choose_epoch and held_out is None:
         return
-    model = models.create_model(conv_features=(), hidden_sizes=(8,))
+    model = base.create_model(conv_features=(), hidden_sizes=(8,))
     dataset = tiny_dataset(num_validation=30)
     options = OPTIONS | {"held_out": held_out, "choose_epoch": choose_epoch}
-    program = sweep.compile_sweep(model, trials(seeds=range(3)), dataset, **options)
+    program = base.compile_sweep(model, trials(seeds=range(3)), dataset, **options)
     epochs = list(sweep.run(program, 2))
     splits = {"train", held_out} - {None}
     assert {name.split("_")[0] for name in epochs[0][1]} == splits
@@ -149,9 +151,9 @@ def test_only_the_held_out_split_is_scored_before_the_end(held_out, choose_epoch
 
 def test_the_chosen_epochs_test_accuracy_is_that_of_its_epoch():
     dataset, seeds = tiny_dataset(num_validation=30), trials(seeds=range(3), learning_rate=(0.3,))
-    model = models.create_model(conv_features=(), hidden_sizes=(8,))
+    model = base.create_model(conv_features=(), hidden_sizes=(8,))
     options = OPTIONS | {"held_out": "validation"}
-    program = sweep.compile_sweep(model, seeds, dataset, **options)
+    program = base.compile_sweep(model, seeds, dataset, **options)
     *_, (state, _) = epochs = list(sweep.run(program, 6))
     validation = np.array([metrics["validation_accuracy"] for _, metrics in epochs])
     test = np.array([metrics["test_accuracy"] for metrics in run(seeds, dataset, num_epochs=6)])
@@ -174,8 +176,8 @@ def test_tensor_cores_that_round_factors_came_with_ampere(capability, before):
 
 def test_a_trials_chosen_weights_predict_what_was_scored():
     dataset, two = tiny_dataset(), trials(seeds=(0, 1))
-    model = models.create_model(conv_features=(), hidden_sizes=(8,))
-    program = sweep.compile_sweep(model, two, dataset, **OPTIONS)
+    model = base.create_model(conv_features=(), hidden_sizes=(8,))
+    program = base.compile_sweep(model, two, dataset, **OPTIONS)
     *_, (state, _) = epochs = list(sweep.run(program, 3))
     variables = sweep.chosen_weights(state, 1)
     probabilities = sweep.predict(program.recipe, variables, dataset.test_images)
@@ -189,11 +191,11 @@ def test_test_labels_choose_nothing_that_validation_images_choose():
     """Shuffled test labels change the test scores, and nothing that is chosen."""
     dataset, grid_of_trials = tiny_dataset(num_validation=30), trials(range(2), l2=(0.0, 0.3))
     shuffled = dataset._replace(test_labels=np.roll(dataset.test_labels, 1))
-    model = models.create_model(conv_features=(), hidden_sizes=(8,))
+    model = base.create_model(conv_features=(), hidden_sizes=(8,))
     seen = []
     for data in (dataset, shuffled):
         options = OPTIONS | {"held_out": "validation"}
-        program = sweep.compile_sweep(model, grid_of_trials, data, **options)
+        program = base.compile_sweep(model, grid_of_trials, data, **options)
         *_, (state, _) = epochs = list(sweep.run(program, 4))
         seen.append(
             ([metrics for _, metrics in epochs], state.best, sweep.score_test(program, state))
@@ -205,8 +207,8 @@ def test_test_labels_choose_nothing_that_validation_images_choose():
 
 
 def test_epochs_whose_state_is_not_wanted_run_ahead_with_the_same_bits():
-    model = models.create_model(conv_features=(), hidden_sizes=(8,))
-    program = sweep.compile_sweep(model, trials(seeds=range(3)), tiny_dataset(), **OPTIONS)
+    model = base.create_model(conv_features=(), hidden_sizes=(8,))
+    program = base.compile_sweep(model, trials(seeds=range(3)), tiny_dataset(), **OPTIONS)
     kept = [jax.device_get(state) for state, _ in sweep.run(program, 5)]
     calls = []
 
@@ -348,8 +350,8 @@ for num_trials, conv_features in (3, ()), (11, ()), (5, (2,)):
             for name in epoch:
                 assert epoch[name].shape == (num_trials,)
                 np.testing.assert_allclose(epoch[name], other[name], rtol=1e-6)
-model = models.create_model(conv_features=(), hidden_sizes=(8,))
-program = sweep.compile_sweep(model, trials(seeds=range(11)), tiny_dataset(), **OPTIONS)
+model = base.create_model(conv_features=(), hidden_sizes=(8,))
+program = base.compile_sweep(model, trials(seeds=range(11)), tiny_dataset(), **OPTIONS)
 assert program.devices["count"] == 8
 text = program.run_epoch.as_text()
 assert "num_partitions=8" in text
@@ -381,8 +383,8 @@ def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
 )
 def test_the_program_has_nothing_slow_in_it(conv_features, hidden_sizes):
     """No communication, no host, no sort; no convolution, which XLA's CPU loops run unoptimised."""
-    model = models.create_model(conv_features=conv_features, hidden_sizes=hidden_sizes)
-    compiled = sweep.compile_sweep(model, trials(seeds=range(2)), tiny_dataset(), **OPTIONS)
+    model = base.create_model(conv_features=conv_features, hidden_sizes=hidden_sizes)
+    compiled = base.compile_sweep(model, trials(seeds=range(2)), tiny_dataset(), **OPTIONS)
     program = compiled.run_epoch.as_text()
     for slow in ("all-reduce", "all-gather", "collective", "infeed", "outfeed", "sort(",
                  "convolution(", "select-and-scatter"):  # fmt: skip

@@ -3,17 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from base import create_model
 from flax import linen as nn
 
 from mnist_jax import UserError, models, optimizer, train
-from mnist_jax.grid import SCHEDULES
+from mnist_jax.axes import SCHEDULES
 from mnist_jax.train import Hyperparameters, Recipe, Split
 
 NUM_IMAGES = 11
 
 
 def recipe(model, use_momentum=True, **changes):
-    defaults = {"batch_size": 4, "eval_batch_size": 4, "choose_epoch": True}
+    defaults = {"batch_size": 4, "eval_batch_size": 4, "held_out": "test", "choose_epoch": True}
     network = models.describe(model, (28, 28, 1), 10)
     static = {"nesterov": False}
     sgd = optimizer.create_optimizer("sgd", static, {"momentum": use_momentum}, network.output)
@@ -36,12 +37,13 @@ def hyperparameters(**changes):
     assert not changes
     names = ("momentum", "l2", "l2_on_output", "weight_decay")
     given["optimizer"] = {name: given.pop(name) for name in names}
+    given["model"] = {}
     return Hyperparameters(**given)
 
 
 @pytest.fixture
 def mlp():
-    return models.create_model(conv_features=(), hidden_sizes=(6, 5))
+    return create_model(conv_features=(), hidden_sizes=(6, 5))
 
 
 @pytest.fixture
@@ -116,7 +118,9 @@ def test_evaluation_scores_every_image_once(mlp, split, batch_size):
     logits = np.asarray(mlp.apply({"params": params}, images), np.float64)
     labels = np.asarray(split.labels)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(NUM_IMAGES), labels]
-    sums = train.evaluate(recipe(mlp, eval_batch_size=batch_size), {"params": params}, split)
+    sums = train.evaluate(
+        recipe(mlp, eval_batch_size=batch_size), hyperparameters(), {"params": params}, split
+    )
     assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
     assert int(sums.correct) == (logits.argmax(axis=1) == labels).sum()
 
@@ -145,7 +149,9 @@ def test_run_epoch_reports_the_held_out_split_and_the_penalty(mlp, split):
     tail = Split(split.images[8:], split.labels[8:])
     start, order = train.init(r, hyper), jnp.arange(8)
     state, sums = train.run_epoch(r, hyper, start, order, split, tail)
-    assert_trees_close(sums.held_out, train.evaluate(r, {"params": state.params}, tail))
+    assert_trees_close(
+        sums.held_out, train.evaluate(r, hyperparameters(), {"params": state.params}, tail)
+    )
     kernels = [np.asarray(state.params[k]["kernel"]) for k in ("hidden_1", "hidden_2")]
     assert float(sums.penalty) == pytest.approx(sum(0.5 * (k**2).sum() for k in kernels), rel=1e-5)
     assert train.run_epoch(r, hyper, start, order, split, None)[1].held_out is None
@@ -189,7 +195,7 @@ def test_nothing_is_kept_where_nothing_is_chosen(mlp, split):
 
 def test_predictions_are_the_softmax_of_every_image_in_order(mlp, split):
     params = train.init(recipe(mlp), hyperparameters()).params
-    found = train.predict(recipe(mlp), {"params": params}, split.images)
+    found = train.predict(recipe(mlp), hyperparameters(), {"params": params}, split.images)
     images = split.images[..., None] / 255.0
     logits = np.asarray(mlp.apply({"params": params}, images), np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -203,7 +209,9 @@ def test_the_loss_of_equal_logits_is_log_ten(split):
             bias = self.param("bias", nn.initializers.zeros, (10,))
             return jnp.zeros((len(images), 10)) + bias[None]
 
-    sums = train.evaluate(recipe(Zero()), {"params": {"bias": jnp.zeros(10)}}, split)
+    sums = train.evaluate(
+        recipe(Zero()), hyperparameters(), {"params": {"bias": jnp.zeros(10)}}, split
+    )
     assert float(sums.loss) / NUM_IMAGES == pytest.approx(np.log(10), rel=1e-6)
 
 
@@ -250,7 +258,7 @@ def test_what_must_be_known_of_a_module_is_found_out():
     table = models.layer_table(found)
     assert "Block_1/BatchNorm_0" in table
     assert table.splitlines()[-1].split() == ["total", f"{3 * 10 + 3 * 2 + 2 * 28 + 2 * 2 + 990:,}"]
-    plain = models.describe(models.create_model(conv_features=(2,), hidden_sizes=()), (9, 9, 3), 10)
+    plain = models.describe(create_model(conv_features=(2,), hidden_sizes=()), (9, 9, 3), 10)
     assert (plain.collections, plain.draws, plain.takes_train) == ((), False, False)
     assert plain.output == ("output",)
 
@@ -312,7 +320,7 @@ def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
     assert_trees_close(state.collections, stats, rtol=1e-4)
     images = split.images[..., None] / 255.0
     logits = Normed().apply({"params": params, **stats}, images, train=False)
-    sums = train.evaluate(r, train.variables_of(state), split)
+    sums = train.evaluate(r, hyperparameters(), train.variables_of(state), split)
     assert int(sums.correct) == (logits.argmax(1) == split.labels).sum()
     assert set(state.best.collections) == {"batch_stats"}
 
@@ -344,7 +352,9 @@ def test_averaged_weights_follow_their_formula_and_are_those_that_count(mlp, spl
     assert_trees_close(state.average, average, rtol=1e-5, atol=1e-7)
     assert_trees_close(train.variables_of(state)["params"], state.average, rtol=0)
     found = train.score(r, hyper, state, split).last
-    assert_trees_close(found, train.evaluate(r, {"params": state.average}, split))
+    assert_trees_close(
+        found, train.evaluate(r, hyperparameters(), {"params": state.average}, split)
+    )
 
 
 def test_what_is_measured_beside_accuracy_is_averaged_over_images(mlp, split):
@@ -353,6 +363,6 @@ def test_what_is_measured_beside_accuracy_is_averaged_over_images(mlp, split):
 
     r, hyper = recipe(mlp, metrics=(("brier", brier),)), hyperparameters()
     state = train.init(r, hyper)
-    sums = train.evaluate(r, train.variables_of(state), split)
+    sums = train.evaluate(r, hyperparameters(), train.variables_of(state), split)
     logits = mlp.apply({"params": state.params}, split.images[..., None] / 255.0)
     assert float(sums.metrics["brier"]) == pytest.approx(float(brier(logits, split.labels).sum()))

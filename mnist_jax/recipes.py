@@ -1,0 +1,155 @@
+"""From an experiment to what is trained: the recipe of a program, and arrays of its trials."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnist_jax import axes, models, optimizer
+from mnist_jax.axes import Axis
+from mnist_jax.data import CLASS_NAMES
+from mnist_jax.experiment import Experiment, find_own
+from mnist_jax.grid import Point
+from mnist_jax.protocol import PROTOCOLS
+from mnist_jax.train import Hyperparameters, Recipe
+
+EVAL_BATCH_SIZE = 400
+IMAGE_SHAPE = (28, 28, 1)  # of every data set
+
+
+def create_trials(
+    points: Sequence[Point], seeds: Sequence[int], num_images: int, known: Mapping[str, Axis]
+) -> Hyperparameters:
+    """Returns every point with every seed, as NumPy arrays of shape [trials]; seeds vary fastest.
+
+    The same seeds serve all points, so that these can be compared in pairs.
+
+    Args:
+        points: Those of a grid.
+        seeds: Of the repeated trials.
+        num_images: Images in an epoch, which with batch size and epochs give the number of steps.
+        known: The axes by name; of those that a point does not have the number is 0.
+    """
+
+    def numbers(name: str) -> np.ndarray:
+        values = [point[name] or 0 for point in points]
+        kind = known[name].kind.convert
+        if kind is str:
+            values = list(map(axes.SCHEDULES.index, values))
+        dtype = np.int32 if kind in (int, str) else np.float32
+        return np.repeat(np.array(values, dtype), len(seeds))
+
+    def of(what: str) -> dict[str, Any]:
+        traced = [axis for axis in known.values() if axis.traced and axis.of == what]
+        return {axis.name: numbers(axis.name) for axis in traced}
+
+    steps = [point["num_epochs"] * -(-num_images // point["batch_size"]) for point in points]
+    return Hyperparameters(
+        seed=np.tile(np.array(seeds, np.uint32), len(points)),
+        num_steps=np.repeat(np.array(steps, np.int32), len(seeds)),
+        model=of("model"),
+        optimizer=of("optimizer"),
+        **of(""),
+    )
+
+
+def create_recipe(
+    experiment: Experiment,
+    part: Sequence[int],
+    num_images: int,
+    image_shape: tuple[int, int, int] = IMAGE_SHAPE,
+    num_classes: int | None = None,
+) -> tuple[Recipe, Hyperparameters]:
+    """Returns what trials that train together have in common, and their numbers.
+
+    Args:
+        experiment: What is asked for.
+        part: The numbers of the trials, which have the same static choices.
+        num_images: Images in an epoch.
+        image_shape: (height, width, channels).
+        num_classes: By default those of the experiment's data set.
+
+    Raises:
+        UserError: Model, optimizer or a metric cannot be used.
+    """
+    num_seeds, known, point = experiment.num_seeds, experiment.axes, experiment.point_of(part[0])
+    numbers = sorted({trial // num_seeds for trial in part})
+    place = {number: i * num_seeds for i, number in enumerate(numbers)}
+    points = [experiment.points[number] for number in numbers]
+    every = create_trials(points, experiment.seeds, num_images, known)
+    chosen = np.array([place[trial // num_seeds] + trial % num_seeds for trial in part])
+    trials = jax.tree.map(lambda x: x[chosen], every)
+    num_classes = num_classes or len(CLASS_NAMES[experiment.dataset])
+    network = create_network(experiment, point, trials, image_shape, num_classes)
+    trials = trials._replace(model={name: trials.model[name] for name in network.numbers})
+    spec = point["optimizer"]
+    takes = [n for n, axis in known.items() if axis.of == "optimizer" and point[n] is not None]
+    trials = trials._replace(
+        optimizer={name: trials.optimizer[name] for name in takes if known[name].traced}
+    )
+    make: Any = spec
+    if spec not in axes.OPTIMIZERS:
+        make = find_own(spec, "optimizer", experiment.own_files)
+    protocol = PROTOCOLS[experiment.protocol]
+    recipe = Recipe(
+        network=network,
+        optimizer=optimizer.create_optimizer(
+            make,
+            {name: point[name] for name in takes if not known[name].traced},
+            trials.optimizer,
+            network.output,
+        ),
+        batch_size=point["batch_size"],
+        eval_batch_size=EVAL_BATCH_SIZE,
+        held_out=protocol.held_out,
+        choose_epoch=protocol.choose_epoch,
+        use_ema=bool(np.any(trials.ema_decay)),
+        metrics=_metrics(experiment),
+    )
+    return recipe, trials
+
+
+def create_network(
+    experiment: Experiment,
+    point: Point,
+    trials: Hyperparameters,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> models.Network:
+    """Returns the network of trials, which have the static fields of a point in common.
+
+    Raises:
+        UserError: It cannot be used, or a field differs between trials that decides its shapes.
+    """
+    name, known = experiment.model, experiment.axes
+    kind: Any = models.MODELS.get(name) or find_own(name, "model", experiment.own_files)
+    fields = {axis.name: axis for axis in known.values() if axis.of == "model"}
+    options = {key: point[key] for key, axis in fields.items() if not axis.traced}
+    if axes.NUM_CLASSES in kind.__dataclass_fields__:
+        options[axes.NUM_CLASSES] = num_classes
+    traced = [key for key, axis in fields.items() if axis.traced]
+    found = models.describe(kind(**options), image_shape, num_classes, traced)
+    if not (fixed := [key for key in traced if key not in found.numbers]):
+        return found
+    for key in fixed:
+        values = np.unique(trials.model[key])
+        if len(values) > 1:
+            raise models.UserError(
+                f"--config.{key}={','.join(map(str, values))}: expected one value, since shapes or"
+                f" branches in {name} depend on it; annotate it Annotated[float, 'static'], or use"
+                " what takes a traced number, as mnist_jax.layers.Dropout does"
+            )
+        options[key] = point[key]
+    return models.describe(kind(**options), image_shape, num_classes, found.numbers)
+
+
+def _metrics(experiment: Experiment) -> tuple[tuple[str, Callable], ...]:
+    found: list[tuple[str, Callable]] = []
+    for spec in experiment.metrics:
+        from mnist_jax import metrics
+
+        own = spec not in axes.METRICS
+        measure = find_own(spec, "metrics", experiment.own_files) if own else metrics.METRICS[spec]
+        found.append((axes.metric_name(spec), measure))
+    return tuple(found)
