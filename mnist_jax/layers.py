@@ -136,29 +136,6 @@ class Conv(nn.Conv):
     conv_general_dilated_cls: Any = lambda: conv_general_dilated
 
 
-def uses_plain_conv(model: nn.Module, images: Any, **kwargs: Any) -> bool:
-    """Says whether a model has an `nn.Conv` that `Conv` could make faster on a CPU.
-
-    Args:
-        model: A Flax module; it is traced, and nothing is computed.
-        images: What it is called with, an array or a `jax.ShapeDtypeStruct`.
-        **kwargs: Further arguments of the call, such as `train`.
-    """
-    found = []
-
-    def look(
-        method: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        module = context.module
-        if isinstance(module, nn.Conv) and not isinstance(module, Conv):
-            found.append(module)
-        return method(*args, **kwargs)
-
-    with nn.intercept_methods(look):
-        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **kwargs), images)
-    return bool(found)
-
-
 def max_pool(
     inputs: Array,
     window_shape: Sequence[int],

@@ -91,8 +91,9 @@ def run(
             _show(path)
         return
 
-    from mnist_jax import runner
+    from mnist_jax import recipes, runner
 
+    recipes.check(experiment)
     dataset = load_data(experiment, data_dir)
     hosts.compare({"data files": dataset.checksum})
     try:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mnist_jax import UserError, own_files
-from mnist_jax.layers import ConvReluMaxPool
+from mnist_jax.layers import Conv, ConvReluMaxPool
 
 
 class MLP(nn.Module):
@@ -75,6 +75,7 @@ class Network(NamedTuple):
             `chosen_trial.npz` names it; empty if none has.
         takes_train: Whether it takes that keyword.
         numbers: Its fields that each trial gives a number of its own, traced.
+        plain_conv: Whether it has an `nn.Conv`, in place of which `layers.Conv` is faster on a CPU.
     """
 
     module: nn.Module
@@ -85,6 +86,7 @@ class Network(NamedTuple):
     first_kernel: str
     takes_train: bool
     numbers: tuple[str, ...] = ()
+    plain_conv: bool = False
 
     @property
     def evaluating(self) -> dict[str, Any]:
@@ -105,12 +107,14 @@ class Layer(NamedTuple):
         shape: Of its result.
         num_parameters: How many they are.
         has_kernel: Whether one of them is a kernel.
+        kind: The module's class.
     """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
     num_parameters: int
     has_kernel: bool
+    kind: type[nn.Module]
 
 
 def describe(
@@ -148,6 +152,9 @@ def describe(
         collections=tuple(sorted(variables.keys() - {"params"})),
         output=kernels[-1] if kernels else (),
         first_kernel="/".join(("params", *kernels[0], "kernel")) if kernels else "",
+        plain_conv=any(
+            issubclass(layer.kind, nn.Conv) and not issubclass(layer.kind, Conv) for layer in layers
+        ),
     )
     return network._replace(draws=_draws(network, variables))
 
@@ -241,7 +248,8 @@ def _evaluate(network: Network) -> tuple[list[Layer], Any, Any]:
             if arrays:
                 size = sum(math.prod(leaf.shape) for leaf in arrays.values())
                 shape = tuple(getattr(result, "shape", ()))
-                layers.append(Layer(context.module.path, shape, size, "kernel" in arrays))
+                module, has_kernel = context.module, "kernel" in arrays
+                layers.append(Layer(module.path, shape, size, has_kernel, type(module)))
         return result
 
     def init(images, numbers):
@@ -252,6 +260,12 @@ def _evaluate(network: Network) -> tuple[list[Layer], Any, Any]:
     with nn.intercept_methods(note):
         logits, variables = jax.eval_shape(init, *_inputs(network))
     return layers, variables, logits
+
+
+def shapes(network: Network) -> Any:
+    """Returns the shapes and types of a module's variables."""
+    _, variables, _ = _trace(network)
+    return variables
 
 
 def layer_table(network: Network) -> str:

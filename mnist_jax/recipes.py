@@ -88,18 +88,21 @@ def create_recipe(
     trials = trials._replace(
         optimizer={name: trials.optimizer[name] for name in takes if known[name].traced}
     )
-    make: Any = spec
-    if spec not in axes.OPTIMIZERS:
-        make = find_own(spec, "optimizer", experiment.own_files)
+    own = spec not in axes.OPTIMIZERS
+    static = {name: point[name] for name in takes if not known[name].traced}
+    made = optimizer.create_optimizer(
+        find_own(spec, "optimizer", experiment.own_files) if own else spec,
+        static,
+        trials.optimizer,
+        network.output,
+    )
+    if own:
+        params = models.shapes(network)["params"]
+        optimizer.check_optimizer(made, spec, params, trials.optimizer)
     protocol = PROTOCOLS[experiment.protocol]
     recipe = Recipe(
         network=network,
-        optimizer=optimizer.create_optimizer(
-            make,
-            {name: point[name] for name in takes if not known[name].traced},
-            trials.optimizer,
-            network.output,
-        ),
+        optimizer=made,
         batch_size=point["batch_size"],
         eval_batch_size=EVAL_BATCH_SIZE,
         held_out=protocol.held_out,
@@ -108,6 +111,17 @@ def create_recipe(
         metrics=_metrics(experiment),
     )
     return recipe, trials
+
+
+def check(experiment: Experiment) -> None:
+    """Makes sure, without computing anything, that what is one's own can be trained.
+
+    Raises:
+        UserError: A model, an optimizer or a metric cannot be used.
+    """
+    if experiment.own_files:
+        for part in experiment.parts.values():
+            create_recipe(experiment, part, num_images=1)
 
 
 def create_network(

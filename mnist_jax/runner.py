@@ -245,7 +245,13 @@ class Runner:
             None: "nothing is scored before the end",
         }[self._protocol.held_out]
         print(machine.what_runs(program.devices, self._experiment.platform))
-        print(models.layer_table(program.recipe.network))
+        network = program.recipe.network
+        print(models.layer_table(network))
+        if network.plain_conv and program.devices["platform"] == "cpu":
+            print(
+                "nn.Conv is slow in a compiled loop on a CPU: mnist_jax.layers has a Conv, max_pool and"
+                " avg_pool that take the same arguments and are several times as fast"
+            )
         print(
             f"{dataset.name} ({dataset.source}): {len(dataset.train_labels)} training images;"
             f" {scored}"

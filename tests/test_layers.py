@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from hypothesis import strategies as st
 
-from mnist_jax import layers
+from mnist_jax import layers, models
 from mnist_jax.layers import ConvReluMaxPool, conv_relu_max_pool
 from mnist_jax.sweep import Mesh, P
 
@@ -377,12 +377,9 @@ def test_program_of_a_net_is_matrix_multiplications(transform):
         assert slow not in program
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_plain_conv_is_found_in_any_depth(train):
-    images = jax.ShapeDtypeStruct((2, 12, 12, 1), jnp.float32)
-    assert layers.uses_plain_conv(Net(nn.Conv), images, train=train)
-    assert not layers.uses_plain_conv(Net(layers.Conv), images, train=train)
-    assert not layers.uses_plain_conv(nn.Dense(3), jax.ShapeDtypeStruct((2, 4), jnp.float32))
+def test_plain_conv_is_found_in_any_depth():
+    assert models.describe(Net(nn.Conv), (12, 12, 1), 3).plain_conv
+    assert not models.describe(Net(layers.Conv), (12, 12, 1), 3).plain_conv
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
