@@ -126,6 +126,11 @@ class Axis(NamedTuple):
     text: str = ""
     of: str = ""
 
+    @property
+    def how(self) -> str:
+        """Whether it is `traced` or `static`."""
+        return "traced" if self.traced else "static"
+
 
 # --- the axes that every recipe has ---
 
@@ -142,7 +147,7 @@ class Traced:
 
     learning_rate: Annotated[float, POSITIVE, LOG, "its peak"] = 0.1
     schedule: Annotated[
-        str, choice(SCHEDULES), "whether it stays, or falls to 0 as half a cosine or a line"
+        str, choice(SCHEDULES), "constant, or cosine or linear, which fall to 0"
     ] = "constant"
     warmup_steps: Annotated[int, COUNT, WHOLE_LINEAR, "steps over which it first rises"] = 0
 

@@ -166,7 +166,7 @@ def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
 def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -> Any:
     """Returns a config with every key and its default, as an `ml_collections.ConfigDict`.
 
-    It takes no other keys, so that a mistyped one is an error. `describe_keys` says what each is.
+    It takes no other keys, so that a mistyped one is an error. The README says what each is.
 
     Args:
         model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file is
@@ -190,6 +190,22 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
         config[name] = axis.default
     config.model, config.optimizer = model, optimizer
     return config.lock()
+
+
+def describe_keys() -> list[tuple[str, str, str, str]]:
+    """Returns name, default, kind and meaning of every key, as the README's table has them.
+
+    A key of kind `setting` has one value. Axes are `static`, with a program for each value, or
+    `traced`, with one for all. Those of a model or an optimizer say of which.
+    """
+    rows = [(name, setting.default, "setting", setting.text) for name, setting in SETTINGS.items()]
+    shared = [axis for axis in find_axes("mlp", ("sgd",)).values() if not axis.of]
+    rows += [(axis.name, axis.default, axis.how, axis.text) for axis in shared]
+    for what, classes in (("model", axes.MODELS), ("optimizer", axes.OPTIMIZERS)):
+        for name, cls in classes.items():
+            for axis in axes.read_class(cls, of=what):
+                rows.append((axis.name, axis.default, f"{axis.how}, {name}", axis.text))
+    return [(name, repr(default), kind, text) for name, default, kind, text in rows]
 
 
 class _Code:

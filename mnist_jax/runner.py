@@ -249,8 +249,8 @@ class Runner:
         print(models.layer_table(network))
         if network.plain_conv and program.devices["platform"] == "cpu":
             print(
-                "nn.Conv is slow in a compiled loop on a CPU: mnist_jax.layers has a Conv, max_pool and"
-                " avg_pool that take the same arguments and are several times as fast"
+                "nn.Conv is slow in a compiled loop on a CPU: Conv, max_pool and avg_pool of"
+                " mnist_jax.layers take the same arguments and are several times as fast"
             )
         print(
             f"{dataset.name} ({dataset.source}): {len(dataset.train_labels)} training images;"

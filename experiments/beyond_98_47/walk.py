@@ -7,39 +7,22 @@ The learning rate and the momentum part in two steps: 0.8 without momentum and 0
 the weights equally fast. The last epoch counts, and the test set chooses nothing.
 """
 
-import ml_collections
+from mnist_jax import default_config
 
 
 def get_config():
-    config = ml_collections.ConfigDict()
+    config = default_config()
 
-    config.dataset = "mnist"
-    config.num_validation = 0
-    config.choose_epoch = False
-
-    config.conv_features = ()
+    config.protocol = "last_epoch"
     config.hidden_sizes = (500, 300)
-    config.num_epochs = (40,)
+    config.num_epochs = 40
     config.batch_size = (128, 128, 64, 64, 64, 64, 64)
     config.learning_rate = (0.1, 0.1, 0.1, 0.8, 0.08, 0.08, 0.08)
     config.schedule = ("constant", *["linear"] * 6)
-    config.warmup_steps = (0,)
     config.momentum = (0.0, 0.0, 0.0, 0.0, 0.9, 0.9, 0.9)
-    config.nesterov = (False,)
     config.l2 = (*[2.5e-4] * 5, 1e-4, 1e-4)
     config.l2_on_output = (*[False] * 6, True)
-    config.weight_decay = (0.0,)
-    config.label_smoothing = (0.0,)
-
     config.grid = "list"
-    config.num_points = 0
-    config.design_seed = 0
     config.num_seeds = 10
-    config.checkpoint_epochs = 1
-    config.checkpoints_kept = 2
-    config.platform = ""
-    config.devices = 0
-    config.precision = "float32"
-    config.deterministic = False
 
     return config
