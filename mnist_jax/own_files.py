@@ -146,10 +146,13 @@ def _run(file: OwnFile) -> types.ModuleType:
     Raises:
         UserError: It does what it may not.
     """
-    own = [os.path.dirname(file.path), os.getcwd()]
+    own = _beginnings([os.path.dirname(file.path), os.getcwd()])
+    library = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    library += [*site.getsitepackages(), site.getusersitepackages(), os.path.dirname(__file__)]
+    installed = _beginnings(library)
 
     def check(module_name: str) -> None:
-        if place := _unrecorded(module_name, own):
+        if place := _unrecorded(module_name, own, installed):
             raise UserError(f"{file.name} imports {module_name} ({one_line(place)}); {_ONE_FILE}")
 
     def watched(name, globals=None, locals=None, fromlist=(), level=0):  # also when a function runs
@@ -175,12 +178,21 @@ def _run(file: OwnFile) -> types.ModuleType:
     return module
 
 
-def _unrecorded(name: str, own: Sequence[str]) -> str:
+_WAYS = (os.path.abspath, os.path.realpath)  # whichever links lead to a place
+
+
+def _beginnings(folders: Sequence[str]) -> tuple[str, ...]:
+    """Returns how the paths of what lies in folders begin."""
+    return tuple(os.path.join(way(folder), "") for folder in folders for way in _WAYS)
+
+
+def _unrecorded(name: str, own: tuple[str, ...], installed: tuple[str, ...]) -> str:
     """Returns where a module lies that is one's own and not installed; empty if it is not so.
 
     Args:
         name: The module's, which is imported.
-        own: The folders of what is one's own.
+        own: How the paths of what is one's own begin.
+        installed: How those of what is installed begin, which may lie there, too.
     """
     try:  # past what loads a lazy module when it is asked
         facts = object.__getattribute__(sys.modules.get(name), "__dict__")
@@ -188,18 +200,13 @@ def _unrecorded(name: str, own: Sequence[str]) -> str:
         return ""
     file, folders = facts.get("__file__"), facts.get("__path__", ())
     places = [file] if file else [*folders]  # a package may have no file
-    if not places or not _lie_in(own, places):
+
+    def lies_in(beginnings: tuple[str, ...]) -> bool:
+        return all(any(way(place).startswith(beginnings) for way in _WAYS) for place in places)
+
+    if not places or not lies_in(own) or lies_in(installed):
         return ""
-    library = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
-    library += [*site.getsitepackages(), site.getusersitepackages(), os.path.dirname(__file__)]
-    return "" if _lie_in([*library, *_distributions(name)], places) else places[0]
-
-
-def _lie_in(folders: Sequence[str], places: Sequence[str]) -> bool:
-    """Says whether places lie in folders, each in any, whichever links lead there."""
-    ways = (os.path.abspath, os.path.realpath)
-    starts = tuple(os.path.join(way(folder), "") for folder in folders for way in ways)
-    return all(any(way(place).startswith(starts) for way in ways) for place in places)
+    return "" if lies_in(installed + _beginnings([*_distributions(name)])) else places[0]
 
 
 def _distributions(name: str) -> Iterator[str]:

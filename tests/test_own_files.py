@@ -262,6 +262,13 @@ def test_a_name_that_is_not_there_is_one_line(name, expected):
     assert expected in said(NET, name)
 
 
+def test_a_dot_in_a_name_makes_no_package(here):
+    write(here / "my.net.py", "from .blocks import f")
+    file = own_files.read("my.net.py:f", "model")
+    with pytest.raises(UserError, match="no known parent package; one file must hold all"):
+        own_files.load(file, "my.net.py:f", "model")
+
+
 def test_many_names_are_not_all_listed():
     assert said("x = 1").endswith("it defines none")
     many = "\n".join(f"def g{i}(): pass" for i in range(20))
@@ -329,6 +336,12 @@ def test_links_lead_to_what_is_refused_too(here, tmp_path, monkeypatch):
     write(here / "others.py", "")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "way"), *sys.path])
     assert said("import others").startswith("mine.py imports others ")
+    monkeypatch.setattr(sys, "path", [str(here), *sys.path])
+    del sys.modules["others"]
+    monkeypatch.chdir(tmp_path / "shared")
+    file = own_files.read("../way/mine.py:f", "model")
+    with pytest.raises(UserError, match=r"mine.py imports others \("):
+        own_files.load(file, "../way/mine.py:f", "model")
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -376,6 +389,34 @@ def test_a_package_that_was_put_into_a_folder_here_is_installed(here, monkeypatc
     distribution(here / "deps", "helpers")
     monkeypatch.setattr(sys, "path", [str(here / "deps"), *sys.path])
     assert load("import helpers\ndef f(): pass")
+
+
+def test_a_package_without_a_file_may_lie_in_two_places(here, tmp_path, monkeypatch):
+    write(here / "lab" / "blocks.py", "")
+    write(tmp_path / "elsewhere" / "lab" / "others.py", "")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "elsewhere")])
+    assert load("import lab.others\ndef f(): pass")
+    assert said("import lab.blocks").startswith(f"mine.py imports lab.blocks ({here}/")
+
+
+def test_the_package_itself_may_lie_here(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = b"import mnist_jax.layers\ndef f(): import mnist_jax.layers"
+    own_files.load(OwnFile("mine.py", "mine.py", "", text), "mine.py:f", "model")()
+
+
+def test_a_lazy_module_is_not_loaded_to_see_where_it_lies(tmp_path, monkeypatch):
+    write(tmp_path / "elsewhere" / "helpers.py", "raise RuntimeError")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "elsewhere"), *sys.path])
+    assert load(
+        "import importlib.util as util, sys\n"
+        "spec = util.find_spec('helpers')\n"
+        "spec.loader = util.LazyLoader(spec.loader)\n"
+        "sys.modules['helpers'] = module = util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "def f(): pass"
+    )
+    del sys.modules["helpers"]
 
 
 def test_modules_from_elsewhere_may_be_imported(tmp_path, monkeypatch):
