@@ -1,15 +1,14 @@
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from base import create_model
 from flax import linen as nn
+from server import ROOT
 
-from mnist_jax.models import create_model, describe, layer_table
+from mnist_jax.experiment import read_experiment
+from mnist_jax.models import describe, layer_table
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 LAYERS = {  # parameters per layer, as Keras' summary() counts them in the notebook
     "baseline": [50_240, 4_160, 650],
     "mlp": [392_500, 150_300, 3_010],
@@ -19,11 +18,9 @@ LAYERS = {  # parameters per layer, as Keras' summary() counts them in the noteb
 
 
 def model_of(name):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    return create_model(conv_features=config.conv_features, hidden_sizes=config.hidden_sizes)
+    values = read_experiment(str(ROOT / "configs" / f"{name}.py"), {}).values
+    sizes = ("conv_features", "hidden_sizes")
+    return create_model(**{key: values[key][0] for key in sizes if key in values})
 
 
 def initial_params(model, seed=0):

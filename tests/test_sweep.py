@@ -93,7 +93,7 @@ def test_the_same_sweep_gives_the_same_bits_and_another_seed_others():
 
 
 def test_every_hyperparameter_reaches_its_trial():
-    base = run(trials())[-1]
+    plain = run(trials())[-1]
     for changed in (
         {"learning_rate": (0.2,)},
         {"schedule": ("cosine",)},
@@ -103,12 +103,13 @@ def test_every_hyperparameter_reaches_its_trial():
         {"l2": (0.1,)},
         {"weight_decay": (0.1,)},
         {"label_smoothing": (0.1,)},
+        {"ema_decay": (0.1,)},
     ):
-        assert run(trials(**changed))[-1]["test_loss"] != base["test_loss"], changed
+        assert run(trials(**changed))[-1]["test_loss"] != plain["test_loss"], changed
     penalised = run(trials(l2=(0.1,)))[-1]
     on_output = run(trials(l2=(0.1,), l2_on_output=(True,)))[-1]
     assert penalised["test_objective"] > penalised["test_loss"]
-    assert base["test_objective"] == base["test_loss"]
+    assert plain["test_objective"] == plain["test_loss"]
     assert on_output["test_objective"] != penalised["test_objective"]
     momentum = trials(momentum=(0.5,))
     assert run(momentum)[-1]["test_loss"] != run(momentum, nesterov=True)[-1]["test_loss"]
@@ -180,7 +181,8 @@ def test_a_trials_chosen_weights_predict_what_was_scored():
     program = base.compile_sweep(model, two, dataset, **OPTIONS)
     *_, (state, _) = epochs = list(sweep.run(program, 3))
     variables = sweep.chosen_weights(state, 1)
-    probabilities = sweep.predict(program.recipe, variables, dataset.test_images)
+    hyper = sweep.trial_of(two, 1)
+    probabilities = sweep.predict(program.recipe, hyper, variables, dataset.test_images)
     best = max(metrics["test_accuracy"][1] for _, metrics in epochs)
     right = probabilities.argmax(axis=1) == dataset.test_labels
     assert right.mean() == pytest.approx(best)
@@ -337,8 +339,8 @@ def test_without_proc_memory_is_tried_and_a_cpu_is_refused(server, tmp_path, mon
 
 
 ON_EIGHT_DEVICES = """
-import jax, numpy as np
-from test_sweep import OPTIONS, models, run, sweep, tiny_dataset, trials
+import base, jax, numpy as np
+from test_sweep import OPTIONS, run, sweep, tiny_dataset, trials
 
 assert len(jax.devices()) == 8
 for num_trials, conv_features in (3, ()), (11, ()), (5, (2,)):
