@@ -451,6 +451,10 @@ METRICS = ("top_2_accuracy", "brier_score", "confidence")
 """What can be measured beside loss and accuracy."""
 
 
+_NO_METRICS = ("loss", "accuracy", "objective", "epoch", "accuracy_at_best_validation")
+"""What columns that a run has anyway are called after the name of a split."""
+
+
 def metric_name(spec: str) -> str:
     """Returns what a metric is called in columns, after the name of the split."""
     return spec.rpartition(":")[2]
@@ -460,7 +464,7 @@ def check_metrics(specs: Sequence[str]) -> None:
     """Refuses metrics that would share a column."""
     names = [metric_name(spec) for spec in specs]
     for spec, name in zip(specs, names, strict=True):
-        if names.count(name) > 1 or name in ("loss", "accuracy", "objective", "epoch"):
+        if names.count(name) > 1 or name in _NO_METRICS:
             raise UserError(
                 f"--config.metrics={spec}: expected a name of its own, since it makes the columns"
                 f" train_{name}, test_{name} and so on; leave it out, or rename it in your file"

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_jax import axes, models, optimizer
+from mnist_jax import axes, metrics, models, optimizer
 from mnist_jax.axes import Axis
 from mnist_jax.data import CLASS_NAMES
 from mnist_jax.experiment import Experiment, find_own
@@ -108,7 +108,7 @@ def create_recipe(
         held_out=protocol.held_out,
         choose_epoch=protocol.choose_epoch,
         use_ema=bool(np.any(trials.ema_decay)),
-        metrics=_metrics(experiment),
+        metrics=_metrics(experiment, num_classes),
     )
     return recipe, trials
 
@@ -158,12 +158,13 @@ def create_network(
     return models.describe(kind(**options), image_shape, num_classes, found.numbers)
 
 
-def _metrics(experiment: Experiment) -> tuple[tuple[str, Callable], ...]:
-    found: list[tuple[str, Callable]] = []
+def _metrics(experiment: Experiment, num_classes: int) -> tuple[tuple[str, Callable], ...]:
+    found = []
     for spec in experiment.metrics:
-        from mnist_jax import metrics
-
-        own = spec not in axes.METRICS
-        measure = find_own(spec, "metrics", experiment.own_files) if own else metrics.METRICS[spec]
+        if spec in axes.METRICS:
+            measure = metrics.METRICS[spec]
+        else:
+            measure = find_own(spec, "metrics", experiment.own_files)
+            metrics.check_metric(measure, spec, num_classes)
         found.append((axes.metric_name(spec), measure))
     return tuple(found)

@@ -277,14 +277,15 @@ def _metrics(
     sweep: Sweep, name: str, sums: train.Sums, penalty: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     loss = np.asarray(sums.loss / sweep.sizes[name])
-    # The largest of logits that are not numbers is no prediction.
-    right = np.where(np.isfinite(loss), sums.correct, np.nan)
-    metrics = {f"{name}_loss": loss, f"{name}_accuracy": right / sweep.sizes[name]}
+
+    def mean(total) -> np.ndarray:
+        """Of logits that are not numbers the largest is no prediction, and metrics say nothing."""
+        return np.where(np.isfinite(loss), total, np.nan) / sweep.sizes[name]
+
+    metrics = {f"{name}_loss": loss, f"{name}_accuracy": mean(sums.correct)}
     if penalty is not None:
         metrics[f"{name}_objective"] = loss + penalty
-    for measure, total in sums.metrics.items():
-        metrics[f"{name}_{measure}"] = np.asarray(total / sweep.sizes[name])
-    return metrics
+    return metrics | {f"{name}_{what}": mean(total) for what, total in sums.metrics.items()}
 
 
 def show_progress(

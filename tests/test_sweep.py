@@ -14,6 +14,7 @@ from base import AXES, BASE
 from mnist_jax import UserError, grid, machine, sweep
 from mnist_jax.axes import SCHEDULES
 from mnist_jax.data import Dataset
+from mnist_jax.metrics import METRICS
 
 TESTS = Path(__file__).parent
 OPTIONS = {"batch_size": 16, "nesterov": False, "held_out": "test", "choose_epoch": True}
@@ -126,6 +127,15 @@ def test_a_diverging_trial_leaves_the_others_alone():
     assert both["test_loss"][0] == run(trials())[-1]["test_loss"][0]
     assert not np.isfinite(both["test_loss"][1])
     assert np.isnan(both["test_accuracy"][1])
+
+
+def test_metrics_are_means_over_a_split_and_no_numbers_once_a_trial_diverged():
+    both = run(trials(learning_rate=(0.1, 1e30)), metrics=tuple(METRICS.items()))[-1]
+    for name in METRICS:
+        assert np.isnan(both[f"test_{name}"][1]), name
+        assert 0 < both[f"train_{name}"][0] < 2
+    assert both["test_accuracy"][0] <= both["test_top_2_accuracy"][0] <= 1
+    assert both["test_top_2_accuracy"][0] * 20 == round(both["test_top_2_accuracy"][0] * 20)
 
 
 @pytest.mark.parametrize("held_out", ["validation", "test", None])
