@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from mnist_jax import UserError
+from mnist_jax import UserError, own_files
 
 Logits = Float[Array, "batch classes"]
 Labels = Integer[Array, " batch"]
@@ -71,12 +71,12 @@ def check_metric(function: Callable, name: str, num_classes: int) -> None:
     given = f"--config.metrics={name}"
     try:
         found = jax.eval_shape(function, logits, labels)
-    except Exception as error:  # it may raise anything
-        why = str(error).strip().partition("\n")[0][:200]
+    except Exception as error:  # a program may raise anything
+        why = own_files.why(error, own_files.path_of(function))
         raise UserError(
-            f"{given}: fails for logits of shape {logits.shape} and labels of shape"
-            f" {labels.shape} ({type(error).__name__}: {why}); both are traced arrays"
-        ) from error
+            f"{given}: fails on logits of shape {logits.shape} and labels of shape {labels.shape},"
+            f" both traced arrays: {why.rstrip('.')}; mend it"
+        ) from None
     shape = getattr(found, "shape", None)
     if shape != labels.shape or jnp.issubdtype(found.dtype, jnp.complexfloating):
         got = type(found).__name__ if shape is None else f"{found.dtype} of shape {shape}"

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -230,10 +229,9 @@ def _trace(network: Network) -> tuple[list[Layer], Any, Any]:
 
 def _failed(network: Network, error: Exception) -> UserError:
     kind, shape = type(network.module), (2, *network.image_shape)
-    path = getattr(sys.modules.get(kind.__module__), "__file__", "") or ""
     return UserError(
         f"--config.model: {kind.__name__} fails on images of shape {shape}:"
-        f" {own_files.why(error, path)}; mend it"
+        f" {own_files.why(error, own_files.path_of(kind))}; mend it"
     )
 
 

@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from mnist_jax import UserError
+from mnist_jax import UserError, own_files
 from mnist_jax.axes import SCHEDULES
 
 Path = tuple[str, ...]
@@ -200,12 +200,12 @@ def check_optimizer(
     scalars = {key: jax.ShapeDtypeStruct((), jnp.result_type(x)) for key, x in numbers.items()}
     try:
         result = jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32), scalars)
-    except Exception as error:  # it may raise anything
-        why = str(error).strip().partition("\n")[0][:200]
+    except Exception as error:  # a program may raise anything
+        why = own_files.why(error, own_files.path_of(optimizer.make))
         raise refusal(
-            f"{doing} fails ({type(error).__name__}: {why}); its float parameters are traced"
-            " arrays, and learning_rate is a schedule, a function of the number of steps"
-        ) from error
+            f"{doing} fails: {why.rstrip('.')}; its float parameters are traced arrays, and"
+            " learning_rate is a schedule, a function of the number of steps"
+        ) from None
     if result is None:
         raise refusal(
             f"gives an object of type {type(made).__name__}; expected an"

@@ -324,6 +324,12 @@ def run_program(module: types.ModuleType, path: str, content: bytes) -> None:
     exec(code, vars(module))
 
 
+def path_of(thing: Any) -> str:
+    """Returns the file that a class or function comes from; empty if that is unknown."""
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    return getattr(module, "__file__", None) or ""
+
+
 def why(error: BaseException, path: str) -> str:
     """Says in one line what a program raised, and in which line of its file."""
     if isinstance(error, SystemExit):
@@ -334,6 +340,8 @@ def why(error: BaseException, path: str) -> str:
     else:
         if isinstance(error, KeyError) and error.args:
             said = error.args[0]  # else in quotes
+        if type(error).__module__ == "jax.errors":
+            said = str(error).partition("\n")[0]  # then it tells of what we have called
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == path]
     where = f" (line {lines[-1]})" if lines and lines[-1] else ""
