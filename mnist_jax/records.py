@@ -166,7 +166,7 @@ def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, typ
         numbers = [row["trial"] for row in found]
         if len({*numbers} & {*range(len(trials))}) < len(numbers):
             raise BadFileError(path, "it holds a trial twice, or one that the run has not")
-        measured = [name for name, kind in columns.items() if kind in (int, float)]
+        measured = [name for name in next(iter(found), ()) if columns[name] in (int, float)]
         return [trials[row["trial"]] | {name: row[name] for name in measured} for row in found]
     except BadFileError as error:
         if not error.missing:

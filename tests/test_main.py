@@ -156,22 +156,21 @@ def test_a_run_is_repeated_from_its_record(finished, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "protocol", "held_out"),
+    ("arguments", "protocol", "num_train"),
     [
-        (("--config.num_validation=400",), "validation", "validation"),
-        (
-            ("--config.num_validation=400", "--config.choose_epoch=False"),
-            "validation_last_epoch",
-            "validation",
-        ),
-        (("--config.choose_epoch=False",), "last_epoch", None),
+        (("--config.protocol=validation", "--config.num_validation=400"), "validation", 1037),
+        (("--config.protocol=validation_last_epoch",), "validation_last_epoch", 1198),
+        (("--config.protocol=last_epoch",), "last_epoch", 1437),
     ],
 )
-def test_the_test_set_is_read_once_unless_it_chooses(run, tmp_path, arguments, protocol, held_out):
+def test_the_test_set_is_read_once_unless_it_chooses(run, tmp_path, arguments, protocol, num_train):
     run(*TINY, *arguments, f"--workdir={tmp_path}")
     splits = {n.split("_")[0] for n in metrics(tmp_path)[0] if n.endswith(("_loss", "_accuracy"))}
-    assert splits == {"train", held_out} - {None}
-    assert json.loads((tmp_path / "summary.json").read_text())["protocol"] == protocol
+    assert splits == {"train", "validation"} if num_train < 1437 else {"train"}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["protocol"], summary["num_images"]["train"]) == (protocol, num_train)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["num_validation"] == 1437 - num_train
     assert "test_accuracy" in (tmp_path / "results.csv").read_text()
 
 

@@ -14,12 +14,11 @@ from base import BASE as SMALL
 
 from mnist_jax import UserError, records, results, stats, workdirs
 from mnist_jax.data import Dataset
-from mnist_jax.grid import Point
 from mnist_jax.protocol import PROTOCOLS, protocol_name
 from mnist_jax.provenance import provenance
 
-BASE = SMALL._replace(hidden_sizes=(64, 32), num_epochs=3)
-POINTS = [BASE, BASE._replace(l2=1e-3)]
+BASE = SMALL | {"hidden_sizes": (64, 32), "num_epochs": 3}
+POINTS = [BASE, BASE | {"l2": 1e-3}]
 TRIALS = records.trial_rows(POINTS, range(2), "tiny")
 # Three epochs of four trials: seeds 0 and 1 of the first point, then of the second.
 TEST = np.array([[0.5, 0.9, 0.7, 0.2], [0.8, 0.9, 0.6, 0.3], [0.8, 0.4, 0.6, 0.4]])
@@ -34,8 +33,9 @@ SCORES = {
 
 
 MADE = provenance() | {"data_checksum": "sha256:0", "seconds": {"train": 1.0}}
-CONFIG = {"name": "tiny", "grid": "product", "l2": (0.0, 1e-3), "devices": 2, "dataset": "tiny"}
-CONFIG |= {"num_seeds": 2, "design_seed": 0, "num_validation": 0, "choose_epoch": True}
+CONFIG = {"name": "tiny", "model": "cnn", "grid": "product", "devices": 2, "dataset": "tiny"}
+CONFIG |= {"num_seeds": 2, "design_seed": 0, "num_validation": 0, "protocol": "test"}
+CONFIG |= {axis: (value,) for axis, value in BASE.items()} | {"l2": (0.0, 1e-3)}
 
 
 def epochs(protocol):
@@ -71,7 +71,7 @@ def finished_run(path, protocol="test"):
     rows = rows_of(workdir, protocol)
     records.write_results(workdir, rows)
     data = dataset()
-    results.write_summary(workdir, rows, protocol, data.name, data.num_images, MADE)
+    results.write_summary(workdir, rows, list(BASE), protocol, data.name, data.num_images, MADE)
     return results.read_run(workdir)
 
 
@@ -79,7 +79,7 @@ def test_trials_are_named_by_every_axis():
     assert [(row["trial"], row["point"], row["seed"], row["l2"]) for row in TRIALS] == [
         (0, 0, 0, 0.0), (1, 0, 1, 0.0), (2, 1, 0, 1e-3), (3, 1, 1, 1e-3)
     ]  # fmt: skip
-    assert set(TRIALS[0]) == {"trial", "point", "seed", "dataset", *Point._fields}
+    assert set(TRIALS[0]) == {"trial", "point", "seed", "dataset", *BASE}
     assert TRIALS[0]["hidden_sizes"] == "64-32"
     assert TRIALS[0]["conv_features"] == "none"  # an empty cell would be a missing value
     assert results.varying(TRIALS) == ("l2",)
@@ -151,7 +151,7 @@ def test_an_honest_choice_is_the_same_whatever_the_test_scores(tmp_path, protoco
         (0, False, "last_epoch"),
     ],
 )
-def test_two_keys_name_the_protocol(num_validation, choose_epoch, name):
+def test_two_keys_of_old_records_name_the_protocol(num_validation, choose_epoch, name):
     assert protocol_name(num_validation, choose_epoch) == name
     protocol = PROTOCOLS[name]
     honest = "test" not in str(protocol.criterion) and "test" not in str(protocol.held_out)
@@ -187,7 +187,7 @@ def test_diverged_trials_are_named_and_left_out(tmp_path):
     rows = recorder.rows({})
     assert [row["diverged_epoch"] for row in rows] == [0, 2, 0, 0]
     assert results.count_diverged(rows) == 1
-    first, second = results.summarise(rows, dataset().num_images)
+    first, second = results.summarise(rows, list(BASE), dataset().num_images)
     assert first["diverged_seeds"] == [1]
     assert first["statistics"]["test_accuracy"]["n"] == 1
     run = finished_run(tmp_path / "run")._replace(results=rows)
@@ -214,7 +214,7 @@ def test_a_trial_is_chosen_even_if_all_diverged(tmp_path, protocol):
     rows = [row | {"diverged_epoch": 1} for row in rows_of(tmp_path / "run", protocol)]
     assert results.choose_trial(rows, protocol)["trial"] in range(4)
     data = dataset()
-    results.write_summary(tmp_path, rows, protocol, data.name, data.num_images, {})
+    results.write_summary(tmp_path, rows, list(BASE), protocol, data.name, data.num_images, {})
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["grid"][0]["statistics"]["train_loss"]["mean"] is None
 
@@ -539,13 +539,14 @@ def test_what_dead_processes_left_is_deleted_and_nothing_else(tmp_path):
 def test_rows_left_by_an_interrupted_run_come_back_as_they_were(tmp_path):
     rows = rows_of(tmp_path / "run", "validation")
     records.write_results(tmp_path, rows[:3])
-    found = records.read_results(tmp_path, TRIALS, "validation")
+    columns = records.columns_of("validation", list(BASE))
+    found = records.read_results(tmp_path, TRIALS, columns)
     assert found == rows[:3]
     records.write_results(tmp_path / "run", found)
     assert (tmp_path / "run" / "results.csv").read_text() == (tmp_path / "results.csv").read_text()
     for broken in ("", "a,b\n1,2\n", "trial\n99\n", "trial\nx\n"):
         (tmp_path / "results.csv").write_text(broken)
-        assert records.read_results(tmp_path, TRIALS, "validation") == []
+        assert records.read_results(tmp_path, TRIALS, columns) == []
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "results.csv", "summary.json"])
@@ -581,7 +582,7 @@ def test_equal_trials_tie_in_any_order():
         for point, order in [(0, (0, 1, 2)), (1, (2, 1, 0))]
         for i in order
     ]
-    grid = results.summarise(rows, dataset().num_images)
+    grid = results.summarise(rows, list(BASE), dataset().num_images)
     first, second = (point["statistics"]["test_accuracy"]["mean"] for point in grid)
     assert first == second
 
