@@ -21,6 +21,7 @@ from mnist_jax import UserError, cache, hosts, results, workdirs
 from mnist_jax.config_files import EXPECTED, advice
 from mnist_jax.experiment import Experiment, configure_jax, find_axes, load_data, read_experiment
 from mnist_jax.provenance import Process
+from mnist_jax.recorded import axes_of
 from mnist_jax.settings import SETTINGS
 
 FLAGS = flags.FLAGS
@@ -126,7 +127,7 @@ def run(
                 results.write_summary(
                     path,
                     trials.rows,
-                    list(experiment.axes),
+                    axes_of(config),
                     experiment.protocol,
                     dataset.name,
                     dataset.num_images,

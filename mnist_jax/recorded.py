@@ -51,7 +51,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgrade_record(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a run's record with all keys of this version."""
-    return _ADDED | upgrade(config)
+    new = upgrade(config)
+    return new | {key: value for key, value in _ADDED.items() if key not in new}
 
 
 def upgrade_rows(

@@ -14,17 +14,30 @@ from mnist_jax import UserError, run_files
 from mnist_jax.axes import metric_name
 from mnist_jax.grid import Point
 from mnist_jax.protocol import PROTOCOLS
+from mnist_jax.recorded import axes_of
 from mnist_jax.run_files import BadFileError
 from mnist_jax.workdirs import replace, to_json, write_text, writing
 
 Row = dict[str, Any]
 
 
-def trial_rows(points: Sequence[Point], seeds: Sequence[int], dataset: str) -> list[Row]:
-    """Returns what names each trial: every point with every seed, the seed varying fastest."""
+def trial_rows(
+    points: Sequence[Point], seeds: Sequence[int], dataset: str, record: Row | None = None
+) -> list[Row]:
+    """Returns what names each trial: every point with every seed, the seed varying fastest.
+
+    Args:
+        points: Those of the grid.
+        seeds: Of the repeated trials.
+        dataset: The name of the data set.
+        record: What `config.json` says of the run, whose axes then name the trials: an older
+            version may have written it, which had others.
+    """
+    record = record or {}
+    names = axes_of(record) or tuple(points[0])
     return [
         {"trial": len(seeds) * number + i, "point": number, "seed": seed, "dataset": dataset}
-        | {axis: as_text(value) for axis, value in point.items()}
+        | {name: as_text(point[name] if name in point else record[name][0]) for name in names}
         for number, point in enumerate(points)
         for i, seed in enumerate(seeds)
     ]
@@ -166,8 +179,7 @@ def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, typ
         numbers = [row["trial"] for row in found]
         if len({*numbers} & {*range(len(trials))}) < len(numbers):
             raise BadFileError(path, "it holds a trial twice, or one that the run has not")
-        measured = [name for name in next(iter(found), ()) if columns[name] in (int, float)]
-        return [trials[row["trial"]] | {name: row[name] for name in measured} for row in found]
+        return [{**row, **trials[row["trial"]]} for row in found]
     except BadFileError as error:
         if not error.missing:
             said = f"warning: {workdir}/{error}; its trials are made anew from their checkpoints"

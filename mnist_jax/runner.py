@@ -75,10 +75,11 @@ class Runner:
     ):
         """Touches nothing yet; `record` is what `config.json` says, or will say."""
         self._path, self._experiment, self._dataset = path, experiment, dataset
-        self._points = experiment.points
-        self._names = records.trial_rows(self._points, experiment.seeds, dataset.name)
-        self._protocol = PROTOCOLS[experiment.protocol]
         self._record = record or experiment.record()
+        self._names = records.trial_rows(
+            experiment.points, experiment.seeds, dataset.name, self._record
+        )
+        self._protocol = PROTOCOLS[experiment.protocol]
         self._parts = list(experiment.parts.values())
         self._epochs_there: dict[int, int] = {}
         self.rows: list[Row] = []

@@ -26,6 +26,7 @@ from mnist_jax import (
     machine,
     main,
     memory,
+    recipes,
     records,
     report,
     results,
@@ -34,7 +35,7 @@ from mnist_jax import (
     sweep,
 )
 from mnist_jax.data import Dataset
-from mnist_jax.experiment import read_config, static_choices
+from mnist_jax.experiment import read_config
 from mnist_jax.provenance import Process
 
 
@@ -384,11 +385,11 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
     monkeypatch.setattr(report, "write_report", lambda path: "")
     compiled = []
 
-    def compile_and_die(**arguments):
+    def compile_and_die(*arguments, **options):
         compiled.append(arguments)
         if len(compiled) == 2:
             raise PowerCutError
-        return compile_sweep(**arguments)
+        return compile_sweep(*arguments, **options)
 
     monkeypatch.setattr(sweep, "compile_sweep", compile_and_die)
     if when == "in a part":
@@ -920,8 +921,8 @@ def exhaust(monkeypatch, fails, said="RESOURCE_EXHAUSTED: Allocator ran out"):
     """Makes a program call fail for want of memory where `fails(trials, calls so far)`."""
     compile_sweep, calls = sweep.compile_sweep, []
 
-    def compile_short_of_memory(**arguments):
-        program = compile_sweep(**arguments)
+    def compile_short_of_memory(*arguments, **options):
+        program = compile_sweep(*arguments, **options)
 
         def run_epoch(*inputs):
             calls.append(len(program.trials.seed))
@@ -977,12 +978,8 @@ def test_trials_that_fit(monkeypatch):
 
     def compile_trials(num_trials, sizes):
         asked = experiment(num_seeds=num_trials, hidden_sizes=sizes)
-        (point,) = asked.points
-        return sweep.compile_sweep(
-            trials=sweep.create_trials([point], asked.seeds, 60),
-            dataset=tiny_dataset(),
-            **static_choices(asked, point, 10),
-        )
+        (part,) = asked.parts.values()
+        return sweep.compile_sweep(*recipes.create_recipe(asked, part, 60), tiny_dataset())
 
     def fit(program, available):
         monkeypatch.setattr(machine, "free_memory", lambda: available)
