@@ -3,25 +3,22 @@
 import functools
 import math
 import re
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mnist_jax import UserError, axes, data, grid, hosts, own_files, recorded
+from mnist_jax import UserError, axes, data, grid, hosts, recorded
 from mnist_jax.axes import Axis
 from mnist_jax.config_files import advice, plain, read_file, read_value
 from mnist_jax.grid import Point
+from mnist_jax.keys import Code, axes_of_optimizer, bad_value, find_axes
 from mnist_jax.own_files import OwnFile
 from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.settings import SETTINGS, Settings
 
 MAX_TRIALS = 10**6  # whose rows take a gigabyte or two
-_RESERVED = {"name", "seed", "shard", "files", *SETTINGS}
-_RESERVED |= {"trial", "point", "epoch", "diverged_epoch", "num_trials", "diverged_seeds"}
-"""Names that no axis of one's own may have: keys and columns of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,7 @@ class Experiment(Settings):
         found = grid.make_points(self.values, spreads, self.grid, self.num_points, self.design_seed)
         if len(self._optimizers) == 1:
             return found
-        taken = {o: _axes_of_optimizer(o, self.own_files) for o in self._optimizers}
+        taken = {o: axes_of_optimizer(o, self.own_files) for o in self._optimizers}
         return grid.distinct(_own_values(point, known, taken) for point in found)
 
     @property
@@ -106,7 +103,7 @@ def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dic
             if value is None:
                 found[name] = own[name].default
             elif not own[name].kind.valid(value):
-                raise _bad(name, value, own[name].kind.expected)
+                raise bad_value(name, value, own[name].kind.expected)
         elif axis.of == "optimizer":
             if value is not None and value != axis.default:
                 raise UserError(
@@ -116,133 +113,6 @@ def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dic
                 )
             found[name] = None
     return found
-
-
-# --- what a config may say ---
-
-
-@functools.lru_cache
-def find_axes(
-    model: str, optimizers: tuple[str, ...], files: tuple[OwnFile, ...] = ()
-) -> dict[str, Axis]:
-    """Returns the axes of a config by name, in the order of the grid.
-
-    Args:
-        model: A name of `axes.MODELS`, or `FILE.py:CLASS`.
-        optimizers: Each a name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`.
-        files: Where one's own are.
-
-    Raises:
-        UserError: One cannot be had, or two keys have one name.
-    """
-    if model in axes.MODELS:
-        fields = axes.read_class(axes.MODELS[model], of="model")
-    else:
-        fields = axes.of_module(find_own(model, "model", files), model)
-    taken = {spec: list(_axes_of_optimizer(spec, files).values()) for spec in optimizers}
-    found = axes.arrange(fields, taken)
-    if clash := next((axis for axis in found.values() if axis.name in _RESERVED), None):
-        raise UserError(
-            f"{clash.name}: the {clash.of} has a parameter of this name, which a run uses itself;"
-            " rename it in your file"
-        )
-    return found
-
-
-def _axes_of_optimizer(spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
-    if spec in axes.OPTIMIZERS:
-        found = axes.read_class(axes.OPTIMIZERS[spec], of="optimizer")
-    else:
-        found = axes.of_function(find_own(spec, "optimizer", files), spec)
-    return {axis.name: axis for axis in found}
-
-
-def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
-    """Returns what `FILE.py:NAME` names, of the files that an experiment has."""
-    name, _, _ = spec.rpartition(":")
-    return own_files.load(next(file for file in files if file.name == name), spec, key)
-
-
-def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -> Any:
-    """Returns a config with every key and its default, as an `ml_collections.ConfigDict`.
-
-    It takes no other keys, so that a mistyped one is an error. The README says what each is.
-
-    Args:
-        model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file is
-            looked for in the current directory, and then beside the file that calls this.
-        optimizer: A name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`, or several; their parameters
-            become keys.
-
-    Raises:
-        UserError: One cannot be had, or two keys have one name.
-    """
-    import ml_collections
-
-    optimizers = (optimizer,) if isinstance(optimizer, str) else tuple(optimizer)
-    caller = sys._getframe(1).f_globals.get("__file__")
-    found = _Code([Path(caller).parent] if caller else [], {})
-    names = found.find("model", model), tuple(found.find("optimizer", o) for o in optimizers)
-    config = ml_collections.ConfigDict(type_safe=False)  # every value is checked when it is read
-    for name, setting in SETTINGS.items():
-        config[name] = setting.default
-    for name, axis in find_axes(*names, found.files).items():
-        config[name] = axis.default
-    config.model, config.optimizer = model, optimizer
-    return config.lock()
-
-
-def describe_keys() -> list[tuple[str, str, str, str]]:
-    """Returns name, default, kind and meaning of every key, as the README's table has them.
-
-    A key of kind `setting` has one value. Axes are `static`, with a program for each value, or
-    `traced`, with one for all. Those of a model or an optimizer say of which.
-    """
-    rows = [(name, setting.default, "setting", setting.text) for name, setting in SETTINGS.items()]
-    shared = [axis for axis in find_axes("mlp", ("sgd",)).values() if not axis.of]
-    rows += [(axis.name, axis.default, axis.how, axis.text) for axis in shared]
-    for what, classes in (("model", axes.MODELS), ("optimizer", axes.OPTIMIZERS)):
-        for name, cls in classes.items():
-            for axis in axes.read_class(cls, of=what):
-                rows.append((axis.name, axis.default, f"{axis.how}, {name}", axis.text))
-    return [(name, repr(default), kind, text) for name, default, kind, text in rows]
-
-
-class _Code:
-    """Finds what a config names, and gathers the files of one's own."""
-
-    def __init__(
-        self, folders: Sequence[Path], copies: Mapping[str, OwnFile], typed: Collection[str] = ()
-    ):
-        """Takes the folders to look in, the copies that a record has, and the keys not of it."""
-        self._folders, self._copies, self._typed = folders, copies, typed
-        self._found: dict[str, OwnFile] = {}
-
-    @property
-    def files(self) -> tuple[OwnFile, ...]:
-        return tuple(self._found.values())
-
-    def find(self, key: str, spec: Any) -> str:
-        """Returns how the record names what a key says."""
-        known = {"model": axes.MODELS, "optimizer": axes.OPTIMIZERS, "metrics": axes.METRICS}[key]
-        if isinstance(spec, str) and spec in known:
-            return spec
-        if not (isinstance(spec, str) and own_files.names_file(spec)):
-            near = advice(str(spec), known)
-            raise _bad(key, spec, f"{', '.join(known)} or FILE.py:NAME" + f"; {near}" * bool(near))
-        name = own_files.record_name(spec)
-        base, _, _ = name.rpartition(":")
-        if key not in self._typed and base in self._copies:
-            file = self._copies[base]
-        else:
-            file = own_files.read(spec, key, self._folders)
-        if self._found.setdefault(base, file).content != file.content:
-            raise _bad(key, spec, f"files of different names: another {base} is used, too")
-        own_files.load(file, name, key)
-        return name
-
-
-# --- reading it ---
 
 
 def read_experiment(
@@ -268,7 +138,7 @@ def read_experiment(
     if isinstance(first, tuple) and changes.get("num_seeds", len(first)) != len(first):
         named = ",".join(map(str, first))
         expected = f"{len(first)}, for the seeds {named}; leave it out, or give another --seed"
-        raise _bad("num_seeds", changes["num_seeds"], expected)
+        raise bad_value("num_seeds", changes["num_seeds"], expected)
     shard = found.shard if shard is None else shard
     return read_config(
         found.config,
@@ -307,8 +177,8 @@ def read_config(
         UserError: A key is unknown, or has a value that makes no sense.
     """
     given = {str(key): plain(config[key]) for key in config}
-    given = _merge(given, typed, _Code(folders, copies))
-    code = _Code(folders, copies, typed)
+    given = _merge(given, typed, Code(folders, copies))
+    code = Code(folders, copies, typed)
     model = code.find("model", _one(given, "model"))
     optimizers = [code.find("optimizer", spec) for spec in _several(given.get("optimizer", "sgd"))]
     metrics = tuple(code.find("metrics", spec) for spec in _one(given, "metrics"))
@@ -323,7 +193,7 @@ def read_config(
     if isinstance(first := plain(seed), tuple):
         given["num_seeds"] = len(first)
     if (num_seeds := _one(given, "num_seeds")) > MAX_TRIALS:
-        raise _bad("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
+        raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
     _check_seed(first, num_seeds)
     num_images = data.NUM_TRAINING_IMAGES[given["dataset"]]
     given["num_validation"] = _num_validation(given, num_images)
@@ -340,7 +210,7 @@ def read_config(
     if bool(experiment.num_points) != searches:
         expected_number = "1 or more, the points to draw" if searches else "0"
         problem = f"{expected_number}, with --config.grid={experiment.grid}"
-        raise _bad("num_points", experiment.num_points, problem)
+        raise bad_value("num_points", experiment.num_points, problem)
     sizes = list(map(len, experiment.values.values()))
     most = math.prod(sizes) if experiment.grid == "product" else max(sizes)
     if (num_trials := num_seeds * (experiment.num_points or most)) > MAX_TRIALS:
@@ -361,7 +231,7 @@ def read_config(
     return experiment
 
 
-def _merge(given: dict, typed: Mapping[str, Any], code: _Code) -> dict:
+def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
     """Returns what a file says, in the keys of this version, with what was typed in its place.
 
     What the file says of a model or an optimizer in whose place another is typed is left out.
@@ -381,7 +251,7 @@ def _parameters(key: str, specs: Sequence[str], files: tuple[OwnFile, ...]) -> s
     found: set[str] = set()
     for spec in specs:
         if key == "optimizer":
-            found |= _axes_of_optimizer(spec, files).keys()
+            found |= axes_of_optimizer(spec, files).keys()
         else:
             every = find_axes(spec, ("sgd",), files)
             found |= {name for name, axis in every.items() if axis.of == "model"}
@@ -424,12 +294,12 @@ def _num_validation(given: Mapping[str, Any], num_images: int) -> int:
     """Returns how many training images are held out, which is what the protocol wants."""
     found, protocol = _one(given, "num_validation"), _one(given, "protocol")
     if found >= num_images:
-        raise _bad("num_validation", found, f"less than the {num_images} training images")
+        raise bad_value("num_validation", found, f"less than the {num_images} training images")
     if PROTOCOLS[protocol].held_out == "validation":
         return found or num_images // 6
     if found:
         expected = f"0 with protocol={protocol}, which holds none out; --config.protocol=validation"
-        raise _bad("num_validation", found, f"{expected} does")
+        raise bad_value("num_validation", found, f"{expected} does")
     return 0
 
 
@@ -451,32 +321,30 @@ def _check_point(point: Point, num_images: int) -> None:
     """Refuses values that do not fit each other."""
     batch_size, num_epochs = point["batch_size"], point["num_epochs"]
     if batch_size > num_images:
-        raise _bad("batch_size", batch_size, f"at most {num_images}, the training images")
+        raise bad_value("batch_size", batch_size, f"at most {num_images}, the training images")
     num_steps = num_epochs * -(-num_images // batch_size)
     if num_steps >= 2**31:
-        raise _bad("num_epochs", num_epochs, f"fewer than {2**31} training steps")
+        raise bad_value("num_epochs", num_epochs, f"fewer than {2**31} training steps")
     if point["warmup_steps"] >= num_steps:
         expected = f"less than all {num_steps} training steps"
-        raise _bad("warmup_steps", point["warmup_steps"], expected)
+        raise bad_value("warmup_steps", point["warmup_steps"], expected)
     if point["optimizer"] != "sgd":
         return
     if point["nesterov"] and not point["momentum"]:
-        raise _bad("nesterov", True, "False, or a momentum above 0: without one there is nothing")
+        raise bad_value(
+            "nesterov", True, "False, or a momentum above 0: without one there is nothing"
+        )
     has_kernels = point["l2_on_output"] or not _is_plain(point)
     for key in ("l2", "weight_decay"):
         if point[key] and not has_kernels:
             expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
-            raise _bad(key, point[key], expected)
+            raise bad_value(key, point[key], expected)
 
 
 def _is_plain(point: Point) -> bool:
     """Says whether a network of ours has no layer but the last."""
     sizes = [point[name] for name in ("conv_features", "hidden_sizes") if name in point]
     return bool(sizes) and not any(sizes)
-
-
-def _bad(key: str, value: object, expected: str) -> UserError:
-    return UserError(f"--config.{key}={value}: expected {expected}")
 
 
 def _several(value: Any) -> tuple:
@@ -493,7 +361,7 @@ def _one(given: Mapping[str, Any], key: str) -> Any:
         (value,) = value
     if not kind.valid(value):
         typed = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        raise _bad(key, typed, kind.expected)
+        raise bad_value(key, typed, kind.expected)
     return value
 
 
@@ -511,13 +379,13 @@ def _axis(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
         several = isinstance(value, tuple)
     values = value if several else (value,)
     if not values:
-        raise _bad(key, value, "at least one value, since the grid has no point without")
+        raise bad_value(key, value, "at least one value, since the grid has no point without")
     absent = mixed and axis.of == "optimizer"
     for v in values:
         if not (kind.valid(v) or (absent and v is None)):
-            raise _bad(key, v, kind.expected)
+            raise bad_value(key, v, kind.expected)
     if len(set(values)) < len(values) and given.get("grid") != "list":
-        raise _bad(key, value, "distinct values, since each makes a point of the grid")
+        raise bad_value(key, value, "distinct values, since each makes a point of the grid")
     return tuple(v if v is None else kind.convert(v) for v in values)
 
 

@@ -2,7 +2,7 @@
 
 from server import ROOT
 
-from mnist_jax.experiment import describe_keys
+from mnist_jax.keys import describe_keys
 
 
 def test_the_table_of_keys_is_that_of_the_code():

@@ -1,0 +1,145 @@
+"""Which keys a config has: those of every run, and those of its model and optimizers."""
+
+import functools
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_jax import UserError, axes, own_files
+from mnist_jax.axes import Axis
+from mnist_jax.config_files import advice
+from mnist_jax.own_files import OwnFile
+from mnist_jax.settings import SETTINGS
+
+_RESERVED = {"name", "seed", "shard", "files", *SETTINGS}
+_RESERVED |= {"trial", "point", "epoch", "diverged_epoch", "num_trials", "diverged_seeds"}
+"""Names that no axis of one's own may have: keys and columns of a run."""
+
+
+@functools.lru_cache
+def find_axes(
+    model: str, optimizers: tuple[str, ...], files: tuple[OwnFile, ...] = ()
+) -> dict[str, Axis]:
+    """Returns the axes of a config by name, in the order of the grid.
+
+    Args:
+        model: A name of `axes.MODELS`, or `FILE.py:CLASS`.
+        optimizers: Each a name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`.
+        files: Where one's own are.
+
+    Raises:
+        UserError: One cannot be had, or two keys have one name.
+    """
+    if model in axes.MODELS:
+        fields = axes.read_class(axes.MODELS[model], of="model")
+    else:
+        fields = axes.of_module(find_own(model, "model", files), model)
+    taken = {spec: list(axes_of_optimizer(spec, files).values()) for spec in optimizers}
+    found = axes.arrange(fields, taken)
+    if clash := next((axis for axis in found.values() if axis.name in _RESERVED), None):
+        raise UserError(
+            f"{clash.name}: the {clash.of} has a parameter of this name, which a run uses itself;"
+            " rename it in your file"
+        )
+    return found
+
+
+def axes_of_optimizer(spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
+    if spec in axes.OPTIMIZERS:
+        found = axes.read_class(axes.OPTIMIZERS[spec], of="optimizer")
+    else:
+        found = axes.of_function(find_own(spec, "optimizer", files), spec)
+    return {axis.name: axis for axis in found}
+
+
+def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
+    """Returns what `FILE.py:NAME` names, of the files that an experiment has."""
+    name, _, _ = spec.rpartition(":")
+    return own_files.load(next(file for file in files if file.name == name), spec, key)
+
+
+def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -> Any:
+    """Returns a config with every key and its default, as an `ml_collections.ConfigDict`.
+
+    It takes no other keys, so that a mistyped one is an error. The README says what each is.
+
+    Args:
+        model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file is
+            looked for in the current directory, and then beside the file that calls this.
+        optimizer: A name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`, or several; their parameters
+            become keys.
+
+    Raises:
+        UserError: One cannot be had, or two keys have one name.
+    """
+    import ml_collections
+
+    optimizers = (optimizer,) if isinstance(optimizer, str) else tuple(optimizer)
+    caller = sys._getframe(1).f_globals.get("__file__")
+    found = Code([Path(caller).parent] if caller else [], {})
+    names = found.find("model", model), tuple(found.find("optimizer", o) for o in optimizers)
+    config = ml_collections.ConfigDict(type_safe=False)  # every value is checked when it is read
+    for name, setting in SETTINGS.items():
+        config[name] = setting.default
+    for name, axis in find_axes(*names, found.files).items():
+        config[name] = axis.default
+    config.model, config.optimizer = model, optimizer
+    return config.lock()
+
+
+def describe_keys() -> list[tuple[str, str, str, str]]:
+    """Returns name, default, kind and meaning of every key, as the README's table has them.
+
+    A key of kind `setting` has one value. Axes are `static`, with a program for each value, or
+    `traced`, with one for all. Those of a model or an optimizer say of which.
+    """
+    rows = [(name, setting.default, "setting", setting.text) for name, setting in SETTINGS.items()]
+    shared = [axis for axis in find_axes("mlp", ("sgd",)).values() if not axis.of]
+    rows += [(axis.name, axis.default, axis.how, axis.text) for axis in shared]
+    for what, classes in (("model", axes.MODELS), ("optimizer", axes.OPTIMIZERS)):
+        for name, cls in classes.items():
+            for axis in axes.read_class(cls, of=what):
+                rows.append((axis.name, axis.default, f"{axis.how}, {name}", axis.text))
+    return [(name, repr(default), kind, text) for name, default, kind, text in rows]
+
+
+def bad_value(key: str, value: object, expected: str) -> UserError:
+    """Returns the error of a key whose value makes no sense."""
+    return UserError(f"--config.{key}={value}: expected {expected}")
+
+
+class Code:
+    """Finds what a config names, and gathers the files of one's own."""
+
+    def __init__(
+        self, folders: Sequence[Path], copies: Mapping[str, OwnFile], typed: Collection[str] = ()
+    ):
+        """Takes the folders to look in, the copies that a record has, and the keys not of it."""
+        self._folders, self._copies, self._typed = folders, copies, typed
+        self._found: dict[str, OwnFile] = {}
+
+    @property
+    def files(self) -> tuple[OwnFile, ...]:
+        return tuple(self._found.values())
+
+    def find(self, key: str, spec: Any) -> str:
+        """Returns how the record names what a key says."""
+        known = {"model": axes.MODELS, "optimizer": axes.OPTIMIZERS, "metrics": axes.METRICS}[key]
+        if isinstance(spec, str) and spec in known:
+            return spec
+        if not (isinstance(spec, str) and own_files.names_file(spec)):
+            near = advice(str(spec), known)
+            raise bad_value(
+                key, spec, f"{', '.join(known)} or FILE.py:NAME" + f"; {near}" * bool(near)
+            )
+        name = own_files.record_name(spec)
+        base, _, _ = name.rpartition(":")
+        if key not in self._typed and base in self._copies:
+            file = self._copies[base]
+        else:
+            file = own_files.read(spec, key, self._folders)
+        if self._found.setdefault(base, file).content != file.content:
+            raise bad_value(key, spec, f"files of different names: another {base} is used, too")
+        own_files.load(file, name, key)
+        return name
