@@ -46,6 +46,7 @@ def find_axes(
 
 
 def axes_of_optimizer(spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
+    """Returns the axes that an optimizer takes, by name; arguments as of `find_axes`."""
     if spec in axes.OPTIMIZERS:
         found = axes.read_class(axes.OPTIMIZERS[spec], of="optimizer")
     else:
@@ -121,6 +122,7 @@ class Code:
 
     @property
     def files(self) -> tuple[OwnFile, ...]:
+        """Those that were found so far."""
         return tuple(self._found.values())
 
     def find(self, key: str, spec: Any) -> str:

@@ -314,7 +314,12 @@ def show_progress(
                         "val_loss": f"{held_out}_loss",
                         "val_accuracy": f"{held_out}_accuracy",
                     }
-            sound = np.all([np.isfinite(values) for values in metrics.values()], axis=0)
+            judged = [
+                f"{split}_{what}"
+                for split in ("train", "validation", "test")
+                for what in ("loss", "accuracy", "objective")
+            ]
+            sound = np.all([np.isfinite(metrics[c]) for c in judged if c in metrics], axis=0)
             words = [
                 f"{word}: {metrics[column][sound].mean():.4f}"
                 for word, column in columns.items()

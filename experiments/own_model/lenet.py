@@ -13,6 +13,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train):
+        """Returns half as many rows and columns, of `features` channels."""
         x = layers.Conv(self.features, (5, 5), padding=self.padding, use_bias=False)(x)
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         return layers.max_pool(nn.relu(x), (2, 2), (2, 2))
@@ -27,6 +28,7 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
+        """Returns the logits [batch, num_classes] of images [batch, 28, 28, 1] in [0, 1]."""
         first, second = self.features
         x = Block(first, "SAME", name="block_1")(images, train=train)
         x = Block(second, "VALID", name="block_2")(x, train=train)
