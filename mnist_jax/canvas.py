@@ -139,6 +139,11 @@ def add_title(figure, text: str) -> None:
     figure.suptitle(textwrap.fill(text, int(12 * figure.get_figwidth())))  # characters an inch
 
 
+def cut(text: str, most: int = 30) -> str:
+    """Leaves out the middle of a text that has too many characters for its place."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 :]}"
+
+
 def legend_name(name: str) -> str:
     """Returns what a line is called in the legend, which leaves out those that begin with _."""
     return f" {name}" if name.startswith("_") else name

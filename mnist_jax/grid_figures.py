@@ -16,6 +16,7 @@ from mnist_jax.canvas import (
     add_legend,
     add_title,
     criterion_words,
+    cut,
     lost_words,
     mean_interval,
     num_columns_of,
@@ -36,17 +37,35 @@ from mnist_jax.results import (
 )
 
 MAX_CELLS = 100  # of a heat map, with numbers in them
-# How the numbers of an axis of the grid are spread; the values of the other axes are names.
 _SPREAD = dict.fromkeys(("learning_rate", "l2", "weight_decay", "num_epochs", "batch_size"), "log")
-_SPREAD |= {"warmup_steps": "linear", "label_smoothing": "linear", "momentum": "1 - momentum"}
-_MOMENTA = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+_SPREAD |= {"warmup_steps": "linear", "label_smoothing": "linear", "momentum": "1 - x"}
+_SHARES = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+
+
+def _values(grid: Sequence[Row], axis: str) -> list[Any]:
+    """Returns the values of an axis in the order of the points, without None."""
+    return list(dict.fromkeys(point[axis] for point in having(grid, axis)))
+
+
+def having(grid: Sequence[Row], axis: str) -> list[Row]:
+    """Returns the points that have a value of an axis; the optimizers of others do not take it."""
+    return [point for point in grid if point.get(axis) is not None]
+
+
+def is_crossed(grid: Sequence[Row], axis: str) -> bool:
+    """Says whether the points that have an axis take all its values with whatever else varies."""
+    there = having(grid, axis)
+    rest = [other for other in varying(there) if other != axis]
+    combinations = {tuple(point[other] for other in rest) for point in there}
+    return len(there) == len(combinations) * len(_values(grid, axis))
 
 
 def draw_axis(run: Run, axis: str):
     """Draws test accuracy against one axis of the grid, one line per combination of the others."""
     from matplotlib.transforms import ScaledTranslation
 
-    p, grid, dataset = protocol(run), run.summary["grid"], run.summary["dataset"]
+    p, dataset = protocol(run), run.summary["dataset"]
+    grid = having(run.summary["grid"], axis)
     rest = tuple(other for other in varying(grid) if other != axis)
 
     def key(point):
@@ -95,6 +114,8 @@ def draw_axis(run: Run, axis: str):
     if len(kept) < len(lines):
         which = "those with the best points" if p.criterion else "the first"
         caption += f" Of {len(lines)} combinations, {len(kept)} are drawn, {which}."
+    if without := len(run.summary["grid"]) - len(grid):
+        caption += f" Left out: {count(without, 'grid point')} without {axis.replace('_', ' ')}."
     return figure, caption + lost_words(grid) + view.words()
 
 
@@ -121,8 +142,8 @@ def draw_search(run: Run):
         ax.set_visible(False)
     for i, (ax, axis) in enumerate(zip(panels, axes, strict=False)):
         places = _set_scale(ax, axis, grid, 2.3)
-        x = np.array([places[point[axis]] for point in grid], float)
-        x += scatter * (axis not in _SPREAD)
+        x = np.array([places.get(point[axis], math.nan) for point in grid])
+        x += scatter * (_spread_of(axis, list(places)) == "names")
         many = len(grid) > 1000
         look: dict[str, Any] = {"alpha": 0.7, "mew": 0, "rasterized": many}
         ax.plot(x[~outside], heights[~outside], "o", color=COLORS[0], ms=2 if many else 4, **look)
@@ -136,8 +157,10 @@ def draw_search(run: Run):
     )
     if chosen.any():
         caption += " Ring: the chosen point."
-    if any(axis not in _SPREAD for axis in axes):
+    if any(_spread_of(axis, _values(grid, axis)) == "names" for axis in axes):
         caption += " Over names, points are scattered sideways."
+    if any(len(having(grid, axis)) < len(grid) for axis in axes):
+        caption += " A panel leaves out the points that do not have its axis."
     if outside.any():
         caption += " Triangles at the lower edge: points below the axis, or with diverged trials."
     return figure, caption
@@ -172,11 +195,13 @@ def draw_heat_map(run: Run):
             frame = ([x - 0.5, x + 0.5, x + 0.5, x - 0.5], [y - 0.5, y - 0.5, y + 0.5, y + 0.5])
             ax.fill(*frame, fill=False, ec=COLORS[1], lw=2.5, clip_on=False, zorder=3)
     ax.grid(False)
-    for values, set_ticks in ((rows, ax.set_yticks), (columns, ax.set_xticks)):
+    wide = 0.7 * size[0] / len(columns)  # inches
+    for values, inches, set_ticks in ((rows, 3.0, ax.set_yticks), (columns, wide, ax.set_xticks)):
         step = math.ceil(len(values) / 20)
-        digits = num_digits(values)
-        set_ticks(range(0, len(values), step), [shown(v, digits) for v in values][::step])
-    ax.set(xlabel=across.replace("_", " "), ylabel=down.replace("_", " "))
+        texts, is_flat = _tick_texts(list(values), inches * step)
+        set_ticks(range(0, len(values), step), texts[::step], rotation=0 if is_flat else 90)
+    names = (textwrap.fill(axis.replace("_", " "), 40) for axis in (across, down))
+    ax.set(**dict(zip(("xlabel", "ylabel"), names, strict=True)))
     extend = "min" if view.words() else "neither"
     figure.colorbar(image, ax=ax, label=f"{p.measure} (%)", extend=extend)
     add_title(figure, f"{dataset}: mean {p.measure} ({p.words})")
@@ -227,10 +252,23 @@ def _interval_words(points: Sequence[Row]) -> str:
     )
 
 
+def _spread_of(axis: str, values: Sequence[Any]) -> str:
+    """Returns how an axis spreads its values: log, linear, as the log of 1 - x, or as names."""
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
+        return "names"
+    positive = [value for value in values if value > 0]
+    wide = bool(positive) and max(positive) >= 10 * min(positive)
+    spread = _SPREAD.get(axis, "log" if wide else "linear")
+    if (spread == "log" and min(values) < 0) or (spread == "1 - x" and max(values) >= 1):
+        return "linear"
+    return spread
+
+
 def _order(grid: Sequence[Row], axis: str) -> dict[Any, int]:
     """Returns the place of each value: of numbers by size, of names as the config has them."""
-    values = dict.fromkeys(point[axis] for point in grid)
-    return {v: i for i, v in enumerate(sorted(values) if axis in _SPREAD else values)}
+    values = _values(grid, axis)
+    is_names = _spread_of(axis, values) == "names"
+    return {v: i for i, v in enumerate(values if is_names else sorted(values))}
 
 
 _LOG_STEPS = {0.6: (1, 1.5, 2, 3, 5, 7), 1.2: (1, 2, 5), 2.4: (1, 3), math.inf: (1,)}
@@ -249,7 +287,8 @@ def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, f
     from matplotlib.ticker import LogLocator, NullFormatter
 
     order = _order(grid, axis)
-    name, spread, values = axis.replace("_", " "), _SPREAD.get(axis, "names"), list(order)
+    name, values = axis.replace("_", " "), list(order)
+    spread = _spread_of(axis, values)
     places = {value: float(i if spread == "names" else value) for value, i in order.items()}
     if spread == "log":
         positive = [value for value in values if value > 0]
@@ -261,11 +300,11 @@ def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, f
             ax.set_xscale("symlog", linthresh=min(positive), linscale=width)
             ax.axvline(min(positive) / 2, color="#999999", lw=0.8, ls=":")
             name += " (log scale, 0 set apart)"
-    elif spread == "1 - momentum":
-        ax.set_xscale("function", functions=(_spread_momentum, lambda place: 1 - 10.0**-place))
-        ax.set_xticks([m for m in _MOMENTA if values[0] <= m <= values[-1]])
-        name += " (log scale of 1 - momentum)"
-    ax.set_xlabel(name, fontsize=8)
+    elif spread == "1 - x":
+        ax.set_xscale("function", functions=(_spread_share, lambda place: 1 - 10.0**-place))
+        ax.set_xticks([m for m in _SHARES if values[0] <= m <= values[-1]])
+        name += f" (log scale of 1 - {name})"
+    ax.set_xlabel(textwrap.fill(name, int(16 * inches)), fontsize=8)
     transform = ax.xaxis.get_transform()
     spots = transform.transform(np.array(list(places.values())))
     width = spots[-1] - spots[0]
@@ -274,9 +313,8 @@ def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, f
     ax.set_xlim(transform.inverted().transform(ends))
     gap = inches * np.diff(spots).min() / (width + 2 * margin)
     if gap > 0.16:
-        texts = [shown(value, num_digits(values)) for value in values]
-        room = 13 * gap > max(map(len, texts)) + 1  # characters an inch
-        ax.set_xticks(list(places.values()), texts, rotation=0 if room else 90)
+        texts, is_flat = _tick_texts(values, gap)
+        ax.set_xticks(list(places.values()), texts, rotation=0 if is_flat else 90)
         ax.set_xticks([], minor=True)
     elif ax.get_xscale() == "log":
         decades = float(width + 2 * margin)
@@ -289,5 +327,21 @@ def _set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, f
     return places
 
 
-def _spread_momentum(momentum):
-    return -np.log10(np.maximum(1 - momentum, 1e-9))
+def _tick_texts(values: Sequence[Any], inches: float) -> tuple[list[str], bool]:
+    """Returns what stands below the ticks of values, and whether it has room from left to right.
+
+    Args:
+        values: All of an axis.
+        inches: From tick to tick.
+    """
+    texts, room = [cut(shown(value, num_digits(values))) for value in values], int(13 * inches) - 1
+    if room > 8:  # characters; names go on in a second line, numbers do not
+        texts = [
+            textwrap.fill(text, room) if isinstance(value, str) else text
+            for text, value in zip(texts, values, strict=True)
+        ]
+    return texts, all(len(line) <= room for text in texts for line in text.splitlines())
+
+
+def _spread_share(share):
+    return -np.log10(np.maximum(1 - share, 1e-9))

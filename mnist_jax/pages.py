@@ -265,9 +265,11 @@ class Pair(NamedTuple):
     beware: str
 
 
-def network(point: Row) -> str:
-    """Names the network of a grid point."""
-    hidden, conv = (shown(point[axis]) for axis in ("hidden_sizes", "conv_features"))
+def network(run: Run, point: Row) -> str:
+    """Names the network of a grid point: by its layers, or by the class of a file of one's own."""
+    if (model := str(run.config.get("model", "mlp"))) not in ("mlp", "cnn"):
+        return one_line(model.rpartition(":")[2])
+    hidden, conv = (shown(point.get(axis) or "none") for axis in ("hidden_sizes", "conv_features"))
     if conv != "none":
         return f"CNN {conv}" + f", {hidden}" * (hidden != "none")
     return f"MLP {hidden}" if hidden != "none" else "linear"
@@ -280,7 +282,7 @@ def lines_table(lines: Sequence[Line]) -> Table:
     for name, run, point in lines:
         p = protocol(run)
         found, chosen_of = point["statistics"][p.column], count(len(run.summary["grid"]), "point")
-        cells = [name, p.words, run.summary["dataset"], network(point)]
+        cells = [name, p.words, run.summary["dataset"], network(run, point)]
         cells += [chosen_of if p.criterion else "—", _num_sound(point)]
         rows.append([*cells, percent(found["mean"]), interval(found["interval_95"])])
     measured = [("test accuracy %", "mean"), ("test accuracy %", "95 % interval")]

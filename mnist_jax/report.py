@@ -8,7 +8,6 @@ together in a new directory as the run that they are. Everything is read from fi
 trained.
 """
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -226,13 +225,13 @@ def figures_of_run(
     drawn: dict[str, Callable[[], Any]] = {
         "accuracy_curves": partial(epoch_figures.draw_curves, run)
     }
-    sizes = [len({point[axis] for point in grid}) for axis in axes]
     if axes and run.config["grid"] in ("random", "halton"):
         drawn["search"] = partial(grid_figures.draw_search, run)
-    elif len(grid) == math.prod(sizes):
-        for axis in axes:
+    else:
+        crossed = [axis for axis in axes if grid_figures.is_crossed(grid, axis)]
+        for axis in crossed:
             drawn[f"accuracy_vs_{axis}"] = partial(grid_figures.draw_axis, run, axis)
-        if len(axes) == 2:
+        if len(axes) == len(crossed) == 2:
             drawn["heat_map"] = partial(grid_figures.draw_heat_map, run)
     if len(axes) > 1:
         lines = [Line(label(point, axes), run, point) for point in shown_points(run)]

@@ -382,9 +382,15 @@ _BESIDE_AXES = {"trial", "point", "seed", "dataset", "num_trials", "diverged_see
 
 
 def varying(grid: Sequence[Row]) -> tuple[Axis, ...]:
-    """Returns the axes on which grid points have more than one value."""
-    axes = dict.fromkeys(key for point in grid for key in point if key not in _BESIDE_AXES)
-    values = {axis: {str(point.get(axis)): point.get(axis) for point in grid} for axis in axes}
+    """Returns the axes on which grid points, or trials, have more than one value.
+
+    A point that lacks an axis, or has None there, has no value: its optimizer does not take it.
+    """
+    axes = [name for name in dict.fromkeys(itertools.chain(*grid)) if name not in _BESIDE_AXES]
+    values = {
+        axis: {str(point[axis]): point[axis] for point in grid if point.get(axis) is not None}
+        for axis in axes
+    }
     return tuple(
         Axis(axis, num_digits(found.values())) for axis, found in values.items() if len(found) > 1
     )
@@ -456,12 +462,18 @@ def is_finite(value: object) -> TypeGuard[float]:
 
 
 def label(point: Row, axes: Sequence[Axis]) -> str:
-    """Names a grid point, or a trial, by its values on some axes."""
-    return ", ".join(f"{axis.replace('_', ' ')} {shown(point[axis], axis.digits)}" for axis in axes)
+    """Names a grid point, or a trial, by its values on some axes, of those that it has."""
+    return ", ".join(
+        f"{axis.replace('_', ' ')} {shown(point[axis], axis.digits)}"
+        for axis in axes
+        if point.get(axis) is not None
+    )
 
 
 def shown(value: object, digits: int | None = None) -> str:
     """Writes the value of an axis; by default with the digits that it needs if it is alone."""
+    if value is None:
+        return "—"
     if isinstance(value, float):
         return f"{value:.{digits or num_digits([value])}g}"
     return one_line(str(value)) or "none"

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_report import IMAGES, RECIPE, gaps, make_run
+from test_report import IMAGES, OPTIMIZERS, RECIPE, gaps, make_run, own_run
 
 from mnist_jax import (
     UserError,
@@ -285,6 +285,89 @@ def test_heat_map_has_a_cell_for_each_pair(tmp_path):
     assert "Framed: the chosen point" in caption
     three = make_run(tmp_path / "three", schedule=("cosine", "constant"), momentum=(0.0, 0.5))
     assert "heat_map" not in report.figures_of_run(three)
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "scale", "names"),
+    [
+        ("dropout", (0.5, 0.0, 0.1), "linear", ["0", "0.1", "0.5"]),
+        ("features", (8, 64, 16, 128), "log", ["8", "16", "64", "128"]),
+        ("scale", (0.0, 1e-3, 0.1), "symlog", ["0", "0.001", "0.1"]),
+        ("shift", (-1.0, 0.5, 20.0), "linear", ["-1", "0.5", "20"]),
+        ("normed", (True, False), "linear", ["True", "False"]),
+        ("filters", ("64-32", "none", "8"), "linear", ["64-32", "none", "8"]),
+        ("momentum", (0.0, 0.9, 0.99), "function", ["0", "0.9", "0.99"]),
+        ("momentum", (0.0, 1.5), "linear", ["0", "1.5"]),  # of an optimizer of one's own
+        ("ωμέγα", (2, 3), "linear", ["2", "3"]),
+    ],
+)
+def test_an_axis_of_ones_own_has_the_scale_of_its_values(tmp_path, axis, values, scale, names):
+    run = own_run(tmp_path / "run", seeds=1, **{axis: values})
+    assert re.fullmatch(NAMES["figures"], f"accuracy_vs_{axis}.png")
+    figure, _ = report.figures_of_run(run)[f"accuracy_vs_{axis}"]()
+    [ax] = drawn(figure).axes
+    assert ax.get_xscale() == scale
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == names
+    places = ax.transAxes.inverted().transform(ax.transData.transform(ax.lines[-1].get_xydata()))
+    assert (np.diff(places[:, 0]) > 0.02).all()
+    assert 0 < places[0, 0] < places[-1, 0] < 1
+
+
+def test_points_without_an_axis_are_left_out_of_its_figure(tmp_path):
+    rates = (0.1, 0.01)
+    axes = {name: [x for x in v for _ in rates] for name, v in OPTIMIZERS.items()}
+    run = own_run(tmp_path / "run", learning_rate=5 * rates, **axes)
+    drawings = report.figures_of_run(run)
+    assert {x for x in drawings if x.startswith("accuracy_vs_")} == {
+        "accuracy_vs_momentum",
+        "accuracy_vs_b2",
+        "accuracy_vs_learning_rate",  # which alone is crossed with all the others
+    }
+    assert "heat_map" not in drawings
+    figure, caption = drawings["accuracy_vs_momentum"]()
+    [ax] = drawn(figure).axes
+    assert [line.get_xdata().tolist() for line in ax.lines[::2]] == [[0.0, 0.9], [0.0, 0.9]]
+    assert "Left out: 6 grid points without momentum." in caption
+    figure, caption = drawings["accuracy_vs_learning_rate"]()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "optimizer lion" in names
+    assert "momentum 0, optimizer sgd" in names
+    assert len(names) == 5
+    assert "Left out" not in caption
+    paired = own_run(tmp_path / "list", learning_rate=rates, momentum=(0.0, 0.9))
+    assert not [x for x in report.figures_of_run(paired) if x.startswith("accuracy_vs_")]
+
+
+def test_search_leaves_points_without_an_axis_out_of_its_panel(tmp_path):
+    rates = {"learning_rate": (1e-3, 2e-3, 0.1, 0.2, 0.3)}
+    run = own_run(tmp_path / "run", grid="halton", **OPTIMIZERS | rates)
+    figure, caption = report.figures_of_run(run)["search"]()
+    panels = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
+    found = {name: np.isfinite(ax.lines[0].get_xdata()).sum() for name, ax in panels.items()}
+    assert found == {"learning rate": 5, "momentum": 2, "optimizer": 5, "b2": 2}
+    assert "A panel leaves out the points that do not have its axis." in caption
+    whole = own_run(tmp_path / "whole", grid="halton", **rates)
+    assert "leaves out the points" not in report.figures_of_run(whole)["search"]()[1]
+
+
+def test_long_names_leave_room_for_what_is_drawn(tmp_path, recwarn):
+    names = ("relu", "gelu", "my_files.py:an_activation_whose_name_is_as_long_as_a_line_is_wide")
+    long = "rate_of_what_is_dropped_behind_the_convolutions_of_the_network"
+    axes = {long: [x for x in (0.0, 0.1, 0.2, 0.5) for _ in names], "activation": 4 * names}
+    run = own_run(tmp_path / "run", seeds=2, **axes)
+    drawings = report.figures_of_run(run)
+    for name in (f"accuracy_vs_{long}", "accuracy_vs_activation", "heat_map"):
+        figure, _ = drawings[name]()
+        ax = drawn(figure).axes[0]
+        assert ax.get_position().height > 0.3, name
+        assert ax.get_position().width > 0.3, name
+        renderer = figure._get_renderer()
+        texts = [*ax.get_xticklabels(), ax.xaxis.label]
+        boxes = [text.get_window_extent(renderer) for text in texts if text.get_text()]
+        assert all(0 <= box.x0 <= box.x1 <= figure.bbox.width for box in boxes), name
+        ticks = sorted((box.x0, box.x1) for box in boxes[:-1])
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(ticks)), name
+    assert not [x for x in recwarn if "constrained_layout" in str(x.message)]
 
 
 def test_points_stand_below_each_other(tmp_path):

@@ -958,6 +958,68 @@ def test_runs_of_close_values_are_no_same_recipe(tmp_path):
     assert cells(table) == [{"run": "a", "l2": "0.1234567"}, {"run": "b", "l2": "0.1234568"}]
 
 
+# --- axes of one's own ---
+
+
+def own_run(path, protocol="test", grid="product", seeds=3, **axes):
+    """Writes a run, and returns it as one whose points have other axes [points]; see `make_run`."""
+    num_points = len(next(iter(axes.values())))
+    l2s = tuple(i / 1e3 for i in range(num_points))
+    run = make_run(path, protocol, seeds, l2=l2s, num_epochs=(2,))
+    for i, point in enumerate(run.summary["grid"]):
+        point |= {"l2": 0.0} | {axis: values[i] for axis, values in axes.items()}
+    return run._replace(config=run.config | {"grid": grid})
+
+
+OPTIMIZERS = {
+    "optimizer": ("sgd", "sgd", "adamw", "adamw", "lion"),
+    "momentum": (0.0, 0.9, None, None, None),
+    "b2": (None, None, 0.99, 0.999, None),
+    "nesterov": (False, False, None, None, None),
+}
+
+
+def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
+    run = own_run(tmp_path / "run", **OPTIMIZERS)
+    grid = run.summary["grid"]
+    axes = results.varying(grid)
+    assert set(axes) == {"optimizer", "momentum", "b2"}  # of nesterov there is one value
+    assert [results.label(point, axes) for point in grid] == [
+        "momentum 0, optimizer sgd",
+        "momentum 0.9, optimizer sgd",
+        "optimizer adamw, b2 0.99",
+        "optimizer adamw, b2 0.999",
+        "optimizer lion",
+    ]
+    table = {row["optimizer"] + row["b2"]: row for row in cells(pages.results_table(run))}
+    assert table.keys() == {"sgd—", "adamw0.99", "adamw0.999", "lion—"}
+    assert table["lion—"]["momentum"] == "—"
+    assert "None" not in page(run)
+    del grid[0]["b2"]  # of a run that has no such axis, beside others
+    assert results.label(grid[0], axes) == "momentum 0, optimizer sgd"
+    assert results.varying(grid) == axes
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("my_net.py:LeNet5", "LeNet5"),
+        ("mlp", "MLP 8"),
+        ("cnn", "CNN 4, 8"),
+    ],
+)
+def test_networks_are_named(tmp_path, model, name):
+    features = ((4,),) if model == "cnn" else ((),)
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,), conv_features=features)
+    assert pages.network(run, run.summary["grid"][0]) == name or model.startswith("my")
+    run = run._replace(config=run.config | {"model": model})
+    [point] = run.summary["grid"]
+    if model != "cnn":
+        del point["conv_features"]  # which is not an axis of the others
+    [row] = cells(pages.lines_table(comparison.name_lines([run])))
+    assert row["network"] == name
+
+
 @pytest.mark.parametrize(
     ("values", "texts"),
     [
@@ -969,6 +1031,7 @@ def test_runs_of_close_values_are_no_same_recipe(tmp_path):
         ((1.5848931924611134e-05, 1), ("1.58489e-05", "1")),
         ((), ()),
         ((math.nan, math.inf), ("nan", "inf")),
+        ((None, 0.5, True, 3, "500-300", ""), ("—", "0.5", "True", "3", "500-300", "none")),
     ],
 )
 def test_digits_tell_values_apart(values, texts):
