@@ -95,17 +95,18 @@ def name_runs(runs: Sequence[Run]) -> list[Run]:
 def name_lines(runs: Sequence[Run]) -> list[Line]:
     """Returns the chosen point of each run; where nothing was chosen, the first ones.
 
-    Names say on which axes the grids vary, and on which the lines differ, if those are one or two.
+    Names say on which axes the grids vary, and on which the lines differ, if those are one or two;
+    there the model is one too.
     """
     shown = []
     for run in runs:
         num_points = 1 if protocol(run).criterion else _most_points(runs)
         shown += [(run, point) for point in shown_points(run)[:num_points]]
-    differ = varying([point for _, point in shown])
-    lines = []
-    for run, point in shown:
+    recipes = [{"model": run.config["model"]} | point for run, point in shown]
+    differ, lines = varying(recipes), []
+    for (run, point), recipe in zip(shown, recipes, strict=True):
         axes = [*(differ if len(differ) <= 2 else ()), *varying(run.summary["grid"])]
-        names = run.config["name"], label(point, list(dict.fromkeys(axes)))
+        names = run.config["name"], label(recipe, list(dict.fromkeys(axes)))
         lines.append(Line(": ".join(filter(None, names)), run, point))
     return lines
 

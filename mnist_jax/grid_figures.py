@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mnist_jax import axes
 from mnist_jax.canvas import (
     COLORS,
     MARKERS,
@@ -37,8 +38,13 @@ from mnist_jax.results import (
 )
 
 MAX_CELLS = 100  # of a heat map, with numbers in them
-_SPREAD = dict.fromkeys(("learning_rate", "l2", "weight_decay", "num_epochs", "batch_size"), "log")
-_SPREAD |= {"warmup_steps": "linear", "label_smoothing": "linear", "momentum": "1 - x"}
+_KNOWN = {
+    axis.name: axis.spread
+    for named in (axes.Traced, axes.TracedLast, *axes.MODELS.values(), *axes.OPTIMIZERS.values())
+    for axis in axes.read_class(named)
+    if axis.spread
+}
+_KNOWN |= {"num_epochs": axes.LOG, "batch_size": axes.LOG}
 _SHARES = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -131,16 +137,16 @@ def draw_search(run: Run):
     low, high = view.limits()
     outside = ~(sound & (accuracies >= low))
     heights = np.where(outside, low + 0.03 * (high - low), accuracies)
-    axes = varying(grid)
-    num_columns = num_columns_of(len(axes))
-    num_rows = math.ceil(len(axes) / num_columns)
+    panelled = varying(grid)
+    num_columns = num_columns_of(len(panelled))
+    num_rows = math.ceil(len(panelled) / num_columns)
     size = (max(2.7 * num_columns + 0.5, 4.5), 2.5 * num_rows + 0.8)
     figure, panels = subplots(size, num_rows, num_columns, sharey=True)
     panels[0].set_ylim(low, high)
     scatter = np.random.default_rng(0).uniform(-0.2, 0.2, len(grid))
-    for ax in panels[len(axes) :]:
+    for ax in panels[len(panelled) :]:
         ax.set_visible(False)
-    for i, (ax, axis) in enumerate(zip(panels, axes, strict=False)):
+    for i, (ax, axis) in enumerate(zip(panels, panelled, strict=False)):
         places = _set_scale(ax, axis, grid, 2.3)
         x = np.array([places.get(point[axis], math.nan) for point in grid])
         x += scatter * (_spread_of(axis, list(places)) == "names")
@@ -157,9 +163,9 @@ def draw_search(run: Run):
     )
     if chosen.any():
         caption += " Ring: the chosen point."
-    if any(_spread_of(axis, _values(grid, axis)) == "names" for axis in axes):
+    if any(_spread_of(axis, _values(grid, axis)) == "names" for axis in panelled):
         caption += " Over names, points are scattered sideways."
-    if any(len(having(grid, axis)) < len(grid) for axis in axes):
+    if any(len(having(grid, axis)) < len(grid) for axis in panelled):
         caption += " A panel leaves out the points that do not have its axis."
     if outside.any():
         caption += " Triangles at the lower edge: points below the axis, or with diverged trials."
@@ -258,10 +264,10 @@ def _spread_of(axis: str, values: Sequence[Any]) -> str:
         return "names"
     positive = [value for value in values if value > 0]
     wide = bool(positive) and max(positive) >= 10 * min(positive)
-    spread = _SPREAD.get(axis, "log" if wide else "linear")
-    if (spread == "log" and min(values) < 0) or (spread == "1 - x" and max(values) >= 1):
-        return "linear"
-    return spread
+    spread = _KNOWN.get(axis, axes.LOG if wide else axes.LINEAR)
+    if spread is axes.LOG and min(values) >= 0:
+        return "log"
+    return "1 - x" if spread is axes.LOG_OF_REST and max(values) < 1 else "linear"
 
 
 def _order(grid: Sequence[Row], axis: str) -> dict[Any, int]:

@@ -267,7 +267,7 @@ class Pair(NamedTuple):
 
 def network(run: Run, point: Row) -> str:
     """Names the network of a grid point: by its layers, or by the class of a file of one's own."""
-    if (model := str(run.config.get("model", "mlp"))) not in ("mlp", "cnn"):
+    if (model := str(run.config["model"])) not in ("mlp", "cnn"):
         return one_line(model.rpartition(":")[2])
     hidden, conv = (shown(point.get(axis) or "none") for axis in ("hidden_sizes", "conv_features"))
     if conv != "none":

@@ -297,6 +297,7 @@ def test_heat_map_has_a_cell_for_each_pair(tmp_path):
         ("normed", (True, False), "linear", ["True", "False"]),
         ("filters", ("64-32", "none", "8"), "linear", ["64-32", "none", "8"]),
         ("momentum", (0.0, 0.9, 0.99), "function", ["0", "0.9", "0.99"]),
+        ("b2", (0.9, 0.99, 0.999), "function", ["0.9", "0.99", "0.999"]),
         ("momentum", (0.0, 1.5), "linear", ["0", "1.5"]),  # of an optimizer of one's own
         ("ωμέγα", (2, 3), "linear", ["2", "3"]),
     ],
@@ -331,7 +332,7 @@ def test_points_without_an_axis_are_left_out_of_its_figure(tmp_path):
     figure, caption = drawings["accuracy_vs_learning_rate"]()
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "optimizer lion" in names
-    assert "momentum 0, optimizer sgd" in names
+    assert "optimizer sgd, momentum 0" in names
     assert len(names) == 5
     assert "Left out" not in caption
     paired = own_run(tmp_path / "list", learning_rate=rates, momentum=(0.0, 0.9))

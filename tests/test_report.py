@@ -12,17 +12,19 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from base import AXES
 from server import ROOT
 
 from mnist_jax import UserError, comparison, pages, records, report, results, workdirs
+from mnist_jax.axes import metric_name
 from mnist_jax.data import Dataset
-from mnist_jax.grid import AXES, make_points
+from mnist_jax.grid import make_points
 from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.provenance import provenance
 
 L2S = (1e-3, 7.5e-4, 1e-6)
 RECIPE = {
-    "conv_features": ((),),
+    "optimizer": ("sgd",),
     "hidden_sizes": ((8,),),
     "num_epochs": (6,),
     "batch_size": (32,),
@@ -35,48 +37,59 @@ RECIPE = {
     "l2_on_output": (False,),
     "weight_decay": (0.0,),
     "label_smoothing": (0.0,),
+    "ema_decay": (0.0,),
 }
 IMAGES, LABELS = np.arange(40 * 784).reshape(40, 28, 28).astype(np.uint8), np.arange(40) % 10
 
 
-def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **options):
+def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metrics=(), **options):
     """Writes a run with made-up numbers.
 
     `diverging` are numbers of trials that end in NaN; `accuracy(point, seed)` is the test accuracy
-    that counts; `options` are axes, or `name`, `dataset`, `grid` and `num_points` of the config.
+    that counts; `metrics` are what else is measured, as a config names it; `options` are values of
+    axes, one's own among them, or `name`, `dataset`, `grid` and `num_points` of the config.
     """
-    axes = {axis: options.pop(axis, values) for axis, values in RECIPE.items()}
-    config = {"name": "made_up", "dataset": "digits", "grid": "product", "num_points": 0} | options
-    points = make_points(axes, config["grid"], config["num_points"], 0)
+    config = {"name": "made_up", "dataset": "digits", "grid": "product", "num_points": 0}
+    config |= {key: options.pop(key) for key in list(options) if key in config}
+    config |= {"model": "cnn" if "conv_features" in options else "mlp", "metrics": list(metrics)}
+    axes = RECIPE | options
+    spreads = {axis: AXES[axis].spread if axis in AXES else None for axis in axes}
+    points = make_points(axes, spreads, config["grid"], config["num_points"], 0)
     p, dataset = PROTOCOLS[protocol], config["dataset"]
     trials = records.trial_rows(points, range(seeds), dataset)
     path.mkdir(parents=True)
     workdirs.write_text(path / "config.json", workdirs.to_json(config | axes))
     generator, rows = np.random.default_rng(0), []
-    for num_epochs in dict.fromkeys(point.num_epochs for point in points):
+    for num_epochs in dict.fromkeys(point["num_epochs"] for point in points):
         mine = [trial for trial in trials if trial["num_epochs"] == num_epochs]
         lost = [i for i, trial in enumerate(mine) if trial["trial"] in diverging]
-        recorder = records.Recorder(path, mine, results.varying(trials), protocol)
+        recorder = records.Recorder(path, mine, results.varying(trials), protocol, metrics)
         for epoch in range(num_epochs):
-            metrics = {}
+            found = {}
             for split in filter(None, ("train", p.held_out)):
                 noise = generator.random(len(mine))
-                metrics[f"{split}_loss"] = 0.1 + 0.1 * noise / (epoch + 1)
-                metrics[f"{split}_accuracy"] = 0.98 - 0.4 * 0.4**epoch - 0.01 * noise
+                found[f"{split}_loss"] = 0.1 + 0.1 * noise / (epoch + 1)
+                found[f"{split}_accuracy"] = 0.98 - 0.4 * 0.4**epoch - 0.01 * noise
                 if accuracy and p.column == f"best_{split}_accuracy":  # reached in the last epoch
                     counts = [accuracy(trial["point"], trial["seed"]) for trial in mine]
-                    metrics[f"{split}_accuracy"] = np.array(counts) - 0.1 * (epoch < num_epochs - 1)
+                    found[f"{split}_accuracy"] = np.array(counts) - 0.1 * (epoch < num_epochs - 1)
                 if split != "train":
-                    metrics[f"{split}_objective"] = metrics[f"{split}_loss"] + 1
+                    found[f"{split}_objective"] = found[f"{split}_loss"] + 1
+                for i, metric in enumerate(map(metric_name, metrics)):
+                    found[f"{split}_{metric}"] = 0.5 + i + noise / (epoch + 2)
             if epoch == num_epochs - 1:
-                for values in metrics.values():
+                for values in found.values():
                     values[lost] = math.nan
-            recorder.add(epoch + 1, metrics)
+            recorder.add(epoch + 1, found)
         scores = {}
         if p.held_out != "test":
             noise = generator.random(len(mine))
             names = ("test_loss", "test_accuracy", "test_objective")
             scores = {name: 0.9 + 0.05 * noise for name in names}
+            for metric in map(metric_name, metrics):
+                scores[f"test_{metric}"] = 0.3 + 0.1 * noise
+                if p.choose_epoch:
+                    scores[records.at_best("validation", metric)] = 0.4 + 0.1 * noise
             if p.choose_epoch:
                 scores["test_accuracy_at_best_validation"] = 0.91 + 0.05 * noise
         rows += recorder.rows(scores)
@@ -102,7 +115,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, **opti
     made["data_checksum"] = data.checksum
     num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
     run = workdirs.digest(config | axes, made["data_checksum"])
-    results.write_summary(path, rows, protocol, dataset, num_images, made, run=run)
+    results.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, run=run)
     return report.read_run(path)
 
 
@@ -393,7 +406,7 @@ def test_identical_trials_are_called_identical(tmp_path):
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.1, 0.2))
     for rows in (run.results[3:6], run.results[6:]):  # both as the best
         for row, same in zip(rows, run.results, strict=False):
-            row.update({c: same[c] for c in results.measured(same)})
+            row.update({c: same[c] for c in results.measured(same, run.axes)})
     assert "It has identical results, trial by trial, to l2 0.00075; l2 1e-06." in verdict(run)
     assert "told apart" not in verdict(run)
     [row, _] = cells(pages.comparison_table(run, report.compare_best(run).others))
@@ -592,8 +605,8 @@ def test_lines_say_in_what_they_differ_if_that_is_little(tmp_path):
     b = make_run(tmp_path / "b", "last_epoch", l2=(0.1,), name="same", conv_features=((4,),))
     c = make_run(tmp_path / "c", "last_epoch", l2=(0.1,), name="same", num_epochs=(3,))
     assert [line.name for line in compare(a, b)[0]] == [
-        "same (a): conv features none, l2 0",
-        "same (b): conv features 4, l2 0.1",
+        "same (a): model mlp, l2 0",
+        "same (b): model cnn, l2 0.1",
     ]
     assert [line.name for line in compare(a, b, c)[0]] == ["same (a)", "same (b)", "same (c)"]
 
@@ -725,7 +738,7 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     said = (folder / "report.md").read_text(encoding="utf-8")
     assert "python -m mnist_jax.report a b" in said
     assert "one: Of 3 trials, 1 diverged" in said
-    assert "| two | 4 | " in said.split("## Configs")[1]  # what differs, by run
+    assert "| two | cnn | " in said.split("## Configs")[1]  # what differs, by run
     assert "CNN 4, 8" in said
     assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
     assert len([x for x in parsed(folder / "report.html").attributes if x[1] == "src"]) == 2
@@ -927,8 +940,7 @@ def test_commit_is_shortened_and_a_changed_checkout_is_told():
 
 
 def test_the_made_up_recipe_has_every_axis():
-    assert tuple(RECIPE) == AXES
-    assert json.loads(workdirs.to_json(RECIPE)).keys() == set(AXES)
+    assert [*RECIPE] == [axis for axis in AXES if axis != "conv_features"]
 
 
 # --- values that are close to each other ---
@@ -961,13 +973,9 @@ def test_runs_of_close_values_are_no_same_recipe(tmp_path):
 # --- axes of one's own ---
 
 
-def own_run(path, protocol="test", grid="product", seeds=3, **axes):
-    """Writes a run, and returns it as one whose points have other axes [points]; see `make_run`."""
-    num_points = len(next(iter(axes.values())))
-    l2s = tuple(i / 1e3 for i in range(num_points))
-    run = make_run(path, protocol, seeds, l2=l2s, num_epochs=(2,))
-    for i, point in enumerate(run.summary["grid"]):
-        point |= {"l2": 0.0} | {axis: values[i] for axis, values in axes.items()}
+def own_run(path, protocol="test", grid="list", **options):
+    """Writes a run whose points have the values of axes [points], by whatever grid it says."""
+    run = make_run(path, protocol, grid="list", **{"l2": (0.0,), "num_epochs": (2,)} | options)
     return run._replace(config=run.config | {"grid": grid})
 
 
@@ -985,8 +993,8 @@ def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
     axes = results.varying(grid)
     assert set(axes) == {"optimizer", "momentum", "b2"}  # of nesterov there is one value
     assert [results.label(point, axes) for point in grid] == [
-        "momentum 0, optimizer sgd",
-        "momentum 0.9, optimizer sgd",
+        "optimizer sgd, momentum 0",
+        "optimizer sgd, momentum 0.9",
         "optimizer adamw, b2 0.99",
         "optimizer adamw, b2 0.999",
         "optimizer lion",
@@ -996,26 +1004,22 @@ def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
     assert table["lion—"]["momentum"] == "—"
     assert "None" not in page(run)
     del grid[0]["b2"]  # of a run that has no such axis, beside others
-    assert results.label(grid[0], axes) == "momentum 0, optimizer sgd"
+    assert results.label(grid[0], axes) == "optimizer sgd, momentum 0"
     assert results.varying(grid) == axes
 
 
 @pytest.mark.parametrize(
-    ("model", "name"),
+    ("model", "name", "options"),
     [
-        ("my_net.py:LeNet5", "LeNet5"),
-        ("mlp", "MLP 8"),
-        ("cnn", "CNN 4, 8"),
+        ("my_net.py:LeNet5", "LeNet5", {"rate": (0.1,)}),
+        ("mlp", "MLP 8", {}),
+        ("mlp", "linear", {"hidden_sizes": ((),)}),
+        ("cnn", "CNN 4, 8", {"conv_features": ((4,),)}),
     ],
 )
-def test_networks_are_named(tmp_path, model, name):
-    features = ((4,),) if model == "cnn" else ((),)
-    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,), conv_features=features)
-    assert pages.network(run, run.summary["grid"][0]) == name or model.startswith("my")
+def test_networks_are_named(tmp_path, model, name, options):
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,), **options)
     run = run._replace(config=run.config | {"model": model})
-    [point] = run.summary["grid"]
-    if model != "cnn":
-        del point["conv_features"]  # which is not an axis of the others
     [row] = cells(pages.lines_table(comparison.name_lines([run])))
     assert row["network"] == name
 
