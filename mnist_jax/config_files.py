@@ -150,7 +150,10 @@ def _read_record(given: str, path: Path) -> Found:
             for own, sha256 in record.pop("files", {}).items()
         }
     except run_files.BadFileError as error:
-        raise UserError(f"--config={given}: {error}; put it back as it was") from None
+        raise UserError(
+            f"{error.path.parent}/{error}; put it back as it was: the run in {path.parent} is made "
+            "with it"
+        ) from None
     return Found(record, name, path.parent, seed, shard, copies)
 
 

@@ -426,7 +426,7 @@ def configure_jax(
         job=job,
         timeout=timeout,
     )
-    hosts.compare({**experiment.record(), **common})
+    hosts.compare({**recorded.with_files(experiment.record()), **common})
     machine.devices_for(min(sizes), experiment.devices)
     return machine.describe_devices(machine.devices_for(max(sizes), experiment.devices))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from mnist_jax import UserError, cache, hosts, results, workdirs
+from mnist_jax import UserError, cache, hosts, own_files, results, workdirs
 from mnist_jax.config_files import EXPECTED, advice
 from mnist_jax.experiment import Experiment, configure_jax, load_data, read_experiment
 from mnist_jax.keys import find_axes
@@ -108,7 +108,8 @@ def run(
 
             def open_workdir() -> None:
                 workdirs.open_workdir(path, config, overwrite)
-                process.begin(path, dataset.checksum, devices)
+                own_files.save(path, experiment.own_files)
+                process.begin(path, dataset.checksum, devices, experiment.own_files)
 
             state, holds_another = hosts.first(lock_workdir)
             if state == "finished":

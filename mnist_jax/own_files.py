@@ -238,13 +238,16 @@ def _jax_computes() -> bool:
 
 
 def save(workdir: Path, files: Sequence[OwnFile]) -> None:
-    """Keeps files in a work directory.
+    """Keeps files in a work directory that has not got them yet.
 
     Raises:
         OSError: One cannot be written.
     """
     for file in files:
         path = workdir / FOLDER / file.name
+        with contextlib.suppress(BadFileError):
+            read_copy(workdir, file.name, file.sha256)
+            continue
         with writing(path):
             path.parent.mkdir(exist_ok=True)
         write_bytes(path, file.content)

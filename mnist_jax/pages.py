@@ -327,7 +327,7 @@ def _flat(record: Row, prefix: str = "") -> dict[str, list]:
     """Returns the values, one or several, by the keys of a record and of the records in it."""
     flat: dict[str, list] = {}
     for key, value in record.items():
-        name = f"{prefix}{key}".replace("_", " ")
+        name = prefix + (key if key.endswith(".py") else key.replace("_", " "))  # a file's stays
         if isinstance(value, dict):
             flat |= _flat(value, f"{name}: ")
         else:

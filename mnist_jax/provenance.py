@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax import UserError, __version__, run_files
+from mnist_jax.own_files import OwnFile
 from mnist_jax.records import Row
 from mnist_jax.workdirs import to_json, write_text
 
@@ -135,7 +136,11 @@ class Process:
         return time.monotonic() - self._start
 
     def begin(
-        self, workdir: Path, data_checksum: str, devices: Mapping[str, Any] | None = None
+        self,
+        workdir: Path,
+        data_checksum: str,
+        devices: Mapping[str, Any] | None = None,
+        files: Sequence[OwnFile] = (),
     ) -> None:
         """Notes in a run's directory that this process goes on with it now.
 
@@ -143,6 +148,8 @@ class Process:
             workdir: The directory.
             data_checksum: Of what it trains on.
             devices: What runs the trials, as `machine.describe_devices` tells it.
+            files: Those of one's own that it is made with. Where they lay when the run began is
+                what counts: later processes may have read its copies.
 
         Raises:
             UserError: Those before it trained on other data.
@@ -164,6 +171,9 @@ class Process:
             self._made["devices"] = {name: devices[name] for name in _DEVICES}
             if devices["threads"] is None:  # where cores compute nothing
                 del self._made["devices"]["cores"]
+        own = {file.name: {"path": file.path, "sha256": file.sha256} for file in files}
+        if own := next((r["files"] for r in self._earlier if "files" in r), own):
+            self._made["files"] = own
         self._path.parent.mkdir(exist_ok=True)
         self.note()
         for text in cautions(self.record()):
@@ -206,7 +216,9 @@ class Process:
 
     def _now(self) -> Row:
         seconds = {**self.seconds, "total": self.total}
-        return _maker(self._made) | {"data_checksum": self._data_checksum, "seconds": seconds}
+        files = {"files": self._made["files"]} if "files" in self._made else {}
+        checksum = {"data_checksum": self._data_checksum}
+        return _maker(self._made) | files | checksum | {"seconds": seconds}
 
 
 def _maker(record: Row) -> Row:

@@ -55,6 +55,13 @@ def upgrade_record(config: Mapping[str, Any]) -> dict[str, Any]:
     return new | {key: value for key, value in _ADDED.items() if key not in new}
 
 
+def with_files(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a record in which each file of one's own is a key, so that it is compared by name."""
+    new = dict(config)
+    own = new.pop("files", {})
+    return new | (dict(own) if isinstance(own, Mapping) else {})
+
+
 def upgrade_rows(
     rows: list[dict[str, Any]], old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[dict[str, Any]]:

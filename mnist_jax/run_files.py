@@ -86,6 +86,7 @@ SUMMARY |= {"chosen_point": (int, None), "chosen_trial_missing?": str, "provenan
 SUMMARY |= {"num_images?": {str: int}, "run?": str}
 PROCESS: Shape = dict.fromkeys(("commit", "versions", "machine"), object)
 PROCESS |= {"data_checksum?": str, "seconds?": {str: float}} | _SET
+PROCESS |= {"files?": {str: {"path": str, "sha256": str}}}
 CONFIG: Shape = {"name": str, "grid": str, "shard?": str, "files?": {str: str}}
 CONFIG |= {"metrics?": [str]}
 """Those of a run. There may be more in its files than is read."""

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax import UserError, provenance, records, results, run_files, workdirs
+from mnist_jax import UserError, own_files, provenance, records, results, run_files, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data, read_experiment
+from mnist_jax.recorded import with_files
 from mnist_jax.records import Row
 from mnist_jax.results import Run
 from mnist_jax.run_files import BadFileError
@@ -82,6 +83,7 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     with open(folder / "metrics.jsonl", "wb") as file:
         file.writelines(lines)
     records.write_results(folder, rows)
+    own_files.save(folder, experiment.own_files)
     missing = {}
     try:
         _write_chosen_trial(runs[chosen["trial"] % len(runs)], chosen, folder, data_dir)
@@ -107,11 +109,12 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
                 f"{run.workdir} holds a whole run: expected shards of one run alone; put its shards"
                 " together first, and then name both runs"
             )
-        keys = sorted((first.config.keys() | run.config.keys()) - workdirs.RESUMABLE - {"shard"})
+        one, other = with_files(first.config), with_files(run.config)
+        keys = sorted((one.keys() | other.keys()) - workdirs.RESUMABLE - {"shard"})
         differ = [
-            f"{key} ({str(first.config.get(key))[:60]}, {str(run.config.get(key))[:60]})"
+            f"{key} ({str(one.get(key))[:60]}, {str(other.get(key))[:60]})"
             for key in keys
-            if first.config.get(key) != run.config.get(key)
+            if one.get(key) != other.get(key)
         ]
         if num_shards != of:
             differ.append(f"number of shards ({of}, {num_shards})")

@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import UserError, run_files
-from mnist_jax.recorded import upgrade_record
+from mnist_jax.recorded import upgrade_record, with_files
 
 FILES = (
     "config.json",
@@ -32,14 +32,15 @@ FILES = (
     "report.html",
 )
 """What a run leaves in its work directory, beside `FOLDERS`."""
-FOLDERS = ("figures", "checkpoints")
+FOLDERS = ("figures", "checkpoints", "files")
+"""What it leaves there of folders; `files` holds copies of the files of one's own."""
 NAMES = {
     "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
     "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|heat_map|search|classes|mistakes|"
     r"first_layer)\.(?:png|svg)",
     "": "|".join(map(re.escape, FILES)),
 }
-"""By folder, the names that a run gives to what it writes there."""
+"""By folder, the names that a run gives to what it writes there; in `files` those of its record."""
 STEP = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
 """The names of checkpoints in a folder of `checkpoints`, and what Orbax leaves of half of one."""
 _MARKS = {"name", "dataset", "design_seed", "num_validation", "num_seeds"}
@@ -144,25 +145,30 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             " move it away, or choose another --workdir"
         )
     if differ := _differences(found, config):
+        # With a file its keys may have changed, too.
+        if changed := [k for k in differ if k.endswith(".py") and None not in differ[k]]:
+            others = " and another ".join(changed)
+            raise UserError(
+                f"--workdir={path} holds a run that began with another {others}, of which it has a "
+                f"copy in {path / 'files'}; put that back, choose another --workdir, or give "
+                "--overwrite"
+            )
+        said = [f"{key} ({was}, not {now})"[:300] for key, (was, now) in differ.items()]
         raise UserError(
-            f"--workdir={path} holds another run, which differs in {', '.join(differ[:9])}; choose "
+            f"--workdir={path} holds another run, which differs in {', '.join(said[:9])}; choose "
             "another --workdir, or give --overwrite"
         )
     return "finished" if "summary.json" in there else "unfinished"
 
 
-def _differences(found: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Says in which keys two records ask for different results."""
-    was, wanted = (upgrade_record(json.loads(to_json(record))) for record in (found, config))
-    for record in (was, wanted):  # each file of one's own is named
-        own = record.pop("files", None)
-        record |= own if isinstance(own, dict) else {}
+def _differences(found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the keys in which two records ask for different results, and both values."""
+    was, wanted = (
+        with_files(upgrade_record(json.loads(to_json(record)))) for record in (found, config)
+    )
     keys = sorted((wanted.keys() | was.keys()) - RESUMABLE)
-    return [
-        f"{key} ({was.get(key)}, not {wanted.get(key)})"[:300]
-        for key in keys
-        if was.get(key) != wanted.get(key)
-    ]
+    both = {key: (was.get(key), wanted.get(key)) for key in keys}
+    return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
 def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,9 +186,10 @@ def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_links(path: Path) -> None:
-    """Sees to it that what a run writes and deletes of checkpoints is its own."""
+    """Sees to it that what a run writes and deletes in folders is its own."""
     folder = path / "checkpoints"
-    found = itertools.chain([folder], folder.glob("trials_*"), folder.glob("trials_*/*"))
+    folders = [folder, path / "files"]
+    found = itertools.chain(folders, folder.glob("trials_*"), folder.glob("trials_*/*"))
     if link := next((entry for entry in found if entry.is_symlink()), None):
         raise UserError(
             f"--workdir={path} cannot be used: {link} is a link, and a run would delete what lies "
@@ -302,18 +309,21 @@ def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None
     state = check_workdir(path, config, overwrite)
     _delete_leftovers(path)
     if state == "new":
-        _delete_run(path)
+        files = config.get("files", {})
+        _delete_run(path, keep=[path / "config.json", *(path / "files" / name for name in files)])
     text = to_json(config, indent=2) + "\n"
     file = path / "config.json"
     if not file.exists() or file.read_bytes() != text.encode():  # a full disk may not hold it twice
         write_text(file, text)
 
 
-def _delete_run(path: Path) -> None:
-    """Deletes what has the name of something that a run makes; no link is followed."""
-    config = path / "config.json"
-    for made in sorted((found for found, _ in _find(path, "{}")), key=lambda made: made == config):
-        # config.json comes last: till then, what is left is a run's.
+def _delete_run(path: Path, keep: Collection[Path]) -> None:
+    """Deletes what has the name of something that a run makes; no link is followed.
+
+    Some files are kept until others take their places: as long as there is a `config.json`, what
+    else is left is a run's, and the only copy of a file of one's own may be the one that lies here.
+    """
+    for made in [found for found, _ in _find(path, "{}") if found not in keep]:
         if made.is_symlink() or not made.is_dir():
             made.unlink()
         elif made.name.startswith("trials_"):
@@ -341,7 +351,10 @@ def _delete_leftovers(path: Path) -> None:
 
 def _find(path: Path, form: str) -> Iterator[tuple[Path, re.Match[str]]]:
     """Yields what a run's directory holds under names of a form, made of those that a run gives."""
-    for folder, names in NAMES.items():
+    own: Mapping[str, str] = {}
+    with contextlib.suppress(run_files.BadFileError):
+        own = run_files.read_json(path / "config.json", {"files": {str: str}})["files"]
+    for folder, names in (NAMES | {"files": "|".join(map(re.escape, own)) or "(?!)"}).items():
         place = path / folder
         if place.is_dir() and not (folder and place.is_symlink()):
             for entry in list(place.iterdir()):

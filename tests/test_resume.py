@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import own
 import pytest
 from server import OURS, ROOT
 
@@ -49,8 +51,9 @@ def flags(**changes):
         "num_epochs": 12,
         "learning_rate": five_trials,
     }
+    values = {key: value for key, value in (values | changes).items() if value is not None}
     config = f"--config={ROOT / 'configs' / 'baseline.py'}"
-    return [config, *(f"--config.{key}={value}" for key, value in (values | changes).items())]
+    return [config, *(f"--config.{key}={value}" for key, value in values.items())]
 
 
 TINY = flags()
@@ -691,6 +694,162 @@ def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, w
     assert snapshot(path) == before
     assert server.run("main", *TINY, f"--workdir={moved}").status == 0
     assert_same(moved, whole)
+
+
+# --- what is one's own ---
+
+# A program with four trials: with dropout or without, with averaged weights or without.
+OWN = flags(
+    hidden_sizes=None,
+    learning_rate=0.1,
+    dropout="0,0.3",
+    ema_decay="0,0.9",
+    metrics="brier_score",
+    protocol="validation",
+    num_epochs=40,
+)
+OWN = [*OWN, *own.KEYS]
+
+
+@pytest.fixture(scope="module")
+def own_whole(server, tmp_path_factory):
+    """A run with a model and an optimizer of one's own, left alone, beside them."""
+    path = own.write(tmp_path_factory.mktemp("own")) / "run"
+    done = server.run("main", *OWN, f"--workdir={path}", cwd=path.parent)
+    assert (done.status, done.err) == (0, "")
+    return path
+
+
+@pytest.fixture(scope="module")
+def own_killed(server, own_whole, tmp_path_factory):
+    """The same run, killed in the middle; to be copied before it is touched."""
+    path = tmp_path_factory.mktemp("own_killed") / "run"
+    process = server.start("main", *OWN, f"--workdir={path}", cwd=own_whole.parent)
+    assert stop(process, signal.SIGKILL, lambda: rows(path) >= 5 * 4) == -signal.SIGKILL
+    assert not (path / "results.csv").exists()
+    return path
+
+
+@pytest.mark.parametrize("original", ["unchanged", "gone"])
+def test_a_module_nested_three_deep_goes_on(server, own_whole, own_killed, tmp_path, original):
+    """By the same command, or from the copies that the run has."""
+    path = shutil.copytree(own_killed, tmp_path / "run")
+    command = OWN if original == "unchanged" else [f"--config={path / 'config.json'}"]
+    where = own_whole.parent if original == "unchanged" else tmp_path
+    done = server.run("main", *command, f"--workdir={path}", cwd=where, draw=True)
+    assert (done.status, done.err) == (0, "")
+    assert "going on after epoch" in done.out
+    assert_same(path, own_whole)
+    made = json.loads((path / "summary.json").read_text())["provenance"]
+    assert made["files"] == {
+        name: {"path": name, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        for name, text in (("my_net.py", own.NET), ("my_opt.py", own.OPTIMIZER))
+    }
+    page = (path / "report.md").read_text()
+    assert "| files: my_net.py: path | my_net.py |" in page
+    assert f"| files: my_opt.py: sha256 | {made['files']['my_opt.py']['sha256']} |" in page
+    assert (path / "files" / "my_net.py").read_text() == own.NET
+    with np.load(path / "chosen_trial.npz") as chosen:
+        assert chosen["params/Block_0/Unit_0/Dense_0/kernel"].shape == (49, 8)
+        assert chosen["batch_stats/Block_0/Unit_0/BatchNorm_0/mean"].shape == (8,)
+
+
+def test_a_file_that_has_changed_since_is_refused_by_name(server, own_whole, own_killed, tmp_path):
+    path = shutil.copytree(own_killed, tmp_path / "run")
+    own.write(tmp_path)
+    (tmp_path / "my_net.py").write_text(own.NET + "# better\n")
+    before = snapshot(path)
+    for where in (path, shutil.copytree(own_whole, tmp_path / "finished")):
+        done = server.run("main", *OWN, f"--workdir={where}", cwd=tmp_path)
+        assert (done.status, done.out) == (2, "")
+        assert done.err == (
+            f"error: --workdir={where} holds a run that began with another my_net.py, of which it "
+            f"has a copy in {where}/files; put that back, choose another --workdir, or give "
+            "--overwrite\n"
+        )
+    assert snapshot(path) == before
+    done = server.run("main", *OWN, f"--workdir={path}", "--overwrite", cwd=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert (path / "files" / "my_net.py").read_bytes() == (tmp_path / "my_net.py").read_bytes()
+    assert_same(path, own_whole, EXACT[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda copy: copy.unlink(), "there is no such file"),
+        (lambda copy: copy.write_text("x = 1"), "it is not what the run was made with (SHA-256 "),
+    ],
+)
+def test_a_copy_is_refused_by_name_where_it_is_needed(
+    server, own_whole, own_killed, tmp_path, change, said
+):
+    path = shutil.copytree(own_killed, tmp_path / "run")
+    copy = path / "files" / "my_net.py"
+    change(copy)
+    again = [f"--config={path / 'config.json'}", f"--workdir={path}"]
+    done = server.run("main", *again, cwd=own_whole.parent)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"error: {copy}: {said}")
+    assert f"; put it back as it was: the run in {path} is made with it\n" in done.err
+    # With the original at hand it is not needed, and is made again; nor is it for a report.
+    done = server.run("main", *OWN, f"--workdir={path}", cwd=own_whole.parent)
+    assert (done.status, done.err) == (0, "")
+    assert copy.read_text() == own.NET
+    change(copy)
+    assert "Chosen trial" in report.describe(path)
+
+
+def test_a_run_that_dies_before_it_has_its_copies_goes_on(server, own_whole, tmp_path):
+    """What is left of the writing of one is deleted, and nothing else in that folder is."""
+    path = tmp_path / "run"
+    (path / "files").mkdir(parents=True)
+    shutil.copy(own_whole / "config.json", path)
+    process = server.start("main")
+    process.wait()
+    (path / "files" / f".my_net.py.{process.pid}").write_text("half")
+    (path / "files" / "my_notes.py").write_text("mine")
+    done = server.run("main", *OWN, f"--workdir={path}", cwd=own_whole.parent)
+    assert (done.status, done.err) == (0, "")
+    assert_same(path, own_whole)
+    names = {"my_net.py", "my_notes.py", "my_opt.py"}
+    assert {entry.name for entry in (path / "files").iterdir()} == names
+    done = server.run("main", *TINY, "--config.num_epochs=1", f"--workdir={path}", "--overwrite")
+    assert (done.status, done.err) == (0, "")
+    assert {entry.name for entry in (path / "files").iterdir()} == {"my_notes.py"}
+
+
+def test_the_only_copy_is_never_deleted(server, own_killed, tmp_path):
+    """Not even for a run that is made of it anew, whose originals are gone."""
+    path = shutil.copytree(own_killed, tmp_path / "run")
+    kept = snapshot(path / "files")
+    again = [f"--config={path / 'config.json'}", f"--workdir={path}", "--overwrite"]
+    process = server.start("main", *again, cwd=tmp_path)
+    assert stop(process, signal.SIGKILL, lambda: rows(path) < 4) == -signal.SIGKILL
+    assert snapshot(path / "files") == kept
+
+
+def test_a_folder_of_files_is_no_run(server, own_whole, tmp_path):
+    path = tmp_path / "run"
+    (path / "files").mkdir(parents=True)
+    (path / "files" / "my_net.py").write_text("mine")
+    done = server.run("main", *OWN, f"--workdir={path}", "--overwrite", cwd=own_whole.parent)
+    assert done.status == 2
+    assert f"--workdir={path} holds files, which may be of something else than a run" in done.err
+    assert (path / "files" / "my_net.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--nooverwrite"])
+def test_a_link_in_place_of_the_copies_is_refused(server, own_whole, own_killed, tmp_path, flag):
+    path = shutil.copytree(own_killed, tmp_path / "run")
+    (path / "files").rename(tmp_path / "elsewhere")
+    (path / "files").symlink_to(tmp_path / "elsewhere")
+    before = snapshot(tmp_path)
+    done = server.run("main", *OWN, f"--workdir={path}", flag, cwd=own_whole.parent)
+    assert done.status == 2
+    assert "files" in done.err
+    assert " is a link, " in done.err
+    assert snapshot(tmp_path) == before
 
 
 # --- devices ---
