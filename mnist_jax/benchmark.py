@@ -46,7 +46,6 @@ from mnist_jax.peers import (
     with_extremes,
 )
 from mnist_jax.provenance import provenance
-from mnist_jax.scaling import Layer, layers, work_per_image
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of one trial in a round: a whole epoch of 784-500-300-10 fits."""
@@ -85,8 +84,11 @@ class Ours:
 
     Attributes:
         sweep: The program of whole epochs, with the arrays on the devices.
+        dataset: What it trains on: of a larger data set the first images.
         devices: What it runs on.
         trials: Number of trials that run at once.
+        flop: Floating-point operations of a step, if computed plainly.
+        shapes: Rows, depth and columns of the product that is the most of them, if any.
     """
 
     def __init__(self, experiment: Experiment, dataset: data.Dataset):
@@ -94,9 +96,9 @@ class Ours:
 
         Args:
             experiment: What to train.
-            dataset: Its training images are those of a round.
+            dataset: Its training images are those of an epoch.
         """
-        from mnist_jax import machine, recipes, sweep, train
+        from mnist_jax import machine, recipes, sweep, train, work
 
         part = next(iter(experiment.parts.values()))
         most = max(machine.num_cores(), len(part))
@@ -110,8 +112,13 @@ class Ours:
         on_cpu = jax.default_backend() == "cpu"
         self.trials = num_devices if on_cpu else max(num_devices, len(part))
         chosen = np.arange(self.trials) * len(part) // self.trials
-        num_images = len(dataset.train_labels)
-        recipe, trials = recipes.create_recipe(experiment, part, num_images)
+        recipe, trials = recipes.create_recipe(experiment, part, num_images=1)
+        products = work.of_step(recipe, trials)
+        self.flop = work.flop(products)
+        largest = sorted(products, key=lambda product: -product.multiply_adds)[:1]
+        self.shapes = [(product.rows, product.depth, product.columns) for product in largest]
+        self.dataset = dataset = _cut(dataset, recipe.batch_size, self.flop)
+        recipe, trials = recipes.create_recipe(experiment, part, len(dataset.train_labels))
 
         def compile_epoch(epoch: Callable):
             return sweep.compile_sweep(
@@ -177,7 +184,7 @@ def partial_epochs() -> dict[str, Callable]:
     def forward(recipe, hyper, state, order, split, held_out):
         """Gathers too, but images in their stored order, which may cost a little less."""
         recipe = recipe._replace(eval_batch_size=recipe.batch_size)
-        return state, train.evaluate(recipe, train.variables_of(state), split)
+        return state, train.evaluate(recipe, hyper, train.variables_of(state), split)
 
     def gather(recipe, hyper, state, order, split, held_out):
         def step(total, indices):
@@ -204,7 +211,7 @@ def partial_epochs() -> dict[str, Callable]:
     def evaluation(recipe, hyper, state, order, split, held_out):
         if held_out is None:
             return state, ()
-        return state, train.evaluate(recipe, train.variables_of(state), held_out)
+        return state, train.evaluate(recipe, hyper, train.variables_of(state), held_out)
 
     def dispatch(recipe, hyper, state, order, split, held_out):
         return state, order[0]
@@ -296,13 +303,6 @@ def matmul_timer(
     return best
 
 
-def matmul_shapes(products: Sequence[Layer], batch_size: int, on_cpu: bool) -> list[tuple]:
-    """Returns large squares, and the product of the model's that is the most work."""
-    most = max(products, key=math.prod)
-    sizes = (512, 1024) if on_cpu else (4096, 8192)
-    return [(n, n, n) for n in sizes] + [(batch_size * most.rows, most.depth, most.features)]
-
-
 def measure(
     experiment: Experiment,
     dataset: data.Dataset,
@@ -320,14 +320,10 @@ def measure(
     load_average = os.getloadavg()[0]
     environment = dict(os.environ)  # before our side's devices are prepared through it
     point = experiment.points[0]
-    products = layers(point["conv_features"], point["hidden_sizes"], len(dataset.class_names))
-    work = work_per_image(products)
-    epoch_images = len(dataset.train_labels)
-    cut = _cut(dataset, point["batch_size"], work)
-    num_images = len(cut.train_labels)
-    steps, epoch_steps = (-(-n // point["batch_size"]) for n in (num_images, epoch_images))
-
-    ours = Ours(experiment, cut)
+    ours = Ours(experiment, dataset)
+    cut, batch_size = ours.dataset, point["batch_size"]
+    num_images, epoch_images = len(cut.train_labels), len(dataset.train_labels)
+    steps, epoch_steps = (-(-n // batch_size) for n in (num_images, epoch_images))
     devices = ours.sweep.devices
     say(
         f"compiled in {ours.sweep.compile_seconds:.1f} s; a round is {steps} of an epoch's"
@@ -336,9 +332,8 @@ def measure(
     if load_average > devices["cores"] / 2:
         say(f"load average {load_average:.1f}: other programs take part of the machine's speed")
     on_cpu = devices["platform"] == "cpu"
-    time_matmul = matmul_timer(
-        matmul_shapes(products, point["batch_size"], on_cpu), 2e9 if on_cpu else 2e12, ours.devices
-    )
+    squares = [(n, n, n) for n in ((512, 1024) if on_cpu else (4096, 8192))]
+    time_matmul = matmul_timer(squares + ours.shapes, 2e9 if on_cpu else 2e12, ours.devices)
     peaks, stages = [], []
 
     def train_ours() -> Epoch:
@@ -365,7 +360,8 @@ def measure(
 
     our_ms = timings["ours"].ms[1:]
     images_per_second = [1e3 * num_images / (steps * ms) for ms in our_ms]
-    gflops, peak = work * statistics.median(images_per_second) / 1e9, max(peaks)
+    steps_per_second = statistics.median(images_per_second) / batch_size
+    gflops, peak = ours.flop * steps_per_second / 1e9, max(peaks)
     return {
         "config": experiment.record(),
         **with_extremes("ms_per_step", our_ms),
@@ -373,7 +369,7 @@ def measure(
         "gflops": gflops,
         "matmul_peak_gflops": peak,
         "share_of_peak": gflops / peak,
-        "mflop_per_step": work * point["batch_size"] / 1e6,
+        "mflop_per_step": ours.flop / 1e6,
         "lower_seconds": ours.sweep.lower_seconds,
         "compile_seconds": ours.sweep.compile_seconds,
         "breakdown_ms_per_step": {
@@ -391,9 +387,15 @@ def measure(
     }
 
 
-def _cut(dataset: data.Dataset, batch_size: int, work: int) -> data.Dataset:
-    """Returns the data set with the training images of a round, in whole batches if it is cut."""
-    most = max(1, int(WORK_PER_ROUND / (work * batch_size))) * batch_size
+def _cut(dataset: data.Dataset, batch_size: int, flop: int) -> data.Dataset:
+    """Returns the data set with the training images of a round, in whole batches if it is cut.
+
+    Args:
+        dataset: Its training images are those of an epoch.
+        batch_size: Images in a step.
+        flop: Floating-point operations of a step.
+    """
+    most = max(1, int(WORK_PER_ROUND / max(flop, 1))) * batch_size
     return dataset._replace(
         train_images=dataset.train_images[:most], train_labels=dataset.train_labels[:most]
     )

@@ -169,6 +169,8 @@ def start_peers(
     precision: str,
 ) -> tuple[dict[str, Side], dict[str, str]]:
     """Returns the peers that run, and why the others do not."""
+    if not names:
+        return {}, {}  # whatever is trained
     shared = {
         name: point.get(name, ()) for name in Task._fields if name in (*point, "conv_features")
     }

@@ -13,9 +13,7 @@ rounds of a number follow each other.
 
 import dataclasses
 import functools
-import itertools
 import json
-import math
 import os
 import pickle
 import sys
@@ -51,49 +49,6 @@ class Job(NamedTuple):
 
     experiment: Experiment
     dataset: Dataset
-
-    @property
-    def work(self) -> int:
-        """Floating-point operations of training on one image."""
-        point, num_classes = self.experiment.points[0], len(self.dataset.class_names)
-        return work_per_image(layers(point["conv_features"], point["hidden_sizes"], num_classes))
-
-
-class Layer(NamedTuple):
-    """A layer as the matrix product [rows, depth] x [depth, features] that one image makes."""
-
-    rows: int
-    depth: int
-    features: int
-
-
-def layers(
-    conv_features: Sequence[int], hidden_sizes: Sequence[int], num_classes: int
-) -> list[Layer]:
-    """Returns the matrix products of a forward pass over one image of 28x28 pixels.
-
-    A convolution counts at every position where it is defined, as a plain implementation computes
-    it, even if the pool drops the last row and column.
-    """
-    side, channels = 28, 1
-    products = []
-    for features in conv_features:
-        side -= 2
-        products.append(Layer(side * side, 9 * channels, features))
-        side, channels = side // 2, features
-    sizes = (side * side * channels, *hidden_sizes, num_classes)
-    return products + [Layer(1, *pair) for pair in itertools.pairwise(sizes)]
-
-
-def work_per_image(products: Sequence[Layer]) -> int:
-    """Returns the floating-point operations of training on one image; a multiply-add is two.
-
-    Each layer multiplies once forward, once for the gradient of its weights and once for that of
-    its input, which the first layer does without. (`Compiled.cost_analysis` would count a loop's
-    body once, however often it runs.)
-    """
-    forward = [2 * math.prod(product) for product in products]
-    return 3 * sum(forward) - forward[0]
 
 
 def read_numbers(given: Sequence[str], experiment: Experiment) -> list[int]:
@@ -163,7 +118,7 @@ def measure(job: Job, numbers: Sequence[int], rounds: int) -> dict[str, Any]:
         "left_out": left_out,
         "rounds": {name: t._asdict() for name, t in timings.items()},
         "batch_size": job.experiment.points[0]["batch_size"],
-        "mflop_per_step": job.work * job.experiment.points[0]["batch_size"] / 1e6,
+        "mflop_per_step": about[next(iter(timings))]["mflop_per_step"],
         "load_average": load_average,
         "provenance": {**made, "data_checksum": job.dataset.checksum},
     }
@@ -226,7 +181,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         PeerError: Memory does not hold the trials.
         UserError: The machine does not have what the config asks for.
     """
-    from mnist_jax import memory, recipes, sweep, train
+    from mnist_jax import memory, recipes, sweep, train, work
 
     experiment, dataset = job.experiment, job.dataset
     point, epoch_images = experiment.points[0], len(dataset.train_labels)
@@ -252,7 +207,8 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
     budget = WORK_PER_ROUND * (whole.devices["cores"] if on_cpu else 100 * whole.devices["count"])
     epoch_steps = -(-epoch_images // point["batch_size"])
-    steps = int(budget / (job.work * point["batch_size"] * num_trials))
+    flop = work.flop(work.of_step(recipe, trials))
+    steps = int(budget / (max(flop, 1) * num_trials))
     steps = max(1, min(steps, epoch_steps))
     images = min(steps * point["batch_size"], epoch_images)
 
@@ -278,6 +234,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         "lower_seconds": whole.lower_seconds,
         "compile_seconds": whole.compile_seconds,
         "memory": memory.memory_of(whole) | {"peak_bytes": peak},
+        "mflop_per_step": flop / 1e6,
         "images": images,
         "steps": steps,
         "epoch_steps": epoch_steps,

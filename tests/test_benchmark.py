@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import base
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +13,9 @@ import pytest
 from base import BASE
 from server import ROOT
 
-from mnist_jax import benchmark, data, models, peers, sweep, train
+from mnist_jax import benchmark, data, peers, train
 
-TASK = peers.Task([], [8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
+TASK = peers.Task([8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
 
 
 def run(*arguments, cwd=ROOT):
@@ -187,6 +188,29 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
     assert "ui.perfetto.dev" in done.stderr
 
 
+def test_a_network_of_ones_own_under_another_optimizer_is_timed(tmp_path):
+    (tmp_path / "my_net.py").write_text(
+        "from flax import linen as nn\n"
+        "class Net(nn.Module):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, images):\n"
+        "        return nn.Dense(10)(images.reshape(len(images), -1))\n"
+    )
+    done = run(
+        f"--config={ROOT}/configs/baseline.py",
+        "--config.dataset=digits",
+        f"--config.model={tmp_path}/my_net.py:Net",
+        "--config.optimizer=lion",
+        "--rounds=1",
+        f"--json={tmp_path}/result.json",
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert record["mflop_per_step"] == 2 * 2 * 128 * 784 * 10 / 1e6  # forward and kernel's gradient
+    steps_per_second = record["images_per_second"] / 128
+    assert record["gflops"] == pytest.approx(record["mflop_per_step"] * steps_per_second / 1e3)
+
+
 def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(peers.PACKAGES, "keras", ("no_such_package",))
     dataset = data.load_dataset("digits")
@@ -202,14 +226,12 @@ def test_partial_epochs_do_their_work():
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (8, 28, 28), np.uint8), np.arange(8, dtype=np.uint8)
     split = train.Split(jnp.asarray(images), jnp.asarray(labels))
-    trials = sweep.create_trials([BASE._replace(learning_rate=1e4)], [0], 8)
-    recipe = sweep.create_recipe(
+    trials = base.create_trials([BASE | {"learning_rate": 1e4}], [0], 8)
+    recipe = base.create_recipe(
+        base.create_model(hidden_sizes=(3,)),
         trials,
-        model=models.create_model(conv_features=(), hidden_sizes=(3,)),
-        image_shape=(28, 28, 1),
-        num_classes=10,
         batch_size=2,
-        nesterov=False,
+        held_out=None,
         choose_epoch=False,
     )._replace(eval_batch_size=4)
     hyper = jax.tree.map(lambda x: jnp.asarray(x[0]), trials)
@@ -219,7 +241,7 @@ def test_partial_epochs_do_their_work():
         lambda *inputs: {name: epoch(recipe, *inputs) for name, epoch in epochs.items()}
     )(hyper, state, order, split, split)
 
-    same = train.evaluate(recipe, {"params": state.params}, split)
+    same = train.evaluate(recipe, hyper, {"params": state.params}, split)
     np.testing.assert_allclose(results["gather"][1].sum(), (images / 255).sum() + 28, rtol=1e-5)
     np.testing.assert_allclose(results["forward"][1].loss, same.loss, rtol=1e-5)
     np.testing.assert_allclose(results["evaluation"][1].loss, same.loss, rtol=1e-5)
