@@ -15,12 +15,16 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnist_jax import UserError, canvas, records, run_files, workdirs
+from mnist_jax.axes import metric_name
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
+from mnist_jax.records import at_best
 from mnist_jax.results import (
+    MEASURES,
     Row,
     Run,
     count,
@@ -83,6 +87,11 @@ def signed(value: object) -> str:
 def number(value: object) -> str:
     """Shows a loss."""
     return f"{value:.4f}" if is_finite(value) else "—"
+
+
+def measure(value: object) -> str:
+    """Shows what a metric of one's own may be."""
+    return f"{value:.5g}" if is_finite(value) else "—"
 
 
 def p_value(value: object) -> str:
@@ -204,6 +213,42 @@ def results_table(run: Run) -> Table:
 def last_epoch_table(run: Run) -> Table:
     """Returns what was measured after the last epoch: accuracies in percent, losses in nats."""
     return _points_table(run, LAST_EPOCH)
+
+
+def metrics_table(run: Run) -> Table:
+    """Returns what else was measured of test images, at the epoch that counts."""
+    columns: list[Column] = []
+    for name, column in _metrics(run):
+        known, group = MEASURES.get(name), name.replace("_", " ")
+        show = measure if known is None else percent if known.counts else number
+        group += " %" * (show is percent)
+        columns.append((group, "mean", column, "mean", show))
+        ends = partial(interval, show=show)
+        columns.append((group, "95 % interval", column, "interval_95", ends))
+    return _points_table(run, columns)
+
+
+def metrics_words(run: Run) -> str:
+    """Says what the metrics are, and which are not known."""
+    when = protocol(run).measure.partition(" ")[0]
+    num_sound = len(run.results) - count_diverged(run.results)
+    said, missing = [f"{sentence(when)} values of the test images; means over the n trials."], []
+    for spec, (name, column) in zip(run.config["metrics"], _metrics(run), strict=True):
+        what = MEASURES[name].words if name in MEASURES else f"as {one_line(spec)} computes it"
+        said.append(f"{sentence(name.replace('_', ' '))}: {what}.")
+        if sum(point["statistics"][column]["n"] for point in run.summary["grid"]) < num_sound:
+            missing.append(name.replace("_", " "))
+    if missing:
+        said.append(f"Trials without a finite number are left out of: {listed(missing)}.")
+    return " ".join(said)
+
+
+def _metrics(run: Run) -> list[tuple[str, str]]:
+    """Returns each metric's name, and the column that counts."""
+    p, names = protocol(run), map(metric_name, run.config["metrics"])
+    return [
+        (name, at_best(p.held_out, name) if p.choose_epoch else f"test_{name}") for name in names
+    ]
 
 
 def _points_table(run: Run, columns: Sequence[Column]) -> Table:

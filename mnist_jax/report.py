@@ -48,6 +48,7 @@ from mnist_jax.pages import (
     shown_points,
     signed,
 )
+from mnist_jax.records import columns_of
 from mnist_jax.results import (
     Row,
     Run,
@@ -174,6 +175,9 @@ def _is_whole(run: Run) -> bool:
     number, num_shards = shards.shard_of(run.config)
     sound = [row for row in rows if not row["diverged_epoch"]]
     axes = {point["point"]: [str(point[axis]) for axis in run.axes] for point in summary["grid"]}
+    kinds = columns_of(summary["protocol"], ())  # without metrics of one's own, which may be any
+    columns = [column for column, kind in kinds.items() if kind is float]
+    shares = [column for column in columns if "accuracy" in column]
     return (
         0 <= number < num_shards <= MAX_TRIALS
         and run.config.get("dataset", summary["dataset"]) == summary["dataset"]
@@ -181,8 +185,8 @@ def _is_whole(run: Run) -> bool:
         and all(row["num_epochs"] > 0 for row in rows)
         and len({row["trial"] for row in rows}) == len(rows)
         and len({(row["point"], row["seed"]) for row in rows}) == len(rows)
-        and all(is_finite(x) for row in sound for x in row.values() if isinstance(x, float))
-        and all(0 <= row[name] <= 1 for row in sound for name in row if "accuracy" in name)
+        and all(is_finite(row[column]) for row in sound for column in columns)
+        and all(0 <= row[column] <= 1 for row in sound for column in shares)
         and {row["dataset"] for row in rows} == {summary["dataset"]} <= data.CLASS_NAMES.keys()
     )
 
@@ -435,12 +439,14 @@ def make_sections(
         " Intervals are Student's and uncorrected; Holm's correction is for every pair of the"
         f" {len(grid)} points."
     )
+    measured: list[Section] = [("Metrics", [pages.metrics_table(run), pages.metrics_words(run)])]
     judged = any(is_finite(test["p"]) for _, test in found.others)
     compared: list[Section] = [("Comparisons", [pages.comparison_table(run, found.others), tested])]
     return [
         ("What was run", [f"{headline(run)}.", *commands]),
         ("Verdict", said),
         ("Results", [pages.results_table(run), meaning, pages.last_epoch_table(run), last]),
+        *(measured if run.config["metrics"] else []),
         *(compared if judged else []),
         ("Figures", pictures),
         ("Timing", [clock, *tables]),

@@ -101,13 +101,46 @@ def measured(row: Row, axes: Sequence[str]) -> list[str]:
     return [column for column in row if column not in named]
 
 
+class Measure(NamedTuple):
+    """What is known of a built-in metric.
+
+    Attributes:
+        words: What it is, for readers.
+        high: The largest value; the smallest is 0.
+        counts: Whether it counts images, and is a share of them.
+    """
+
+    words: str
+    high: float
+    counts: bool = False
+
+
+MEASURES = {
+    "top_2_accuracy": Measure(
+        "the share of images whose class is among the two likeliest ones", 1.0, counts=True
+    ),
+    "brier_score": Measure(
+        "the sum over classes of (probability - target) squared, from 0, which is best, to 2", 2.0
+    ),
+    "confidence": Measure(
+        "the probability of the likeliest class, be it right or wrong: where a network is"
+        " calibrated, its mean is the accuracy",
+        1.0,
+    ),
+}
+
+
 def scale_of(column: str, num_images: Mapping[str, int]) -> stats.Scale:
-    """Returns which values a measured column can have."""
-    if split := re.search("(train|validation|test)_accuracy", column):
-        return stats.Scale(step=1 / num_images[split[1]], low=0.0, high=1.0)
-    if column.endswith("_epoch"):
+    """Returns which values a measured column can have; of a metric of one's own, any."""
+    parts = re.fullmatch(r"(?:best_)?(train|validation|test)_(.+?)(?:_at_best_\w+)?", column)
+    split, what = parts.groups() if parts else ("", "")
+    if what == "accuracy" or (what in MEASURES and MEASURES[what].counts):
+        return stats.Scale(step=1 / num_images[split], low=0.0, high=1.0)
+    if what == "epoch":
         return stats.Scale(step=1.0, low=1.0)
-    return stats.Scale(low=0.0)  # cross-entropy, and what the penalty adds to it
+    if what in ("loss", "objective"):  # cross-entropy, and what the penalty adds to it
+        return stats.Scale(low=0.0)
+    return stats.Scale(low=0.0, high=MEASURES[what].high) if what in MEASURES else stats.ANY
 
 
 def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:

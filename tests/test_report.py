@@ -15,7 +15,7 @@ import pytest
 from base import AXES
 from server import ROOT
 
-from mnist_jax import UserError, comparison, pages, records, report, results, workdirs
+from mnist_jax import UserError, axes, comparison, pages, records, report, results, workdirs
 from mnist_jax.axes import metric_name
 from mnist_jax.data import Dataset
 from mnist_jax.grid import make_points
@@ -254,6 +254,98 @@ def test_validation_chooses_the_grid_point_and_the_test_set_does_not(tmp_path):
     said = verdict(run)
     assert "Best of 3 grid points by mean best-epoch validation accuracy: l2 0.001. Its" in said
     assert "test accuracy (epoch chosen on validation images): 50.00 %" in said
+
+
+# --- metrics ---
+
+METRICS = ("top_2_accuracy", "brier_score", "confidence", "my_metrics.py:my_accuracy_ratio")
+
+
+def column_of(protocol, name):
+    p = PROTOCOLS[protocol]
+    return f"test_{name}" + f"_at_best_{p.held_out}" * p.choose_epoch
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_metrics_are_those_of_the_test_images_at_the_epoch_that_counts(tmp_path, protocol):
+    run = make_run(tmp_path / "run", protocol, metrics=METRICS, diverging=[4])
+    table = {row["l2"]: row for row in cells(pages.metrics_table(run))}
+    assert len(table) == 3
+    for l2, row in table.items():
+        trials = [x for x in run.results if f"{x['l2']:g}" == l2 and not x["diverged_epoch"]]
+        for name, shown, unit, least, most in (
+            ("top 2 accuracy %", lambda x: f"{100 * x:.2f}", 100, 0, 1),
+            ("brier score", lambda x: f"{x:.4f}", 1, 0, 2),
+            ("my accuracy ratio", lambda x: f"{x:.5g}", 1, -math.inf, math.inf),
+        ):
+            column = column_of(protocol, name.removesuffix(" %").replace(" ", "_"))
+            values = np.array([trial[column] for trial in trials])
+            assert row[f"{name} mean"] == shown(values.mean())
+            t = {3: 4.302653, 2: 12.706205}[len(values)]  # Student's
+            half = t * values.std(ddof=1) / math.sqrt(len(values))
+            low, high = (float(x) / unit for x in row[f"{name} 95 % interval"].split(" to "))
+            assert low == pytest.approx(max(values.mean() - half, least), rel=1e-3, abs=1e-4)
+            assert high == pytest.approx(min(values.mean() + half, most), rel=1e-3, abs=1e-4)
+    text = page(run).replace("\\", "")
+    assert "## Metrics\n\n| l2 | n | top 2 accuracy %: mean | " in text
+    when = PROTOCOLS[protocol].measure.partition(" ")[0].capitalize()
+    assert f"{when} values of the test images; means over the n trials. Top 2 accuracy: the" in text
+    assert "My accuracy ratio: as my_metrics.py:my_accuracy_ratio computes it." in text
+    assert "Trials without a finite number" not in text
+    assert not re.search(r"\b(nan|None|inf)\b", text)
+
+
+def test_without_metrics_there_is_no_such_section(tmp_path):
+    assert "Metrics" not in page(make_run(tmp_path / "run"))
+
+
+def change_csv(run, column, values):
+    """Writes values into a column of results.csv, by number of the trial."""
+    rows = [row | {column: values.get(row["trial"], row[column])} for row in run.results]
+    records.write_results(run.workdir, rows)
+
+
+def test_a_metric_of_ones_own_may_be_any_number_and_none(tmp_path):
+    run = make_run(tmp_path / "run", "last_epoch", metrics=METRICS)
+    column = "test_my_accuracy_ratio"
+    change_csv(run, column, {0: -1e9, 1: math.nan, 3: math.nan, 4: math.inf, 5: -math.inf})
+    run = report.read_run(run.workdir)
+    table = cells(pages.metrics_table(run))
+    assert [row["my accuracy ratio mean"] for row in table][:2] == ["-5e+08", "—"]
+    assert {row["n"] for row in table} == {"3"}
+    said = pages.metrics_words(run)
+    assert said.endswith("Trials without a finite number are left out of: my accuracy ratio.")
+    assert not re.search(r"\b(nan|None|inf)\b", page(run))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("test_accuracy", 1.1), ("train_accuracy", -0.1), ("test_loss", math.nan)]
+)
+def test_accuracies_of_more_than_all_images_are_damage(tmp_path, column, value):
+    run = make_run(tmp_path / "run", metrics=METRICS)
+    change_csv(run, column, {2: value})
+    with pytest.raises(UserError, match="damaged"):
+        report.read_run(run.workdir)
+
+
+@pytest.mark.parametrize(
+    ("column", "scale"),
+    [
+        ("test_top_2_accuracy", (1 / 30, 0, 1)),
+        ("test_top_2_accuracy_at_best_validation", (1 / 30, 0, 1)),
+        ("train_top_2_accuracy", (1 / 10, 0, 1)),
+        ("validation_brier_score", (0, 0, 2)),
+        ("test_confidence_at_best_test", (0, 0, 1)),
+        ("test_my_accuracy_ratio", (0, -math.inf, math.inf)),
+        ("test_accuracy_ratio", (0, -math.inf, math.inf)),
+        ("test_the_test_accuracy", (0, -math.inf, math.inf)),
+        ("train_last_epoch", (0, -math.inf, math.inf)),
+        ("test_f", (0, -math.inf, math.inf)),
+    ],
+)
+def test_the_scale_of_a_metric_is_known_if_it_is_built_in(column, scale):
+    assert results.scale_of(column, {"train": 10, "validation": 20, "test": 30}) == scale
+    assert set(axes.METRICS) == results.MEASURES.keys()
 
 
 # --- what can be told apart ---
