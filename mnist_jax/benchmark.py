@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, data, scaling, workdirs
+from mnist_jax import UserError, data, disk, scaling, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data
 from mnist_jax.main import read_flags, run_command
 from mnist_jax.peers import (
@@ -475,11 +475,11 @@ def main(argv: list[str]) -> None:
         )
         print(table(record))
     if file is not None:
-        workdirs.write_text(file, workdirs.to_json(record, indent=2) + "\n")
+        disk.write_text(file, disk.to_json(record, indent=2) + "\n")
 
 
 def _file(given: str) -> Path:
-    file = workdirs.local_path(given, "--json")
+    file = disk.local_path(given, "--json")
     if file.is_dir():
         raise UserError(f"--json={given}: expected a file, not a folder; choose another")
     if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
@@ -490,7 +490,7 @@ def _file(given: str) -> Path:
 def _folder(given: str) -> Path:
     if not given:
         raise UserError("--profile=: expected a folder; name one, or leave the flag out")
-    folder = workdirs.local_path(given, "--profile")
+    folder = disk.local_path(given, "--profile")
     if reason := workdirs.why_unwritable(folder):
         raise UserError(f"--profile={given}: cannot be written ({reason}); choose another folder")
     return folder

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError, formats, workdirs
+from mnist_jax import UserError, disk, formats
 
 STALE_S = 600.0  # what is half written for this long will not be finished
 
@@ -44,7 +44,7 @@ def cache_folder() -> Path:
     """
     for variable, below in (("MNIST_JAX_CACHE_DIR", ""), ("XDG_CACHE_HOME", "mnist_jax")):
         if given := os.environ.get(variable):
-            return workdirs.local_path(given, variable) / below
+            return disk.local_path(given, variable) / below
     try:
         return Path("~/.cache/mnist_jax").expanduser()
     except RuntimeError:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from mnist_jax import UserError, hosts, workdirs
+from mnist_jax import UserError, disk, hosts, workdirs
 
 MANIFEST = "manifest.json"
 
@@ -180,14 +180,14 @@ class Checkpoints:
         start = time.monotonic()
         path = self._path(step)
         try:
-            with workdirs.writing(path):
+            with disk.writing(path):
                 _check_space(self.folder, sum(array.nbytes for array in arrays.values()))
                 with _orbax() as orbax:
                     orbax.save(path, arrays, force=True)
             manifest = {"run": self._run, "record": record, "files": _digests(path)}
             body = json.dumps(manifest).encode()
             with (
-                workdirs.writing(path / MANIFEST),
+                disk.writing(path / MANIFEST),
                 open(path / MANIFEST, "wb", buffering=0) as file,
             ):
                 file.write(_digest(body) + b"\n" + body)
@@ -235,7 +235,7 @@ class Checkpoints:
         return [p for p in self.folder.iterdir() if workdirs.STEP.fullmatch(p.name)]
 
     def _delete_others(self) -> None:
-        with workdirs.writing(self.folder):
+        with disk.writing(self.folder):
             for path in self._entries():
                 if path.name not in map(str, self._steps):
                     try:

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mnist_jax import UserError, own_files, recorded, run_files
+from mnist_jax.disk import local_path
 from mnist_jax.own_files import OwnFile
-from mnist_jax.workdirs import local_path
 
 EXPECTED = "expected a config file such as configs/l2_sweep.py, or the config.json of a run"
 

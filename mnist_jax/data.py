@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax import UserError, cache, download, files, formats, workdirs
+from mnist_jax import UserError, cache, disk, download, files, formats
 
 CLASS_NAMES = {
     "mnist": tuple("0123456789"),
@@ -111,7 +111,7 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     if name not in DATASETS:
         raise UserError(f"dataset={name!r} is unknown; choose one of {', '.join(DATASETS)}")
     if data_dir:
-        workdirs.local_path(data_dir, "--data_dir")  # checked for digits too, which ignore it
+        disk.local_path(data_dir, "--data_dir")  # checked for digits too, which ignore it
     if name == "digits":
         return _load_digits()
     tried: list[str] = []
@@ -276,7 +276,7 @@ def _find_files(name: str, data_dir: str | None, tried: list[str]) -> files.File
     if not given:
         tried.append("MNIST_JAX_DATA_DIR is not set")
         return None
-    found = _find(name, workdirs.local_path(given, what))
+    found = _find(name, disk.local_path(given, what))
     if isinstance(found, files.Files):
         return found
     if data_dir:
@@ -297,7 +297,7 @@ def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
     """Reads what tensorflow-datasets has prepared, if it can be read without TensorFlow."""
     given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     try:
-        root = workdirs.local_path(given, "TFDS_DATA_DIR")
+        root = disk.local_path(given, "TFDS_DATA_DIR")
         found = _find(name, root)
         if isinstance(found, files.Files):
             return _check(name, found.read())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from mnist_jax import UserError, cache, hosts, own_files, results, workdirs
+from mnist_jax import UserError, cache, disk, hosts, own_files, results, workdirs
 from mnist_jax.config_files import EXPECTED, advice
 from mnist_jax.experiment import Experiment, configure_jax, load_data, read_experiment
 from mnist_jax.keys import find_axes
@@ -175,7 +175,7 @@ def _end(rows: list[results.Row]) -> None:
 def _workdir(given: str) -> Path:
     if not given:
         raise UserError("--workdir=: expected a folder; name one, or leave the flag out")
-    return workdirs.local_path(given, "--workdir")
+    return disk.local_path(given, "--workdir")
 
 
 def read_flags(argv: list[str]) -> Experiment:

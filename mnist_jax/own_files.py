@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 
 from mnist_jax import UserError, run_files
+from mnist_jax.disk import local_path, write_bytes, writing
 from mnist_jax.run_files import BadFileError, one_line
-from mnist_jax.workdirs import local_path, write_bytes, writing
 
 FOLDER = "files"
 """Where a work directory keeps them."""

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_jax import UserError, canvas, records, run_files, workdirs
+from mnist_jax import UserError, canvas, disk, records, run_files, workdirs
 from mnist_jax.axes import metric_name
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.records import at_best
@@ -425,7 +425,7 @@ def fill_in(path: Path, sections: Mapping[str, str]) -> None:
         before, rest = text.split(start)
         _, after = rest.split(end)
         text = f"{before}{start}\n{section}\n{end}{after}"
-    workdirs.write_text(path, text)
+    disk.write_text(path, text)
 
 
 def plain_markdown(text: str) -> str:
@@ -545,7 +545,7 @@ def check_output(output: str | os.PathLike, of_run: bool = False) -> Path:
     Raises:
         UserError: It holds a run or another report, is a file, or an address.
     """
-    path = workdirs.local_path(os.fspath(output), "--output")
+    path = disk.local_path(os.fspath(output), "--output")
     report = ("report.html", "report.md", "figures")
     try:
         there = {name for name in (*workdirs.FILES, *workdirs.FOLDERS) if _lies(path / name)}
@@ -605,7 +605,7 @@ def save_figures(
         with writing(folder / "figures"):
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             for path, content in zip(paths, contents, strict=True):
-                workdirs.write_bytes(path, content)
+                disk.write_bytes(path, content)
         shown.append(Picture(name, caption, contents[1]))
     return shown
 
@@ -642,8 +642,8 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
     """Writes report.md and report.html, and makes the folder if there is none."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        workdirs.write_text(folder / "report.md", to_markdown(title, sections))
-        workdirs.write_text(folder / "report.html", to_html(title, sections))
+        disk.write_text(folder / "report.md", to_markdown(title, sections))
+        disk.write_text(folder / "report.html", to_html(title, sections))
 
 
 class UnwritableError(UserError):

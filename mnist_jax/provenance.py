@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax import UserError, __version__, run_files
+from mnist_jax.disk import to_json, write_text
 from mnist_jax.own_files import OwnFile
 from mnist_jax.records import Row
-from mnist_jax.workdirs import to_json, write_text
 
 _MAKERS = ("commit", "versions", "machine")
 _DEVICES = ("platform", "kind", "cores", "threads")

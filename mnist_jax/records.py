@@ -12,11 +12,11 @@ import numpy as np
 
 from mnist_jax import UserError, run_files
 from mnist_jax.axes import metric_name
+from mnist_jax.disk import replace, to_json, write_text, writing
 from mnist_jax.grid import Point
 from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.recorded import axes_of
 from mnist_jax.run_files import BadFileError
-from mnist_jax.workdirs import replace, to_json, write_text, writing
 
 Row = dict[str, Any]
 

@@ -21,6 +21,7 @@ from mnist_jax import (
     UserError,
     comparison,
     data,
+    disk,
     epoch_figures,
     grid_figures,
     pages,
@@ -464,7 +465,7 @@ def main(argv: list[str]) -> None:
     if not argv[1:]:
         expected = "one, a finished run's directory, or several"
         raise UserError(f"0 arguments: expected {expected}; see --help")
-    paths = [workdirs.local_path(path) for path in argv[1:]]
+    paths = [disk.local_path(path) for path in argv[1:]]
     runs = read_runs(paths) if len(paths) > 1 else []
     if any(shards.shard_of(run.config)[1] > 1 for run in runs):
         print(write_merged(runs, FLAGS.output, FLAGS.data_dir if "data_dir" in given else None))

@@ -20,11 +20,12 @@ import numpy as np
 
 from mnist_jax import UserError, run_files, stats
 from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
+from mnist_jax.disk import to_json, write_bytes, write_text
 from mnist_jax.protocol import PROTOCOLS, Protocol
 from mnist_jax.recorded import axes_of, upgrade_record, upgrade_rows
 from mnist_jax.records import Row, columns_of
 from mnist_jax.run_files import BadFileError, one_line
-from mnist_jax.workdirs import damaged, digest, to_json, write_bytes, write_text
+from mnist_jax.workdirs import damaged, digest
 
 NUM_MISTAKES = 24
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from mnist_jax import (
     UserError,
+    disk,
     hosts,
     machine,
     memory,
@@ -299,7 +300,7 @@ class Runner:
         self._epochs_there |= dict.fromkeys(part, 0)  # of which they have no checkpoint
         if hosts.is_first():
             (self._path / "checkpoints").mkdir(exist_ok=True)
-            workdirs.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
+            disk.write_text(self._path / "checkpoints" / "parts.json", json.dumps(self._parts))
             records.trim_metrics(self._path, self._epochs_there)
 
 

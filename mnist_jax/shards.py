@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax import UserError, own_files, provenance, records, results, run_files, workdirs
+from mnist_jax import UserError, disk, own_files, provenance, records, results, run_files, workdirs
 from mnist_jax.experiment import Experiment, configure_jax, load_data, read_experiment
 from mnist_jax.recorded import with_files
 from mnist_jax.records import Row
@@ -95,7 +95,7 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     made = _provenance(runs)
     results.write_summary(folder, rows, runs[0].axes, protocol, dataset, num_images, made, **more)
     # Written last: with it, the folder holds a run.
-    workdirs.write_text(folder / "config.json", workdirs.to_json(config, indent=2) + "\n")
+    disk.write_text(folder / "config.json", disk.to_json(config, indent=2) + "\n")
 
 
 def _in_order(runs: Sequence[Run]) -> list[Run]:
@@ -217,7 +217,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     """
     if results.trial_of_weights(run.workdir) == chosen["trial"]:
         path = run.workdir / "chosen_trial.npz"
-        workdirs.write_bytes(folder / path.name, path.read_bytes())
+        disk.write_bytes(folder / path.name, path.read_bytes())
         return
     from mnist_jax import sweep
 

@@ -5,21 +5,19 @@ import errno
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import shutil
 import stat
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, run_files
+from mnist_jax import UserError, disk, run_files
 from mnist_jax.recorded import upgrade_record, with_files
 
 FILES = (
@@ -50,7 +48,6 @@ RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
 other values."""
 _NO_LOCK = (errno.EAGAIN, errno.EACCES)
 """What another process' lock gives; any other error says that the file system has no locks."""
-_locked: dict[Path, BinaryIO] = {}  # the directories that this process has locked
 
 
 def how_to_go_on(workdir: Path) -> str:
@@ -67,28 +64,6 @@ def new_workdir(name: str, suffix: str = "") -> Path:
     """
     folder = re.sub(r"[/\x00-\x1f]|^\.+$", "_", name)[:100] or "_"
     return Path("runs", folder, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
-
-
-def local_path(given: str, what: str = "") -> Path:
-    """Returns the path that a flag or an environment variable names, with its home filled in.
-
-    Args:
-        given: The path as the user wrote it.
-        what: What it was given by, for the error: `--workdir`, say; empty for an argument.
-
-    Raises:
-        UserError: It is an address such as gs://bucket/run, of which a folder `gs:` would be made
-            where the user stands; or it begins with the home of nobody.
-    """
-    named = f"{what}={given}" if what else given
-    if match := re.match("([a-z][a-z0-9+.-]+)://", given, re.IGNORECASE):
-        file = match[1].lower() == "file"
-        cure = f"leave {match[0]} out" if file else "mount it here, and give the path of that"
-        raise UserError(f"{named}: expected a path on this machine, not an address; {cure}")
-    try:
-        return Path(given).expanduser()
-    except RuntimeError:
-        raise UserError(f"{named}: no such home directory; give another path") from None
 
 
 def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
@@ -164,7 +139,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
 def _differences(found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the keys in which two records ask for different results, and both values."""
     was, wanted = (
-        with_files(upgrade_record(json.loads(to_json(record)))) for record in (found, config)
+        with_files(upgrade_record(json.loads(disk.to_json(record)))) for record in (found, config)
     )
     keys = sorted((wanted.keys() | was.keys()) - RESUMABLE)
     both = {key: (was.get(key), wanted.get(key)) for key in keys}
@@ -223,7 +198,7 @@ def why_unwritable(path: Path) -> str | None:
 
 def digest(config: Mapping[str, Any], data_checksum: str) -> str:
     """Names what a run computes, which every process that goes on with it has in common."""
-    plain = json.loads(to_json(config))
+    plain = json.loads(disk.to_json(config))
     same = {key: plain[key] for key in sorted(plain.keys() - RESUMABLE)}
     return hashlib.sha256(json.dumps([same, data_checksum]).encode()).hexdigest()
 
@@ -260,44 +235,11 @@ def lock_workdir(path: Path) -> Iterator[None]:
                 file=sys.stderr,
                 flush=True,
             )
-        _locked[path] = file
+        disk.locked[path] = file
         try:
             yield
         finally:
-            del _locked[path]
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Guards a write of a run: into the directory that it has locked, or none.
-
-    Raises:
-        UserError: That has been moved, so that another run's may lie in its place by now.
-        OSError: The write failed; it names the file.
-    """
-    _check_place()
-    try:
-        yield
-    except OSError as error:
-        _check_place()  # else it might have failed for that
-        if error.errno:  # the system's own, which of a full disk names no file
-            error.filename = os.fspath(path)
-        raise
-
-
-def _check_place() -> None:
-    """Compares the lock that is held with the one that lies there."""
-    for path, file in _locked.items():
-        try:
-            if os.path.samestat(os.stat(path / ".lock"), os.fstat(file.fileno())):
-                continue
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        raise UserError(
-            f"--workdir={path} is not the folder any more in which this run began: that, or the "
-            ".lock in it, was moved or deleted; what the run wrote is where the folder is now, and "
-            "the same command goes on there, with that --workdir"
-        )
+            del disk.locked[path]
 
 
 def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None:
@@ -311,10 +253,10 @@ def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None
     if state == "new":
         files = config.get("files", {})
         _delete_run(path, keep=[path / "config.json", *(path / "files" / name for name in files)])
-    text = to_json(config, indent=2) + "\n"
+    text = disk.to_json(config, indent=2) + "\n"
     file = path / "config.json"
     if not file.exists() or file.read_bytes() != text.encode():  # a full disk may not hold it twice
-        write_text(file, text)
+        disk.write_text(file, text)
 
 
 def _delete_run(path: Path, keep: Collection[Path]) -> None:
@@ -385,43 +327,3 @@ def damaged(workdir: str | os.PathLike, problem: object) -> UserError:
         f"{workdir} cannot be read as a run: {problem}; train it again with --workdir={workdir} "
         "--overwrite, or put its shards together again"
     )
-
-
-def replace(path: Path, content: Iterable[bytes]) -> None:
-    """Replaces a file in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.writelines(content)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces a file in one step, as `replace`."""
-    replace(path, [content])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step, as `replace`."""
-    # A folder's name need not be valid text.
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
-def to_json(value: object, indent: int | None = None) -> str:
-    """Writes JSON that every reader accepts: numbers that are not finite become null."""
-
-    def plain(x):
-        if isinstance(x, Mapping):
-            return {k: plain(v) for k, v in x.items()}
-        if isinstance(x, list | tuple):
-            return [plain(v) for v in x]
-        if isinstance(x, np.generic):
-            x = x.item()
-        return None if isinstance(x, float) and not math.isfinite(x) else x
-
-    return json.dumps(plain(value), indent=indent)

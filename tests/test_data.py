@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mnist_jax import UserError, data, download, files, formats, workdirs
+from mnist_jax import UserError, data, disk, download, files, formats
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
@@ -542,13 +542,13 @@ def test_full_size(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_no_path_of_this_machine(given, said):
-    assert one_line(workdirs.local_path, given, "--flag").startswith(f"--flag={given}: ")
-    assert said in one_line(workdirs.local_path, given, "--flag")
+    assert one_line(disk.local_path, given, "--flag").startswith(f"--flag={given}: ")
+    assert said in one_line(disk.local_path, given, "--flag")
 
 
 @pytest.mark.parametrize("given", ["", ".", "/a", "a:b", "a/b:", "http:/a", "C:\\a", "~/a"])
 def test_what_is_a_path_of_this_machine(given):
-    found = workdirs.local_path(given, "--flag")
+    found = disk.local_path(given, "--flag")
     assert str(found) == (os.path.expanduser(given) or ".")
 
 

@@ -15,7 +15,7 @@ import pytest
 from base import AXES
 from server import ROOT
 
-from mnist_jax import UserError, axes, comparison, pages, records, report, results, workdirs
+from mnist_jax import UserError, axes, comparison, disk, pages, records, report, results, workdirs
 from mnist_jax.axes import metric_name
 from mnist_jax.data import Dataset
 from mnist_jax.grid import make_points
@@ -58,7 +58,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     p, dataset = PROTOCOLS[protocol], config["dataset"]
     trials = records.trial_rows(points, range(seeds), dataset)
     path.mkdir(parents=True)
-    workdirs.write_text(path / "config.json", workdirs.to_json(config | axes))
+    disk.write_text(path / "config.json", disk.to_json(config | axes))
     generator, rows = np.random.default_rng(0), []
     for num_epochs in dict.fromkeys(point["num_epochs"] for point in points):
         mine = [trial for trial in trials if trial["num_epochs"] == num_epochs]

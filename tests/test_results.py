@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from base import BASE as SMALL
 
-from mnist_jax import UserError, records, results, stats, workdirs
+from mnist_jax import UserError, disk, records, results, stats, workdirs
 from mnist_jax.data import Dataset
 from mnist_jax.protocol import PROTOCOLS, protocol_name
 from mnist_jax.provenance import provenance
@@ -308,7 +308,7 @@ def test_a_chosen_trial_shows_its_most_confident_mistakes(tmp_path):
 
 
 def test_json_has_null_for_numbers_that_are_not_finite():
-    text = workdirs.to_json({"a": [math.nan, np.float32(np.inf), np.int64(3)], "b": (1.5, None)})
+    text = disk.to_json({"a": [math.nan, np.float32(np.inf), np.int64(3)], "b": (1.5, None)})
     assert json.loads(text) == {"a": [None, None, 3], "b": [1.5, None]}
 
 
@@ -320,10 +320,10 @@ def test_rows_on_disk_survive_a_run_that_dies(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    workdirs.write_text(tmp_path / "a", "old")
+    disk.write_text(tmp_path / "a", "old")
     monkeypatch.setattr(workdirs.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        workdirs.write_text(tmp_path / "a", "new")
+        disk.write_text(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
 
 
@@ -417,7 +417,7 @@ def test_a_lock_that_is_held_is_refused(tmp_path, monkeypatch, name):
 def test_a_file_system_without_locks_costs_a_warning(tmp_path, monkeypatch, capsys, name):
     fail_to_lock(monkeypatch, name)
     with workdirs.lock_workdir(tmp_path):
-        workdirs.write_text(tmp_path / "a", "written")
+        disk.write_text(tmp_path / "a", "written")
     said = f"warning: --workdir={tmp_path} cannot be locked ({os.strerror(getattr(errno, name))});"
     assert capsys.readouterr().err == f"{said} see to it that no other run uses it\n"
 
@@ -448,7 +448,7 @@ def test_nothing_is_written_where_the_lock_does_not_lie_any_more(tmp_path, inste
         for write in (
             lambda: recorder.add(2, second),
             recorder.sync,
-            lambda: workdirs.write_text(path / "a", "b"),
+            lambda: disk.write_text(path / "a", "b"),
             lambda: records.trim_metrics(path, {0: 1}),
         ):
             with pytest.raises(UserError, match="moved or deleted"):

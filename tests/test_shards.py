@@ -12,6 +12,7 @@ from test_report import make_run
 from mnist_jax import (
     UserError,
     comparison,
+    disk,
     pages,
     provenance,
     records,
@@ -127,7 +128,7 @@ def split(run, n, name="shard"):
         (path / "metrics.jsonl").write_text(mine)
         records.write_results(path, rows)
         config = run.config | {"shard": f"{i}/{n}"}
-        workdirs.write_text(path / "config.json", workdirs.to_json(config, indent=2))
+        disk.write_text(path / "config.json", disk.to_json(config, indent=2))
         made["command"] = f"python -m mnist_jax.main --shard={i}/{n}"
         results.write_summary(
             path, rows, p, run.summary["dataset"], run.summary["num_images"], made
@@ -139,7 +140,7 @@ def split(run, n, name="shard"):
 
 def make_shards(path, n=3, **options):
     run = make_run(path / "whole", shard="0/1", **options)
-    text = workdirs.to_json(run.config, indent=2) + "\n"
+    text = disk.to_json(run.config, indent=2) + "\n"
     (run.workdir / "config.json").write_text(text)
     return run, split(run, n)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mnist_jax import canvas, results, workdirs
+from mnist_jax import canvas, disk, results
 from mnist_jax.pages import commit_of, fill_in, markdown_table
 from mnist_jax.provenance import provenance
 
@@ -42,7 +42,7 @@ def kept(name: str, measure: Callable[[], dict]) -> dict:
     """Measures and records, unless the record exists."""
     path = HERE / f"{name}.json"
     if not path.exists():
-        workdirs.write_text(path, workdirs.to_json(measure(), indent=2) + "\n")
+        disk.write_text(path, disk.to_json(measure(), indent=2) + "\n")
     return json.loads(path.read_text())
 
 

@@ -1,0 +1,112 @@
+"""Files: paths as people give them, and writes that are never half there."""
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mnist_jax import UserError
+
+locked: dict[Path, BinaryIO] = {}
+"""The directories that this process has locked, with the files that it holds them by."""
+
+
+def local_path(given: str, what: str = "") -> Path:
+    """Returns the path that a flag or an environment variable names, with its home filled in.
+
+    Args:
+        given: The path as the user wrote it.
+        what: What it was given by, for the error: `--workdir`, say; empty for an argument.
+
+    Raises:
+        UserError: It is an address such as gs://bucket/run, of which a folder `gs:` would be made
+            where the user stands; or it begins with the home of nobody.
+    """
+    named = f"{what}={given}" if what else given
+    if match := re.match("([a-z][a-z0-9+.-]+)://", given, re.IGNORECASE):
+        file = match[1].lower() == "file"
+        cure = f"leave {match[0]} out" if file else "mount it here, and give the path of that"
+        raise UserError(f"{named}: expected a path on this machine, not an address; {cure}")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise UserError(f"{named}: no such home directory; give another path") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Guards a write of a run: into the directory that it has locked, or none.
+
+    Raises:
+        UserError: That has been moved, so that another run's may lie in its place by now.
+        OSError: The write failed; it names the file.
+    """
+    _check_place()
+    try:
+        yield
+    except OSError as error:
+        _check_place()  # else it might have failed for that
+        if error.errno:  # the system's own, which of a full disk names no file
+            error.filename = os.fspath(path)
+        raise
+
+
+def _check_place() -> None:
+    """Compares the lock that is held with the one that lies there."""
+    for path, file in locked.items():
+        try:
+            if os.path.samestat(os.stat(path / ".lock"), os.fstat(file.fileno())):
+                continue
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise UserError(
+            f"--workdir={path} is not the folder any more in which this run began: that, or the "
+            ".lock in it, was moved or deleted; what the run wrote is where the folder is now, and "
+            "the same command goes on there, with that --workdir"
+        )
+
+
+def replace(path: Path, content: Iterable[bytes]) -> None:
+    """Replaces a file in one step, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.writelines(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file in one step, as `replace`."""
+    replace(path, [content])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file in one step, as `replace`."""
+    # A folder's name need not be valid text.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """Writes JSON that every reader accepts: numbers that are not finite become null."""
+
+    def plain(x):
+        if isinstance(x, Mapping):
+            return {k: plain(v) for k, v in x.items()}
+        if isinstance(x, list | tuple):
+            return [plain(v) for v in x]
+        if isinstance(x, np.generic):
+            x = x.item()
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    return json.dumps(plain(value), indent=indent)
