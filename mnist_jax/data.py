@@ -11,26 +11,13 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mnist_jax import UserError, cache, disk, download, files, formats
+from mnist_jax.datasets import CLASS_NAMES, DATASETS, NUM_TEST, NUM_TRAIN, canonical_name
 
-CLASS_NAMES = {
-    "mnist": tuple("0123456789"),
-    # The data sets' authors' own names, as tensorflow-datasets spells them.
-    "fashion_mnist": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-    "digits": tuple("0123456789"),
-}
-DATASETS = tuple(CLASS_NAMES)
-
-NUM_TRAIN, NUM_TEST = 60_000, 10_000  # of mnist, fashion_mnist and kmnist alike
-NUM_TRAINING_IMAGES = {name: 1_437 if name == "digits" else NUM_TRAIN for name in DATASETS}
 FILES = (
     *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -85,12 +72,6 @@ class Dataset(NamedTuple):
         """How many images each split has."""
         splits = ("train", "validation", "test")
         return {split: len(getattr(self, f"{split}_labels")) for split in splits}
-
-
-def canonical_name(given: Any) -> Any:
-    """Returns the one of DATASETS that differs in case, `-` and `_` alone; else what is given."""
-    names = {files.plain(name): name for name in DATASETS}
-    return names.get(files.plain(given), given) if isinstance(given, str) else given
 
 
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mnist_jax import UserError, axes, data, grid, hosts, recorded
+from mnist_jax import UserError, axes, data, datasets, grid, hosts, recorded
 from mnist_jax.axes import Axis
 from mnist_jax.config_files import advice, plain, read_file, read_value
 from mnist_jax.grid import Point
@@ -189,13 +189,13 @@ def read_config(
         if key not in known and key not in SETTINGS:
             raise _unknown(key, key in typed, known, model, optimizers)
     given |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
-    given["dataset"] = data.canonical_name(_one(given, "dataset"))
+    given["dataset"] = datasets.canonical_name(_one(given, "dataset"))
     if isinstance(first := plain(seed), tuple):
         given["num_seeds"] = len(first)
     if (num_seeds := _one(given, "num_seeds")) > MAX_TRIALS:
         raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
     _check_seed(first, num_seeds)
-    num_images = data.NUM_TRAINING_IMAGES[given["dataset"]]
+    num_images = datasets.NUM_TRAINING_IMAGES[given["dataset"]]
     given["num_validation"] = _num_validation(given, num_images)
     mixed = len(set(optimizers)) > 1
     experiment = Experiment(

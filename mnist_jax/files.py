@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mnist_jax import UserError, formats, prepared
+from mnist_jax.datasets import plain
 
 KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
 KMNIST_FILES = (
@@ -42,11 +43,6 @@ class Files(NamedTuple):
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of the arrays of a data set, by the names of the original IDX files."""
-
-
-def plain(name: str) -> str:
-    """Returns a name without what people write differently: case, `-` and `_`."""
-    return re.sub("[-_]", "", name.lower())
 
 
 def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> Files | str:

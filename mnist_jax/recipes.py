@@ -8,7 +8,7 @@ import numpy as np
 
 from mnist_jax import axes, metrics, models, optimizer
 from mnist_jax.axes import Axis
-from mnist_jax.data import CLASS_NAMES
+from mnist_jax.datasets import CLASS_NAMES
 from mnist_jax.experiment import Experiment
 from mnist_jax.grid import Point
 from mnist_jax.keys import find_own

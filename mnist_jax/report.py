@@ -20,7 +20,7 @@ from absl import flags
 from mnist_jax import (
     UserError,
     comparison,
-    data,
+    datasets,
     disk,
     epoch_figures,
     grid_figures,
@@ -188,7 +188,7 @@ def _is_whole(run: Run) -> bool:
         and len({(row["point"], row["seed"]) for row in rows}) == len(rows)
         and all(is_finite(row[column]) for row in sound for column in columns)
         and all(0 <= row[column] <= 1 for row in sound for column in shares)
-        and {row["dataset"] for row in rows} == {summary["dataset"]} <= data.CLASS_NAMES.keys()
+        and {row["dataset"] for row in rows} == {summary["dataset"]} <= datasets.CLASS_NAMES.keys()
     )
 
 
@@ -199,7 +199,7 @@ def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
         BadFileError: They are missing or damaged, or not of the run's chosen trial.
     """
     chosen = results.read_chosen_trial(run.workdir)
-    classes, trial = len(data.CLASS_NAMES[run.summary["dataset"]]), run.summary["chosen_trial"]
+    classes, trial = len(datasets.CLASS_NAMES[run.summary["dataset"]]), run.summary["chosen_trial"]
     if chosen["probabilities"].shape[1] != classes or chosen["trial"] != trial:
         said = f"it is not of trial {trial}, which was chosen"
         raise BadFileError(run.workdir / "chosen_trial.npz", said)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from mnist_jax import UserError, run_files, stats
-from mnist_jax.data import NUM_TEST, NUM_TRAINING_IMAGES, Dataset
+from mnist_jax.data import Dataset
+from mnist_jax.datasets import NUM_TEST, NUM_TRAINING_IMAGES
 from mnist_jax.disk import to_json, write_bytes, write_text
 from mnist_jax.protocol import PROTOCOLS, Protocol
 from mnist_jax.recorded import axes_of, upgrade_record, upgrade_rows

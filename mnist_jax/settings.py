@@ -4,7 +4,7 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from mnist_jax import data
+from mnist_jax import datasets
 from mnist_jax.axes import COUNT, FLAG, WHOLE, WORD, Kind, choice
 from mnist_jax.grid import GRIDS
 from mnist_jax.protocol import PROTOCOLS
@@ -24,14 +24,14 @@ COMPUTED = {
 
 
 def _is_dataset(value: Any) -> bool:
-    return isinstance(value, str) and data.canonical_name(value) in data.DATASETS
+    return isinstance(value, str) and datasets.canonical_name(value) in datasets.DATASETS
 
 
 def _is_words(value: Any) -> bool:
     return isinstance(value, tuple) and all(map(WORD.valid, value))
 
 
-_DATASET = Kind(f"one of {', '.join(data.DATASETS)}", _is_dataset, str)
+_DATASET = Kind(f"one of {', '.join(datasets.DATASETS)}", _is_dataset, str)
 _SEED = Kind(
     f"a whole number from 0 to {2**32 - 1}",
     lambda value: type(value) is int and 0 <= value < 2**32,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mnist_jax import data
+from mnist_jax import datasets
 from mnist_jax.canvas import COLORS, NothingToDrawError, add_title, subplots
 from mnist_jax.results import Run, label, protocol, varying
 
@@ -24,7 +24,7 @@ def chosen_words(run: Run) -> str:
 def draw_classes(run: Run, chosen: Mapping[str, np.ndarray]):
     """Draws the accuracy of each class, and the confusion matrix, of the chosen trial."""
     p, dataset = protocol(run), run.summary["dataset"]
-    names = data.CLASS_NAMES[dataset]
+    names = datasets.CLASS_NAMES[dataset]
     matrix = np.zeros((len(names), len(names)), int)
     np.add.at(matrix, (chosen["labels"], chosen["probabilities"].argmax(1)), 1)
     right, sizes = matrix.diagonal(), matrix.sum(1)
@@ -69,7 +69,11 @@ def _wilson(right: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def draw_mistakes(run: Run, chosen: Mapping[str, np.ndarray]):
     """Draws the test images that the chosen trial gets wrong with the highest probability."""
     p, dataset, mistakes = protocol(run), run.summary["dataset"], chosen["mistakes"]
-    names, labels, images = data.CLASS_NAMES[dataset], chosen["labels"], chosen["mistake_images"]
+    names, labels, images = (
+        datasets.CLASS_NAMES[dataset],
+        chosen["labels"],
+        chosen["mistake_images"],
+    )
     height, width, channels = _shape_of(images)
     num_columns = min(6, len(mistakes))
     num_rows = math.ceil(len(mistakes) / num_columns)

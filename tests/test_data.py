@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mnist_jax import UserError, data, disk, download, files, formats
+from mnist_jax import UserError, data, datasets, disk, download, files, formats
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
@@ -45,7 +45,7 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.delenv("MNIST_JAX_DATA_DIR", raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no_tfds"))
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(download, "MIRRORS", dict.fromkeys(data.DATASETS, ()))
+    monkeypatch.setattr(download, "MIRRORS", dict.fromkeys(datasets.DATASETS, ()))
 
 
 @pytest.fixture(autouse=True)
@@ -575,7 +575,7 @@ def test_an_address_in_the_environment_makes_no_folder(tmp_path, small, monkeypa
 def test_unknown_name():
     message = one_line(data.load_dataset, "mnits")
     assert "'mnits'" in message
-    assert all(name in message for name in data.DATASETS)
+    assert all(name in message for name in datasets.DATASETS)
 
 
 def test_a_flag_without_files_is_an_error_even_with_a_cached_copy(tmp_path, small):

@@ -13,7 +13,7 @@ from mnist_jax import (
     UserError,
     canvas,
     comparison,
-    data,
+    datasets,
     epoch_figures,
     grid_figures,
     pages,
@@ -412,7 +412,7 @@ def test_classes_are_those_of_the_predictions(tmp_path):
 def test_mistakes_are_named(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), dataset="fashion_mnist")
     figure, caption = trial_figures.draw_mistakes(run, report.read_chosen_trial(run))
-    names = data.CLASS_NAMES["fashion_mnist"]
+    names = datasets.CLASS_NAMES["fashion_mnist"]
     assert shown_texts(figure) == [
         f"true: {names[i]}\npredicted: {names[i + 1]}\n55.0 %" for i in range(3)
     ]
