@@ -1,0 +1,476 @@
+"""Measures the project on one GPU: compiled epochs, a step and its peers, whole runs.
+
+    pip install -e '.[cuda,bench]' && python experiments/accelerators/make.py [FOLDER] [--small]
+
+A record that lies in the folder (by default this one) is kept; what is missing is measured, in the
+order of `WHOLE.records`, and nothing is begun once `--minutes` are over: the same command goes on.
+By the recorded times an H200 has all but the last three in those minutes; that has not been tried.
+Then the tables of the folder's README.md are written between its markers, and the figure. MNIST is
+that of MNIST_JAX_DATA_DIR, or downloaded. `--small` tries it on a CPU, on digits.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from mnist_jax import canvas, data, peers, workdirs
+from mnist_jax.experiment import read_experiment
+from mnist_jax.pages import commit_of, fill_in, markdown_table
+
+HERE = Path(os.path.relpath(Path(__file__).parent))
+CPU = HERE.parent / "step_time"
+NETWORKS = {"baseline": "784-64-64-10", "l2_sweep": "784-500-300-10", "cnn": "CNN"}
+ON_CPU = {"baseline": "baseline", "l2_sweep": "mlp", "cnn": "cnn"}  # the same network's records
+
+
+class Sweep(NamedTuple):
+    """A whole run.
+
+    Attributes:
+        config: Its name.
+        options: What is typed besides.
+        words: What else the table says of it.
+    """
+
+    config: str
+    options: tuple[str, ...] = ()
+    words: str = ""
+
+
+SWEEPS = {
+    "l2_15": Sweep("l2_sweep", words=", empty caches"),  # which the first one empties
+    "l2_15_warm": Sweep("l2_sweep", words=", warm caches"),
+    "l2_1000": Sweep("l2_sweep", ("--config.num_seeds=200",)),
+    "cnn_64": Sweep("cnn", ("--config.num_seeds=64",)),
+    "l2_validation": Sweep(
+        "l2_sweep",
+        ("--config.num_seeds=100", "--config.protocol=validation"),
+        ", validation images choose the epoch",
+    ),
+    "beyond_98_47": Sweep("beyond_98_47", ("--config.num_seeds=100", "--seed=5000")),
+}
+
+
+class Size(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        records: What is measured, in this order.
+        dataset: On which images.
+        precision: Of matrix products.
+        numbers: By config, how many trials train together.
+        others: (config, trials, precision) that are timed beside.
+        options: What every program is told besides.
+        rounds: Of a benchmark.
+        peers: Of a benchmark.
+    """
+
+    records: tuple[str, ...]
+    dataset: str
+    precision: str
+    numbers: dict[str, tuple[int, ...]]
+    others: tuple[tuple[str, int, str], ...]
+    options: tuple[str, ...]
+    rounds: int
+    peers: str
+
+    @property
+    def cases(self) -> list[str]:
+        """What `epochs.py` times."""
+        same = [(name, n, self.precision) for name, found in self.numbers.items() for n in found]
+        return [f"{name}:{n}:{precision}" for name, n, precision in (*same, *self.others)]
+
+
+WHOLE = Size(
+    records=(
+        *("epochs.jsonl", "benchmark_15.json", "peers.jsonl"),
+        *(f"{name}/summary.json" for name in ("l2_15", "l2_15_warm", "l2_1000", "cnn_64")),
+        "benchmark_1000.json",
+        *(f"{name}/summary.json" for name in ("l2_validation", "beyond_98_47")),
+    ),
+    dataset="mnist",
+    precision="tf32",
+    numbers={"l2_sweep": (1, 15, 64, 200, 1000), "baseline": (15, 256, 1000), "cnn": (1, 15, 64)},
+    others=tuple(("l2_sweep", n, p) for n in (15, 1000) for p in ("bfloat16", "float32")),
+    options=("--config.precision=tf32",),
+    rounds=3,
+    peers="torch,flax",
+)
+SMALL = Size(
+    records=(
+        *("epochs.jsonl", "benchmark_15.json", "peers.jsonl"),
+        *(f"{name}/summary.json" for name in ("l2_15", "l2_15_warm", "l2_validation")),
+    ),
+    dataset="digits",
+    precision="float32",
+    numbers={"l2_sweep": (1, 2), "baseline": (2,)},
+    others=(),
+    options=("--config.dataset=digits", "--config.num_epochs=1"),
+    rounds=1,
+    peers="flax",
+)
+
+
+# --- measuring ---
+
+
+def run(module: str, *arguments: str, **environment: str) -> None:
+    """Runs a program of the package."""
+    command = (sys.executable, "-m", f"mnist_jax.{module}", *arguments)
+    subprocess.run(command, check=True, env=os.environ | environment)
+
+
+def rows_of(file: Path) -> list[dict]:
+    """Returns the rows of a file with a JSON object a line, none if there is no file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def missing_cases(folder: Path, size: Size) -> list[str]:
+    """Returns the cases of `epochs.py` that have no row yet."""
+    there = {
+        f"{row['config']}:{row['trials']}:{row['precision']}"
+        for row in rows_of(folder / "epochs.jsonl")
+        if "variant" not in row
+    }
+    return [case for case in size.cases if case not in there]
+
+
+def time_epochs(folder: Path, size: Size) -> None:
+    """Times the cases that have no row yet."""
+    program, file = str(HERE / "epochs.py"), str(folder / "epochs.jsonl")
+    cases = missing_cases(folder, size)
+    subprocess.run([sys.executable, program, file, size.dataset, *cases], check=True)
+
+
+def time_benchmark(folder: Path, size: Size, num_trials: int, *arguments: str) -> None:
+    """Benchmarks the sweep of so many trials."""
+    seeds = 1 if size is SMALL else num_trials // 5  # of five L2 factors
+    file = folder / f"benchmark_{num_trials}.json"
+    run("benchmark", "--config=configs/l2_sweep.py", *size.options, *arguments,
+        f"--config.num_seeds={seeds}", f"--json={file}")  # fmt: skip
+
+
+def time_peers(folder: Path, size: Size) -> None:
+    """Times PyTorch's loop, an epoch of which warms up, on each network."""
+    dataset, rows = data.load_dataset(size.dataset), []
+    platform = "cpu" if size is SMALL else "gpu"
+    for config in NETWORKS:
+        point = read_experiment(f"configs/{config}.py", {}).points[0]
+        with tempfile.TemporaryDirectory() as temporary:
+            running, _ = peers.start_peers(
+                ["torch"], point, dataset, Path(temporary), dict(os.environ), platform,
+                size.precision,
+            )  # fmt: skip
+            for name, side in running.items():
+                epochs = [side.train_epoch() for _ in range(1 + size.rounds)]
+                side.close()
+                found = peers.spread([1e6 * e.seconds / e.steps for e in epochs[1:]])
+                rows.append({"config": config, "peer": name, "us_step": found["median"],
+                             "precision": size.precision, **side.about})  # fmt: skip
+    if rows:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        workdirs.write_text(folder / "peers.jsonl", text)
+
+
+def time_sweep(folder: Path, size: Size, name: str) -> None:
+    """Runs a sweep, always from its start, and keeps its summary and its accuracies."""
+    sweep, workdir, cache = SWEEPS[name], folder / "runs" / name, folder / "runs" / "cache"
+    if name == "l2_15":
+        shutil.rmtree(cache, ignore_errors=True)
+    small = ("--config.num_seeds=2",) if size is SMALL else ()
+    run("main", f"--config=configs/{sweep.config}.py", *size.options, *sweep.options, *small,
+        "--overwrite", f"--workdir={workdir}", MNIST_JAX_CACHE_DIR=str(cache))  # fmt: skip
+    (folder / name).mkdir(exist_ok=True)
+    keep_accuracies(workdir / "results.csv", folder / name / "accuracies.csv")
+    shutil.copyfile(workdir / "summary.json", folder / name / "summary.json")  # it is finished
+    shutil.rmtree(workdir / "checkpoints")  # of 1,000 trials they are gigabytes
+
+
+def keep_accuracies(results: Path, file: Path) -> None:
+    """Cuts a run's rows to what tells trials apart and the accuracies on the test set."""
+    with open(results, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    columns = ["seed", "l2", "diverged_epoch", *(name for name in rows[0] if "test_acc" in name)]
+    lines = [columns, *([row[name] for name in columns] for row in rows)]
+    workdirs.write_text(file, "".join(",".join(line) + "\n" for line in lines))
+
+
+def measure(folder: Path, size: Size, minutes: float) -> None:
+    """Measures what is missing while there is time; says what failed and what is left."""
+    steps: dict[str, Callable[[], None]] = {
+        "epochs.jsonl": lambda: time_epochs(folder, size),
+        "benchmark_15.json": lambda: time_benchmark(
+            folder, size, 15, f"--peers={size.peers}", f"--rounds={size.rounds}"
+        ),
+        "benchmark_1000.json": lambda: time_benchmark(folder, size, 1000, "--rounds=2"),
+        "peers.jsonl": lambda: time_peers(folder, size),
+        **{f"{name}/summary.json": partial(time_sweep, folder, size, name) for name in SWEEPS},
+    }
+    start, noted = time.monotonic(), read(folder, "noted.json").get("runs", {})
+    for record in size.records:
+        there = (folder / record).exists() or os.path.dirname(record) in noted
+        if there and not (record == "epochs.jsonl" and missing_cases(folder, size)):
+            continue
+        if time.monotonic() - start > 60 * minutes:
+            print(f"{record} is left for the next call: {minutes:g} minutes are over", flush=True)
+            continue
+        try:
+            steps[record]()
+        except subprocess.CalledProcessError as error:
+            print(f"{record} failed with status {error.returncode}", flush=True)
+
+
+# --- telling ---
+
+
+def read(folder: Path, name: str) -> dict:
+    """Returns a record, an empty one if there is none."""
+    file = folder / name
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def plain(epochs: list[dict], precision: str) -> dict[str, dict[int, dict]]:
+    """Returns the epochs of the project as it is, in one precision, by config and trials."""
+    found: dict[str, dict[int, dict]] = {}
+    for row in epochs:
+        if row["precision"] == precision and "variant" not in row:
+            found.setdefault(row["config"], {})[row["trials"]] = row
+    return {config: dict(sorted(rows.items())) for config, rows in found.items()}
+
+
+def whole(folder: Path, epochs: dict[str, dict[int, dict]]) -> str:
+    """Shows whole runs, and what their compiled epochs alone take."""
+    noted, rows = read(folder, "noted.json").get("runs", {}), []
+    for name, sweep in SWEEPS.items():
+        if summary := read(folder, f"{name}/summary.json"):
+            trials = sum(point["num_trials"] for point in summary["grid"])
+            num_epochs = summary["grid"][0]["num_epochs"]
+            seconds = summary["provenance"]["seconds"]
+        elif name in noted:
+            trials, num_epochs, seconds = (noted[name][k] for k in ("trials", "epochs", "seconds"))
+        else:
+            continue
+        validated = "--config.protocol=validation" in sweep.options  # it has fewer steps
+        timed = {} if validated else epochs.get(sweep.config, {}).get(trials, {})
+        alone = f"{timed['epoch_ms'] * num_epochs / 1e3:.3g}" if timed else "—"
+        rows.append([
+            f"`{sweep.config}.py`, {trials:,} trials of {num_epochs} epochs{sweep.words}", alone,
+            *(f"{seconds[phase]:.{1 if seconds[phase] < 100 else 0}f}"
+              for phase in ("train", "compile", "total")),
+        ])  # fmt: skip
+    header = ["seconds", "compiled epochs alone", "training with checkpoints", "compiling",
+              "start to report"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def by_trials(epochs: list[dict]) -> str:
+    """Shows a step's time and memory by the number of trials and the precision."""
+    order = list(NETWORKS)
+    shown = sorted(
+        (row for row in epochs if "variant" not in row),
+        key=lambda row: (order.index(row["config"]), row["precision"] != "tf32", row["precision"],
+                         row["trials"]),
+    )  # fmt: skip
+    rows = [
+        [NETWORKS[row["config"]], f"{row['trials']:,}", row["precision"], f"{row['epoch_ms']:,.1f}",
+         f"{row['us_step_trial']:.3g}", f"{row['compile_s']:.1f}", f"{row['device_MB']:,.0f}",
+         f"{row['trial_MB']:.2f}"]
+        for row in shown
+    ]  # fmt: skip
+    header = ["network", "trials", "precision", "ms an epoch", "µs a step and trial",
+              "seconds to compile", "MB on the device", "MB a trial, data set apart"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def on_cpu(config: str) -> float:
+    """Returns µs a step and trial on the CPU of the study of step time, scores included."""
+    record = read(CPU, f"{ON_CPU[config]}.json")
+    return 1e3 * (record["ms_per_step"] + record["breakdown_ms_per_step"]["evaluation"])
+
+
+def beside(epochs: dict[str, dict[int, dict]], peer_rows: list[dict]) -> str:
+    """Sets the fewest and the most trials beside PyTorch on this GPU and the project on a CPU."""
+    torch = {row["config"]: row["us_step"] for row in peer_rows if row["peer"] == "torch"}
+    rows = []
+    for config, found in epochs.items():
+        for trials in dict.fromkeys((min(found), max(found))):
+            here, cpu = found[trials]["us_step_trial"], on_cpu(config)
+            theirs = torch.get(config)
+            rows.append([
+                NETWORKS[config], f"{trials:,}", f"{here:.3g}",
+                *((f"{theirs:,.0f}", f"{theirs / here:,.0f}") if theirs else ("—", "—")),
+                f"{cpu:,.0f}", f"{cpu / here:,.0f}",
+            ])  # fmt: skip
+    cores = read(CPU, "scaling.json")["trials"][-1]["devices"]["cores"]
+    header = ["network", "trials", "µs a step and trial", "PyTorch's µs a step", "times as fast",
+              f"µs on {cores} CPU cores", "times as fast"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def against_peers(record: dict) -> str:
+    """Shows the peers of a benchmark, whose rounds are paired."""
+    rows = []
+    for peer, found in record.get("peers", {}).items():
+        times = found["ratio"]
+        versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items() if k == peer)
+        extremes = f"({times['min']:.0f} to {times['max']:.0f})"
+        step = f"{1e3 * found['ms_per_step']:,.0f}"
+        rows.append([versions, step, f"{times['median']:.0f} {extremes}"])
+    trials = record.get("trials", 0)
+    header = ["peer, one network at a time", "µs a step", f"times as fast, {trials} trials"]
+    return markdown_table(header, rows)
+
+
+def parts(records: list[dict]) -> str:
+    """Shows where a step goes."""
+    rows = []
+    for record in filter(None, records):
+        step, stages = record["ms_per_step"], record["breakdown_ms_per_step"]
+        cells = (f"{1e3 * ms:.3g} ({ms / step:.0%})" for ms in stages.values())
+        rows.append([
+            f"{record['trials']:,}", f"{1e3 * step:.3g}", *cells,
+            f"{record['share_of_peak']:.0%} of {record['matmul_peak_gflops'] / 1e3:.3g}",
+        ])  # fmt: skip
+    stages = next((r["breakdown_ms_per_step"] for r in records if r), {})
+    header = ["trials", "µs a step and trial", *stages, "share of the matmul peak, TFLOP/s"]
+    return markdown_table(header, rows)
+
+
+def tried(epochs: list[dict]) -> str:
+    """Sets what was tried beside the project as it is."""
+    rows = []
+    for row in epochs:
+        if "variant" in row:
+            same = plain(epochs, row["precision"])[row["config"]][row["trials"]]
+            rows.append([
+                row["variant"], f"{NETWORKS[row['config']]}, {row['trials']:,}",
+                f"{row['epoch_ms']:,.1f}", f"{same['epoch_ms']:,.1f}",
+                f"{row['epoch_ms'] / same['epoch_ms']:.2f}",
+                f"{row['trial_MB']:.2f}", f"{same['trial_MB']:.2f}",
+            ])  # fmt: skip
+    header = ["variant", "network, trials", "ms an epoch", "as it is", "ratio", "MB a trial",
+              "as it is"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def record_of(folder: Path) -> str:
+    """Lists what made the numbers."""
+    noted = read(folder, "noted.json")
+    files = [f"benchmark_{n}.json" for n in (15, 1000)] + [f"{n}/summary.json" for n in SWEEPS]
+    records = [read(folder, file) for file in files]
+    rows, versions, machine = [], {}, ""
+    for file, record in zip(files, records, strict=True):
+        if record:
+            made = record["provenance"]
+            devices = record["devices"] if "devices" in record else made["devices"]
+            commit = commit_of(made) if made["commit"] else f"{noted['commit']}, noted by hand"
+            rows.append([f"`{made['command']}`", f"`{file}`", commit])
+            versions |= made["versions"]
+            for peer in record.get("peers", {}).values():
+                versions |= peer["versions"]
+            machine = f"{devices['count']} {devices['kind']}, {devices['cores']} cores of "
+            machine += made["machine"]
+    listed = ", ".join(f"{package} {version}" for package, version in versions.items())
+    words = f"Machine: {machine}. Versions: {listed}."
+    return f"{markdown_table(['command', 'record', 'commit'], rows)}\n\n{words}"
+
+
+def device_of(folder: Path) -> str:
+    """Names what was measured."""
+    for name in ("benchmark_15.json", "benchmark_1000.json"):
+        if record := read(folder, name):
+            return record["devices"]["kind"]
+    return "this machine"
+
+
+def draw(folder: Path, epochs: dict[str, dict[int, dict]], peer_rows: list[dict]) -> Figure:
+    """Draws a step's time by the number of trials: on the GPU, on a CPU, and PyTorch's."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    ax = figure.subplots()
+    device, scaling = device_of(folder), read(CPU, "scaling.json")
+    cores = scaling["trials"][-1]["devices"]["cores"]
+    cpu = {"baseline": [(row["trials"], 1e3 * row["ms_per_step"]) for row in scaling["trials"]]}
+    for config, file in ON_CPU.items():
+        alone = read(CPU, f"{file}.json")
+        cpu.setdefault(config, [(alone["trials"], 1e3 * alone["ms_per_step"])])
+    for i, (config, network) in enumerate(NETWORKS.items()):
+        color = canvas.COLORS[i]
+        ax.plot(*zip(*cpu[config], strict=True), "s--", color=color, mfc="white", ms=4.5, lw=1)
+        if found := epochs.get(config, {}):
+            times = [row["us_step_trial"] for row in found.values()]
+            ax.plot(list(found), times, "o-", color=color, ms=5)
+            note = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(f"{network}\n{times[-1]:.3g} µs", (max(found), times[-1]), **note,
+                        color=color)  # fmt: skip
+        for row in peer_rows:
+            if (row["config"], row["peer"]) == (config, "torch"):
+                ax.plot(1 + 0.12 * (i - 1), row["us_step"], "x", color=color, ms=6, mew=1.6)
+    for look, words in (
+        ("o-", f"{device}: trained and scored"),
+        ("s--", f"{cores} CPU cores: trained"),
+        ("x", f"PyTorch on the {device}, one network"),
+    ):
+        white = {"mfc": "white"} if look[0] == "s" else {}
+        ax.plot([], [], look, color="#444444", ms=5, label=words, **white)
+    ax.set(xscale="log", yscale="log", xlabel="trials that train at once", xlim=(0.8, 6000),
+           ylabel="µs a step and trial")  # fmt: skip
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:,.5g}")
+    ax.legend(fontsize=8, loc="upper right")
+    figure.suptitle("Time of a training step by the number of trials")
+    return figure
+
+
+def tell(folder: Path, size: Size) -> None:
+    """Writes the tables and the figure."""
+    rows, peer_rows = rows_of(folder / "epochs.jsonl"), rows_of(folder / "peers.jsonl")
+    epochs = plain(rows, size.precision)
+    benchmarks = [read(folder, f"benchmark_{n}.json") for n in (15, 1000)]
+    sections = {
+        "whole": whole(folder, epochs),
+        "trials": by_trials(rows),
+        "beside": beside(epochs, peer_rows),
+        "peers": against_peers(benchmarks[0]),
+        "parts": parts(benchmarks),
+        "tried": tried(rows),
+        "record": record_of(folder),
+    }
+    page = folder / "README.md"
+    if not page.exists():
+        marks = (f"<!-- {name} -->\n<!-- end {name} -->\n" for name in sections)
+        workdirs.write_text(page, "\n".join(["![By trials](trials.png)\n", *marks]))
+    fill_in(page, sections)
+    with style.context(canvas.STYLE, after_reset=True):
+        draw(folder, epochs, peer_rows).savefig(folder / "trials.png")
+
+
+def main() -> None:
+    """Measures what is missing, then tells."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=HERE, help="where records lie")
+    parser.add_argument("--minutes", type=float, default=7.0, help="after which nothing is begun")
+    parser.add_argument("--small", action="store_true", help="on a CPU, on digits")
+    given = parser.parse_args()
+    if given.small and given.folder == HERE:
+        parser.error("--small: its records are none of this study; name a folder for them")
+    given.folder.mkdir(parents=True, exist_ok=True)
+    size = SMALL if given.small else WHOLE
+    measure(given.folder, size, given.minutes)
+    tell(given.folder, size)
+
+
+if __name__ == "__main__":
+    main()
