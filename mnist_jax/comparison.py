@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from mnist_jax import epoch_figures, grid_figures, pages, stats, workdirs
+from mnist_jax import epoch_figures, grid_figures, pages, stats, tables, workdirs
 from mnist_jax.canvas import MAX_POINTS, Line
-from mnist_jax.pages import (
+from mnist_jax.pages import Code, Picture, Section, Warn
+from mnist_jax.results import Run, compare, count, is_finite, label, protocol, varying
+from mnist_jax.run_files import one_line
+from mnist_jax.tables import (
     LEVEL,
-    Code,
     Pair,
-    Picture,
-    Section,
-    Warn,
     diverged,
     interval,
     level_words,
@@ -26,8 +25,6 @@ from mnist_jax.pages import (
     shown_points,
     signed,
 )
-from mnist_jax.results import Run, compare, count, is_finite, label, protocol, varying
-from mnist_jax.run_files import one_line
 
 _SHAPES_TRIALS = (
     "model",
@@ -62,7 +59,7 @@ def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = Non
     title = f"{len(runs)} runs side by side"
     pictures = pages.save_figures(folder, figures_of_lines(lines))
     pages.write(folder, title, make_comparison(output, runs, lines, pairs, said, pictures))
-    return pages.to_print(title, pages.lines_table(lines), said, folder)
+    return pages.to_print(title, tables.lines_table(lines), said, folder)
 
 
 def figures_of_lines(lines: Sequence[Line]) -> dict[str, Callable[[], Any]]:
@@ -280,9 +277,9 @@ def make_comparison(
     return [
         ("What was compared", [again, command, *itertools.chain(*commands)]),
         ("Verdict", said),
-        ("Results", [pages.lines_table(lines), *notes, meaning]),
-        ("Comparisons", [pages.pairs_table(pairs), tests]),
+        ("Results", [tables.lines_table(lines), *notes, meaning]),
+        ("Comparisons", [tables.pairs_table(pairs), tests]),
         ("Figures", pictures),
-        ("Configs, where they differ", [pages.differing(names, configs)]),
-        ("Provenance, where it differs", [pages.differing(names, made)]),
+        ("Configs, where they differ", [tables.differing(names, configs)]),
+        ("Provenance, where it differs", [tables.differing(names, made)]),
     ]

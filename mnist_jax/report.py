@@ -28,27 +28,13 @@ from mnist_jax import (
     results,
     shards,
     stats,
+    tables,
     trial_figures,
     workdirs,
 )
 from mnist_jax.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.experiment import MAX_TRIALS
-from mnist_jax.pages import (
-    LEVEL,
-    Code,
-    Picture,
-    Section,
-    Table,
-    Warn,
-    diverged,
-    interval,
-    level_words,
-    listed,
-    percent,
-    sentence,
-    shown_points,
-    signed,
-)
+from mnist_jax.pages import Code, Picture, Section, Warn
 from mnist_jax.records import columns_of
 from mnist_jax.results import (
     Row,
@@ -62,6 +48,18 @@ from mnist_jax.results import (
     varying,
 )
 from mnist_jax.run_files import BadFileError, one_line
+from mnist_jax.tables import (
+    LEVEL,
+    Table,
+    diverged,
+    interval,
+    level_words,
+    listed,
+    percent,
+    sentence,
+    shown_points,
+    signed,
+)
 from mnist_jax.trial_figures import chosen_words
 
 FLAGS = flags.FLAGS
@@ -94,7 +92,7 @@ def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = 
     said = _paragraphs(run, found)
     pictures = pages.save_figures(folder, figures_of_run(run, chosen))
     pages.write(folder, title, make_sections(run, found, said, pictures))
-    return pages.to_print(headline(run), pages.results_table(run), said, folder)
+    return pages.to_print(headline(run), tables.results_table(run), said, folder)
 
 
 def describe(workdir: str | os.PathLike) -> str:
@@ -105,7 +103,7 @@ def describe(workdir: str | os.PathLike) -> str:
     """
     run, _ = with_weights(read_run(workdir))
     said = _paragraphs(run, compare_best(run))
-    return pages.to_print(headline(run), pages.results_table(run), said)
+    return pages.to_print(headline(run), tables.results_table(run), said)
 
 
 def _paragraphs(run: Run, found: "Found") -> list[str]:
@@ -409,13 +407,13 @@ def make_sections(
     each = seconds["train"] / sum(row["num_epochs"] for row in run.results)
     timing = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
     timing.append(["train, by trial and epoch", f"{each:.4f}"])
-    tables = [Table([("", "phase"), ("", "seconds")], timing)]
+    timings = [Table([("", "phase"), ("", "seconds")], timing)]
     if processes := provenance.pop("seconds_by_process", []):
         by_process = [
             [str(i), *(f"{taken.get(phase, 0):.2f}" for phase in seconds)]
             for i, taken in enumerate(processes, start=1)
         ]
-        tables.append(Table([("", name) for name in ("process", *seconds)], by_process))
+        timings.append(Table([("", name) for name in ("process", *seconds)], by_process))
     meaning = (
         f"{p.note} Statistics are over the n trials of a grid point that did not diverge, that is,"
         " whose numbers stayed finite: a network that predicts one class for all images counts. sd"
@@ -440,19 +438,20 @@ def make_sections(
         " Intervals are Student's and uncorrected; Holm's correction is for every pair of the"
         f" {len(grid)} points."
     )
-    measured: list[Section] = [("Metrics", [pages.metrics_table(run), pages.metrics_words(run)])]
+    measured: list[Section] = [("Metrics", [tables.metrics_table(run), tables.metrics_words(run)])]
     judged = any(is_finite(test["p"]) for _, test in found.others)
-    compared: list[Section] = [("Comparisons", [pages.comparison_table(run, found.others), tested])]
+    differences = tables.comparison_table(run, found.others)
+    compared: list[Section] = [("Comparisons", [differences, tested])]
     return [
         ("What was run", [f"{headline(run)}.", *commands]),
         ("Verdict", said),
-        ("Results", [pages.results_table(run), meaning, pages.last_epoch_table(run), last]),
+        ("Results", [tables.results_table(run), meaning, tables.last_epoch_table(run), last]),
         *(measured if run.config["metrics"] else []),
         *(compared if judged else []),
         ("Figures", pictures),
-        ("Timing", [clock, *tables]),
-        ("Provenance", [pages.key_values(provenance)]),
-        ("Config", [pages.key_values(run.config)]),
+        ("Timing", [clock, *timings]),
+        ("Provenance", [tables.key_values(provenance)]),
+        ("Config", [tables.key_values(run.config)]),
     ]
 
 

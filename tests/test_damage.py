@@ -15,7 +15,17 @@ from server import ROOT
 from test_report import make_run
 from test_shards import make_shards
 
-from mnist_jax import UserError, epoch_figures, pages, records, report, runner, shards, workdirs
+from mnist_jax import (
+    UserError,
+    epoch_figures,
+    pages,
+    records,
+    report,
+    runner,
+    shards,
+    tables,
+    workdirs,
+)
 from mnist_jax.experiment import read_experiment
 from mnist_jax.provenance import Process
 
@@ -242,7 +252,7 @@ def test_a_finished_run(tmp_path, undrawn, protocol):
 
 def means(run):
     """Returns what the table of results shows, but for intervals."""
-    table = pages.results_table(run)
+    table = tables.results_table(run)
     shown = [i for i, (_, name) in enumerate(table.columns) if "interval" not in name]
     return [[row[i] for i in shown] for row in table.rows]
 

@@ -15,7 +15,18 @@ import pytest
 from base import AXES
 from server import ROOT
 
-from mnist_jax import UserError, axes, comparison, disk, pages, records, report, results, workdirs
+from mnist_jax import (
+    UserError,
+    axes,
+    comparison,
+    disk,
+    pages,
+    records,
+    report,
+    results,
+    tables,
+    workdirs,
+)
 from mnist_jax.axes import metric_name
 from mnist_jax.data import Dataset
 from mnist_jax.grid import make_points
@@ -178,7 +189,7 @@ def words_of(text):
 def test_table_equals_what_the_rows_give(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol)
     p = PROTOCOLS[protocol]
-    table = cells(pages.results_table(run))
+    table = cells(tables.results_table(run))
     assert len(table) == 3
     for row in table:
         trials = [trial for trial in run.results if f"{trial['l2']:g}" == row["l2"]]
@@ -206,7 +217,7 @@ def test_table_equals_what_the_rows_give(tmp_path, protocol):
 
 def test_last_epoch_is_told_beside_the_chosen_one(tmp_path):
     run = make_run(tmp_path / "run")
-    for row in cells(pages.last_epoch_table(run)):
+    for row in cells(tables.last_epoch_table(run)):
         trials = [trial for trial in run.results if f"{trial['l2']:g}" == row["l2"]]
         for name, column, scale, digits in (
             ("accuracy % test", "test_accuracy", 100, 2),
@@ -241,7 +252,7 @@ def test_where_nothing_was_chosen_no_point_is_named_the_best(tmp_path):
     assert "the first, l2 0.001, is compared" in said
     assert "Best" not in said
     assert "Trial that is shown (the first; nothing chose it): trial 0" in page(run)
-    found = cells(pages.comparison_table(run, report.compare_best(run).others))
+    found = cells(tables.comparison_table(run, report.compare_best(run).others))
     assert [row["l2"] for row in found] == ["0.00075", "1e-06"]
     assert [row["difference in percentage points mean"] for row in found] == ["-1.00", "-2.00"]
 
@@ -269,14 +280,14 @@ def column_of(protocol, name):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_metrics_are_those_of_the_test_images_at_the_epoch_that_counts(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol, metrics=METRICS, diverging=[4])
-    table = {row["l2"]: row for row in cells(pages.metrics_table(run))}
+    table = {row["l2"]: row for row in cells(tables.metrics_table(run))}
     assert len(table) == 3
     for l2, row in table.items():
         trials = [x for x in run.results if f"{x['l2']:g}" == l2 and not x["diverged_epoch"]]
         for name, shown, unit, least, most in (
             ("top 2 accuracy %", lambda x: f"{100 * x:.2f}", 100, 0, 1),
             ("brier score", lambda x: f"{x:.4f}", 1, 0, 2),
-            ("my accuracy ratio", lambda x: f"{x:.5g}", 1, -math.inf, math.inf),
+            ("my accuracy ratio", lambda x: f"{x:#.4g}", 1, -math.inf, math.inf),
         ):
             column = column_of(protocol, name.removesuffix(" %").replace(" ", "_"))
             values = np.array([trial[column] for trial in trials])
@@ -310,10 +321,10 @@ def test_a_metric_of_ones_own_may_be_any_number_and_none(tmp_path):
     column = "test_my_accuracy_ratio"
     change_csv(run, column, {0: -1e9, 1: math.nan, 3: math.nan, 4: math.inf, 5: -math.inf})
     run = report.read_run(run.workdir)
-    table = cells(pages.metrics_table(run))
-    assert [row["my accuracy ratio mean"] for row in table][:2] == ["-5e+08", "—"]
+    table = cells(tables.metrics_table(run))
+    assert [row["my accuracy ratio mean"] for row in table][:2] == ["-5.000e+08", "—"]
     assert {row["n"] for row in table} == {"3"}
-    said = pages.metrics_words(run)
+    said = tables.metrics_words(run)
     assert said.endswith("Trials without a finite number are left out of: my accuracy ratio.")
     assert not re.search(r"\b(nan|None|inf)\b", page(run))
 
@@ -376,7 +387,7 @@ def test_verdict_compares_points_seed_by_seed(tmp_path, less, said):
 
 def test_comparisons_are_those_of_the_seeds_and_corrected(tmp_path):
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.01, 0.02), seeds=4)
-    row = cells(pages.comparison_table(run, report.compare_best(run).others))[0]
+    row = cells(tables.comparison_table(run, report.compare_best(run).others))[0]
     assert row["l2"] == "0.00075"
     from scipy import stats
 
@@ -422,7 +433,7 @@ def test_verdict_goes_by_the_corrected_p(tmp_path):
 
 def test_one_seed_has_no_uncertainty_and_no_nan(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), seeds=1)
-    [row] = cells(pages.results_table(run))
+    [row] = cells(tables.results_table(run))
     assert row["best-epoch test accuracy % sd"] == "—"
     assert row["best-epoch test accuracy % 95 % interval"] == "—"
     accuracy = f"{100 * run.results[0]['best_test_accuracy']:.2f} %"
@@ -451,13 +462,13 @@ def test_three_seeds_that_agree_scatter_by_the_rounding_of_a_count(tmp_path):
     run = make_run(tmp_path / "run", l2=l2s, accuracy=lambda point, seed: 0.9 + point / 10_000)
     assert "It cannot be told apart from any other point." in verdict(run)
     assert "0.00 points" not in verdict(run)
-    [best, *_] = cells(pages.results_table(run))
+    [best, *_] = cells(tables.results_table(run))
     assert best["best-epoch test accuracy % 95 % interval"] == "90.00 to 90.02"
 
 
 def test_intervals_end_at_0_and_100_percent(tmp_path):
     run = make_run(tmp_path / "run", seeds=2, accuracy=lambda point, seed: 0.1 + 0.8 * seed)
-    for row in cells(pages.results_table(run)):
+    for row in cells(tables.results_table(run)):
         assert row["best-epoch test accuracy % 95 % interval"] == "0.00 to 100.00"
     assert "It ends at 0 and 100 %" in page(run)
 
@@ -501,7 +512,7 @@ def test_identical_trials_are_called_identical(tmp_path):
             row.update({c: same[c] for c in results.measured(same, run.axes)})
     assert "It has identical results, trial by trial, to l2 0.00075; l2 1e-06." in verdict(run)
     assert "told apart" not in verdict(run)
-    [row, _] = cells(pages.comparison_table(run, report.compare_best(run).others))
+    [row, _] = cells(tables.comparison_table(run, report.compare_best(run).others))
     assert row["test"] == "none: identical trials"
     assert row["p"] == "—"
 
@@ -514,11 +525,11 @@ def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
     assert "Of 9 trials, 1 diverged and is left out of every mean: l2 0.001 (seed 1)." in (
         verdict(run)
     )
-    last = cells(pages.results_table(run))[-1]  # it comes last, however good the others are
+    last = cells(tables.results_table(run))[-1]  # it comes last, however good the others are
     assert (last["l2"], last["n"]) == ("0.001", "2 of 3")
     values = [run.results[i]["best_test_accuracy"] for i in (0, 2)]
     assert last["best-epoch test accuracy % mean"] == f"{100 * np.mean(values):.2f}"
-    tests = cells(pages.comparison_table(run, report.compare_best(run).others))
+    tests = cells(tables.comparison_table(run, report.compare_best(run).others))
     assert [row["test"] for row in tests] == ["paired, n = 3", "none"]
     assert "1 point cannot be judged, with fewer than 3 sound trials." in verdict(run)
     assert not re.search(r"\b(nan|None|inf)\b", page(run))
@@ -549,7 +560,7 @@ def test_of_many_points_the_best_are_shown_and_the_reader_is_told(tmp_path):
             "l2": (0.0,),
         },
     )
-    table = cells(pages.results_table(run))
+    table = cells(tables.results_table(run))
     assert len(table) == 20
     means = [float(row["best-epoch validation accuracy % mean"]) for row in table]
     assert means == sorted(means, reverse=True)
@@ -559,8 +570,8 @@ def test_of_many_points_the_best_are_shown_and_the_reader_is_told(tmp_path):
 
 
 def test_names_in_a_sentence_are_cut():
-    assert pages.listed(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
-    assert pages.listed(["a"]) == "a"
+    assert tables.listed(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
+    assert tables.listed(["a"]) == "a"
 
 
 # --- the files ---
@@ -591,7 +602,7 @@ def test_printed_text_has_table_verdict_and_place(written):
 
 
 def test_a_folder_of_any_name_is_told_in_one_line(tmp_path):
-    table = pages.lines_table(comparison.name_lines([make_run(tmp_path / "run")]))
+    table = tables.lines_table(comparison.name_lines([make_run(tmp_path / "run")]))
     assert pages.to_print("", table, [], Path("a\nb")).endswith(
         "\n\nReport: a b/report.html (also report.md and figures/ there)"
     )
@@ -686,7 +697,7 @@ def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
     assert pair.test["difference"] == pytest.approx(less[0] - less[1])
     assert pair.test["paired"]
     assert pair.beware == ""
-    [row, _] = cells(pages.lines_table(lines))
+    [row, _] = cells(tables.lines_table(lines))
     assert row["network"] == "MLP 8"
     assert row["chosen of"] == "3 points"
     assert row["protocol"] == "epoch chosen on validation images"
@@ -711,7 +722,7 @@ def test_difference_of_two_runs_is_told_and_tested(tmp_path):
         "Of 1 comparable pair, 1 can be told apart: one: l2 0 less two: l2 0.001 is +9.43 points"
         in said
     )
-    [row] = cells(pages.pairs_table(compare(a, b)[1]))
+    [row] = cells(tables.pairs_table(compare(a, b)[1]))
     assert row["test"] == "Welch, n = 3 or more"  # other seeds: no pairs
 
 
@@ -722,7 +733,7 @@ def test_a_recipe_is_not_told_apart_from_itself(tmp_path):
     assert "No difference can be judged" in judged
     assert same.startswith("one and two are the same recipe with other seeds.")
     assert "--config.num_seeds" in same
-    [row] = cells(pages.pairs_table(compare(a, b)[1]))
+    [row] = cells(tables.pairs_table(compare(a, b)[1]))
     assert row["no finding, since"] == "same recipe"
     assert (row["p"], row["difference in percentage points 95 % interval"]) == ("—", "—")
 
@@ -742,7 +753,7 @@ def test_a_run_and_its_repetition_are_identical(tmp_path):
     [judged, same] = comparison_verdict(a, b)
     assert "can be told apart" not in judged
     assert same.startswith("one and two have identical results, trial by trial.")
-    [row] = cells(pages.pairs_table(compare(a, b)[1]))
+    [row] = cells(tables.pairs_table(compare(a, b)[1]))
     assert row["test"] == "none: identical trials"
 
 
@@ -785,7 +796,7 @@ def test_runs_that_cannot_be_compared_are_warned_of(tmp_path, other, said):
     assert isinstance(warning, pages.Warn)
     assert said in warning
     assert "No difference can be judged" in judged
-    [row] = cells(pages.pairs_table(compare(a, b)[1]))
+    [row] = cells(tables.pairs_table(compare(a, b)[1]))
     assert row["no finding, since"].endswith("differ")
     for text in (
         pages.to_markdown("", [("Verdict", [warning])]),
@@ -1042,13 +1053,13 @@ CLOSE = (0.1234567, 0.1234568)
 
 def test_no_two_rows_have_one_name(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0, *CLOSE), momentum=(0.9999991, 0.9999992))
-    names = [cell["l2"] + cell["momentum"] for cell in cells(pages.results_table(run))]
+    names = [cell["l2"] + cell["momentum"] for cell in cells(tables.results_table(run))]
     assert len(set(names)) == 6
     assert {name[:9] for name in names} == {"00.999999", "0.1234567", "0.1234568"}
     axes = results.varying(run.summary["grid"])
     assert len({results.label(point, axes) for point in run.summary["grid"]}) == 6
     assert "0.1234567" in verdict(run)
-    assert ["l2", "0, 0.1234567, 0.1234568"] in pages.key_values(run.config).rows
+    assert ["l2", "0, 0.1234567, 0.1234568"] in tables.key_values(run.config).rows
 
 
 def test_runs_of_close_values_are_no_same_recipe(tmp_path):
@@ -1058,7 +1069,7 @@ def test_runs_of_close_values_are_no_same_recipe(tmp_path):
     ]
     lines = comparison.name_lines(runs)
     assert not comparison.is_same_recipe(*lines)
-    table = pages.differing(["a", "b"], [run.config for run in runs])
+    table = tables.differing(["a", "b"], [run.config for run in runs])
     assert cells(table) == [{"run": "a", "l2": "0.1234567"}, {"run": "b", "l2": "0.1234568"}]
 
 
@@ -1091,7 +1102,7 @@ def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
         "optimizer adamw, b2 0.999",
         "optimizer lion",
     ]
-    table = {row["optimizer"] + row["b2"]: row for row in cells(pages.results_table(run))}
+    table = {row["optimizer"] + row["b2"]: row for row in cells(tables.results_table(run))}
     assert table.keys() == {"sgd—", "adamw0.99", "adamw0.999", "lion—"}
     assert table["lion—"]["momentum"] == "—"
     assert "None" not in page(run)
@@ -1112,7 +1123,7 @@ def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
 def test_networks_are_named(tmp_path, model, name, options):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,), **options)
     run = run._replace(config=run.config | {"model": model})
-    [row] = cells(pages.lines_table(comparison.name_lines([run])))
+    [row] = cells(tables.lines_table(comparison.name_lines([run])))
     assert row["network"] == name
 
 

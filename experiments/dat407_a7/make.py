@@ -19,8 +19,9 @@ import scipy.stats
 from numpy.typing import ArrayLike
 
 from mnist_jax import results, stats
-from mnist_jax.pages import LEVEL, fill_in, markdown_table, record
+from mnist_jax.pages import fill_in, markdown_table, record
 from mnist_jax.results import Run
+from mnist_jax.tables import LEVEL
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/dat407_a7")
