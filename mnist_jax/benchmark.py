@@ -32,7 +32,8 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import UserError, data, disk, scaling, workdirs
-from mnist_jax.experiment import Experiment, configure_jax, load_data
+from mnist_jax.data import load_data
+from mnist_jax.experiment import Experiment
 from mnist_jax.main import read_flags, run_command
 from mnist_jax.peers import (
     PACKAGES,
@@ -46,6 +47,7 @@ from mnist_jax.peers import (
     with_extremes,
 )
 from mnist_jax.provenance import provenance
+from mnist_jax.start import configure_jax
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of one trial in a round: a whole epoch of 784-500-300-10 fits."""

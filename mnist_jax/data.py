@@ -17,6 +17,7 @@ import numpy as np
 
 from mnist_jax import UserError, cache, disk, download, files, formats
 from mnist_jax.datasets import CLASS_NAMES, DATASETS, NUM_TEST, NUM_TRAIN, canonical_name
+from mnist_jax.settings import Settings
 
 FILES = (
     *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -72,6 +73,12 @@ class Dataset(NamedTuple):
         """How many images each split has."""
         splits = ("train", "validation", "test")
         return {split: len(getattr(self, f"{split}_labels")) for split in splits}
+
+
+def load_data(settings: Settings, data_dir: str | None) -> Dataset:
+    """Loads an experiment's data set, cut into its splits."""
+    dataset = load_dataset(settings.dataset, data_dir)
+    return hold_out_validation(dataset, settings.num_validation, settings.validation_seed)
 
 
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:

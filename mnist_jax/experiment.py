@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mnist_jax import UserError, axes, data, datasets, grid, hosts, recorded
+from mnist_jax import UserError, axes, datasets, grid, recorded
 from mnist_jax.axes import Axis
 from mnist_jax.config_files import advice, plain, read_file, read_value
 from mnist_jax.grid import Point
@@ -387,51 +387,3 @@ def _axis(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
     if len(set(values)) < len(values) and given.get("grid") != "list":
         raise bad_value(key, value, "distinct values, since each makes a point of the grid")
     return tuple(v if v is None else kind.convert(v) for v in values)
-
-
-# --- using it ---
-
-
-def configure_jax(
-    experiment: Experiment,
-    num_trials: int | None = None,
-    job: str | None = None,
-    timeout: float = hosts.TIMEOUT,
-    common: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Sets JAX up for an experiment, as `machine.configure_jax`.
-
-    Args:
-        experiment: What to train.
-        num_trials: The most that train together; none takes what the experiment asks for.
-        job: The job of several processes that this one joins.
-        timeout: Seconds for that job to come together.
-        common: What its processes must have in common beside the experiment.
-
-    Returns:
-        What runs the trials and how, for the record.
-    """
-    try:
-        from mnist_jax import machine
-    except ValueError as error:  # of a JAX_* variable
-        raise UserError(f"JAX cannot start: {error}; mend or unset that variable") from None
-
-    sizes = [num_trials] if num_trials else list(map(len, experiment.parts.values()))
-    machine.configure_jax(
-        max(sizes),
-        platform=experiment.platform,
-        devices=experiment.devices,
-        precision=experiment.precision,
-        deterministic=experiment.deterministic,
-        job=job,
-        timeout=timeout,
-    )
-    hosts.compare({**recorded.with_files(experiment.record()), **common})
-    machine.devices_for(min(sizes), experiment.devices)
-    return machine.describe_devices(machine.devices_for(max(sizes), experiment.devices))
-
-
-def load_data(experiment: Experiment, data_dir: str | None) -> data.Dataset:
-    """Loads an experiment's data set, cut into its splits."""
-    dataset = data.load_dataset(experiment.dataset, data_dir)
-    return data.hold_out_validation(dataset, experiment.num_validation, experiment.validation_seed)

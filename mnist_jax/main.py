@@ -19,11 +19,13 @@ from absl import app, flags, logging
 
 from mnist_jax import UserError, cache, disk, hosts, own_files, results, workdirs
 from mnist_jax.config_files import EXPECTED, advice
-from mnist_jax.experiment import Experiment, configure_jax, load_data, read_experiment
+from mnist_jax.data import load_data
+from mnist_jax.experiment import Experiment, read_experiment
 from mnist_jax.keys import find_axes
 from mnist_jax.provenance import Process
 from mnist_jax.recorded import axes_of
 from mnist_jax.settings import SETTINGS
+from mnist_jax.start import configure_jax
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(

@@ -28,9 +28,10 @@ import numpy as np
 
 from mnist_jax import UserError, peers
 from mnist_jax.data import Dataset
-from mnist_jax.experiment import Experiment, configure_jax
+from mnist_jax.experiment import Experiment
 from mnist_jax.peers import Epoch, PeerError, Side, Timings, say, with_extremes
 from mnist_jax.provenance import provenance
+from mnist_jax.start import configure_jax
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of a CPU core in a round; a GPU or TPU takes a hundred times as many.

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from mnist_jax import UserError, disk, own_files, provenance, records, results, run_files, workdirs
-from mnist_jax.experiment import Experiment, configure_jax, load_data, read_experiment
+from mnist_jax.data import load_data
+from mnist_jax.experiment import Experiment, read_experiment
 from mnist_jax.recorded import with_files
 from mnist_jax.records import Row
 from mnist_jax.results import Run
 from mnist_jax.run_files import BadFileError
+from mnist_jax.start import configure_jax
 
 _ROW = {"trial": int, "epoch": int}
 

@@ -11,8 +11,9 @@ from server import ROOT
 
 from mnist_jax import UserError, machine, recorded
 from mnist_jax.config_files import Found, read_file
-from mnist_jax.experiment import configure_jax, read_config, read_experiment
+from mnist_jax.experiment import read_config, read_experiment
 from mnist_jax.protocol import PROTOCOLS
+from mnist_jax.start import configure_jax
 
 CONFIG = str(ROOT / "configs" / "l2_sweep.py")
 
