@@ -179,7 +179,11 @@ def read_config(
     given = {str(key): plain(config[key]) for key in config}
     given = _merge(given, typed, Code(folders, copies))
     code = Code(folders, copies, typed)
-    model = code.find("model", _one(given, "model"))
+    models = [code.find("model", spec) for spec in _several(given.get("model", "mlp"))]
+    if len(models) != 1:
+        said = "one, since its fields are keys of the config; make a run of each"
+        raise bad_value("model", ",".join(models), said)
+    (model,) = models
     optimizers = [code.find("optimizer", spec) for spec in _several(given.get("optimizer", "sgd"))]
     metrics = tuple(code.find("metrics", spec) for spec in _one(given, "metrics"))
     axes.check_metrics(metrics)
@@ -191,7 +195,7 @@ def read_config(
     given |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
     given["dataset"] = datasets.canonical_name(_one(given, "dataset"))
     if isinstance(first := plain(seed), tuple):
-        given["num_seeds"] = len(first)
+        given["num_seeds"] = len(first) or 1
     if (num_seeds := _one(given, "num_seeds")) > MAX_TRIALS:
         raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
     _check_seed(first, num_seeds)
@@ -234,8 +238,13 @@ def read_config(
 def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
     """Returns what a file says, in the keys of this version, with what was typed in its place.
 
-    What the file says of a model or an optimizer in whose place another is typed is left out.
+    What the file says of a protocol, a model or an optimizer in whose place another is typed is
+    left out.
     """
+    if protocol := PROTOCOLS.get(str(typed.get("protocol"))):
+        holds_out = protocol.held_out == "validation"
+        replaced = ("choose_epoch",) if holds_out else ("choose_epoch", "num_validation")
+        given = {key: value for key, value in given.items() if key not in replaced}
     own = {key: typed[key] for key in ("model", "optimizer") if key in typed}
     given = recorded.upgrade(given | {k: value for k, value in typed.items() if k not in own})
     for key, value in own.items():
@@ -282,9 +291,10 @@ def _unknown(
         takers = [n for n, cls in classes.items() if key in {a.name for a in axes.read_class(cls)}]
         if takers:
             own = [name for name, axis in known.items() if axis.of == what]
+            takes = f"{' and '.join(named)} take{'s' * (len(named) == 1)} no {key}"
+            takes += f", but {', '.join(own)}" if own else ""
             return UserError(
-                f"--config.{key}: {' and '.join(named)} takes no {key}, but {', '.join(own)};"
-                f" leave it out, or choose --config.{what}={takers[0]}"
+                f"--config.{key}: {takes}; leave it out, or choose --config.{what}={takers[0]}"
             )
     keys = [*SETTINGS, *known]
     return UserError(f"{said}; {advice(key, keys) or 'known: ' + ', '.join(sorted(keys))}")

@@ -1,5 +1,6 @@
 """Which keys a config has: those of every run, and those of its model and optimizers."""
 
+import difflib
 import functools
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -8,7 +9,6 @@ from typing import Any
 
 from mnist_jax import UserError, axes, own_files
 from mnist_jax.axes import Axis
-from mnist_jax.config_files import advice
 from mnist_jax.own_files import OwnFile
 from mnist_jax.settings import SETTINGS
 
@@ -131,10 +131,9 @@ class Code:
         if isinstance(spec, str) and spec in known:
             return spec
         if not (isinstance(spec, str) and own_files.names_file(spec)):
-            near = advice(str(spec), known)
-            raise bad_value(
-                key, spec, f"{', '.join(known)} or FILE.py:NAME" + f"; {near}" * bool(near)
-            )
+            close = difflib.get_close_matches(str(spec).lower(), known, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise bad_value(key, spec, f"{', '.join(known)} or FILE.py:NAME{meant}")
         name = own_files.record_name(spec)
         base, _, _ = name.rpartition(":")
         if key not in self._typed and base in self._copies:

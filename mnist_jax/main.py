@@ -8,6 +8,7 @@ at once.
 """
 
 import io
+import itertools
 import os
 import re
 import signal
@@ -214,10 +215,12 @@ def main(argv: list[str]) -> None:
 def _define_keys(argv: list[str]) -> None:
     """Makes flags of the keys that a command line sets, whatever their names.
 
-    Which there are depends on the config, where they are checked.
+    Which there are depends on the config, where they are checked. A key without a value is True,
+    as flags are.
     """
-    for argument in argv[1:]:
-        found = re.match(r"--?(no)?(config\.\w+)(=|$)", argument)
+    words = FLAGS.read_flags_from_files(argv[1:])
+    for word, following in itertools.pairwise([*words, "--"]):
+        found = re.match(r"--?(no)?(config\.[^=]*)(=|$)", word)
         if found and found[2] not in FLAGS:
             flag: flags.Flag = flags.Flag(
                 flags.ArgumentParser(),
@@ -225,7 +228,7 @@ def _define_keys(argv: list[str]) -> None:
                 name=found[2],
                 default=None,
                 help_string="In place of the config file's.",
-                boolean=found[2] == "config.deterministic",
+                boolean=bool(found[1] or (not found[3] and re.match("--|-[a-z]", following))),
             )
             flags.DEFINE_flag(flag)
 
@@ -235,8 +238,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     columns = os.environ.get("COLUMNS", "")
     if not (columns.isdecimal() and int(columns) >= 40):  # absl's help fails on fewer
         os.environ.pop("COLUMNS", None)
-    _define_keys(argv)
     try:
+        _define_keys(argv)
         return FLAGS(argv)
     except SystemExit:
         sys.stdout.flush()

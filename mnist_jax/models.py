@@ -144,6 +144,8 @@ def describe(
             f"--config.model: {name} gives {got} for 2 images; expected logits of shape"
             f" (2, {num_classes})"
         )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise UserError(f"--config.model: {name} gives {logits.dtype}; expected logits, floats")
     if "params" not in variables:
         raise UserError(f"--config.model: {name} has no parameters; expected a module that learns")
     kernels = [layer.path for layer in layers if layer.has_kernel]

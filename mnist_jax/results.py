@@ -205,7 +205,7 @@ def write_chosen_trial(
     confident = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     mistakes = wrong[confident][:NUM_MISTAKES]
     flat = traverse_util.flatten_dict(variables, sep="/")
-    weights: dict[str, Any] = {name: np.asarray(value) for name, value in flat.items()}
+    weights: dict[str, Any] = {name: _in_numpys_types(value) for name, value in flat.items()}
     if first_kernel:
         weights["first_kernel"] = np.asarray(first_kernel)
     buffer = io.BytesIO()
@@ -219,6 +219,12 @@ def write_chosen_trial(
         **weights,
     )
     write_bytes(workdir / "chosen_trial.npz", buffer.getvalue())
+
+
+def _in_numpys_types(value: Any) -> np.ndarray:
+    """Returns an array that NumPy's files can hold, which do not know 8 bits and bfloat16."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def read_chosen_trial(workdir: Path) -> dict[str, np.ndarray]:

@@ -303,7 +303,7 @@ def _training_loss(
         collections = dict(changed)
     else:
         found = module.apply(variables, pixels, **options)
-    logits = jnp.asarray(found)
+    logits = jnp.asarray(found, jnp.float32)  # whatever the model computes in
     sums = _sums(recipe, logits, labels, weights)
     evenly = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
     share = hyper.label_smoothing
@@ -315,7 +315,8 @@ def _logits(
     recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "batch ..."]
 ) -> Array:
     options = recipe.network.evaluating
-    return jnp.asarray(_module(recipe, hyper).apply(variables, _scaled(images), **options))
+    found = _module(recipe, hyper).apply(variables, _scaled(images), **options)
+    return jnp.asarray(found, jnp.float32)
 
 
 def _scaled(images: UInt8[Array, "batch ..."]) -> Float[Array, "batch height width channels"]:

@@ -52,10 +52,9 @@ def returning(value):
 def with_key(key, value):
     """A config file that is good but for one key."""
     text = (ROOT / "configs" / "baseline.py").read_text()
-    for name, source in (("dataset", '"digits"'), (key, value)):
-        text, count = re.subn(rf"config\.{name} = .*", f"config.{name} = {source}", text)
-        assert count == 1
-    return config(text.replace("import ml_coll", "import numpy\nimport ml_coll"))
+    change = f"config.dataset = 'digits'\n    config.{key} = {value}\n    return config"
+    text = text.replace("return config", change)
+    return config(text.replace("from mnist_jax", "import ml_collections, numpy\nfrom mnist_jax"))
 
 
 def data(**contents):
@@ -156,8 +155,8 @@ BAD_INPUT = {
         ("--config.l2.x=3", "--config.l2.x: no such key; did you mean l2?"),
         ("--config.lr=0.1", "--config.lr: no such key; did you mean learning_rate?"),
         ("--config.Base_LR=0.1", "--config.Base_LR: no such key; did you mean learning_rate?"),
-        ("--config.optimizer=adam", "optimizer: no such key; the optimizer is SGD, with momentum"),
-        ("--config.dropout=0.5", "dropout: no such key; there is no dropout; what regularises is"),
+        ("--config.adam=True", "adam: no such key; did you mean optimizer, as in --config.optimi"),
+        ("--config.dropout=0.5", "dropout: no such key; that is for a model of your own, as in"),
         ("--config.epochs=3", "--config.epochs: no such key; did you mean num_epochs?"),
         ("--config.batch=64", "--config.batch: no such key; did you mean batch_size?"),
         ("--config.seed=1", "--config.seed: no such key; give --seed=42, the first of num_seeds"),
@@ -170,7 +169,11 @@ BAD_INPUT = {
         ),
         ("--num_epochs=3", "flag 'num_epochs'; keys of a config...: did you mean num_epochs?"),
         ("--config.l2[5]=3", "l2[5]"),
-        ("--config.num_seeds", "num_seeds"),
+        ("--config.num_seeds", "num_seeds=True: expected a whole number of at least 1"),
+        ("--noconfig.num_seeds", "num_seeds=False: expected a whole number of at least 1"),
+        ("--config.num_seeds --seed=1", "num_seeds=True: expected a whole number of at least 1"),
+        ("--config.num_seeds -1", "num_seeds=-1: expected a whole number of at least 1"),
+        ("--config.my-key=3", "--config.my-key: no such key; known: batch_size, "),
         ("--config.name=mine", "name: no such key; a run has the name of its config file"),
         # The data set and its parts.
         ("--config.dataset=mnst", "dataset=mnst: expected one of mnist, "),
@@ -185,9 +188,20 @@ BAD_INPUT = {
         ("--config.num_validation=1.5", "num_validation...1.5"),
         ("--config.num_validation=10%", "num_validation...10%"),
         ("--config.num_validation=100,200", "num_validation...100,200"),
-        ("--config.choose_epoch=2", "choose_epoch...2"),
-        ("--config.choose_epoch=maybe", "choose_epoch...maybe"),
-        ("--config.choose_epoch=True,False", "choose_epoch...True,False"),
+        ("--config.num_validation=300", "num_validation=300: expected 0 with protocol=test, wh"),
+        ("--config.validation_seed=-1", "validation_seed=-1: expected a whole number from 0"),
+        ("--config.protocol=notebook", "protocol=notebook: expected one of test, validation, val"),
+        ("--config.protocol=test,validation", "protocol=test,validation: expected one of"),
+        ("--config.protocol=", "protocol=: expected one of"),
+        (
+            "--config.protocol=last_epoch --config.num_validation=300",
+            "num_validation=300: expected 0 with protocol=last_epoch, which holds none out; --conf"
+            "ig.protocol=validation does",
+        ),
+        *(
+            (f"--config.choose_epoch={value}", "choose_epoch: no such key; that is what protocol")
+            for value in ("True", "2", "maybe")
+        ),
         # Networks.
         ("--config.hidden_sizes=64,0", "hidden_sizes=(64, 0): expected a tuple of...whole numbers"),
         ("--config.hidden_sizes=-64", "hidden_sizes=(-64,): expected a tuple of...whole numbers"),
@@ -204,10 +218,26 @@ BAD_INPUT = {
         ("--config.hidden_sizes=nan", "hidden_sizes...nan"),
         ("--config.hidden_sizes=() --config.l2=1e-3", "l2=0.001: expected 0, or a hidden layer"),
         ("--config.hidden_sizes=() --config.weight_decay=1", "weight_decay=1.0: expected 0, or"),
-        ("--config.conv_features=1,1,1,1", "conv_features=(1, 1, 1, 1): expected at most 3"),
-        ("--config.conv_features=0", "conv_features=(0,): expected a tuple of...whole numbers"),
-        ("--config.conv_features=8.5", "conv_features=(8.5,): expected a tuple of...whole numbers"),
-        ("--config.conv_features=3x3", "conv_features...3x3"),
+        *(
+            (f"--config.model=cnn --config.conv_features={given}", f"conv_features={said}")
+            for given, said in (
+                ("1,1,1,1", "(1, 1, 1, 1): expected a tuple of...whole numbers...at most 3 blocks"),
+                ("0", "(0,): expected a tuple of...whole numbers"),
+                ("8.5", "(8.5,): expected a tuple of...whole numbers"),
+                ("3x3", "3x3: expected a tuple of...whole numbers"),
+            )
+        ),
+        (
+            "--config.conv_features=8",
+            "conv_features: mlp takes no conv_features, but hidden_sizes; leave it out, or choose "
+            "--config.model=cnn",
+        ),
+        ("--config.model=CNN", "model=CNN: expected mlp, cnn or FILE.py:NAME; did you mean cnn?"),
+        ("--config.model=lenet", "model=lenet: expected mlp, cnn or FILE.py:NAME"),
+        ("--config.model=mlp,cnn", "model=mlp,cnn: expected one, since its fields are keys"),
+        ("--config.model=", "model=: expected mlp, cnn or FILE.py:NAME"),
+        ("--config.model=()", "model=: expected one, since its fields are keys"),
+        ("--config.model=3", "model=3: expected mlp, cnn or FILE.py:NAME"),
         (
             "--config.hidden_sizes=99999999999999999999",
             "hidden_sizes=(99999999999999999999,): expected",
@@ -230,7 +260,10 @@ BAD_INPUT = {
         ("--config.batch_size=128.0", "batch_size=128.0: expected a whole number"),
         ("--config.batch_size=-128", "batch_size=-128: expected a whole number"),
         ("--config.batch_size=all", "batch_size=all: expected a whole number"),
-        ("--config.num_validation=1436", "batch_size=128: expected at most 1, the training"),
+        (
+            "--config.protocol=validation --config.num_validation=1436",
+            "batch_size=128: expected at most 1, the training",
+        ),
         # Training.
         ("--config.learning_rate=0", "learning_rate=0: expected a finite number, positive"),
         ("--config.learning_rate=-0.1", "learning_rate=-0.1: expected a finite number, positive"),
@@ -457,8 +490,6 @@ BAD_INPUT = {
                 ),
             )
         ),
-        ("--config={tmp}/config.py", "missing; add it", returning("{}")),
-        ("--config={tmp}/config.py", "missing; add it", returning("ml_collections.ConfigDict()")),
         (
             "--config={tmp}/config.py",
             "config key l3: unknown; known: batch_size",
@@ -531,7 +562,6 @@ BAD_INPUT = {
                 ("not the config.json of a run", {"name": 3}),
                 ("not the config.json of a run", {"seed": None}),
                 ("config key l3: unknown; known: batch_size", {"l3": 1}),
-                ("config key l2: missing; add it", {"l2": None}),
                 ("l2=x: expected a finite number", {"l2": ["x"]}),
                 ("l2={}: expected a finite number", {"l2": {}}),
                 ("--seed=1.5: expected a whole number", {"seed": 1.5}),

@@ -7,11 +7,13 @@ from unittest import mock
 
 import base
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from base import AXES, BASE
+from flax import linen as nn
 
-from mnist_jax import UserError, grid, machine, sweep
+from mnist_jax import UserError, grid, machine, results, sweep
 from mnist_jax.axes import SCHEDULES
 from mnist_jax.data import Dataset
 from mnist_jax.metrics import METRICS
@@ -197,6 +199,32 @@ def test_a_trials_chosen_weights_predict_what_was_scored():
     right = probabilities.argmax(axis=1) == dataset.test_labels
     assert right.mean() == pytest.approx(best)
     assert variables["params"]["hidden_1"]["kernel"].shape == (784, 8)
+
+
+class Half(nn.Module):
+    """A layer whose numbers have 16 bits."""
+
+    @nn.compact
+    def __call__(self, images):
+        images = images.reshape(len(images), -1)
+        return nn.Dense(10, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)(images)
+
+
+def test_a_model_may_compute_in_fewer_bits(tmp_path):
+    """Sums are in 32 bits all the same, and what is kept of a trial can be read back."""
+    dataset, one = tiny_dataset(), trials()
+    program = base.compile_sweep(Half(), one, dataset, **OPTIONS)
+    *_, (state, metrics) = sweep.run(program, 2)
+    variables = sweep.chosen_weights(state, 0)
+    hyper = sweep.trial_of(one, 0)
+    seen = sweep.predict(program.recipe, hyper, variables, dataset.test_images)
+    of_labels = seen[np.arange(len(seen)), dataset.test_labels]
+    assert metrics["test_loss"] == pytest.approx(-np.log(of_labels).mean())
+    results.write_chosen_trial(tmp_path, 0, variables, seen, dataset)
+    kept = results.read_chosen_trial(tmp_path)
+    weights = variables["params"]["Dense_0"]["kernel"]
+    assert weights.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(kept["params/Dense_0/kernel"], weights.astype(np.float32))
 
 
 def test_test_labels_choose_nothing_that_validation_images_choose():
