@@ -48,6 +48,13 @@ def test_what_is_recorded_or_noted_is_not_measured_again(tmp_path, monkeypatch, 
     assert "benchmark_15.json is left for the next call" in capfd.readouterr().out
 
 
+def test_the_page_on_the_notebook_has_what_many_seeds_say():
+    make = load("dat407_a7")
+    page = (ROOT / "experiments" / "dat407_a7" / "README.md").read_text()
+    for name, section in (("many_seeds", make.many_seeds()), ("many_cnns", make.many_cnns())):
+        assert f"<!-- {name} -->\n{section}\n<!-- end {name} -->" in page
+
+
 @pytest.mark.slow
 def test_accelerators_are_measured_in_small_on_a_cpu(tmp_path):
     command = [sys.executable, str(ACCELERATORS / "make.py"), str(tmp_path), "--small"]

@@ -4,9 +4,10 @@
 
 Runs what is not yet in runs/dat407_a7, or goes on with it (three hours on two slow cores), then
 writes the tables of README.md, between its markers, and copies the small files and the figures
-beside it.
+beside it. What many seeds say is told from the rows of ../accelerators, which its `make.py` makes.
 """
 
+import csv
 import json
 import math
 import shutil
@@ -24,6 +25,7 @@ from mnist_jax.results import Run
 from mnist_jax.tables import LEVEL
 
 HERE = Path(__file__).parent
+MANY = HERE.parent / "accelerators"
 RUNS = Path("runs/dat407_a7")
 NAMES = ("baseline", "mlp", "l2_sweep", "cnn")
 VALIDATED = {name: f"{name}_validation" for name in NAMES}
@@ -35,13 +37,12 @@ NOTEBOOK = json.loads((HERE / "notebook.json").read_text())
 def run_all(arguments: list[str]) -> dict[str, Run]:
     """Runs each experiment once by each protocol; a finished one is read back."""
     for name in NAMES:
-        for folder, num_validation in ((name, 0), (VALIDATED[name], 10_000)):
+        for folder, protocol in ((name, ()), (VALIDATED[name], ("--config.protocol=validation",))):
             if not (RUNS / folder / "summary.json").exists():
                 command = [
                     *(sys.executable, "-m", "mnist_jax.main", f"--config=configs/{name}.py"),
                     *(f"--config.num_seeds={NUM_SEEDS}", f"--workdir={RUNS / folder}"),
-                    *([f"--config.num_validation={num_validation}"] * bool(num_validation)),
-                    *arguments,
+                    *(*protocol, *arguments),
                 ]
                 subprocess.run(command, check=True)
     folders = [*NAMES, *VALIDATED.values()]
@@ -204,37 +205,93 @@ def protocols(runs: dict[str, Run]) -> str:
     return markdown_table(header, rows)
 
 
-def factors(runs: dict[str, Run]) -> str:
+Accuracies = dict[float, dict[int, float]]
+"""By L2 factor and seed."""
+
+
+def accuracies_of(run: Run) -> Accuracies:
+    """Returns the accuracies that count of each factor, from the smallest on."""
+    grid = sorted(run.summary["grid"], key=lambda point: point["l2"])
+    return {
+        point["l2"]: results.by_seed(run, point, results.protocol(run).column) for point in grid
+    }
+
+
+def accuracies_of_many(name: str, column: str) -> Accuracies:
+    """Returns the same of a run on a GPU, a column of its rows."""
+    with open(MANY / name / "accuracies.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["diverged_epoch"] == "0"]
+    found: Accuracies = {}
+    for row in sorted(rows, key=lambda row: float(row["l2"])):
+        found.setdefault(float(row["l2"]), {})[int(row["seed"])] = float(row[column])
+    return found
+
+
+def factors(by_protocol: dict[str, Accuracies], digits: int = 2) -> str:
     """Compares each L2 factor with 1e-6, seed by seed, by both protocols, and their gains."""
     rows, gains, test_images = [], [], stats.Scale(step=1e-4)
-    for folder in ("l2_sweep", VALIDATED["l2_sweep"]):
-        run = runs[folder]
-        protocol = results.protocol(run)
-        grid = sorted(run.summary["grid"], key=lambda point: point["l2"])
-        values = [results.by_seed(run, point, protocol.column) for point in grid]
-        found = [stats.compare(now, values[0], test_images) for now in values[1:]]
-        gains.append([{s: now[s] - values[0][s] for s in now} for now in values[1:]])
+    for words, (_, least), *others in (
+        (words, *accuracies.items()) for words, accuracies in by_protocol.items()
+    ):
+        found = [stats.compare(now, least, test_images) for _, now in others]
+        gains.append({l2: {s: now[s] - least[s] for s in now} for l2, now in others})
         adjusted = stats.holm([comparison.p for comparison in found])
         level = LEVEL / len(found)
-        for point, gain, p in zip(grid[1:], found, adjusted, strict=True):
+        for (l2, _), gain, p in zip(others, found, adjusted, strict=True):
             needed = "—"
             if p < LEVEL:
                 needed = str(stats.seeds_needed(gain.difference, gain.std, level=level))
             shown = (stats.minimum_difference(gain.std, n, level=level) for n in (3, gain.n))
             rows.append([
-                protocol.words, f"{point['l2']:g}", interval(gain), f"{p:.2g}", needed,
+                words, f"{l2:g}", str(gain.n), interval(gain, digits=digits), f"{p:.2g}", needed,
                 *(f"{100 * x:.2f}" for x in shown),
             ])  # fmt: skip
-    header = ["", "L2 factor", "less 1e-6, points (95 % interval)", "p (Holm, of 4)",
-              "seeds to show this", "3 seeds show, points", f"{NUM_SEEDS} seeds show"]  # fmt: skip
+    header = ["", "L2 factor", "seeds", "less 1e-6, points (95 % interval)", "p (Holm, of 4)",
+              "seeds to show this", "3 seeds show, points", "these show"]  # fmt: skip
+    on_test, on_validation, *_ = gains
     between = []
-    for point, chosen_on_test, chosen_on_validation in zip(grid[1:], *gains, strict=True):
+    for l2, theirs in on_validation.items():
+        same = {seed: on_test[l2][seed] for seed in theirs}
         # Two steps of rounding more, which is nothing against this scatter.
-        found = stats.compare(chosen_on_test, chosen_on_validation, test_images)
-        between.append([f"{point['l2']:g}", interval(found), f"{found.p:.2g}"])
-    second = ["L2 factor", "gain by the test set's choice less that by validation images', points",
+        found = stats.compare(same, theirs, test_images)
+        cells = (str(found.n), interval(found, digits=digits), f"{found.p:.2g}")
+        between.append([f"{l2:g}", *cells])
+    second = ["L2 factor", "seeds",
+              "gain by the test set's choice less that by validation images', points",
               "p"]  # fmt: skip
     return f"{markdown_table(header, rows)}\n\n{markdown_table(second, between)}"
+
+
+def many_seeds() -> str:
+    """Compares the factors again, where a GPU trained 200 and 100 seeds."""
+    return factors(
+        {
+            "epoch chosen on the test set": accuracies_of_many("l2_1000", "best_test_accuracy"),
+            "epoch chosen on validation images": accuracies_of_many(
+                "l2_validation", "test_accuracy_at_best_validation"
+            ),
+            "last epoch, all images": accuracies_of_many("l2_1000", "test_accuracy"),
+        },
+        digits=3,
+    )
+
+
+def many_cnns() -> str:
+    """Says how many of the CNNs that a GPU trained reach the notebook's best epoch."""
+    theirs, rows = NOTEBOOK["cnn"]["best_val_accuracy"], []
+    for words, column in (("best epoch", "best_test_accuracy"), ("last epoch", "test_accuracy")):
+        ((_, found),) = accuracies_of_many("cnn_64", column).items()
+        values = 100 * np.array([*found.values()])
+        reach = sum(round(1e4 * value) >= round(1e4 * theirs) for value in found.values())
+        low, high = scipy.stats.binomtest(reach, len(values)).proportion_ci()
+        rows.append([
+            words, str(len(values)), spread(values, 1), f"{np.median(values):.2f}",
+            f"{values.min():.2f} to {values.max():.2f}", str(reach),
+            f"{100 * low:.2g} to {100 * high:.2g} %",
+        ])  # fmt: skip
+    header = ["accuracy, %", "seeds", "mean ± sd", "median", "range",
+              f"that reach {100 * theirs:.2f} %", "chance of one (95 %, binomial)"]  # fmt: skip
+    return markdown_table(header, rows)
 
 
 def main() -> None:
@@ -244,7 +301,14 @@ def main() -> None:
         "single": single_networks(runs),
         "keras": keras(runs["cnn"]),
         "protocols": protocols(runs),
-        "factors": factors(runs),
+        "factors": factors(
+            {
+                results.protocol(runs[folder]).words: accuracies_of(runs[folder])
+                for folder in ("l2_sweep", VALIDATED["l2_sweep"])
+            }
+        ),
+        "many_seeds": many_seeds(),
+        "many_cnns": many_cnns(),
         "sweep": sweep(runs["l2_sweep"]),
         "curve": learning_curve(runs["baseline"]),
         "record": record(list(runs.values())),
