@@ -31,10 +31,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax import UserError, data, disk, scaling, workdirs
+from mnist_jax import UserError, cli, data, disk, scaling, workdirs
 from mnist_jax.data import load_data
 from mnist_jax.experiment import Experiment
-from mnist_jax.main import read_flags, run_command
 from mnist_jax.peers import (
     PACKAGES,
     Epoch,
@@ -70,15 +69,6 @@ UNWANTED = {
     "distributed": "is of one process; leave the flag out",
 }
 """Flags of `main` that mean nothing here, and why."""
-
-FLAGS = flags.FLAGS
-flags.DEFINE_list("peers", [], f"Rivals to time in turn with ours: {', '.join(PACKAGES)}.")
-flags.DEFINE_list("trials", None, "Numbers of trials to time instead, as in 1,2,4,8,16.")
-flags.DEFINE_integer("rounds", 5, "Epochs that every side is timed for.", lower_bound=1)
-flags.DEFINE_string("json", None, "File for the result.")
-flags.DEFINE_string("profile", None, "Folder for a profiler's trace of one warm epoch.")
-for flag in ("config", "seed", "data_dir"):
-    flags.declare_key_flag(flag)
 
 
 class Ours:
@@ -447,32 +437,32 @@ def _row(label: str, record: Mapping[str, Any], name: str, style: str) -> str:
 
 def main(argv: list[str]) -> None:
     """Benchmarks the experiment that the flags name."""
-    experiment = read_flags(argv)
+    experiment = cli.read_flags(argv)
     for name, why in UNWANTED.items():
-        if FLAGS[name].present:
-            raise UserError(f"--{name}={FLAGS[name].value}: a benchmark {why}")
-    if FLAGS.trials is not None and (FLAGS.peers or FLAGS.profile is not None):
-        given = ",".join(FLAGS.trials)
+        if cli.FLAGS[name].present:
+            raise UserError(f"--{name}={cli.FLAGS[name].value}: a benchmark {why}")
+    if cli.FLAGS.trials is not None and (cli.FLAGS.peers or cli.FLAGS.profile is not None):
+        given = ",".join(cli.FLAGS.trials)
         raise UserError(f"--trials={given}: not with --peers or --profile; leave one of them out")
-    for name in FLAGS.peers:
+    for name in cli.FLAGS.peers:
         if name not in PACKAGES:
             raise UserError(f"--peers={name}: unknown; expected some of {', '.join(PACKAGES)}")
-    if FLAGS.peers:
+    if cli.FLAGS.peers:
         check_peers_can_train(experiment.model, experiment.points[0])
-    if FLAGS.trials is not None:
-        numbers = scaling.read_numbers(FLAGS.trials, experiment)
-    file = None if FLAGS.json is None else _file(FLAGS.json)
-    profile = None if FLAGS.profile is None else _folder(FLAGS.profile)
-    dataset = load_data(experiment, FLAGS.data_dir)
-    if FLAGS.trials is not None:
-        record = scaling.measure(scaling.Job(experiment, dataset), numbers, FLAGS.rounds)
+    if cli.FLAGS.trials is not None:
+        numbers = scaling.read_numbers(cli.FLAGS.trials, experiment)
+    file = None if cli.FLAGS.json is None else _file(cli.FLAGS.json)
+    profile = None if cli.FLAGS.profile is None else _folder(cli.FLAGS.profile)
+    dataset = load_data(experiment, cli.FLAGS.data_dir)
+    if cli.FLAGS.trials is not None:
+        record = scaling.measure(scaling.Job(experiment, dataset), numbers, cli.FLAGS.rounds)
         print(scaling.table(record))
     else:
         record = measure(
             experiment,
             dataset,
-            peers=list(dict.fromkeys(FLAGS.peers)),
-            rounds=FLAGS.rounds,
+            peers=list(dict.fromkeys(cli.FLAGS.peers)),
+            rounds=cli.FLAGS.rounds,
             profile=profile,
         )
         print(table(record))
@@ -498,5 +488,17 @@ def _folder(given: str) -> Path:
     return folder
 
 
+def define_flags() -> None:
+    """Defines the program's flags, and those of `main`, some of which it refuses by name."""
+    cli.define_flags()
+    for name in cli.SHARED:
+        flags.declare_key_flag(name)
+    flags.DEFINE_list("peers", [], f"Rivals to time in turn with ours: {', '.join(PACKAGES)}.")
+    flags.DEFINE_list("trials", None, "Numbers of trials to time instead, as in 1,2,4,8,16.")
+    flags.DEFINE_integer("rounds", 5, "Epochs that every side is timed for.", lower_bound=1)
+    flags.DEFINE_string("json", None, "File for the result.")
+    flags.DEFINE_string("profile", None, "Folder for a profiler's trace of one warm epoch.")
+
+
 if __name__ == "__main__":
-    run_command(main)
+    cli.run_command(main, define_flags)

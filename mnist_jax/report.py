@@ -19,6 +19,7 @@ from absl import flags
 
 from mnist_jax import (
     UserError,
+    cli,
     comparison,
     datasets,
     disk,
@@ -61,14 +62,6 @@ from mnist_jax.tables import (
     signed,
 )
 from mnist_jax.trial_figures import chosen_words
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "output",
-    None,
-    "Where the report goes; by default the directory of the run, or runs/report/<UTC time> for "
-    "several runs, or runs/<name>/<UTC time>_merged for the shards of one.",
-)
 
 
 def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = None) -> str:
@@ -457,7 +450,7 @@ def make_sections(
 
 def main(argv: list[str]) -> None:
     """Makes the report of the runs in the directories that the command line names."""
-    given = {name for name in FLAGS if FLAGS[name].present}
+    given = {name for name in cli.FLAGS if cli.FLAGS[name].present}
     for name in ("config", "seed", "workdir", "overwrite", "shard", "distributed"):
         if any(name == flag.split(".")[0] for flag in given):  # of mnist_jax.main
             raise UserError(f"--{name}: a report does not know it; see --help")
@@ -467,16 +460,30 @@ def main(argv: list[str]) -> None:
     paths = [disk.local_path(path) for path in argv[1:]]
     runs = read_runs(paths) if len(paths) > 1 else []
     if any(shards.shard_of(run.config)[1] > 1 for run in runs):
-        print(write_merged(runs, FLAGS.output, FLAGS.data_dir if "data_dir" in given else None))
+        print(
+            write_merged(
+                runs, cli.FLAGS.output, cli.FLAGS.data_dir if "data_dir" in given else None
+            )
+        )
     elif "data_dir" in given:
         raise UserError("--data_dir: only shards are put together with data; leave it out")
     elif runs:
-        print(comparison.write_comparison(runs, FLAGS.output))
+        print(comparison.write_comparison(runs, cli.FLAGS.output))
     else:
-        print(write_report(paths[0], FLAGS.output))
+        print(write_report(paths[0], cli.FLAGS.output))
+
+
+def define_flags() -> None:
+    """Defines the program's flags, and those of `main`, which it refuses by name."""
+    cli.define_flags()
+    flags.declare_key_flag("data_dir")
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Where the report goes; by default the directory of the run, or runs/report/<UTC time> for "
+        "several runs, or runs/<name>/<UTC time>_merged for the shards of one.",
+    )
 
 
 if __name__ == "__main__":
-    from mnist_jax.main import run_command  # knows how bad input ends
-
-    run_command(main)
+    cli.run_command(main, define_flags)

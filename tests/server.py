@@ -11,11 +11,11 @@ ROOT = Path(__file__).parent.parent
 SERVER = """
 import atexit, gc, importlib, json, os, signal, sys, threading, traceback
 
-from mnist_jax.main import run_command  # first, because absl keeps flags in the order of imports
+from mnist_jax.cli import run_command
 import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg
 import orbax.checkpoint, scipy.stats, tqdm
 import sklearn.datasets, sklearn.model_selection
-import mnist_jax.canvas, mnist_jax.runner  # without flags, as others of ours have them
+import mnist_jax.benchmark, mnist_jax.main, mnist_jax.report, mnist_jax.runner
 
 gc.freeze()
 
@@ -50,7 +50,8 @@ if request := serve():
     sys.argv = [request["module"], *request["arguments"]]
     sys.orig_argv = ["python", "-m", *sys.argv]
     try:
-        run_command(importlib.import_module(request["module"]).main, sys.argv)
+        program = importlib.import_module(request["module"])
+        run_command(program.main, program.define_flags, sys.argv)
         status = 0
     except SystemExit as end:
         status = end.code or 0

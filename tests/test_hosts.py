@@ -247,7 +247,7 @@ def test_an_address_that_is_none_is_refused(server):
 
 SHORT_OF_MEMORY = """
 import sys, jax
-from mnist_jax import hosts, main, sweep
+from mnist_jax import cli, hosts, main, sweep
 
 run, calls = sweep.run, []
 
@@ -268,7 +268,7 @@ def checked(numbers):
     return agree(numbers)
 
 hosts.agree = checked
-main.run_command(main.main)
+cli.run_command(main.main, main.define_flags)
 """
 
 

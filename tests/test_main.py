@@ -318,9 +318,9 @@ def test_windows_is_told_of_in_one_line(program):
         "sys.modules |= dict.fromkeys(['fcntl', 'resource', 'termios', 'pty'])\n"
         "for name in ('O_NONBLOCK', 'O_NOCTTY', 'getuid', 'fork'): delattr(os, name)\n"
         "for name in ('PIPE', 'USR1', 'HUP', 'XCPU'): delattr(signal, 'SIG' + name)\n"
-        "from mnist_jax.main import run_command\n"
-        f"from mnist_jax.{program} import main\n"
-        "run_command(main, ['x', '--help'])\n"
+        "from mnist_jax.cli import run_command\n"
+        f"from mnist_jax.{program} import define_flags, main\n"
+        "run_command(main, define_flags, ['x', '--help'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     said = "error: Windows: expected Linux or macOS; start it in WSL\n"

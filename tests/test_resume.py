@@ -23,7 +23,7 @@ import own
 import pytest
 from server import OURS, ROOT
 
-from mnist_jax import (
+from mnist_jax import cli, (
     UserError,
     machine,
     main,
@@ -283,7 +283,9 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, caps
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main.FLAGS["overwrite"], "value", overwrite)
+    if "overwrite" not in cli.FLAGS:
+        cli.define_flags()
+    monkeypatch.setattr(cli.FLAGS["overwrite"], "value", overwrite)
     with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
         run_here(tmp_path, monkeypatch, interrupt)
     said = f"interrupted; the same command with --workdir={tmp_path}{but} goes on\n"
