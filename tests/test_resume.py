@@ -23,8 +23,9 @@ import own
 import pytest
 from server import OURS, ROOT
 
-from mnist_jax import cli, (
+from mnist_jax import (
     UserError,
+    cli,
     machine,
     main,
     memory,
