@@ -257,9 +257,11 @@ class Dropout(nn.Module):
             shape[axis] = 1
         keep = 1.0 - self.rate
         mask = jax.random.bernoulli(rng, keep, shape)
-        if not known:
-            keep = jnp.where(keep > 0, keep, 1).astype(inputs.dtype)
-        return jnp.where(mask, inputs / keep, 0)
+        if known:
+            return jnp.where(mask, inputs / keep, 0)
+        # Not a division, which XLA makes this of or not, as what is around it suggests.
+        scale = 1 / jnp.where(keep > 0, keep, 1).astype(inputs.dtype)
+        return jnp.where(mask, inputs * scale, 0)
 
 
 # From here on: the three layers of `models.CNN` as one, with a gradient written by hand. Made of
