@@ -58,10 +58,10 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
 
     `diverging` are numbers of trials that end in NaN; `accuracy(point, seed)` is the test accuracy
     that counts; `metrics` are what else is measured, as a config names it; `options` are values of
-    axes, one's own among them, or `name`, `dataset`, `grid` and `num_points` of the config.
+    axes, in tuples, one's own among them, and other keys of the config.
     """
     config = {"name": "made_up", "dataset": "digits", "grid": "product", "num_points": 0}
-    config |= {key: options.pop(key) for key in list(options) if key in config}
+    config |= {key: options.pop(key) for key in list(options) if type(options[key]) is not tuple}
     config |= {"model": "cnn" if "conv_features" in options else "mlp", "metrics": list(metrics)}
     axes = RECIPE | options
     spreads = {axis: AXES[axis].spread if axis in AXES else None for axis in axes}
@@ -1078,6 +1078,7 @@ def test_runs_of_close_values_are_no_same_recipe(tmp_path):
 
 def own_run(path, protocol="test", grid="list", **options):
     """Writes a run whose points have the values of axes [points], by whatever grid it says."""
+    options = {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()}
     run = make_run(path, protocol, grid="list", **{"l2": (0.0,), "num_epochs": (2,)} | options)
     return run._replace(config=run.config | {"grid": grid})
 
