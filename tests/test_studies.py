@@ -48,6 +48,16 @@ def test_what_is_recorded_or_noted_is_not_measured_again(tmp_path, monkeypatch, 
     assert "benchmark_15.json is left for the next call" in capfd.readouterr().out
 
 
+def test_a_run_is_cut_to_its_accuracies_on_the_test_set(tmp_path):
+    study = ROOT / "experiments" / "dat407_a7" / "l2_sweep_validation" / "results.csv"
+    load("accelerators").keep_accuracies(study, tmp_path / "accuracies.csv")
+    first, second, *_ = (tmp_path / "accuracies.csv").read_text().splitlines()
+    assert first == "seed,l2,diverged_epoch,test_accuracy,test_accuracy_at_best_validation"
+    seed, l2, diverged, *accuracies = second.split(",")
+    assert (seed, l2, diverged) == ("0", "0.001", "0")
+    assert all(0.97 < float(value) < 0.99 for value in accuracies)
+
+
 def test_the_page_on_the_notebook_has_what_many_seeds_say():
     make = load("dat407_a7")
     page = (ROOT / "experiments" / "dat407_a7" / "README.md").read_text()

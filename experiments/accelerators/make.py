@@ -26,7 +26,7 @@ from typing import NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from mnist_jax import canvas, data, peers, workdirs
+from mnist_jax import canvas, data, disk, peers
 from mnist_jax.experiment import read_experiment
 from mnist_jax.pages import commit_of, fill_in, markdown_table
 
@@ -182,7 +182,7 @@ def time_peers(folder: Path, size: Size) -> None:
                              "precision": size.precision, **side.about})  # fmt: skip
     if rows:
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        workdirs.write_text(folder / "peers.jsonl", text)
+        disk.write_text(folder / "peers.jsonl", text)
 
 
 def time_sweep(folder: Path, size: Size, name: str) -> None:
@@ -205,7 +205,7 @@ def keep_accuracies(results: Path, file: Path) -> None:
         rows = list(csv.DictReader(stream))
     columns = ["seed", "l2", "diverged_epoch", *(name for name in rows[0] if "test_acc" in name)]
     lines = [columns, *([row[name] for name in columns] for row in rows)]
-    workdirs.write_text(file, "".join(",".join(line) + "\n" for line in lines))
+    disk.write_text(file, "".join(",".join(line) + "\n" for line in lines))
 
 
 def measure(folder: Path, size: Size, minutes: float) -> None:
@@ -451,7 +451,7 @@ def tell(folder: Path, size: Size) -> None:
     page = folder / "README.md"
     if not page.exists():
         marks = (f"<!-- {name} -->\n<!-- end {name} -->\n" for name in sections)
-        workdirs.write_text(page, "\n".join(["![By trials](trials.png)\n", *marks]))
+        disk.write_text(page, "\n".join(["![By trials](trials.png)\n", *marks]))
     fill_in(page, sections)
     with style.context(canvas.STYLE, after_reset=True):
         draw(folder, epochs, peer_rows).savefig(folder / "trials.png")
