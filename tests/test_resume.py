@@ -1300,6 +1300,7 @@ def test_many_trials_take_little_memory(server, tmp_path):
             num_epochs=1,
             num_seeds=num_trials,
             batch_size=50,
+            protocol="validation",
             num_validation=1337,  # so that 100 images train
         )
         done = server.run("main", *many, f"--workdir={path}")
