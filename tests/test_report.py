@@ -32,6 +32,7 @@ from mnist_jax.data import Dataset
 from mnist_jax.grid import make_points
 from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.provenance import provenance
+from mnist_jax.recorded import upgrade_record
 
 L2S = (1e-3, 7.5e-4, 1e-6)
 RECIPE = {
@@ -61,6 +62,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     axes, in tuples, one's own among them, and other keys of the config.
     """
     config = {"name": "made_up", "dataset": "digits", "grid": "product", "num_points": 0}
+    config |= {"num_seeds": seeds, "seed": 0, "shard": "0/1"}
     config |= {key: options.pop(key) for key in list(options) if type(options[key]) is not tuple}
     config |= {"model": "cnn" if "conv_features" in options else "mlp", "metrics": list(metrics)}
     axes = RECIPE | options
@@ -69,7 +71,8 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     p, dataset = PROTOCOLS[protocol], config["dataset"]
     trials = records.trial_rows(points, range(seeds), dataset)
     path.mkdir(parents=True)
-    disk.write_text(path / "config.json", disk.to_json(config | axes))
+    config = upgrade_record(config | axes)
+    disk.write_text(path / "config.json", disk.to_json(config, indent=2) + "\n")
     generator, rows = np.random.default_rng(0), []
     for num_epochs in dict.fromkeys(point["num_epochs"] for point in points):
         mine = [trial for trial in trials if trial["num_epochs"] == num_epochs]
@@ -125,7 +128,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     made["command"] = "python -m mnist_jax.main --config=made_up.py"
     made["data_checksum"] = data.checksum
     num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
-    run = workdirs.digest(config | axes, made["data_checksum"])
+    run = workdirs.digest(config, made["data_checksum"])
     results.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, run=run)
     return report.read_run(path)
 

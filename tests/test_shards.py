@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import own
 import pytest
 from server import ROOT
 from test_report import make_run
@@ -31,6 +32,7 @@ TINY = (
     "--config.momentum=0.8,0.9",
     "--config.learning_rate=0.5",
     "--config.num_epochs=4",
+    "--config.protocol=validation",
     "--config.num_validation=200",
     "--config.num_seeds=4",
     # Here the trial chosen among all is not the one that its shard chose, neither is it the first
@@ -110,6 +112,79 @@ def test_without_sound_checkpoints_the_report_says_so(server, trained, tmp_path,
         assert (tmp_path / "m/figures/accuracy_curves.png").exists()
 
 
+# --- trained, with what is one's own ---
+
+OWN = (
+    f"--config={ROOT / 'configs' / 'baseline.py'}",
+    *own.KEYS,
+    "--config.dataset=digits",
+    "--config.dropout=0.3,0",
+    "--config.ema_decay=0.9,0",
+    "--config.metrics=brier_score",
+    "--config.protocol=validation",
+    "--config.num_epochs=3",
+)
+
+
+@pytest.fixture(scope="module")
+def own_trained(server, tmp_path_factory):
+    """The whole run and its two shards; the files that they are made with are gone by now."""
+    path = own.write(tmp_path_factory.mktemp("own"))
+    for name, flag in (("whole", "--shard=0/1"), ("s0", "--shard=0/2"), ("s1", "--shard=1/2")):
+        done = server.run("main", *OWN, flag, f"--workdir={path / name}", cwd=path)
+        assert (done.status, done.err) == (0, "")
+    for file in path.glob("*.py"):
+        file.unlink()
+    return path
+
+
+@pytest.mark.parametrize("weights", ["kept", "in checkpoints"])
+def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_path, weights):
+    for name in ("s0", "s1"):
+        path = shutil.copytree(own_trained / name, tmp_path / name)
+        if weights != "kept":
+            (path / "chosen_trial.npz").unlink()
+    paths, output = [tmp_path / "s1", tmp_path / "s0"], tmp_path / "merged"
+    done = server.run("report", *paths, f"--output={output}", draw=True, cwd=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert "chosen-epoch test accuracy" in done.out
+    copies = ("files/my_net.py", "files/my_opt.py")
+    assert_same(output, own_trained / "whole", (*EXACT, "chosen_trial.npz", *copies))
+    files = report.read_run(output).summary["provenance"]["files"]
+    assert {name: file["path"] for name, file in files.items()} == {
+        "my_net.py": "my_net.py",
+        "my_opt.py": "my_opt.py",
+    }
+
+
+def test_shards_of_different_files_are_refused_by_name(own_trained, tmp_path):
+    first, second = report.read_runs([own_trained / "s0", own_trained / "s1"])
+    other = second.config | {"files": second.config["files"] | {"my_net.py": "another"}}
+    files = first.config["files"]
+    refused(
+        [first, second._replace(config=other)],
+        tmp_path,
+        f"not shards of one run, since they differ in my_net.py ({files['my_net.py'][:60]}, anoth",
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_copy_that_a_shard_has_lost_is_told_where_it_is_needed(own_trained, tmp_path, number):
+    """The first shard's serve the whole run, and the chosen trial is the second's."""
+    assert report.read_run(own_trained / "whole").summary["chosen_trial"] % 2 == 1
+    for name in ("s0", "s1"):
+        (shutil.copytree(own_trained / name, tmp_path / name) / "chosen_trial.npz").unlink()
+    (tmp_path / f"s{number}" / "files" / "my_opt.py").write_text("x = 1")
+    runs = report.read_runs([tmp_path / "s0", tmp_path / "s1"])
+    said = f"{tmp_path}/s{number}/files/my_opt.py: it is not what the run was made with (SHA-256"
+    if number == 0:
+        refused(runs, tmp_path, said)
+    else:
+        shards.merge(runs, tmp_path / "merged")
+        merged = report.read_run(tmp_path / "merged")
+        assert merged.summary["chosen_trial_missing"].startswith(said)
+
+
 # --- made up ---
 
 
@@ -122,7 +197,7 @@ def split(run, n, name="shard"):
         rows = [row for row in run.results if row["trial"] % n == i]
         p, made = run.summary["protocol"], dict(run.summary["provenance"])
         axes = {x["point"]: x for x in run.summary["grid"]}
-        rows = [row | {k: axes[row["point"]][k] for k in row if k in results.AXES} for row in rows]
+        rows = [row | {k: axes[row["point"]][k] for k in run.axes} for row in rows]
         lines = (run.workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
         mine = "".join(line for line in lines if json.loads(line)["trial"] % n == i)
         (path / "metrics.jsonl").write_text(mine)
@@ -130,18 +205,15 @@ def split(run, n, name="shard"):
         config = run.config | {"shard": f"{i}/{n}"}
         disk.write_text(path / "config.json", disk.to_json(config, indent=2))
         made["command"] = f"python -m mnist_jax.main --shard={i}/{n}"
-        results.write_summary(
-            path, rows, p, run.summary["dataset"], run.summary["num_images"], made
-        )
+        dataset, num_images = run.summary["dataset"], run.summary["num_images"]
+        results.write_summary(path, rows, run.axes, p, dataset, num_images, made)
         shutil.copy(run.workdir / "chosen_trial.npz", path)
         found.append(report.read_run(path))
     return found
 
 
 def make_shards(path, n=3, **options):
-    run = make_run(path / "whole", shard="0/1", **options)
-    text = disk.to_json(run.config, indent=2) + "\n"
-    (run.workdir / "config.json").write_text(text)
+    run = make_run(path / "whole", **options)
     return run, split(run, n)
 
 
@@ -299,7 +371,7 @@ def test_what_is_no_shard_of_the_run_is_refused(tmp_path):
     whole, runs = make_shards(tmp_path)
     refused([*runs, whole], tmp_path, "whole holds a whole run")
     other = runs[2]._replace(config=runs[2].config | {"seed": 7})
-    refused([*runs[:2], other], tmp_path, "shard_0 and", "differ in seed (None, 7)")
+    refused([*runs[:2], other], tmp_path, "shard_0 and", "differ in seed (0, 7)")
     other = runs[2]._replace(config=runs[2].config | {"shard": "2/4"})
     refused([*runs[:2], other], tmp_path, "number of shards (3, 4)")
     made = runs[2].summary["provenance"] | {"data_checksum": "sha256:other"}
@@ -365,13 +437,13 @@ def test_files_of_the_users_are_not_replaced(tmp_path, theirs, ours):
     assert sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*")) == before
 
 
-def test_a_shard_writes_where_it_may_whatever_its_name(tmp_path, monkeypatch):
+def test_a_shard_whose_name_leads_elsewhere_is_refused(tmp_path, monkeypatch):
     _, runs = make_shards(tmp_path, name="../../../escaped", l2=(0.0,), num_epochs=(1,))
     (tmp_path / "a/b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a/b")
-    report.write_merged(runs)
-    [merged] = (tmp_path / "a/b/runs").glob("*/*_merged")
-    assert report.read_run(merged).config["name"] == "../../../escaped"
+    with pytest.raises(UserError, match=r"'../../../escaped' is no name of a run"):
+        report.write_merged(runs)
+    assert not list((tmp_path / "a/b").iterdir())
     assert not list(tmp_path.glob("**/escaped"))
 
 
