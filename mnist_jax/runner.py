@@ -83,6 +83,7 @@ class Runner:
         self._protocol = PROTOCOLS[experiment.protocol]
         self._parts = list(experiment.parts.values())
         self._epochs_there: dict[int, int] = {}
+        self._taken_up: set[int] = set()
         self.rows: list[Row] = []
         self._process = process or Process()
         self._seconds = self._process.seconds
@@ -134,6 +135,11 @@ class Runner:
         chosen = self._choose(self.rows)
         if hosts.first(lambda: results.trial_of_weights(self._path)) == chosen:
             return None
+        if chosen in self._taken_up:
+            said = f"the weights of trial {chosen} cannot be read back; the report lacks them"
+            print(f"warning: {said}", file=sys.stderr, flush=True)
+            return None
+        self._taken_up.add(chosen)
         print(f"the weights of trial {chosen}, which is chosen in the end, are taken up again")
         return next(part for part in self._parts if chosen in part)
 

@@ -21,11 +21,13 @@ from mnist_jax import (
     pages,
     records,
     report,
+    results,
     runner,
     shards,
     tables,
     workdirs,
 )
+from mnist_jax.data import load_data
 from mnist_jax.experiment import read_experiment
 from mnist_jax.provenance import Process
 
@@ -322,17 +324,18 @@ def test_an_interrupted_run(tmp_path, whole):
     interrupted(whole, tmp_path / "run")
     rng, experiment = random.Random("interrupted"), read_experiment(str(whole / "config.json"), {})
     names = records.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
-    wanted = records.read_results(tmp_path / "run", names, experiment.protocol)
+    columns = records.columns_of(experiment.protocol, list(experiment.axes))
+    wanted = records.read_results(tmp_path / "run", names, columns)
     paths = [f"{'checkpoints/' * name.startswith('p')}{name}" for name in LEFT]
     for copy, said in copies(tmp_path / "run", tmp_path, NUM, paths, rng):
         with sound_or_one_line(said):
-            workdirs.check_workdir(copy, experiment._asdict(), overwrite=False)
+            workdirs.check_workdir(copy, experiment.record(), overwrite=False)
             Process().begin(copy, "sha256:0")
             parts = runner.read_parts(copy, experiment)
             assert sorted(itertools.chain(*parts)) == [0, 1, 2, 3], said
             there = records.trim_metrics(copy, dict.fromkeys(range(4), 3))
             assert all(0 <= epochs <= 3 for epochs in there.values()), said
-            found = records.read_results(copy, names, experiment.protocol)
+            found = records.read_results(copy, names, columns)
             assert len(found) <= 2, said
             if "results.csv" not in said:
                 assert found == wanted, said
@@ -356,6 +359,18 @@ def test_a_run_goes_on_with_what_is_sound(server, whole, tmp_path, name, content
     assert done.err.count("\n") == done.err.count("warning: ") == num_warnings
     for same in ("config.json", "metrics.jsonl", "results.csv", "chosen_trial.npz"):
         assert (tmp_path / "run" / same).read_bytes() == (whole / same).read_bytes()
+
+
+def test_weights_that_cannot_be_read_back_are_not_made_for_ever(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "trial_of_weights", lambda workdir: None)
+    tiny = {"dataset": "digits", "num_epochs": "1", "hidden_sizes": "2"}
+    asked = read_experiment(str(ROOT / "configs" / "baseline.py"), tiny)
+    trials = runner.Runner(tmp_path, asked, load_data(asked, None))
+    trials.train()
+    assert [row["trial"] for row in trials.rows] == [0]
+    out, err = capsys.readouterr()
+    assert out.count("which is chosen in the end, are taken up again") == 1
+    assert err == "warning: the weights of trial 0 cannot be read back; the report lacks them\n"
 
 
 @pytest.mark.parametrize("name", ["results.csv", "chosen_trial.npz"])
