@@ -1,6 +1,7 @@
 """A run that is killed, stopped, starved or damaged ends with the files of a run left alone."""
 
 import contextlib
+import csv
 import errno
 import hashlib
 import itertools
@@ -36,9 +37,10 @@ from mnist_jax import (
     runner,
     signals,
     sweep,
+    workdirs,
 )
 from mnist_jax.data import Dataset
-from mnist_jax.experiment import read_config
+from mnist_jax.experiment import read_config, read_experiment
 from mnist_jax.provenance import Process
 
 
@@ -699,6 +701,31 @@ def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, w
     assert_same(moved, whole)
 
 
+# --- optimizers ---
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon", "sgd,adamw"])
+def test_states_of_optimizers_and_averages_of_weights_go_on(server, tmp_path, optimizer):
+    asked = flags(
+        optimizer=optimizer,
+        learning_rate=0.003,
+        ema_decay="0,0.9",
+        protocol="validation",
+        num_epochs=40,
+    )
+    path, alone = tmp_path / "run", tmp_path / "alone"
+    process = server.start("main", *asked, f"--workdir={path}")
+    assert stop(process, signal.SIGKILL, lambda: rows(path) >= 2 * 5) == -signal.SIGKILL
+    done = server.run("main", *asked, f"--workdir={path}")
+    assert (done.status, done.err) == (0, "")
+    assert "going on after epoch" in done.out
+    assert server.run("main", *asked, f"--workdir={alone}").status == 0
+    assert_same(path, alone)
+    last = {row["ema_decay"]: row for row in report.read_run(path).results}
+    assert last[0.0]["train_loss"] == last[0.9]["train_loss"]  # the average is scored alone
+    assert last[0.0]["validation_loss"] != last[0.9]["validation_loss"]
+
+
 # --- what is one's own ---
 
 # A program with four trials: with dropout or without, with averaged weights or without.
@@ -853,6 +880,140 @@ def test_a_link_in_place_of_the_copies_is_refused(server, own_whole, own_killed,
     assert "files" in done.err
     assert " is a link, " in done.err
     assert snapshot(tmp_path) == before
+
+
+# --- what an earlier version began ---
+
+# Two programs of four trials.
+EARLIER = flags(
+    hidden_sizes="(8,),(6,)",
+    momentum="0.8,0.9",
+    learning_rate=0.05,
+    num_epochs=20,
+    num_seeds=2,
+    protocol="validation",
+    num_validation=200,
+)
+RECORD = {
+    "name": "baseline",
+    "dataset": "digits",
+    "num_validation": 200,
+    "choose_epoch": True,
+    "conv_features": [[]],
+    "hidden_sizes": [[8], [6]],
+    "num_epochs": [20],
+    "batch_size": [128],
+    "nesterov": [False],
+    "learning_rate": [0.05],
+    "schedule": ["constant"],
+    "warmup_steps": [0],
+    "momentum": [0.8, 0.9],
+    "l2": [0.0],
+    "l2_on_output": [False],
+    "weight_decay": [0.0],
+    "label_smoothing": [0.0],
+    "grid": "product",
+    "num_points": 0,
+    "design_seed": 0,
+    "num_seeds": 2,
+    "checkpoint_epochs": 1,
+    "checkpoints_kept": 2,
+    "platform": "",
+    "devices": 0,
+    "precision": "float32",
+    "deterministic": False,
+    "seed": 0,
+    "shard": "0/1",
+}
+"""Its config.json as the version wrote it that had no models, optimizers and protocols by name."""
+
+
+def begun(path, **changes):
+    """A directory in which that version began the run, and came no further."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(RECORD | changes, indent=2) + "\n")
+    return path
+
+
+def table(path):
+    """Returns the header of results.csv, and its rows without what only one version has."""
+    header, *lines = csv.reader((path / "results.csv").open())
+    rows = [dict(zip(header, line, strict=True)) for line in lines]
+    for row in rows:
+        for key in ("conv_features", "optimizer", "ema_decay"):
+            row.pop(key, None)
+    return header, rows
+
+
+@pytest.fixture(scope="module")
+def today(server, tmp_path_factory):
+    """The same run, by this version alone."""
+    path = tmp_path_factory.mktemp("today")
+    done = server.run("main", *EARLIER, f"--workdir={path}")
+    assert (done.status, done.err) == (0, "")
+    return path
+
+
+def test_a_run_of_an_earlier_version_goes_on_in_the_words_of_its_record(server, today, tmp_path):
+    path = begun(tmp_path / "run")
+    record = (path / "config.json").read_bytes()
+    process = server.start("main", *EARLIER, f"--workdir={path}")
+    status = stop(process, signal.SIGKILL, lambda: rows(path) >= 4 * 20 + 4 * 3)
+    assert status == -signal.SIGKILL  # in the second part
+    checksum = json.loads((today / "summary.json").read_text())["provenance"]["data_checksum"]
+    manifests = list(path.glob("checkpoints/*/*/manifest.json"))
+    known = {json.loads(file.read_bytes().partition(b"\n")[2])["run"] for file in manifests}
+    assert known == {workdirs.digest(RECORD, checksum)}
+    done = server.run("main", *EARLIER, f"--workdir={path}", draw=True)
+    assert (done.status, done.err) == (0, "")
+    assert "going on after epoch" in done.out
+    assert (path / "config.json").read_bytes() == record
+    assert_same(path, today, ("metrics.jsonl", "chosen_trial.npz"))
+    header, lines = table(path)
+    axes = [key for key, value in RECORD.items() if isinstance(value, list)]
+    assert header[: 4 + len(axes)] == ["trial", "point", "seed", "dataset", *axes]
+    assert lines == table(today)[1]
+    found, expected = report.read_run(path), report.read_run(today)
+    assert {*found.axes} == {*expected.axes}
+    assert found.summary["grid"] == expected.summary["grid"]
+    assert found.summary["run"] == workdirs.digest(RECORD, checksum)
+
+
+@pytest.mark.parametrize("second", ["earlier", "today"])
+def test_shards_of_an_earlier_version_are_put_together(server, today, tmp_path, second):
+    """All of them, or with one that this version trained."""
+    for i in range(2):
+        path = tmp_path / f"s{i}"
+        if not (i and second == "today"):
+            begun(path, shard=f"{i}/2")
+        done = server.run("main", *EARLIER, f"--shard={i}/2", f"--workdir={path}")
+        assert (done.status, done.err) == (0, "")
+    output = tmp_path / "merged"
+    done = server.run("report", tmp_path / "s0", tmp_path / "s1", f"--output={output}")
+    assert (done.status, done.err) == (0, "")
+    assert_same(output, today, ("metrics.jsonl", "chosen_trial.npz"))
+    assert table(output)[1] == table(today)[1]
+    assert report.read_run(output).summary["grid"] == report.read_run(today).summary["grid"]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/**/config.json")), ids=str)
+def test_runs_that_studies_keep_are_read_as_they_were(tmp_path, path):
+    """But for metrics.jsonl, which few of them keep."""
+    if not (path.parent / "summary.json").exists():
+        pytest.skip("it is the config of a study alone")
+    run = shutil.copytree(path.parent, tmp_path / "run")
+    (run / "metrics.jsonl").touch()
+    kept = json.loads((run / "summary.json").read_text())
+    found = results.read_run(run)
+    assert found.summary["chosen_trial"] == kept["chosen_trial"]
+    for point, was in zip(found.summary["grid"], kept["grid"], strict=True):
+        for column, statistics in was["statistics"].items():
+            for name in {"n", "mean", "min", "max"} & statistics.keys():
+                value = point["statistics"][column][name]
+                assert value == pytest.approx(statistics[name], rel=1e-12), (column, name)
+    again = read_experiment(str(run / "config.json"), {})
+    assert len(again.points) == len(kept["grid"])
+    assert workdirs.as_recorded(run, again.record()) == json.loads(path.read_text())
 
 
 # --- devices ---
