@@ -12,6 +12,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import own
 import pytest
 from server import ROOT
 
@@ -168,6 +169,22 @@ def test_processes_that_differ_are_refused(server, tmp_path, given, differ):
         assert differ in said(process)
         assert said(process).count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_with_other_files_of_ones_own_are_refused(server, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    job = []
+    for i in range(2):
+        folder = own.write(tmp_path / str(i))
+        if i:
+            (folder / "my_opt.py").write_text(own.OPTIMIZER + "# better\n")
+        flags = [f"--config.optimizer={folder}/my_opt.py:make", f"--workdir={tmp_path}/run"]
+        job.append(server.start("main", *RUN, *flags, f"--distributed={i}/2@{address}"))
+    for process in job:
+        assert process.wait() == 2, process.err
+        assert "processes of the job differ in my_opt.py (" in said(process)
+        assert said(process).count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_with_other_settings_are_refused(server, tmp_path):
