@@ -344,7 +344,7 @@ def of_function(function: Callable, spec: str) -> list[Axis]:
     return found
 
 
-def of_module(module: type, spec: str) -> list[Axis]:
+def of_module(module: Any, spec: str) -> list[Axis]:
     """Returns the axes of one's own Flax module: its fields, but for what the data set decides.
 
     Raises:
@@ -356,7 +356,7 @@ def of_module(module: type, spec: str) -> list[Axis]:
 
     what = f"--config.model={spec}"
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
-        raise UserError(f"{what}: expected a class of flax.linen.Module, not {module!r:.80}")
+        raise UserError(f"{what}: expected a class of flax.linen.Module, which this is not")
     hints, found = _hints(module), []
     for field in dataclasses.fields(module):
         if field.name in ("parent", "name", NUM_CLASSES) or not field.init:

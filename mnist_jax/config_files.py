@@ -63,6 +63,8 @@ _ADVICE = {
     "workers numworkers": "there is no loader: images lie in memory",
     "save saveevery saveinterval checkpointevery": "did you mean checkpoint_epochs?",
     "resume restore": "the same command with the same --workdir goes on",
+    "numclasses classes": "the classes are those of the data set, which a model may take as "
+    "num_classes",
     "name": "a run has the name of its config file",
     "shard shards": "give --shard=i/n",
 }

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ from mnist_jax.own_files import OwnFile
 from mnist_jax.settings import SETTINGS
 
 _RESERVED = {"name", "seed", "shard", "files", *SETTINGS}
-_RESERVED |= {"trial", "point", "epoch", "diverged_epoch", "num_trials", "diverged_seeds"}
+_RESERVED |= {"trial", "point", "epoch", "diverged_epoch"}
+_RESERVED |= {"num_trials", "diverged_seeds", "statistics"}
+_COLUMN = re.compile("(best_)?(train|validation|test)_(loss|accuracy|objective|epoch)")
 """Names that no axis of one's own may have: keys and columns of a run."""
 
 
@@ -37,12 +40,16 @@ def find_axes(
         fields = axes.of_module(find_own(model, "model", files), model)
     taken = {spec: list(axes_of_optimizer(spec, files).values()) for spec in optimizers}
     found = axes.arrange(fields, taken)
-    if clash := next((axis for axis in found.values() if axis.name in _RESERVED), None):
+    if clash := next(filter(_is_reserved, found.values()), None):
         raise UserError(
             f"{clash.name}: the {clash.of} has a parameter of this name, which a run uses itself;"
             " rename it in your file"
         )
     return found
+
+
+def _is_reserved(axis: Axis) -> bool:
+    return axis.name in _RESERVED or bool(_COLUMN.match(axis.name))
 
 
 def axes_of_optimizer(spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:

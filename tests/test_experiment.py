@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, machine, recorded
+from mnist_jax import UserError, default_config, machine, optimizer, own_files, recipes, recorded
 from mnist_jax.config_files import Found, read_file
 from mnist_jax.experiment import read_config, read_experiment
+from mnist_jax.keys import find_axes
 from mnist_jax.protocol import PROTOCOLS
+from mnist_jax.settings import SETTINGS
 from mnist_jax.start import configure_jax
 
 CONFIG = str(ROOT / "configs" / "l2_sweep.py")
@@ -175,3 +178,332 @@ def test_seeds_are_a_first_one_or_all_that_are_named():
     assert read_experiment(CONFIG, {"num_seeds": "2"}, "42,123").num_seeds == 2
     assert read_experiment(CONFIG, {"num_seeds": "2"}, "42").seeds == range(42, 44)
     assert [*read("1/2", (42, 7)).parts.values()] == [[1, 3, 5, 7, 9]]
+
+
+# --- configs that say what differs, and those of before ---
+
+OLD = {  # as configs were while all keys stood in each
+    "dataset": "digits",
+    "num_validation": 0,
+    "choose_epoch": False,
+    "conv_features": (),
+    "hidden_sizes": (500, 300),
+    "num_epochs": (40,),
+    "batch_size": (64,),
+    "learning_rate": (0.08,),
+    "schedule": ("linear",),
+    "warmup_steps": (0,),
+    "momentum": (0.9,),
+    "nesterov": (False,),
+    "l2": (1e-4,),
+    "l2_on_output": (True,),
+    "weight_decay": (0.0,),
+    "label_smoothing": (0.2,),
+    "grid": "product",
+    "num_points": 0,
+    "design_seed": 0,
+    "num_seeds": 20,
+    "checkpoint_epochs": 1,
+    "checkpoints_kept": 2,
+    "platform": "",
+    "devices": 0,
+    "precision": "float32",
+    "deterministic": False,
+}
+
+
+def asked(config, *arguments, **typed):
+    return read_config(config, "mine", 0, *arguments, typed=typed)
+
+
+def test_a_config_of_two_lines_has_the_default_of_every_other_key():
+    config = default_config()
+    config.dataset, config.l2 = "digits", (0.0, 1e-3)
+    found = asked({"dataset": "digits", "l2": (0.0, 1e-3)})
+    assert found == asked(config)
+    record = found.record()
+    assert (record["protocol"], record["num_validation"]) == ("validation", 1437 // 6)
+    keys = {*SETTINGS, *find_axes("mlp", ("sgd",))}
+    assert record.keys() == {"name", "seed", "shard", *keys} == {"name", "seed", "shard", *config}
+
+
+def test_a_config_of_an_earlier_version_means_what_it_meant():
+    new = read_file(str(ROOT / "configs" / "beyond_98_47.py")).config | {"dataset": "digits"}
+    assert asked(OLD) == asked(new)
+    cnn = OLD | {"conv_features": ((8,), (8, 4)), "hidden_sizes": 16, "num_validation": 300}
+    cnn |= {"choose_epoch": True, "design_seed": 7}
+    found = asked(cnn)
+    assert (found.model, found.values["conv_features"]) == ("cnn", ((8,), (8, 4)))
+    assert (found.protocol, found.num_validation, found.validation_seed) == ("validation", 300, 7)
+    assert asked(cnn, choose_epoch=False).protocol == "validation_last_epoch"
+    assert asked(cnn, protocol="validation").num_validation == 300
+    for protocol in ("test", "last_epoch"):  # which hold none out
+        assert asked(cnn, protocol=protocol).num_validation == 0
+    assert asked(OLD, num_validation=300, choose_epoch=True).protocol == "validation"
+    assert asked(OLD, conv_features=(8,)).model == "cnn"
+
+
+def test_default_config_takes_no_other_keys(tmp_path):
+    config = default_config()
+    with pytest.raises(AttributeError, match="learning_rat"):
+        config.learning_rat = 0.2
+    cnn = default_config(model="cnn", optimizer=["adamw", "lion"])
+    assert (cnn.conv_features, cnn.b1, cnn.b2) == ((32, 64), 0.9, None)  # each has its own b2
+    assert not {"momentum", "l2"} & {*cnn}
+    assert "conv_features" not in config
+    assert asked(cnn).points[1]["b2"] == 0.99
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_every_setting_has_a_sound_default_and_says_what_it_is(key):
+    kind, default, text = SETTINGS[key]
+    assert kind.valid(default)
+    assert len(text) > 10
+
+
+# --- models and optimizers with keys of their own ---
+
+
+def test_an_optimizer_that_is_typed_has_its_own_defaults():
+    given = {"momentum": 0.9, "weight_decay": 1e-3, "l2": 0.1, "learning_rate": 0.5}
+    found = asked(given, optimizer="adamw", b2=(0.99, 0.999)).points
+    assert [point["b2"] for point in found] == [0.99, 0.999]
+    assert (found[0]["weight_decay"], found[0]["learning_rate"]) == (1e-4, 0.5)
+    assert not {"momentum", "l2"} & found[0].keys()
+    for before in ("sgd", ("sgd",)):
+        same = asked(given | {"optimizer": before}, optimizer="sgd").points
+        assert (same[0]["momentum"], same[0]["weight_decay"]) == (0.9, 1e-3)
+    both = asked({"momentum": (0.9, 0), "grid": "list"}, optimizer=("sgd", "adamw"))
+    assert [point["momentum"] for point in both.points] == [0.9, None]
+    assert asked(given, optimizer="lion", weight_decay=0.5).values["weight_decay"] == (0.5,)
+    cnn = asked({"model": "cnn", "hidden_sizes": 7, "num_epochs": 3}, model="mlp")
+    assert (cnn.values["hidden_sizes"], cnn.values["num_epochs"]) == (((64, 64),), (3,))
+
+
+def test_optimizers_side_by_side_are_one_grid(tmp_path):
+    found = asked(
+        {},
+        optimizer=("sgd", "sgd", "adamw"),
+        grid="list",
+        learning_rate=(0.1, 0.2, 1e-3),
+        momentum=(0.9, 0.8, None),
+        weight_decay=(None, 1e-3, None),
+        num_seeds=2,
+    )
+    names = ("optimizer", "learning_rate", "momentum", "weight_decay", "b1", "nesterov")
+    assert [tuple(point[name] for name in names) for point in found.points] == [
+        ("sgd", 0.1, 0.9, 0.0, None, False),
+        ("sgd", 0.2, 0.8, 1e-3, None, False),
+        ("adamw", 1e-3, None, 1e-4, 0.9, False),
+    ]
+    assert list(found.parts.values()) == [[0, 1, 2, 3], [4, 5]]
+    recipe, trials = recipes.create_recipe(found, [4, 5], 100)
+    assert recipe.optimizer.make is optimizer.adamw
+    assert trials.optimizer.keys() == {"b1", "b2", "eps", "weight_decay"}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(found.record()))
+    assert read_experiment(str(path), {}) == dataclasses.replace(found, name="mine")
+    product = asked({}, optimizer=("sgd", "lion"), weight_decay=(0.0, 0.1)).points
+    assert [(p["optimizer"], p["weight_decay"]) for p in product] == [
+        (name, decay) for name in ("sgd", "lion") for decay in (0.0, 0.1)
+    ]
+
+
+NET = """
+from typing import Annotated
+from flax import linen as nn
+from mnist_jax import layers
+
+class Mixer(nn.Module):
+    width: int = 4
+    sizes: tuple[int, ...] = (3, 2)
+    rate: float = 0.25
+    share: Annotated[float, "static"] = 0.5
+    kind: str = "relu"
+    bias: bool = True
+    kernel_init: object = nn.initializers.ones
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = images.reshape(len(images), -1)
+        for size in (self.width, *self.sizes, int(8 * self.share)):
+            x = getattr(nn, self.kind)(nn.Dense(size, self.bias, kernel_init=self.kernel_init)(x))
+        return nn.Dense(self.num_classes)(layers.Dropout(self.rate)(x, deterministic=not train))
+
+class Fixed(Mixer):
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Dense(10)(images.reshape(len(images), -1))
+        return nn.Dropout(self.rate)(x, deterministic=not train)
+"""
+MAKE = """
+import optax
+
+def make(learning_rate, decay=0.9, *, ahead: bool = False, power: int = 2, **others):
+    return optax.sgd(learning_rate, decay, ahead)
+
+def measure(logits, labels):
+    return logits[:, 0]
+"""
+# What cannot be had, and what is said of it: of `model` in a file, and of `optimizer`.
+REFUSED = [
+    ({"model": "my_net.py:Mixer", "widht": 3}, "widht: ...; did you mean width?"),
+    ({"model": "my_net.py:Mixer", "width": 2.5}, "--config.width=2.5: expected a whole number"),
+    ({"model": "my_net.py:Mixer", "rate": "x"}, "--config.rate=x: expected a finite number"),
+    ({"model": "my_net.py:Mixer", "sizes": 0}, "--config.sizes=(0,): expected a tuple of whole"),
+    (
+        {"model": "my_net.py:Mixer", "hidden_sizes": 8},
+        "--config.hidden_sizes: my_net.py:Mixer takes no hidden_sizes, but width, sizes, share,"
+        " kind, bias, rate; leave it out, or choose --config.model=mlp",
+    ),
+    (
+        {"model": "my_net.py:Mixer", "num_classes": 5},
+        "num_classes: ...; the classes are those of the data set, which a model may take as num_c",
+    ),
+    ({"model": "my_net.py:mixer"}, "did you mean Mixer? it defines Mixer"),
+    ({"model": "my_net.py:add"}, "model=my_net.py:add: expected a class of flax.linen.Module"),
+    ({"model": "my_net.py:Open"}, "model=my_net.py:Open: width has no default; give it one"),
+    ({"model": "my_net.py:Wrong"}, "model=my_net.py:Wrong: width is 1099511627776 by default; ex"),
+    ({"model": "my_net.py:Named"}, "seed: the model has a parameter of this name, which a run us"),
+    ({"model": "my_net.py:Column"}, "train_loss: the model has a parameter of this name, which a"),
+    ({"model": "my_net.py:Twice"}, "the key l2 is one of model and optimizer; expected differen"),
+    ({"model": "my_net.py:Common"}, "the key num_epochs is one of model and every recipe; expec"),
+    ({"optimizer": "my_net.py:none"}, "optimizer=my_net.py:none: expected a function of a lear"),
+    ({"optimizer": "my_net.py:keys"}, "optimizer=my_net.py:keys: expected the learning rate as"),
+    ({"optimizer": "my_net.py:open"}, "optimizer=my_net.py:open: decay has no default; give it o"),
+    ({"optimizer": "my_net.py:named"}, "trial: the optimizer has a parameter of this name, which"),
+    (
+        {"optimizer": ("sgd", "my_net.py:whole")},
+        "optimizer=sgd,my_net.py:whole: momentum is of another kind in my_net.py:whole; give eac",
+    ),
+    (
+        {"optimizer": "my_net.py:width", "model": "my_net.py:Mixer"},
+        "the key width is one of model and optimizer; expected different names",
+    ),
+    ({"optimizer": "adamw", "momentum": 0.9}, "--config.momentum: adamw takes no momentum, but n"),
+    ({"optimizer": ("sgd", "lion"), "eps": 0.9}, "--config.eps: sgd and lion take no eps, but n"),
+    (
+        {"optimizer": ("sgd", "adamw"), "momentum": 0.9},
+        "--config.momentum=0.9: adamw does not take it; with --config.grid=list give 0.0 where",
+    ),
+    (
+        {"optimizer": ("sgd", "adamw"), "momentum": (0.9, 0.8), "grid": "list"},
+        "--config.momentum=0.8: adamw does not take it; with --config.grid=list give 0.0 where",
+    ),
+    (
+        {"optimizer": ("muon", "lion"), "nesterov": (True, False), "grid": "list"},
+        "--config.nesterov=False: lion does not take it; with --config.grid=list give True where",
+    ),
+    ({"metrics": ("my_opt.py:measure",) * 2}, "metrics=my_opt.py:measure: expected a name of its"),
+]
+TO_REFUSE = """
+
+class Open(nn.Module):
+    width: int
+
+class Wrong(nn.Module):
+    width: int = 2**40
+
+class Named(nn.Module):
+    seed: int = 0
+
+class Column(nn.Module):
+    train_loss: float = 0.0
+
+class Twice(nn.Module):
+    l2: float = 0.0
+
+class Common(nn.Module):
+    num_epochs: int = 3
+
+def add(a, b): ...
+def none(): ...
+def keys(*, learning_rate, decay=0.1): ...
+def open(learning_rate, decay): ...
+def named(learning_rate, trial=1): ...
+def whole(learning_rate, momentum=1): ...
+def width(learning_rate, width=0.5): ...
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Files of one's own in the current folder."""
+    (tmp_path / "my_net.py").write_text(NET)
+    (tmp_path / "my_opt.py").write_text(MAKE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+OWN = {"model": "my_net.py:Mixer", "optimizer": "my_opt.py:make"}
+
+
+def test_fields_and_parameters_of_ones_own_are_axes(own):
+    config = default_config(**OWN)
+    assert (config.width, config.sizes, config.rate, config.decay) == (4, (3, 2), 0.25, 0.9)
+    assert not {"num_classes", "kernel_init", "momentum", "hidden_sizes"} & {*config}
+    found = asked({"num_seeds": 1}, **OWN, width=(4, 8), rate=(0, 0.5), decay=(0.5, 0.9))
+    names = ("width", "rate", "decay")
+    assert [tuple(point[name] for name in names) for point in found.points] == [
+        (width, rate, decay) for width in (4, 8) for rate in (0.0, 0.5) for decay in (0.5, 0.9)
+    ]
+    traced = {name for name, axis in found.axes.items() if axis.traced and axis.of}
+    assert traced == {"rate", "decay"}
+    assert list(found.parts.values()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    recipe, trials = recipes.create_recipe(found, [4, 5, 6, 7], 100, num_classes=7)
+    assert (recipe.network.module.width, recipe.network.module.num_classes) == (8, 7)
+    assert trials.model["rate"].tolist() == [0, 0, 0.5, 0.5]
+    assert trials.optimizer["decay"].tolist() == pytest.approx([0.5, 0.9] * 2)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize(("keys", "said"), REFUSED, ids=[said[:50] for _, said in REFUSED])
+def test_what_is_ones_own_and_cannot_be_had_is_refused(own, keys, said, typed):
+    (own / "my_net.py").write_text(NET + TO_REFUSE)
+    with pytest.raises(UserError) as refused:
+        asked(*([{}] if typed else [keys]), **keys if typed else {})
+    assert re.search(".*".join(map(re.escape, said.split("..."))), str(refused.value))
+
+
+def test_a_search_draws_floats_of_ones_own(own):
+    search = {"grid": "halton", "num_points": 4, "rate": (0.0, 0.5), "decay": (0.5, 0.9)}
+    points = asked({}, **OWN, **search, share=(0.25, 0.5)).points
+    for name, low, high in (("rate", 0.0, 0.5), ("decay", 0.5, 0.9)):
+        drawn = [point[name] for point in points]
+        assert len({*drawn}) == 4
+        assert low <= min(drawn) < (low + high) / 2 < max(drawn) <= high
+    assert {point["share"] for point in points} <= {0.25, 0.5}  # which shapes the program
+
+
+def test_a_float_that_cannot_be_traced_has_one_value(own):
+    """Flax's Dropout branches on its rate."""
+    fixed = OWN | {"model": "my_net.py:Fixed"}
+    recipe, trials = recipes.create_recipe(asked({}, **fixed, rate=0.125), [0], 100)
+    assert (recipe.network.module.rate, trials.model) == (0.125, {})
+    several = asked({}, **fixed, rate=(0.125, 0.5), num_seeds=1)
+    said = r"--config\.rate=0\.125,0\.5: expected one value, since .* my_net\.py:Fixed .*Dropout"
+    with pytest.raises(UserError, match=said):
+        recipes.create_recipe(several, [0, 1], 100)
+
+
+def test_a_run_with_files_of_ones_own_is_read_back_from_their_copies(own):
+    found = asked({"l2": 0.1}, **OWN, metrics="my_opt.py:measure")
+    record = found.record()
+    assert (record["model"], record["optimizer"]) == (OWN["model"], (OWN["optimizer"],))
+    assert record["files"].keys() == {"my_net.py", "my_opt.py"}
+    run = own / "run"
+    run.mkdir()
+    own_files.save(run, found.own_files)
+    (run / "config.json").write_text(json.dumps(record))
+    for path in own.glob("*.py"):
+        path.unlink()
+    again = read_experiment(str(run / "config.json"), {})
+    assert again.record() == record
+    assert [file.content for file in again.own_files] == [NET.encode(), MAKE.encode()]
+    with pytest.raises(UserError, match=r"model=my_net\.py:Mixer: no such file"):
+        read_experiment(str(run / "config.json"), {"model": "my_net.py:Mixer"})
+    assert read_experiment(str(run / "config.json"), {"model": "mlp"}).model == "mlp"
+    (run / "files" / "my_net.py").write_text(NET + "\n")
+    with pytest.raises(UserError, match=r"my_net\.py: it is not what the run was made with"):
+        read_experiment(str(run / "config.json"), {})
