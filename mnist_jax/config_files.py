@@ -119,7 +119,7 @@ def read_file(given: str) -> Found:
     except (Exception, SystemExit) as error:  # a program may raise anything
         reason = own_files.why(error, str(path))
         if locked := re.search('Key "([^"]+)" does not exist', str(error)):  # of default_config
-            known = advice(locked[1], re.findall(r"'(\w+)': ", str(error)))
+            known = advice(locked[1], re.findall(r"'(\w+)\\?': ", str(error)))
             reason = f"there is no key {locked[1]}; {known or 'see the table of keys in README.md'}"
         if "cannot be casted" in reason:  # ConfigDict's types
             reason += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"

@@ -142,6 +142,28 @@ OTHER = "choose another --workdir, or give --overwrite"
 ADDRESS = ": expected a path on this machine, not an address"
 REPEAT = "...or put its shards together again"
 
+# What a user may have written: in a network, what makes logits of `x`, images as rows; or all else.
+NET = """
+import optax
+from flax import linen as nn
+
+class Net(nn.Module):
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        x = images.reshape(len(images), -1)
+        return {}
+
+{}
+"""
+SOUND = "nn.Dense(10)(x)"
+
+
+def net(logits=SOUND, more=""):
+    return file("my_net.py", NET.format(logits, more))
+
+
 # By program: what is given, what the line must say ("..." is anything), and what lies there.
 # `main` and `benchmark` are given configs/baseline.py on digits, and `main` the folder {tmp}/run,
 # where a case does not say otherwise. Words before the first flag are environment variables.
@@ -242,6 +264,70 @@ BAD_INPUT = {
             "--config.hidden_sizes=99999999999999999999",
             "hidden_sizes=(99999999999999999999,): expected",
         ),
+        # Networks, optimizers and metrics of one's own.
+        ("--config.model=my_net.py:Net", "my_net.py:Net: no such file; expected FILE.py:NAME, a"),
+        ("--config.model=my_net.py:Nett", "did you mean Net? it defines Net", net()),
+        ("--config.model=my_net.py", "model=my_net.py: expected FILE.py:NAME, a Python", net()),
+        (
+            "--config.model=my_net.py:Net --config.rat=1",
+            "rat: no such key; did you",
+            net(),
+        ),
+        ("--config.model=my_net.py:Net --config.rate=x", "rate=x: expected a finite", net()),
+        *(
+            ("--config.model=my_net.py:Net", f"--config.model: Net {said}", net(logits))
+            for logits, said in (
+                ("nn.Dense(5)(x)", "gives (2, 5) for 2 images; expected logits of shape (2, 10)"),
+                ("nn.Dense(10)(x)[0]", "gives (10,) for 2 images; expected logits of shape"),
+                ("(nn.Dense(10)(x), x)", "gives tuple for 2 images; expected logits of shape"),
+                ("nn.Dense(10)(x).astype(int)", "gives int32; expected logits, floats"),
+                ("x[:, :10]", "has no parameters; expected a module that learns"),
+                ("1 / 0", "fails on images of shape (2, 28, 28, 1): ZeroDivisionError (line 11)"),
+                ("nn.Dense(10)(x) + 1 / (not train)", "fails on...: ZeroDivisionError (line 11)"),
+            )
+        ),
+        (
+            "--config.model=my_net.py:Net --config.rate=0.25,0.5",
+            "rate=0.25,0.5: expected one value, since shapes or branches in my_net.py:Net depend",
+            net(f"nn.Dropout(self.rate, deterministic=not train)({SOUND})"),
+        ),
+        *(
+            (f"--config.{key}=my_net.py:own", f"{key}=my_net.py:own: {said}", net(more=own))
+            for key, own, said in (
+                ("optimizer", "def own(rate): return 3", "gives an object of type int; expected"),
+                ("optimizer", "def own(rate, b=0.5): return optax.sgd(b and rate)", "the call fai"),
+                ("optimizer", "def own(rate, b): ...", "b has no default; give it one"),
+                ("optimizer", "def own(rate): raise OSError('no luck')", "...OSError...no luck"),
+                ("optimizer", "own = 3", "expected the name of a class or function of the file"),
+                ("metrics", "def own(logits): return logits", "...TypeError"),
+                (
+                    "metrics",
+                    "def own(logits, labels): return logits",
+                    "gives...(11, 10)",
+                ),
+                (
+                    "model",
+                    "def own(images): return images",
+                    "expected a class of flax.linen.",
+                ),
+            )
+        ),
+        ("--config.optimizer=adam", "optimizer=adam: expected sgd, adamw...did you mean adamw?"),
+        ("--config.optimizer=", "optimizer=: expected sgd, adamw, lion, muon or FILE.py:NAME"),
+        ("--config.optimizer=()", "optimizer=(): expected at least one value"),
+        ("--config.optimizer=sgd,sgd", "optimizer=('sgd', 'sgd'): expected distinct values"),
+        (
+            "--config.b1=0.5",
+            "b1: sgd takes no b1, but nesterov, momentum, l2, ...; leave it out",
+        ),
+        (
+            "--config.optimizer=sgd,adamw --config.grid=list --config.momentum=0.9,0.8",
+            "momentum=0.8: adamw does not take it; with --config.grid=list give 0.0 where the",
+        ),
+        ("--config.metrics=loss", "metrics=loss: expected top_2_accuracy, brier_score, confiden"),
+        ("--config.metrics=1", "metrics=1: expected names, as in top_2_accuracy,brier_score"),
+        ("--config.metrics=confidence,confidence", "confidence: expected a name of its own"),
+        ("--config.ema_decay=1", "ema_decay=1: expected a finite number, from 0 to below 1"),
         # Epochs and batches.
         ("--config.num_epochs=0", "num_epochs=0: expected a whole number of at least 1"),
         ("--config.num_epochs=-2", "num_epochs=-2: expected a whole number of at least 1"),
@@ -494,6 +580,34 @@ BAD_INPUT = {
             "--config={tmp}/config.py",
             "config key l3: unknown; known: batch_size",
             returning("ml_collections.ConfigDict({'l3': 1.0})"),
+        ),
+        *(
+            (
+                "--config={tmp}/config.py",
+                said,
+                config(
+                    "from mnist_jax import default_config\n"
+                    f"def get_config():\n    config = default_config({arguments})\n"
+                    f"    config.{line}\n    return config"
+                ),
+            )
+            for arguments, line, said in (
+                (
+                    "",
+                    "learning_rat = 1",
+                    "py: there is no key learning_rat; did you mean lear",
+                ),
+                ("", "lr = 1", "py: there is no key lr; did you mean learning_rate?; mend the con"),
+                (
+                    "",
+                    "abcdefgh = 1",
+                    "py: there is no key abcdefgh; see the table of keys",
+                ),
+                ("", "optimizer = 'adamw'; config.momentum = 0.9", "momentum: adamw takes no mom"),
+                ("'cn'", "l2 = 1", "py: --config.model=cn: expected mlp, cnn or FILE.py:NAME; did"),
+                ("optimizer='adamw'", "momentum = 1", "py: there is no key momentum"),
+                ("'my_net.py:Net'", "l2 = 1", "py: --config.model=my_net.py:Net: no such file"),
+            )
         ),
         ("--config={tmp}/config.py", "dataset=None: expected one of", with_key("dataset", "None")),
         (

@@ -139,13 +139,17 @@ def test_seed_shifts_the_seeds(finished, run, tmp_path):
 
 def test_of_a_key_that_is_given_twice_the_last_counts(run, tmp_path):
     """Also where the first is in a file of flags, after which the command line goes on."""
-    (tmp_path / "flags").write_text(f"{CONFIG}\n--config.l2=1,2\n--config.l2=3\n--seed=1,2\n")
+    (tmp_path / "flags").write_text(
+        f"{CONFIG}\n--config.l2=1,2\n--config.l2=3\n--seed=1,2\n--config.momentum=0.5\n"
+    )
     given = ("--config.hidden_sizes=64", "--config.hidden_sizes", "16", "--config.l2=0", "--seed=7")
+    given += ("--config.nesterov",)  # True, since it has no value
     flags = (f"--flagfile={tmp_path / 'flags'}", *given, "--config.dataset=digits")
     run(*flags, "--config.num_epochs=3", "--config.num_epochs=1", f"--workdir={tmp_path / 'run'}")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    kept = {key: config[key] for key in ("hidden_sizes", "l2", "num_epochs", "seed")}
-    assert kept == {"hidden_sizes": [[16]], "l2": [0.0], "num_epochs": [1], "seed": 7}
+    wanted = {"hidden_sizes": [[16]], "l2": [0.0], "num_epochs": [1], "seed": 7}
+    wanted |= {"momentum": [0.5], "nesterov": [True]}
+    assert {key: config[key] for key in wanted} == wanted
 
 
 def test_a_run_is_repeated_from_its_record(finished, run, tmp_path):
