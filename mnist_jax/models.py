@@ -148,6 +148,12 @@ def describe(
         raise UserError(f"--config.model: {name} gives {logits.dtype}; expected logits, floats")
     if "params" not in variables:
         raise UserError(f"--config.model: {name} has no parameters; expected a module that learns")
+    places = jax.tree_util.tree_leaves_with_path(variables)
+    if odd := next((place for place, _ in places if not _is_of_dicts(place)), None):
+        raise UserError(
+            f"--config.model: {name} has variables that no run can keep, at"
+            f" {jax.tree_util.keystr(odd)}; expected dicts of arrays, without tuples or boxes"
+        )
     kernels = [layer.path for layer in layers if layer.has_kernel]
     network = network._replace(
         collections=tuple(sorted(variables.keys() - {"params"})),
@@ -157,30 +163,45 @@ def describe(
             issubclass(layer.kind, nn.Conv) and not issubclass(layer.kind, Conv) for layer in layers
         ),
     )
-    return network._replace(draws=_draws(network, variables))
+    network = network._replace(draws=_draws(network, variables))
+    _check_calls(network, variables, logits.shape)
+    return network
+
+
+def _is_of_dicts(place: tuple) -> bool:
+    return all(isinstance(key, jax.tree_util.DictKey) for key in place)
+
+
+_MODES = {"training", "is_training", "deterministic", "use_running_average"}
+"""What a module may call `train`, or its opposite, that nobody here would set."""
 
 
 def _takes_train(module: nn.Module) -> bool:
-    return "train" in inspect.signature(type(module).__call__).parameters
+    """Says whether a module takes the keyword `train`.
+
+    Raises:
+        UserError: It takes another in its place, and would never know that it is trained.
+    """
+    taken = inspect.signature(type(module).__call__).parameters.keys()
+    if "train" not in taken and (others := sorted(taken & _MODES)):
+        raise UserError(
+            f"--config.model: {type(module).__name__} takes {others[0]}, of which nothing is said;"
+            f" {_WITH_TRAIN}"
+        )
+    return "train" in taken
+
+
+_WITH_TRAIN = "expected train, as in __call__(self, images, *, train)"
 
 
 def _may_be_traced(network: Network, number: str) -> bool:
     alone = network._replace(numbers=(number,))
     try:
         _, variables, _ = _evaluate(alone)
-        _train(alone, variables, ("params", "dropout"))
-    except _NOT_TRACED:
+        _apply(alone, variables, True, ("params", "dropout"))
+    except Exception:  # of a branch, a shape, a name, ...; what else is wrong, `_trace` says
         return False
-    except Exception:  # which has nothing to do with it: `_trace` says so
-        return True
     return True
-
-
-_NOT_TRACED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 def _draws(network: Network, variables: Any) -> bool:
@@ -190,7 +211,7 @@ def _draws(network: Network, variables: Any) -> bool:
         UserError: The module fails.
     """
     try:
-        _train(network, variables, ())
+        _apply(network, variables, True, ())
     except errors.InvalidRngError:
         return True
     except Exception as error:  # a program may raise anything
@@ -198,16 +219,58 @@ def _draws(network: Network, variables: Any) -> bool:
     return False
 
 
-def _train(network: Network, variables: Any, streams: Sequence[str]) -> None:
-    """Calls a module as in training, with random numbers of some kinds."""
+def _check_calls(network: Network, variables: Any, shape: tuple[int, ...]) -> None:
+    """Calls a module as it is in training and where images are scored.
 
-    def train(variables, images, numbers):
+    Raises:
+        UserError: It fails, gives no logits of the shape, or changes what cannot be carried on.
+    """
+    name = type(network.module).__name__
+    try:
+        logits, changed = _apply(network, variables, True, ("params", "dropout"))
+    except Exception as error:  # a program may raise anything
+        raise _failed(network, error) from None
+    if (got := getattr(logits, "shape", type(logits).__name__)) != shape:
+        raise UserError(
+            f"--config.model: {name} gives {got} in training; expected logits of shape {shape}"
+        )
+    for collection in network.collections:
+        if jax.tree.map(_kind, changed[collection]) != jax.tree.map(_kind, variables[collection]):
+            raise UserError(
+                f"--config.model: {name} changes the structure, shapes or types of its collection"
+                f" {collection} in training; expected arrays that stay, as those of nn.BatchNorm"
+            )
+    try:
+        _apply(network, variables, False, ())
+    except (errors.InvalidRngError, errors.ModifyScopeVariableError):
+        raise UserError(
+            f"--config.model: {name} draws random numbers, or changes its collections, where images"
+            f" are scored; {_WITH_TRAIN}, and neither without it"
+        ) from None
+    except Exception as error:
+        raise _failed(network, error) from None
+
+
+def _kind(array: Any) -> tuple:
+    return array.shape, array.dtype
+
+
+def _apply(network: Network, variables: Any, training: bool, streams: Sequence[str]) -> Any:
+    """Calls a module with random numbers of some kinds.
+
+    Returns:
+        Shapes and types of what it gives; in training also of its collections after that.
+    """
+
+    def call(variables, images, numbers):
         module = network.module.clone(**numbers) if numbers else network.module
-        keys = {name: jax.random.key(0) for name in streams}
-        options = network.training | {"mutable": list(network.collections), "rngs": keys}
-        return module.apply(variables, images, **options)
+        options = {"rngs": {name: jax.random.key(0) for name in streams}}
+        if not training:
+            return module.apply(variables, images, **network.evaluating, **options)
+        options["mutable"] = list(network.collections)
+        return module.apply(variables, images, **network.training, **options)
 
-    jax.eval_shape(train, variables, *_inputs(network))
+    return jax.eval_shape(call, variables, *_inputs(network))
 
 
 def _inputs(network: Network) -> tuple[jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:

@@ -281,6 +281,94 @@ def test_a_module_that_gives_no_logits_is_refused(returned, said):
         models.describe(Odd(), (28, 28, 1), 10)
 
 
+class Blind(nn.Module):
+    """Drops always, whether it is trained or not."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.Dropout(0.5, deterministic=False)(images.reshape(len(images), -1))
+        return nn.Dense(10)(x)
+
+
+class Restless(nn.Module):
+    """Keeps statistics of every batch."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.BatchNorm(use_running_average=False)(images.reshape(len(images), -1))
+        return nn.Dense(10)(x)
+
+
+class Growing(nn.Module):
+    """Keeps what it sows in every step."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Dense(10)(images.reshape(len(images), -1))
+        self.sow("losses", "activity", jnp.sum(x**2))
+        return x
+
+
+class TwoHeaded(nn.Module):
+    """Gives more than logits in training."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Dense(10)(images.reshape(len(images), -1))
+        return (x, x) if train else x
+
+
+class Drifting(nn.Module):
+    """Counts in a type that a step changes."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        count = self.variable("count", "batches", lambda: jnp.int32(0))
+        if train:
+            count.value = count.value + 1.0
+        return nn.Dense(10)(images.reshape(len(images), -1))
+
+
+class Deterministic(nn.Module):
+    """Is told of training by another word."""
+
+    @nn.compact
+    def __call__(self, images, deterministic=True):
+        x = nn.Dropout(0.5)(images.reshape(len(images), -1), deterministic=deterministic)
+        return nn.Dense(10)(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Blind, "Blind draws random numbers, .* where images are scored; expected train, as in"),
+        (Restless, "Restless .* changes its collections, where images are scored; expected train"),
+        (Growing, r"Growing has variables that no run can keep, at \['losses'\]\['activity'\]"),
+        (Drifting, "Drifting changes the structure, .* of its collection count in training"),
+        (TwoHeaded, r"TwoHeaded gives tuple in training; expected logits of shape \(2, 10\)"),
+        (Deterministic, "Deterministic takes deterministic, of which nothing is said; expected tr"),
+    ],
+)
+def test_a_module_that_cannot_be_trained_or_scored_is_refused(module, said):
+    with pytest.raises(UserError, match=said):
+        models.describe(module(), (28, 28, 1), 10)
+
+
+def test_a_field_that_only_python_can_use_is_not_traced():
+    class Named(nn.Module):
+        rate: float = 0.5
+        scale: float = 1.0
+
+        @nn.compact
+        def __call__(self, images):
+            x = nn.Dense(10, name=f"output_{self.rate:.1f}")(images.reshape(len(images), -1))
+            return x * self.scale
+
+    found = models.describe(Named(), (28, 28, 1), 10, ["rate", "scale"])
+    assert found.numbers == ("scale",)
+    assert found.output == ("output_0.5",)
+
+
 def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
     network = models.describe(Nested(), (28, 28, 1), 10)
     params = train.init(recipe(Nested()), hyperparameters()).params
