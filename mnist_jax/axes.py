@@ -464,7 +464,7 @@ def check_metrics(specs: Sequence[str]) -> None:
     """Refuses metrics that would share a column."""
     names = [metric_name(spec) for spec in specs]
     for spec, name in zip(specs, names, strict=True):
-        if names.count(name) > 1 or name in _NO_METRICS:
+        if names.count(name) > 1 or name in _NO_METRICS or (name in METRICS and name != spec):
             raise UserError(
                 f"--config.metrics={spec}: expected a name of its own, since it makes the columns"
                 f" train_{name}, test_{name} and so on; leave it out, or rename it in your file"

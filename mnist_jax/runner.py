@@ -85,6 +85,7 @@ class Runner:
         self._epochs_there: dict[int, int] = {}
         self._taken_up: set[int] = set()
         self.rows: list[Row] = []
+        self._table = ""
         self._process = process or Process()
         self._seconds = self._process.seconds
 
@@ -254,12 +255,14 @@ class Runner:
         }[self._protocol.held_out]
         print(machine.what_runs(program.devices, self._experiment.platform))
         network = program.recipe.network
-        print(models.layer_table(network))
-        if network.plain_conv and program.devices["platform"] == "cpu":
-            print(
-                "nn.Conv is slow in a compiled loop on a CPU: Conv, max_pool and avg_pool of"
-                " mnist_jax.layers take the same arguments and are several times as fast"
-            )
+        if (table := models.layer_table(network)) != self._table:
+            self._table = table
+            print(table)
+            if network.plain_conv and program.devices["platform"] == "cpu":
+                print(
+                    "nn.Conv is slow in a compiled loop on a CPU: Conv, max_pool and avg_pool of"
+                    " mnist_jax.layers take the same arguments and are several times as fast"
+                )
         print(
             f"{dataset.name} ({dataset.source}): {len(dataset.train_labels)} training images;"
             f" {scored}"
