@@ -188,7 +188,6 @@ def read_config(
     metrics = tuple(code.find("metrics", spec) for spec in _one(given, "metrics"))
     axes.check_metrics(metrics)
     known = find_axes(model, tuple(dict.fromkeys(optimizers)), code.files)
-    given = _without_foreign_defaults(given, known)
     for key in given:
         if key not in known and key not in SETTINGS:
             raise _unknown(key, key in typed, known, model, optimizers)
@@ -265,19 +264,6 @@ def _parameters(key: str, specs: Sequence[str], files: tuple[OwnFile, ...]) -> s
             every = find_axes(spec, ("sgd",), files)
             found |= {name for name, axis in every.items() if axis.of == "model"}
     return found
-
-
-def _without_foreign_defaults(given: dict, known: Mapping[str, Axis]) -> dict:
-    """Leaves out keys of other models and optimizers that have their default and say nothing."""
-    foreign: dict[str, list] = {}
-    for cls in (*axes.MODELS.values(), *axes.OPTIMIZERS.values()):
-        for axis in axes.read_class(cls):
-            foreign.setdefault(axis.name, []).extend([axis.default, (axis.default,)])
-    return {
-        key: value
-        for key, value in given.items()
-        if key in known or key not in foreign or value not in foreign[key]
-    }
 
 
 def _unknown(

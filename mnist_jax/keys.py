@@ -70,7 +70,8 @@ def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
 def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -> Any:
     """Returns a config with every key and its default, as an `ml_collections.ConfigDict`.
 
-    It takes no other keys, so that a mistyped one is an error. The README says what each is.
+    It takes no other keys, so that a mistyped one is an error, and no other model and optimizer
+    afterwards, since each has keys of its own. The README says what each is.
 
     Args:
         model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file is
@@ -83,11 +84,22 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
     """
     import ml_collections
 
+    class Config(ml_collections.ConfigDict):
+        """Keeps the model and the optimizer whose keys it has."""
+
+        def __setitem__(self, key: str, value: Any) -> None:
+            if key in ("model", "optimizer") and self.is_locked and value != self[key]:
+                raise UserError(
+                    f"config.{key} = {value!r} comes too late for its keys; say"
+                    f" default_config({key}={value!r})"
+                )
+            super().__setitem__(key, value)
+
     optimizers = (optimizer,) if isinstance(optimizer, str) else tuple(optimizer)
     caller = sys._getframe(1).f_globals.get("__file__")
     found = Code([Path(caller).parent] if caller else [], {})
     names = found.find("model", model), tuple(found.find("optimizer", o) for o in optimizers)
-    config = ml_collections.ConfigDict(type_safe=False)  # every value is checked when it is read
+    config = Config(type_safe=False)  # every value is checked when it is read
     for name, setting in SETTINGS.items():
         config[name] = setting.default
     for name, axis in find_axes(*names, found.files).items():

@@ -603,7 +603,12 @@ BAD_INPUT = {
                     "abcdefgh = 1",
                     "py: there is no key abcdefgh; see the table of keys",
                 ),
-                ("", "optimizer = 'adamw'; config.momentum = 0.9", "momentum: adamw takes no mom"),
+                ("", "optimizer = 'adamw'", "py: config.optimizer = 'adamw' comes too late for i"),
+                (
+                    "",
+                    "model = 'cnn'",
+                    "py: config.model = 'cnn' comes...; say default_config(",
+                ),
                 ("'cn'", "l2 = 1", "py: --config.model=cn: expected mlp, cnn or FILE.py:NAME; did"),
                 ("optimizer='adamw'", "momentum = 1", "py: there is no key momentum"),
                 ("'my_net.py:Net'", "l2 = 1", "py: --config.model=my_net.py:Net: no such file"),
