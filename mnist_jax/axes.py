@@ -208,7 +208,10 @@ class SGD:
 
 
 class AdamW:
-    """The parameters of `optax.adamw`, whose weight decay is of all parameters."""
+    """The parameters of `optax.adamw`, whose weight decay is of all parameters, biases too.
+
+    I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2019; with `nesterov` NAdamW.
+    """
 
     b1: Annotated[float, SHARE, LOG_OF_REST, "decay of the mean of gradients"] = 0.9
     b2: Annotated[float, SHARE, LOG_OF_REST, "decay of the mean of their squares"] = 0.999
@@ -220,7 +223,11 @@ class AdamW:
 
 
 class Lion:
-    """The parameters of `optax.lion`, whose weight decay is of all parameters."""
+    """The parameters of `optax.lion`, whose weight decay is of all parameters.
+
+    X. Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023. Steps are signs: they
+    want a learning rate 3 to 10 times smaller than AdamW's, and as much more decay.
+    """
 
     b1: Annotated[float, SHARE, LOG_OF_REST, "weight of the mean in an update"] = 0.9
     b2: Annotated[float, SHARE, LOG_OF_REST, "decay of the mean of gradients"] = 0.99
@@ -230,7 +237,11 @@ class Lion:
 
 
 class Muon:
-    """The parameters of `optax.contrib.muon`: matrices by Muon, all else by AdamW."""
+    """The parameters of `optax.contrib.muon`: matrices by Muon, all else by AdamW.
+
+    K. Jordan et al., "Muon: An optimizer for hidden layers", 2024. All else, such as biases and
+    kernels of convolutions, takes steps at the same learning rate; the output layer is a matrix.
+    """
 
     beta: Annotated[float, SHARE, LOG_OF_REST, "decay of the mean of gradients"] = 0.95
     weight_decay: Annotated[

@@ -157,14 +157,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Defines the program's flags."""
     cli.define_flags()
-    for name in (
-        *cli.SHARED,
-        "workdir",
-        "overwrite",
-        "shard",
-        "distributed",
-        "distributed_timeout",
-    ):
+    for name in (*cli.SHARED, *cli.OF_A_RUN):
         flags.declare_key_flag(name)
 
 

@@ -51,75 +51,16 @@ def sgd(
     )
 
 
-def adamw(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-8,
-    weight_decay: ArrayLike = 1e-4,
-    nesterov: bool = False,
-) -> optax.GradientTransformation:
-    """`optax.adamw` (I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2019).
-
-    All parameters decay, biases too, by `learning_rate * weight_decay` in a step; with `nesterov`
-    it is NAdamW. Every number may be traced.
-    """
-    return optax.adamw(
-        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, nesterov=nesterov
-    )
-
-
-def lion(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.99,
-    weight_decay: ArrayLike = 1e-3,
-) -> optax.GradientTransformation:
-    """`optax.lion` (X. Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023).
-
-    Steps are signs: they want a learning rate 3 to 10 times smaller than AdamW's, and as much more
-    decay, which is of all parameters. Every number may be traced.
-    """
-    return optax.lion(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)
-
-
-def muon(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    beta: ArrayLike = 0.95,
-    weight_decay: ArrayLike = 0.0,
-    nesterov: bool = True,
-    ns_steps: int = 5,
-    adaptive: bool = False,
-    adam_b1: ArrayLike = 0.9,
-    adam_b2: ArrayLike = 0.999,
-    adam_weight_decay: ArrayLike = 0.0,
-) -> optax.GradientTransformation:
-    """`optax.contrib.muon` (K. Jordan et al., "Muon: An optimizer for hidden layers", 2024).
-
-    The momentum of each matrix, the output layer's too, is made about orthogonal by `ns_steps`
-    Newton-Schulz iterations. All other parameters, such as biases and kernels of convolutions, take
-    AdamW's steps at the same learning rate. Every number but `ns_steps` may be traced.
-    """
-    return optax.contrib.muon(
-        learning_rate,
-        beta=beta,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        ns_steps=ns_steps,
-        adaptive=adaptive,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_weight_decay=adam_weight_decay,
-    )
-
-
 Maker = Callable[..., optax.GradientTransformation]
 """From the learning rate, or its schedule, and keyword parameters to an optimizer."""
 
-MAKERS: dict[str, Maker] = {"sgd": sgd, "adamw": adamw, "lion": lion, "muon": muon}
+MAKERS: dict[str, Maker] = {
+    "sgd": sgd,
+    "adamw": optax.adamw,
+    "lion": optax.lion,
+    "muon": optax.contrib.muon,
+}
+"""By the names of `axes.OPTIMIZERS`, which say what their parameters are."""
 
 
 class Optimizer(NamedTuple):

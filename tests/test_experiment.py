@@ -298,7 +298,7 @@ def test_optimizers_side_by_side_are_one_grid(tmp_path):
     ]
     assert list(found.parts.values()) == [[0, 1, 2, 3], [4, 5]]
     recipe, trials = recipes.create_recipe(found, [4, 5], 100)
-    assert recipe.optimizer.make is optimizer.adamw
+    assert recipe.optimizer.make is optimizer.MAKERS["adamw"]
     assert trials.optimizer.keys() == {"b1", "b2", "eps", "weight_decay"}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(found.record()))
