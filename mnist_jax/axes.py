@@ -190,7 +190,7 @@ MODELS = {"mlp": MLP, "cnn": CNN}
 # --- the optimizers ---
 
 TRACED = "traced"
-"""Marks a parameter that is no float, and yet a number of the program."""
+"""Marks a bool that is a number of the program, 0 or 1."""
 
 
 class SGD:
@@ -268,7 +268,7 @@ def read_class(cls: type, traced: bool | None = None, of: str = "") -> list[Axis
 
     Args:
         cls: One of the classes above.
-        traced: Whether they are; None: floats, and what is marked.
+        traced: Whether they are; None: floats, and bools that are marked.
         of: As in `Axis`.
     """
     return [
@@ -281,7 +281,7 @@ def _axis(name: str, hint: Any, default: Any, traced: bool | None, of: str) -> A
     plain, *marks = typing.get_args(hint) if _is_annotated(hint) else (hint,)
     type_ = _type_of(plain, default) or str
     if traced is None:
-        traced = STATIC not in marks and (type_ is float or TRACED in marks)
+        traced = {float: STATIC not in marks, bool: TRACED in marks}.get(type_, False)
     kind, spread, text = _OF_TYPE[type_], LINEAR if type_ is float and traced else None, ""
     for mark in marks:
         if isinstance(mark, Kind):

@@ -224,7 +224,7 @@ def read_config(
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
     if match and int(match[2]) <= num_trials:  # else points need not be made
         for point in experiment.points:
-            _check_point(point, num_images - experiment.num_validation)
+            _check_point(point, model, num_images - experiment.num_validation)
         num_trials = len(experiment.points) * num_seeds
     if not (match and int(match[1]) < int(match[2]) <= num_trials):
         raise UserError(
@@ -313,7 +313,7 @@ def _check_seed(seed: Any, num_seeds: int) -> None:
     raise UserError(f"--seed={','.join(map(str, seeds))}: expected {expected}")
 
 
-def _check_point(point: Point, num_images: int) -> None:
+def _check_point(point: Point, model: str, num_images: int) -> None:
     """Refuses values that do not fit each other."""
     batch_size, num_epochs = point["batch_size"], point["num_epochs"]
     if batch_size > num_images:
@@ -330,17 +330,16 @@ def _check_point(point: Point, num_images: int) -> None:
         raise bad_value(
             "nesterov", True, "False, or a momentum above 0: without one there is nothing"
         )
-    has_kernels = point["l2_on_output"] or not _is_plain(point)
+    has_kernels = point["l2_on_output"] or model not in axes.MODELS or _has_hidden(point)
     for key in ("l2", "weight_decay"):
         if point[key] and not has_kernels:
             expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
             raise bad_value(key, point[key], expected)
 
 
-def _is_plain(point: Point) -> bool:
-    """Says whether a network of ours has no layer but the last."""
-    sizes = [point[name] for name in ("conv_features", "hidden_sizes") if name in point]
-    return bool(sizes) and not any(sizes)
+def _has_hidden(point: Point) -> bool:
+    """Says whether a network of ours has a layer beside the last."""
+    return any(point.get(name) for name in ("conv_features", "hidden_sizes"))
 
 
 def _several(value: Any) -> tuple:

@@ -319,7 +319,7 @@ class Mixer(nn.Module):
     sizes: tuple[int, ...] = (3, 2)
     rate: float = 0.25
     share: Annotated[float, "static"] = 0.5
-    kind: str = "relu"
+    kind: Annotated[str, "traced"] = "relu"  # which only numbers are
     bias: bool = True
     kernel_init: object = nn.initializers.ones
     num_classes: int = 3
@@ -464,6 +464,11 @@ def test_what_is_ones_own_and_cannot_be_had_is_refused(own, keys, said, typed):
     with pytest.raises(UserError) as refused:
         asked(*([{}] if typed else [keys]), **keys if typed else {})
     assert re.search(".*".join(map(re.escape, said.split("..."))), str(refused.value))
+
+
+def test_a_penalty_acts_on_layers_of_ones_own_whatever_their_sizes_are_called(own):
+    (own / "my_net.py").write_text(NET.replace("sizes", "hidden_sizes"))
+    assert asked({}, model=OWN["model"], hidden_sizes=((),), l2=0.1).values["l2"] == (0.1,)
 
 
 def test_a_search_draws_floats_of_ones_own(own):
