@@ -281,7 +281,7 @@ def _axis(name: str, hint: Any, default: Any, traced: bool | None, of: str) -> A
     plain, *marks = typing.get_args(hint) if _is_annotated(hint) else (hint,)
     type_ = _type_of(plain, default) or str
     if traced is None:
-        traced = {float: STATIC not in marks, bool: TRACED in marks}.get(type_, False)
+        traced = STATIC not in marks if type_ is float else type_ is bool and TRACED in marks
     kind, spread, text = _OF_TYPE[type_], LINEAR if type_ is float and traced else None, ""
     for mark in marks:
         if isinstance(mark, Kind):
