@@ -1365,7 +1365,12 @@ def test_a_trial_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
 
 # The first part has the best trial.
 SWEEP = flags(
-    learning_rate=0.1, batch_size="64,1024", num_seeds=3, num_validation=200, num_epochs=60
+    learning_rate=0.1,
+    batch_size="64,1024",
+    num_seeds=3,
+    protocol="validation",
+    num_validation=200,
+    num_epochs=60,
 )
 
 
