@@ -198,6 +198,7 @@ def _may_be_traced(network: Network, number: str) -> bool:
     alone = network._replace(numbers=(number,))
     try:
         _, variables, _ = _evaluate(alone)
+        alone = alone._replace(collections=tuple(variables.keys() - {"params"}))
         _apply(alone, variables, True, ("params", "dropout"))
     except Exception:  # of a branch, a shape, a name, ...; what else is wrong, `_trace` says
         return False

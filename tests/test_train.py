@@ -369,6 +369,19 @@ def test_a_field_that_only_python_can_use_is_not_traced():
     assert found.output == ("output_0.5",)
 
 
+def test_a_dropout_rate_is_traced_beside_batch_statistics():
+    class Both(nn.Module):
+        rate: float = 0.5
+
+        @nn.compact
+        def __call__(self, images, *, train):
+            x = images.reshape(len(images), -1)
+            x = nn.BatchNorm(use_running_average=not train)(x)
+            return nn.Dense(10)(layers.Dropout(self.rate)(x, deterministic=not train))
+
+    assert models.describe(Both(), (28, 28, 1), 10, ["rate"]).numbers == ("rate",)
+
+
 def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
     network = models.describe(Nested(), (28, 28, 1), 10)
     params = train.init(recipe(Nested()), hyperparameters()).params
