@@ -6,7 +6,7 @@ import pytest
 from base import create_model
 from flax import linen as nn
 
-from mnist_jax import UserError, models, optimizer, train
+from mnist_jax import UserError, layers, models, optimizer, train
 from mnist_jax.axes import SCHEDULES
 from mnist_jax.train import Hyperparameters, Recipe, Split
 
