@@ -250,19 +250,22 @@ def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
         if value != (before := given.get(key, "mlp" if key == "model" else "sgd")):
             was = [code.find(key, spec) for spec in _several(before)]
             stays = _parameters(key, [o for o in _several(value) if o in was], code.files)
-            gone = _parameters(key, was, code.files) - stays - typed.keys()
-            given = {k: v for k, v in given.items() if k not in gone}
+            for name, axis in _parameters(key, was, code.files).items():
+                # A default is that of the optimizer whose it is: others beside it have their own.
+                says = name in stays and given.get(name) not in (axis.default, (axis.default,))
+                if not says and name not in typed:
+                    given.pop(name, None)
     return given | own
 
 
-def _parameters(key: str, specs: Sequence[str], files: tuple[OwnFile, ...]) -> set[str]:
-    found: set[str] = set()
+def _parameters(key: str, specs: Sequence[str], files: tuple[OwnFile, ...]) -> dict[str, Axis]:
+    found: dict[str, Axis] = {}
     for spec in specs:
         if key == "optimizer":
-            found |= axes_of_optimizer(spec, files).keys()
+            found |= axes_of_optimizer(spec, files)
         else:
             every = find_axes(spec, ("sgd",), files)
-            found |= {name for name, axis in every.items() if axis.of == "model"}
+            found |= {name: axis for name, axis in every.items() if axis.of == "model"}
     return found
 
 

@@ -280,6 +280,15 @@ def test_an_optimizer_that_is_typed_has_its_own_defaults():
     assert (cnn.values["hidden_sizes"], cnn.values["num_epochs"]) == (((64, 64),), (3,))
 
 
+def test_an_optimizer_that_is_typed_beside_the_files_has_its_own_defaults():
+    """Whether the config file has every key, or those alone that differ."""
+    for said in ({}, dict(default_config())):
+        found = asked(said, optimizer=("sgd", "adamw"), l2=(0.0,))
+        assert [point["weight_decay"] for point in found.points] == [0.0, 1e-4]
+    found = asked({"weight_decay": 0.5}, optimizer=("sgd", "adamw"))
+    assert [point["weight_decay"] for point in found.points] == [0.5, 0.5]
+
+
 def test_optimizers_side_by_side_are_one_grid(tmp_path):
     found = asked(
         {},
