@@ -94,7 +94,8 @@ class TrialState(NamedTuple):
         opt_state: The optimizer's state.
         best: The best epoch so far, where one is chosen.
         collections: The model's other collections, such as batch statistics, if it has any.
-        average: The exponential moving average of the parameters, if the recipe wants it.
+        average: The exponential moving average of the parameters, from the initial ones on, if the
+            recipe wants it; scored with the collections as they are.
         step: Steps that were taken, if the model draws random numbers in them.
     """
 
@@ -118,8 +119,8 @@ class EpochSums(NamedTuple):
     """What one epoch of one trial reports.
 
     `train` is summed over the epoch's steps, each scored before its update, as Keras reports
-    training accuracy. `held_out` is of the weights after the last step, and so is `penalty`, the
-    L2 term of the objective.
+    training accuracy. `held_out` is of the weights after the last step, or their average, and so
+    is `penalty`, the L2 term of the objective.
     """
 
     train: Sums
@@ -128,7 +129,7 @@ class EpochSums(NamedTuple):
 
 
 class FinalSums(NamedTuple):
-    """The scores of a finished trial: of its last weights, and of those of its best epoch."""
+    """The scores of a finished trial: of its last weights, or their average, and its best ones."""
 
     last: Sums
     best: Sums | None
