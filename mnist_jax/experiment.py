@@ -13,7 +13,7 @@ from mnist_jax import UserError, axes, datasets, grid, recorded
 from mnist_jax.axes import Axis
 from mnist_jax.config_files import advice, plain, read_file, read_value
 from mnist_jax.grid import Point
-from mnist_jax.keys import Code, axes_of_optimizer, bad_value, find_axes
+from mnist_jax.keys import Code, axes_of_optimizer, bad_value, find_axes, recorded_as
 from mnist_jax.own_files import OwnFile
 from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.settings import SETTINGS, Settings
@@ -247,9 +247,11 @@ def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
     own = {key: typed[key] for key in ("model", "optimizer") if key in typed}
     given = recorded.upgrade(given | {k: value for k, value in typed.items() if k not in own})
     for key, value in own.items():
-        if value != (before := given.get(key, "mlp" if key == "model" else "sgd")):
-            was = [code.find(key, spec) for spec in _several(before)]
-            stays = _parameters(key, [o for o in _several(value) if o in was], code.files)
+        before = _several(given.get(key, "mlp" if key == "model" else "sgd"))
+        now = list(map(recorded_as, _several(value)))
+        if now != list(map(recorded_as, before)):
+            was = [code.find(key, spec) for spec in before]
+            stays = _parameters(key, [spec for spec in now if spec in was], code.files)
             for name, axis in _parameters(key, was, code.files).items():
                 # A default is that of the optimizer whose it is: others beside it have their own.
                 says = name in stays and given.get(name) not in (axis.default, (axis.default,))

@@ -108,25 +108,15 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
     return config.lock()
 
 
-def describe_keys() -> list[tuple[str, str, str, str]]:
-    """Returns name, default, kind and meaning of every key, as the README's table has them.
-
-    A key of kind `setting` has one value. Axes are `static`, with a program for each value, or
-    `traced`, with one for all. Those of a model or an optimizer say of which.
-    """
-    rows = [(name, setting.default, "setting", setting.text) for name, setting in SETTINGS.items()]
-    shared = [axis for axis in find_axes("mlp", ("sgd",)).values() if not axis.of]
-    rows += [(axis.name, axis.default, axis.how, axis.text) for axis in shared]
-    for what, classes in (("model", axes.MODELS), ("optimizer", axes.OPTIMIZERS)):
-        for name, cls in classes.items():
-            for axis in axes.read_class(cls, of=what):
-                rows.append((axis.name, axis.default, f"{axis.how}, {name}", axis.text))
-    return [(name, repr(default), kind, text) for name, default, kind, text in rows]
-
-
 def bad_value(key: str, value: object, expected: str) -> UserError:
     """Returns the error of a key whose value makes no sense."""
     return UserError(f"--config.{key}={value}: expected {expected}")
+
+
+def recorded_as(spec: Any) -> str:
+    """Returns how a record names a model, an optimizer or a metric."""
+    spec = str(spec)
+    return own_files.record_name(spec) if own_files.names_file(spec) else spec
 
 
 class Code:

@@ -116,6 +116,9 @@ def load(file: OwnFile, spec: str, key: str) -> Any:
         except UserError as error:
             raise UserError(f"{given}: {error}") from None
         except (Exception, SystemExit) as error:  # a program may raise anything
+            if isinstance(error, ValueError) and "environment" in str(error):  # JAX's, of JAX_*
+                said = f"JAX cannot start: {error}; mend or unset that variable"
+                raise UserError(said) from None
             reason = why(error, file.path)
             if isinstance(error, ModuleNotFoundError) or "relative import" in reason:
                 reason += f"; {_ONE_FILE}"

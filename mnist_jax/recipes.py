@@ -140,7 +140,8 @@ def create_network(
     name, known = experiment.model, experiment.axes
     kind: Any = models.MODELS.get(name) or find_own(name, "model", experiment.own_files)
     fields = {axis.name: axis for axis in known.values() if axis.of == "model"}
-    options = {key: point[key] for key, axis in fields.items() if not axis.traced}
+    static = [name for name, axis in known.items() if not axis.traced]
+    options = {key: point[key] for key in fields if key in static}
     if axes.NUM_CLASSES in kind.__dataclass_fields__:
         options[axes.NUM_CLASSES] = num_classes
     traced = [key for key, axis in fields.items() if axis.traced]
@@ -148,8 +149,8 @@ def create_network(
     if not (fixed := [key for key in traced if key not in found.numbers]):
         return found
     for key in fixed:
-        values = np.unique(trials.model[key])
-        if len(values) > 1:
+        same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
+        if len(values := {p[key]: None for p in same}) > 1:
             raise models.UserError(
                 f"--config.{key}={','.join(map(str, values))}: expected one value, since shapes or"
                 f" branches in {name} depend on it; annotate it Annotated[float, 'static'], or use"

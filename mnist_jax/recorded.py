@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mnist_jax.protocol import protocol_name
+from mnist_jax.settings import SETTINGS
 
-_LISTS = {"seed", "metrics"}
 _ADDED: dict[str, Any] = {
     "optimizer": ["sgd"],
     "ema_decay": [0.0],
@@ -26,11 +26,11 @@ _ADDED: dict[str, Any] = {
 
 
 def axes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the names of a record's axes: the keys that have lists of values."""
+    """Returns the names of a record's axes: keys with lists of values, which no setting has."""
     return tuple(
         key
         for key, value in config.items()
-        if isinstance(value, list | tuple) and key not in _LISTS
+        if isinstance(value, list | tuple) and key not in ("seed", *SETTINGS)
     )
 
 
