@@ -253,8 +253,10 @@ def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
             was = [code.find(key, spec) for spec in before]
             stays = _parameters(key, [spec for spec in now if spec in was], code.files)
             for name, axis in _parameters(key, was, code.files).items():
-                # A default is that of the optimizer whose it is: others beside it have their own.
-                says = name in stays and given.get(name) not in (axis.default, (axis.default,))
+                # A default is that of the optimizer whose it is: others beside it have their own,
+                # which is what None says.
+                silent = (None, (None,), axis.default, (axis.default,))
+                says = name in stays and given.get(name) not in silent
                 if not says and name not in typed:
                     given.pop(name, None)
     return given | own

@@ -4,7 +4,7 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
         """Keeps the model and the optimizer whose keys it has."""
 
         def __setitem__(self, key: str, value: Any) -> None:
-            if key in ("model", "optimizer") and self.is_locked and value != self[key]:
+            chosen = key in ("model", "optimizer") and self.is_locked
+            if chosen and _distinct(value) != _distinct(self[key]):
                 raise UserError(
                     f"config.{key} = {value!r} comes too late for its keys; say"
                     f" default_config({key}={value!r})"
@@ -106,6 +107,12 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
         config[name] = axis.default
     config.model, config.optimizer = model, optimizer
     return config.lock()
+
+
+def _distinct(value: Any) -> set[str]:
+    """Returns the names in a value, of which a list grid has one for each of its points."""
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return set(map(str, value)) if several else {str(value)}
 
 
 def bad_value(key: str, value: object, expected: str) -> UserError:

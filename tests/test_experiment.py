@@ -252,6 +252,20 @@ def test_default_config_takes_no_other_keys(tmp_path):
     assert not {"momentum", "l2"} & {*cnn}
     assert "conv_features" not in config
     assert asked(cnn).points[1]["b2"] == 0.99
+    cnn.grid, cnn.optimizer = "list", ["adamw", "adamw", "lion"]  # those that it was made for
+    for value in ("adamw", None, ["adamw", "muon"]):
+        with pytest.raises(UserError, match="comes too late for its keys"):
+            cnn.optimizer = value
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted(ROOT.glob("experiments/*/*.py")) if "def get_config" in p.read_text()],
+    ids=str,
+)
+def test_the_config_of_a_study_can_be_read(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    assert len(read_experiment(str(path), {}).points) > 1
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -287,6 +301,9 @@ def test_an_optimizer_that_is_typed_beside_the_files_has_its_own_defaults():
         assert [point["weight_decay"] for point in found.points] == [0.0, 1e-4]
     found = asked({"weight_decay": 0.5}, optimizer=("sgd", "adamw"))
     assert [point["weight_decay"] for point in found.points] == [0.5, 0.5]
+    several = default_config(optimizer=("sgd", "adamw", "lion", "muon"))
+    (point,) = asked(several, optimizer="muon").points  # of what is None there, too
+    assert (point["nesterov"], point["weight_decay"]) == (True, 0.0)
 
 
 def test_optimizers_side_by_side_are_one_grid(tmp_path):
