@@ -42,7 +42,7 @@ _ADVICE = {
     "scheduler lrscheduler lrschedule": "did you mean schedule?",
     "warmup warmupepochs": "did you mean warmup_steps?",
     "hidden hiddensize hiddendim hiddenunits hiddenlayers units width layers numlayers depth mlp": (
-        "did you mean hidden_sizes, as in --config.hidden_sizes=500,300?"
+        "did you mean hidden_sizes of mlp and cnn, as in --config.hidden_sizes=500,300?"
     ),
     "filters channels kernels features conv cnn": "did you mean conv_features, as in "
     "--config.model=cnn --config.conv_features=32,64?",

@@ -237,18 +237,17 @@ def read_config(
 def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
     """Returns what a file says, in the keys of this version, with what was typed in its place.
 
-    What the file says of a protocol, a model or an optimizer in whose place another is typed is
-    left out.
+    What the file says of a model or an optimizer in whose place another is typed is left out, and
+    so are its validation images where the protocol that is typed wants none.
     """
-    if protocol := PROTOCOLS.get(str(typed.get("protocol"))):
-        holds_out = protocol.held_out == "validation"
-        replaced = ("choose_epoch",) if holds_out else ("choose_epoch", "num_validation")
-        given = {key: value for key, value in given.items() if key not in replaced}
-    own = {key: typed[key] for key in ("model", "optimizer") if key in typed}
-    given = recorded.upgrade(given | {k: value for k, value in typed.items() if k not in own})
-    for key, value in own.items():
+    late = {key: typed[key] for key in ("protocol", "model", "optimizer") if key in typed}
+    given = recorded.upgrade(given | {k: value for k, value in typed.items() if k not in late})
+    gone = set()
+    if (protocol := PROTOCOLS.get(str(late.get("protocol")))) and protocol.held_out != "validation":
+        gone.add("num_validation")
+    for key in [k for k in late if k != "protocol"]:
         before = _several(given.get(key, "mlp" if key == "model" else "sgd"))
-        now = list(map(recorded_as, _several(value)))
+        now = list(map(recorded_as, _several(late[key])))
         if now != list(map(recorded_as, before)):
             was = [code.find(key, spec) for spec in before]
             stays = _parameters(key, [spec for spec in now if spec in was], code.files)
@@ -256,10 +255,9 @@ def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
                 # A default is that of the optimizer whose it is: others beside it have their own,
                 # which is what None says.
                 silent = (None, (None,), axis.default, (axis.default,))
-                says = name in stays and given.get(name) not in silent
-                if not says and name not in typed:
-                    given.pop(name, None)
-    return given | own
+                if name not in stays or given.get(name) in silent:
+                    gone.add(name)
+    return {k: value for k, value in given.items() if k not in gone - typed.keys()} | late
 
 
 def _parameters(key: str, specs: Sequence[str], files: tuple[OwnFile, ...]) -> dict[str, Axis]:

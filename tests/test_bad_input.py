@@ -184,7 +184,7 @@ BAD_INPUT = {
         ("--config.seed=1", "--config.seed: no such key; give --seed=42, the first of num_seeds"),
         ("--config.device=cuda", "device: no such key; did you mean platform (cpu, gpu, tpu), or"),
         ("--config.wd=1e-4", "--config.wd: no such key; did you mean weight_decay, or l2?"),
-        ("--config.hidden=64", "--config.hidden: no such key; did you mean hidden_sizes, as in"),
+        ("--config.hidden=64", "--config.hidden: no such key; did you mean hidden_sizes of mlp"),
         (
             "--lr=0.1",
             "flag 'lr'; keys of a config are set by --config.KEY=VALUE: did you mean learning_r",

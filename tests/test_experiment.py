@@ -236,7 +236,9 @@ def test_a_config_of_an_earlier_version_means_what_it_meant():
     assert (found.model, found.values["conv_features"]) == ("cnn", ((8,), (8, 4)))
     assert (found.protocol, found.num_validation, found.validation_seed) == ("validation", 300, 7)
     assert asked(cnn, choose_epoch=False).protocol == "validation_last_epoch"
-    assert asked(cnn, protocol="validation").num_validation == 300
+    again = asked(cnn, protocol="validation_last_epoch")
+    assert again == asked(cnn, choose_epoch=False)
+    assert (again.num_validation, again.validation_seed) == (300, 7)
     for protocol in ("test", "last_epoch"):  # which hold none out
         assert asked(cnn, protocol=protocol).num_validation == 0
     assert asked(OLD, num_validation=300, choose_epoch=True).protocol == "validation"
