@@ -97,8 +97,11 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
             super().__setitem__(key, value)
 
     optimizers = (optimizer,) if isinstance(optimizer, str) else tuple(optimizer)
-    caller = sys._getframe(1).f_globals.get("__file__")
-    found = Code([Path(caller).parent] if caller else [], {})
+    callers, frame = [], sys._getframe().f_back
+    while frame:  # the file that calls this comes first, but for what may be wrapped around it
+        callers.append(Path(frame.f_code.co_filename).parent)
+        frame = frame.f_back
+    found = Code(list(dict.fromkeys(callers)), {})
     names = found.find("model", model), tuple(found.find("optimizer", o) for o in optimizers)
     config = Config(type_safe=False)  # every value is checked when it is read
     for name, setting in SETTINGS.items():
