@@ -13,6 +13,6 @@ def get_config():
     config.optimizer, config.learning_rate, config.dropout = zip(*points, strict=True)
     config.momentum = [0.9 if name == "sgd" else 0.0 for name in config.optimizer]
     config.schedule = "cosine"
-    config.num_epochs = 6
+    config.num_epochs = 3
     config.num_seeds = 5
     return config
