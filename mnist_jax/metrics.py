@@ -71,7 +71,7 @@ def check_metric(function: Callable, name: str, num_classes: int) -> None:
     given = f"--config.metrics={name}"
     try:
         found = jax.eval_shape(function, logits, labels)
-    except Exception as error:  # a program may raise anything
+    except (Exception, SystemExit) as error:  # a program may raise anything
         why = own_files.why(error, own_files.path_of(function))
         raise UserError(
             f"{given}: fails on logits of shape {logits.shape} and labels of shape {labels.shape},"

@@ -200,7 +200,7 @@ def _may_be_traced(network: Network, number: str) -> bool:
         _, variables, _ = _evaluate(alone)
         alone = alone._replace(collections=tuple(variables.keys() - {"params"}))
         _apply(alone, variables, True, ("params", "dropout"))
-    except Exception:  # of a branch, a shape, a name, ...; what else is wrong, `_trace` says
+    except (Exception, SystemExit):  # of a branch, a shape, ...; what else is wrong, `_trace` says
         return False
     return True
 
@@ -215,7 +215,7 @@ def _draws(network: Network, variables: Any) -> bool:
         _apply(network, variables, True, ())
     except errors.InvalidRngError:
         return True
-    except Exception as error:  # a program may raise anything
+    except (Exception, SystemExit) as error:  # a program may raise anything
         raise _failed(network, error) from None
     return False
 
@@ -229,7 +229,7 @@ def _check_calls(network: Network, variables: Any, shape: tuple[int, ...]) -> No
     name = type(network.module).__name__
     try:
         logits, changed = _apply(network, variables, True, ("params", "dropout"))
-    except Exception as error:  # a program may raise anything
+    except (Exception, SystemExit) as error:  # a program may raise anything
         raise _failed(network, error) from None
     if (got := getattr(logits, "shape", type(logits).__name__)) != shape:
         raise UserError(
@@ -248,7 +248,7 @@ def _check_calls(network: Network, variables: Any, shape: tuple[int, ...]) -> No
             f"--config.model: {name} draws random numbers, or changes its collections, where images"
             f" are scored; {_WITH_TRAIN}, and neither without it"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(network, error) from None
 
 
@@ -289,11 +289,11 @@ def _trace(network: Network) -> tuple[list[Layer], Any, Any]:
     """
     try:
         return _evaluate(network)
-    except Exception as error:  # a program may raise anything
+    except (Exception, SystemExit) as error:  # a program may raise anything
         raise _failed(network, error) from None
 
 
-def _failed(network: Network, error: Exception) -> UserError:
+def _failed(network: Network, error: BaseException) -> UserError:
     kind, shape = type(network.module), (2, *network.image_shape)
     return UserError(
         f"--config.model: {kind.__name__} fails on images of shape {shape}:"

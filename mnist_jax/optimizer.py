@@ -141,7 +141,7 @@ def check_optimizer(
     scalars = {key: jax.ShapeDtypeStruct((), jnp.result_type(x)) for key, x in numbers.items()}
     try:
         result = jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32), scalars)
-    except Exception as error:  # a program may raise anything
+    except (Exception, SystemExit) as error:  # a program may raise anything
         why = own_files.why(error, own_files.path_of(optimizer.make))
         raise refusal(
             f"{doing} fails: {why.rstrip('.')}; its float parameters are traced arrays, and"

@@ -283,6 +283,7 @@ BAD_INPUT = {
                 ("nn.Dense(10)(x).astype(int)", "gives int32; expected logits, floats"),
                 ("x[:, :10]", "has no parameters; expected a module that learns"),
                 ("1 / 0", "fails on images of shape (2, 28, 28, 1): ZeroDivisionError (line 11)"),
+                ("exit()", "fails on images of shape (2, 28, 28, 1): it ends the program"),
                 ("nn.Dense(10)(x) + 1 / (not train)", "fails on...: ZeroDivisionError (line 11)"),
             )
         ),
