@@ -78,7 +78,7 @@ class Optimizer(NamedTuple):
         self, learning_rate: optax.ScalarOrSchedule, **numbers: ArrayLike
     ) -> optax.GradientTransformation:
         """Returns the optimizer of one trial, whose numbers may be traced."""
-        return self.make(learning_rate, **(numbers | dict(self.static)))
+        return _transformation(self.make(learning_rate, **(numbers | dict(self.static))))
 
     def penalty(self, params: PyTree, **numbers: ArrayLike) -> Float[Array, ""]:
         """Returns what the objective adds to the loss: with `sgd` the L2 term, else 0."""
@@ -126,11 +126,17 @@ def check_optimizer(
     def refusal(why: str) -> UserError:
         return UserError(f"--config.optimizer={name}: {why}")
 
-    doing, made = "the call", None
+    doing, made, is_read = "the call", None, False
 
     def step(params: PyTree, rate: Array, numbers: dict[str, Array]) -> tuple | None:
         nonlocal doing, made
-        made = optimizer.make(lambda count: rate, **(numbers | dict(optimizer.static)))
+
+        def schedule(count: ArrayLike) -> Array:
+            nonlocal is_read
+            is_read = True
+            return rate
+
+        made = _transformation(optimizer.make(schedule, **(numbers | dict(optimizer.static))))
         if not isinstance(made, optax.GradientTransformation):
             return None
         doing = "its init"
@@ -160,6 +166,16 @@ def check_optimizer(
     for dtype in _types(state):
         if not isinstance(dtype, np.dtype):
             raise refusal(f"its state has an array of {dtype}, which no checkpoint can keep")
+    if not is_read:
+        raise refusal(
+            "never asks for the learning rate, its first parameter, which the config says; expected"
+            " a function that uses it"
+        )
+
+
+def _transformation(made: Any) -> Any:
+    """Returns what `optax.MultiSteps` makes, which is none itself; anything else as it is."""
+    return made.gradient_transformation() if isinstance(made, optax.MultiSteps) else made
 
 
 def _shapes(tree: PyTree) -> tuple:

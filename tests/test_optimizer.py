@@ -344,6 +344,7 @@ def test_ones_own_may_be_anything_that_optax_can_make(params):
 
     check(make, params, static=(("kind", "none"),), clip=1.0)
     check(make, params, clip=1.0, decay=0.9)
+    check(lambda rate: optax.MultiSteps(optax.sgd(rate), every_k_schedule=2), params)
     for name, (static, numbers, _) in PARAMETERS.items():
         if name in MAKERS:
             made = create_optimizer(name, static, numbers, ("output",))
@@ -354,6 +355,7 @@ def test_ones_own_may_be_anything_that_optax_can_make(params):
     ("make", "said"),
     [
         (lambda rate, decay: None, "gives an object of type NoneType; expected an optax.Gr"),
+        (lambda rate, decay: optax.sgd(0.1), "never asks for the learning rate, its first param"),
         (lambda rate, decay: optax.sgd, "gives an object of type function; expected an optax.Gr"),
         (lambda rate: optax.sgd(rate), "the call fails: TypeError"),
         (lambda rate, decay: optax.sgd(2 * rate), "learning_rate is a schedule, a function of"),
