@@ -4,12 +4,13 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mnist_jax import UserError, axes, own_files
 from mnist_jax.axes import Axis
+from mnist_jax.config_files import plain
 from mnist_jax.own_files import OwnFile
 from mnist_jax.settings import SETTINGS
 
@@ -70,8 +71,9 @@ def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
 def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -> Any:
     """Returns a config with every key and its default, as an `ml_collections.ConfigDict`.
 
-    It takes no other keys, so that a mistyped one is an error, and no other model and optimizer
-    afterwards, since each has keys of its own. The README says what each is.
+    It takes no other keys, so that a mistyped one is an error. Where another model or optimizer is
+    set, its keys replace those of the one before, with their defaults. The README says what they
+    are.
 
     Args:
         model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file is
@@ -85,37 +87,39 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
     import ml_collections
 
     class Config(ml_collections.ConfigDict):
-        """Keeps the model and the optimizer whose keys it has."""
+        """Has the keys of the model and the optimizers that it names."""
 
         def __setitem__(self, key: str, value: Any) -> None:
-            chosen = key in ("model", "optimizer") and self.is_locked
-            if chosen and _distinct(value) != _distinct(self[key]):
-                raise UserError(
-                    f"config.{key} = {value!r} comes too late for its keys; say"
-                    f" default_config({key}={value!r})"
-                )
+            if key in ("model", "optimizer") and self.is_locked:
+                before = known(self.model, self.optimizer)
+                now = known(**{"model": self.model, "optimizer": self.optimizer, key: value})
+                with self.unlocked():
+                    for name in before.keys() - now.keys():
+                        del self[name]
+                    for name, axis in now.items():
+                        if name not in before or self[name] == before[name].default:
+                            super().__setitem__(name, axis.default)
             super().__setitem__(key, value)
 
-    optimizers = (optimizer,) if isinstance(optimizer, str) else tuple(optimizer)
     callers, frame = [], sys._getframe().f_back
     while frame:  # the file that calls this comes first, but for what may be wrapped around it
         callers.append(Path(frame.f_code.co_filename).parent)
         frame = frame.f_back
-    found = Code(list(dict.fromkeys(callers)), {})
-    names = found.find("model", model), tuple(found.find("optimizer", o) for o in optimizers)
+    code = Code(list(dict.fromkeys(callers)), {})
+
+    def known(model: Any, optimizer: Any) -> dict[str, Axis]:
+        several = plain(optimizer)
+        several = several if isinstance(several, tuple) else (several,)
+        specs = dict.fromkeys(code.find("optimizer", spec) for spec in several)
+        return find_axes(code.find("model", model), tuple(specs), code.files)
+
     config = Config(type_safe=False)  # every value is checked when it is read
     for name, setting in SETTINGS.items():
         config[name] = setting.default
-    for name, axis in find_axes(*names, found.files).items():
+    for name, axis in known(model, optimizer).items():
         config[name] = axis.default
     config.model, config.optimizer = model, optimizer
     return config.lock()
-
-
-def _distinct(value: Any) -> set[str]:
-    """Returns the names in a value, of which a list grid has one for each of its points."""
-    several = isinstance(value, Iterable) and not isinstance(value, str)
-    return set(map(str, value)) if several else {str(value)}
 
 
 def bad_value(key: str, value: object, expected: str) -> UserError:

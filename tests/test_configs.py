@@ -7,8 +7,6 @@ import os
 import pytest
 from server import ROOT
 
-from mnist_jax.experiment import read_experiment
-
 NOTEBOOK = {  # hidden sizes, convolution features, batch size, epochs, L2 factors, seeds
     "baseline": ((64, 64), (), 128, 10, (0.0,), 1),
     "mlp": ((500, 300), (), 128, 40, (0.0,), 1),
@@ -78,11 +76,3 @@ def test_config_learns_mnist_in_one_epoch(server, name, tmp_path):
     arguments += [f"--config.l2={(NOTEBOOK | BEYOND)[name][-2][0]}"]  # one of a sweep is enough
     for row in run(server, name, tmp_path, *arguments):
         assert low < float(row["test_accuracy"]) < high, row
-
-
-STUDIES = [p for p in ROOT.glob("experiments/*/*.py") if "def get_config(" in p.read_text()]
-
-
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}_{path.stem}")
-def test_the_configs_of_the_studies_are_read(path):
-    assert read_experiment(str(path), {}).points
