@@ -607,7 +607,7 @@ BAD_INPUT = {
                 (
                     "",
                     "optimizer = 'adamv'",
-                    "py: --config.optimizer=adamv: ...; did you mean adamw",
+                    "--config.optimizer=adamv: ...; did you mean adamw",
                 ),
                 ("", "model = 'cnm'", "py: --config.model=cnm: expected mlp, cnn or FILE.py:NAME"),
                 ("'cn'", "l2 = 1", "py: --config.model=cn: expected mlp, cnn or FILE.py:NAME; did"),
