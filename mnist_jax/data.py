@@ -125,6 +125,12 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     return dataset
 
 
+def image_shape(images: np.ndarray) -> tuple[int, int, int]:
+    """Returns height, width and channels of images [n, height, width] or with their channels."""
+    height, width, *channels = images.shape[1:]
+    return height, width, *(channels or [1])
+
+
 def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) -> Dataset:
     """Moves a stratified sample of the training images to validation; both keep their order.
 

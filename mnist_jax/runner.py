@@ -33,7 +33,7 @@ from mnist_jax import (
     workdirs,
 )
 from mnist_jax.checkpoints import MANIFEST, Checkpoints
-from mnist_jax.data import Dataset
+from mnist_jax.data import Dataset, image_shape
 from mnist_jax.experiment import Experiment
 from mnist_jax.protocol import PROTOCOLS
 from mnist_jax.provenance import Process
@@ -149,7 +149,7 @@ class Runner:
 
     def _compile(self, part: Part) -> sweep.Sweep:
         dataset, devices = self._dataset, self._experiment.devices
-        shape, num_classes = sweep.image_shape(dataset.train_images), len(dataset.class_names)
+        shape, num_classes = image_shape(dataset.train_images), len(dataset.class_names)
         recipe, trials = recipes.create_recipe(
             self._experiment, part, len(dataset.train_labels), shape, num_classes
         )

@@ -75,12 +75,6 @@ def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
     )
 
 
-def image_shape(images: np.ndarray) -> tuple[int, int, int]:
-    """Returns height, width and channels of images, of which grey ones have no axis for these."""
-    height, width, *channels = images.shape[1:]
-    return height, width, *(channels or [1])
-
-
 def compile_sweep(
     recipe: Recipe,
     trials: Hyperparameters,

@@ -7,6 +7,7 @@ import numpy as np
 
 from mnist_jax import datasets
 from mnist_jax.canvas import COLORS, NothingToDrawError, add_title, subplots
+from mnist_jax.data import image_shape
 from mnist_jax.results import Run, label, protocol, varying
 
 MAX_UNITS = 48
@@ -74,7 +75,7 @@ def draw_mistakes(run: Run, chosen: Mapping[str, np.ndarray]):
         chosen["labels"],
         chosen["mistake_images"],
     )
-    height, width, channels = _shape_of(images)
+    height, width, channels = image_shape(images)
     num_columns = min(6, len(mistakes))
     num_rows = math.ceil(len(mistakes) / num_columns)
     figure, [ax] = subplots((max(1.25 * num_columns, 4.5), 1.75 * num_rows + 0.5))
@@ -160,7 +161,7 @@ def _first_weights(chosen: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
     name = next((name for name in known if name in chosen), None)
     if name is None:
         raise NothingToDrawError("no layer of the network has a kernel")
-    kernel, seen = chosen[name], _shape_of(chosen["mistake_images"])
+    kernel, seen = chosen[name], image_shape(chosen["mistake_images"])
     layer = "/".join(name.split("/")[1:-1]) or "the network"
     match kernel.shape:
         case (size, _) if size == math.prod(seen):
@@ -175,9 +176,3 @@ def _first_weights(chosen: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
             f" pictures of {seen[0]} x {seen[1]} pixels nor filters of them"
         )
     return layer, np.moveaxis(kernel.reshape(*shape, -1), -1, 0)
-
-
-def _shape_of(images: np.ndarray) -> tuple[int, int, int]:
-    """Returns height, width and channels of images [n, height, width] or with their channels."""
-    height, width, *channels = images.shape[1:]
-    return height, width, *(channels or [1])
