@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +86,10 @@ class Network(NamedTuple):
     takes_train: bool
     numbers: tuple[str, ...] = ()
     plain_conv: bool = False
+
+    def bound(self, numbers: Mapping[str, Any]) -> nn.Module:
+        """Returns the module with the numbers of a trial, which may be traced, in its fields."""
+        return self.module.clone(**numbers) if numbers else self.module
 
     @property
     def evaluating(self) -> dict[str, Any]:
@@ -264,7 +268,7 @@ def _apply(network: Network, variables: Any, training: bool, streams: Sequence[s
     """
 
     def call(variables, images, numbers):
-        module = network.module.clone(**numbers) if numbers else network.module
+        module = network.bound(numbers)
         options = {"rngs": {name: jax.random.key(0) for name in streams}}
         if not training:
             return module.apply(variables, images, **network.evaluating, **options)
@@ -318,8 +322,7 @@ def _evaluate(network: Network) -> tuple[list[Layer], Any, Any]:
 
     def init(images, numbers):
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-        module = network.module.clone(**numbers) if numbers else network.module
-        return module.init_with_output(keys, images, **network.evaluating)
+        return network.bound(numbers).init_with_output(keys, images, **network.evaluating)
 
     with nn.intercept_methods(note):
         logits, variables = jax.eval_shape(init, *_inputs(network))

@@ -156,8 +156,7 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
 
 def _module(recipe: Recipe, hyper: Hyperparameters) -> nn.Module:
     """Returns the trial's module; made anew where it is used, since it holds traced numbers."""
-    module = recipe.network.module
-    return module.clone(**hyper.model) if hyper.model else module  # type: ignore[arg-type]
+    return recipe.network.bound(hyper.model)
 
 
 def variables_of(state: TrialState | Best) -> Variables:
