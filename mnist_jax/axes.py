@@ -312,12 +312,7 @@ def _type_of(hint: Any, default: Any) -> type | None:
             return tuple
         return None
     if hint in (bool, int, float, str):
-        return (
-            hint
-            if isinstance(default, int if hint is float else hint)
-            or (hint is float and isinstance(default, float))
-            else None
-        )
+        return hint if isinstance(default, (int, float) if hint is float else hint) else None
     if hint in (Any, inspect.Parameter.empty):
         if _is_sizes(_as_tuple(default)):
             return tuple
