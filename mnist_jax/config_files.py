@@ -188,6 +188,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def values_in(value: Any) -> tuple:
+    """Returns the values in what may be one, as `plain` gives it."""
+    return value if isinstance(value, tuple) else (value,)
+
+
 def advice(name: str, keys: Iterable[str]) -> str | None:
     """Says what to give in place of a key that there is not, if that can be guessed."""
     by_word = {key.replace("_", ""): key for key in keys}

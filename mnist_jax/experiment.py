@@ -11,7 +11,7 @@ from typing import Any
 
 from mnist_jax import UserError, axes, datasets, grid, recorded
 from mnist_jax.axes import Axis
-from mnist_jax.config_files import advice, plain, read_file, read_value
+from mnist_jax.config_files import advice, plain, read_file, read_value, values_in
 from mnist_jax.grid import Point
 from mnist_jax.keys import Code, axes_of_optimizer, bad_value, find_axes, recorded_as
 from mnist_jax.own_files import OwnFile
@@ -54,6 +54,11 @@ class Experiment(Settings):
         return find_axes(self.model, self._optimizers, self.own_files)
 
     @property
+    def static(self) -> list[str]:
+        """The names of the axes that shape the program, each of whose values has its own."""
+        return [name for name, axis in self.axes.items() if not axis.traced]
+
+    @property
     def _optimizers(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.values["optimizer"]))
 
@@ -78,7 +83,7 @@ class Experiment(Settings):
     @functools.cached_property
     def parts(self) -> dict[tuple, list[int]]:
         """The numbers of the shard's trials, by the static choices that give them a program."""
-        static = [name for name, axis in self.axes.items() if not axis.traced]
+        static = self.static
         shard, num_shards = map(int, self.shard.split("/"))
         parts: dict[tuple, list[int]] = {}
         for number, point in enumerate(self.points):
@@ -179,12 +184,12 @@ def read_config(
     given = {str(key): plain(config[key]) for key in config}
     given = _merge(given, typed, Code(folders, copies))
     code = Code(folders, copies, typed)
-    models = [code.find("model", spec) for spec in _several(given.get("model", "mlp"))]
+    models = [code.find("model", spec) for spec in values_in(given.get("model", "mlp"))]
     if len(models) != 1:
         said = "one, since its fields are keys of the config; make a run of each"
         raise bad_value("model", ",".join(models), said)
     (model,) = models
-    optimizers = [code.find("optimizer", spec) for spec in _several(given.get("optimizer", "sgd"))]
+    optimizers = [code.find("optimizer", spec) for spec in values_in(given.get("optimizer", "sgd"))]
     metrics = tuple(code.find("metrics", spec) for spec in _one(given, "metrics"))
     axes.check_metrics(metrics)
     known = find_axes(model, tuple(dict.fromkeys(optimizers)), code.files)
@@ -246,8 +251,8 @@ def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
     if (protocol := PROTOCOLS.get(str(late.get("protocol")))) and protocol.held_out != "validation":
         gone.add("num_validation")
     for key in [k for k in late if k != "protocol"]:
-        before = _several(given.get(key, "mlp" if key == "model" else "sgd"))
-        now = list(map(recorded_as, _several(late[key])))
+        before = values_in(given.get(key, "mlp" if key == "model" else "sgd"))
+        now = list(map(recorded_as, values_in(late[key])))
         if now != list(map(recorded_as, before)):
             was = [code.find(key, spec) for spec in before]
             stays = _parameters(key, [spec for spec in now if spec in was], code.files)
@@ -347,16 +352,12 @@ def _has_hidden(point: Point) -> bool:
     return any(point.get(name) for name in ("conv_features", "hidden_sizes"))
 
 
-def _several(value: Any) -> tuple:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _one(given: Mapping[str, Any], key: str) -> Any:
     """Returns the value of a setting."""
     kind = SETTINGS[key].kind
     value = given.get(key, SETTINGS[key].default)
     if kind.convert is tuple:
-        value = _several(value)
+        value = values_in(value)
     elif isinstance(value, tuple) and len(value) == 1:
         (value,) = value
     if not kind.valid(value):

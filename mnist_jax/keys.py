@@ -10,7 +10,7 @@ from typing import Any
 
 from mnist_jax import UserError, axes, own_files
 from mnist_jax.axes import Axis
-from mnist_jax.config_files import plain
+from mnist_jax.config_files import plain, values_in
 from mnist_jax.own_files import OwnFile
 from mnist_jax.settings import SETTINGS
 
@@ -108,9 +108,7 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
     code = Code(list(dict.fromkeys(callers)), {})
 
     def known(model: Any, optimizer: Any) -> dict[str, Axis]:
-        several = plain(optimizer)
-        several = several if isinstance(several, tuple) else (several,)
-        specs = dict.fromkeys(code.find("optimizer", spec) for spec in several)
+        specs = dict.fromkeys(code.find("optimizer", o) for o in values_in(plain(optimizer)))
         return find_axes(code.find("model", model), tuple(specs), code.files)
 
     config = Config(type_safe=False)  # every value is checked when it is read

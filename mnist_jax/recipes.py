@@ -82,7 +82,7 @@ def create_recipe(
     chosen = np.array([place[trial // num_seeds] + trial % num_seeds for trial in part])
     trials = jax.tree.map(lambda x: x[chosen], every)
     num_classes = num_classes or len(CLASS_NAMES[experiment.dataset])
-    network = create_network(experiment, point, trials, image_shape, num_classes)
+    network = create_network(experiment, point, image_shape, num_classes)
     trials = trials._replace(model={name: trials.model[name] for name in network.numbers})
     spec = point["optimizer"]
     takes = [n for n, axis in known.items() if axis.of == "optimizer" and point[n] is not None]
@@ -128,23 +128,22 @@ def check(experiment: Experiment) -> None:
 def create_network(
     experiment: Experiment,
     point: Point,
-    trials: Hyperparameters,
     image_shape: tuple[int, int, int],
     num_classes: int,
 ) -> models.Network:
-    """Returns the network of trials, which have the static fields of a point in common.
+    """Returns the network of the points that have the static choices of one in common.
 
     Raises:
-        UserError: It cannot be used, or a field differs between trials that decides its shapes.
+        UserError: It cannot be used, or a field differs between them that decides its shapes.
     """
-    name, known = experiment.model, experiment.axes
+    name = experiment.model
     kind: Any = models.MODELS.get(name) or find_own(name, "model", experiment.own_files)
-    fields = {axis.name: axis for axis in known.values() if axis.of == "model"}
-    static = [name for name, axis in known.items() if not axis.traced]
+    fields = [axis.name for axis in experiment.axes.values() if axis.of == "model"]
+    static = experiment.static
     options = {key: point[key] for key in fields if key in static}
     if axes.NUM_CLASSES in kind.__dataclass_fields__:
         options[axes.NUM_CLASSES] = num_classes
-    traced = [key for key, axis in fields.items() if axis.traced]
+    traced = [key for key in fields if key not in static]
     found = models.describe(kind(**options), image_shape, num_classes, traced)
     if not (fixed := [key for key in traced if key not in found.numbers]):
         return found

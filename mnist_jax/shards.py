@@ -176,7 +176,7 @@ def _merge_metrics(
     its trials by number. Files are mapped into memory and only the places of rows are held, so that
     there may be millions.
     """
-    static = [name for name, axis in experiment.axes.items() if not axis.traced]
+    static = experiment.static
     programs: dict[tuple, int] = {}
     program = np.array(
         [programs.setdefault(tuple(row[a] for a in static), len(programs)) for row in rows]
