@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Finds what takes time to import when it is asked for."""
     if name == "default_config":
-        from mnist_jax.keys import default_config
+        from mnist_jax.config.keys import default_config
 
         return default_config
     raise AttributeError(f"module {__name__} has no attribute {name}")

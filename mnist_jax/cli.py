@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from mnist_jax import UserError, hosts
-from mnist_jax.config_files import EXPECTED, advice
-from mnist_jax.experiment import Experiment, read_experiment
-from mnist_jax.keys import find_axes
-from mnist_jax.settings import SETTINGS
+from mnist_jax import UserError
+from mnist_jax.config.config_files import EXPECTED, advice
+from mnist_jax.config.experiment import Experiment, read_experiment
+from mnist_jax.config.keys import find_axes
+from mnist_jax.config.settings import SETTINGS
+from mnist_jax.training import hosts
 
 FLAGS = flags.FLAGS
 SHARED = ("config", "seed", "data_dir")

@@ -14,12 +14,16 @@ from pathlib import Path
 
 from absl import flags
 
-from mnist_jax import UserError, cache, cli, disk, hosts, own_files, results, workdirs
-from mnist_jax.data import load_data
-from mnist_jax.experiment import Experiment
-from mnist_jax.provenance import Process
-from mnist_jax.recorded import axes_of
-from mnist_jax.start import configure_jax
+from mnist_jax import UserError, cli, disk
+from mnist_jax.config import user_code
+from mnist_jax.config.experiment import Experiment
+from mnist_jax.config.old_records import axes_of
+from mnist_jax.data import cache
+from mnist_jax.data.loading import load_data
+from mnist_jax.runs import results, workdirs
+from mnist_jax.runs.provenance import Process
+from mnist_jax.training import hosts
+from mnist_jax.training.start import configure_jax
 
 
 def run(
@@ -53,7 +57,8 @@ def run(
             _show(path)
         return
 
-    from mnist_jax import recipes, runner
+    from mnist_jax.runs import runner
+    from mnist_jax.training import recipes
 
     recipes.check(experiment)
     dataset = load_data(experiment, data_dir)
@@ -68,7 +73,7 @@ def run(
 
             def open_workdir() -> None:
                 workdirs.open_workdir(path, config, overwrite)
-                own_files.save(path, experiment.own_files)
+                user_code.save(path, experiment.own_files)
                 process.begin(path, dataset.checksum, devices, experiment.own_files)
 
             state, holds_another = hosts.first(lock_workdir)
@@ -117,13 +122,13 @@ def _show(path: Path) -> None:
 
 def _report(path: Path) -> str:
     """Writes the report of a finished run, if that can be done, and returns what to print."""
-    from mnist_jax import pages, report
+    from mnist_jax.report import one_run, render
 
     try:
-        return report.write_report(path)
-    except pages.UnwritableError as error:
+        return one_run.write_report(path)
+    except render.UnwritableError as error:
         print(f"warning: {error}", file=sys.stderr)
-        return report.describe(path)
+        return one_run.describe(path)
 
 
 def _end(rows: list[results.Row]) -> None:

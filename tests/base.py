@@ -1,7 +1,8 @@
 """A point of a grid that tests change where they need another, and what trains it."""
 
-from mnist_jax import axes, models, optimizer, recipes, sweep, train
-from mnist_jax.train import Hyperparameters, Recipe
+from mnist_jax.config import axes
+from mnist_jax.training import models, optimizers, recipes, sweep, trial
+from mnist_jax.training.trial import Hyperparameters, Recipe
 
 AXES = axes.arrange(
     axes.read_class(axes.CNN, of="model"), {"sgd": axes.read_class(axes.SGD, of="optimizer")}
@@ -43,7 +44,7 @@ def create_recipe(
     network = models.describe(model, image_shape, num_classes)
     return Recipe(
         network=network,
-        optimizer=optimizer.create_optimizer(
+        optimizer=optimizers.create_optimizer(
             "sgd", {"nesterov": nesterov}, trials.optimizer, network.output
         ),
         batch_size=batch_size,
@@ -55,7 +56,7 @@ def create_recipe(
     )
 
 
-def compile_sweep(model, trials, dataset, num_devices=0, epoch=train.run_epoch, **static):
+def compile_sweep(model, trials, dataset, num_devices=0, epoch=trial.run_epoch, **static):
     """Compiles a sweep of trials by SGD."""
     recipe = create_recipe(model, trials, **static)
     return sweep.compile_sweep(recipe, trials, dataset, num_devices=num_devices, epoch=epoch)

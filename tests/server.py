@@ -15,7 +15,8 @@ from mnist_jax.cli import run_command
 import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg
 import orbax.checkpoint, scipy.stats, tqdm
 import sklearn.datasets, sklearn.model_selection
-import mnist_jax.benchmark, mnist_jax.main, mnist_jax.report, mnist_jax.runner
+import mnist_jax.benchmark.__main__, mnist_jax.main, mnist_jax.report.__main__
+import mnist_jax.runs.runner
 
 gc.freeze()
 
@@ -46,11 +47,11 @@ if request := serve():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup's programs ignore
     signal.alarm(request["limit"])
     if not request["draw"]:
-        importlib.import_module("mnist_jax.report").write_report = str
+        importlib.import_module("mnist_jax.report.one_run").write_report = str
     sys.argv = [request["module"], *request["arguments"]]
     sys.orig_argv = ["python", "-m", *sys.argv]
     try:
-        program = importlib.import_module(request["module"])
+        program = importlib.import_module(request["program"])
         run_command(program.main, program.define_flags, sys.argv)
         status = 0
     except SystemExit as end:
@@ -106,6 +107,7 @@ class Server:
         self._count += 1
         out, err = (self.folder / f"{self._count}.{name}" for name in ("out", "err"))
         request = {"module": f"mnist_jax.{module}", "arguments": list(map(str, arguments))}
+        request["program"] = request["module"] + ".__main__" * (module != "main")
         request |= {"out": str(out), "err": str(err), "cwd": str(cwd), "limit": limit}
         request |= {"draw": draw, "root": root, "environment": environment}
         return Process(self, self.ask(request), out, err)

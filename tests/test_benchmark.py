@@ -13,7 +13,9 @@ import pytest
 from base import BASE
 from server import ROOT
 
-from mnist_jax import benchmark, data, peers, train
+from mnist_jax.benchmark import peers, step_time
+from mnist_jax.data import loading
+from mnist_jax.training import trial
 
 TASK = peers.Task([8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
 
@@ -45,7 +47,7 @@ def test_breakdown_sums_to_the_step():
         "evaluation": 3.0,
         "shuffle": 0.25,
     }
-    stages = benchmark.breakdown(seconds, num_steps=100, epoch_steps=1000)
+    stages = step_time.breakdown(seconds, num_steps=100, epoch_steps=1000)
     assert stages == pytest.approx(
         {
             "gather": 5.0,
@@ -58,7 +60,7 @@ def test_breakdown_sums_to_the_step():
         }
     )
     assert sum(list(stages.values())[:5]) == pytest.approx(100.0)  # 10 s / 100 steps
-    assert list(stages) == list(benchmark.STAGES)
+    assert list(stages) == list(step_time.STAGES)
 
 
 def side(rounds):
@@ -178,7 +180,7 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
     assert flax["ratio"]["min"] <= flax["ratio"]["median"] <= flax["ratio"]["max"]
     pairs = zip(record["rounds"]["flax"]["ms"], record["rounds"]["ours"]["ms"], strict=True)
     assert flax["ratio"] == peers.spread([t / o for t, o in list(pairs)[1:]])
-    assert set(record["breakdown_ms_per_step"]) == set(benchmark.STAGES)
+    assert set(record["breakdown_ms_per_step"]) == set(step_time.STAGES)
     assert all(map(math.isfinite, record["breakdown_ms_per_step"].values()))
     assert record["trials"] == record["devices"]["count"]
     assert "flax" in done.stdout
@@ -213,7 +215,7 @@ def test_a_network_of_ones_own_under_another_optimizer_is_timed(tmp_path):
 
 def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(peers.PACKAGES, "keras", ("no_such_package",))
-    dataset = data.load_dataset("digits")
+    dataset = loading.load_dataset("digits")
     running, missing = peers.start_peers(
         ["keras"], BASE, dataset, tmp_path, os.environ, "cpu", "float32"
     )
@@ -225,7 +227,7 @@ def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
 def test_partial_epochs_do_their_work():
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (8, 28, 28), np.uint8), np.arange(8, dtype=np.uint8)
-    split = train.Split(jnp.asarray(images), jnp.asarray(labels))
+    split = trial.Split(jnp.asarray(images), jnp.asarray(labels))
     trials = base.create_trials([BASE | {"learning_rate": 1e4}], [0], 8)
     recipe = base.create_recipe(
         base.create_model(hidden_sizes=(3,)),
@@ -235,20 +237,20 @@ def test_partial_epochs_do_their_work():
         choose_epoch=False,
     )._replace(eval_batch_size=4)
     hyper = jax.tree.map(lambda x: jnp.asarray(x[0]), trials)
-    state, order = train.init(recipe, hyper), jnp.asarray(rng.permutation(8))
-    epochs = benchmark.partial_epochs()
+    state, order = trial.init(recipe, hyper), jnp.asarray(rng.permutation(8))
+    epochs = step_time.partial_epochs()
     results = jax.jit(
         lambda *inputs: {name: epoch(recipe, *inputs) for name, epoch in epochs.items()}
     )(hyper, state, order, split, split)
 
-    same = train.evaluate(recipe, hyper, {"params": state.params}, split)
+    same = trial.evaluate(recipe, hyper, {"params": state.params}, split)
     np.testing.assert_allclose(results["gather"][1].sum(), (images / 255).sum() + 28, rtol=1e-5)
     np.testing.assert_allclose(results["forward"][1].loss, same.loss, rtol=1e-5)
     np.testing.assert_allclose(results["evaluation"][1].loss, same.loss, rtol=1e-5)
     # Four steps of gradient 1e-6 w at a rate of 1e4.
     before, after = (s.params["output"]["kernel"] for s in (state, results["update"][0]))
     np.testing.assert_allclose(after, 0.96 * before, rtol=1e-5)
-    trained = train.train_epoch(recipe, hyper, state, order, split)
+    trained = trial.train_epoch(recipe, hyper, state, order, split)
     np.testing.assert_array_equal(results["training"][1].loss, trained[1].loss)
 
 

@@ -17,8 +17,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mnist_jax import UserError, checkpoints, workdirs
-from mnist_jax.checkpoints import Checkpoints
+from mnist_jax import UserError
+from mnist_jax.runs import checkpoints, workdirs
+from mnist_jax.runs.checkpoints import Checkpoints
 
 NUM_TRIALS = 3
 

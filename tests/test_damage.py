@@ -15,21 +15,12 @@ from server import ROOT
 from test_report import make_run
 from test_shards import make_shards
 
-from mnist_jax import (
-    UserError,
-    epoch_figures,
-    pages,
-    records,
-    report,
-    results,
-    runner,
-    shards,
-    tables,
-    workdirs,
-)
-from mnist_jax.data import load_data
-from mnist_jax.experiment import read_experiment
-from mnist_jax.provenance import Process
+from mnist_jax import UserError
+from mnist_jax.config.experiment import read_experiment
+from mnist_jax.data.loading import load_data
+from mnist_jax.report import epoch_figures, one_run, render, tables
+from mnist_jax.runs import records, results, runner, shards, workdirs
+from mnist_jax.runs.provenance import Process
 
 RECORDS = ("config.json", "summary.json", "results.csv", "metrics.jsonl", "chosen_trial.npz")
 VALUES = (
@@ -238,7 +229,7 @@ def undrawn(monkeypatch):
                 epoch_figures._read_curves(run, grid, trials)
         return []
 
-    monkeypatch.setattr(pages, "save_figures", read)
+    monkeypatch.setattr(render, "save_figures", read)
 
 
 @pytest.mark.parametrize("protocol", ["test", "validation"])
@@ -247,9 +238,9 @@ def test_a_finished_run(tmp_path, undrawn, protocol):
     rng, wanted = random.Random(f"finished {protocol}"), means(run)
     for copy, said in copies(run.workdir, tmp_path, NUM, RECORDS, rng):
         with sound_or_one_line(said):
-            text = report.write_report(copy)
+            text = one_run.write_report(copy)
             assert "nan" not in text.lower(), said
-            assert said.startswith("results.csv") or means(report.read_run(copy)) == wanted, said
+            assert said.startswith("results.csv") or means(one_run.read_run(copy)) == wanted, said
 
 
 def means(run):
@@ -265,8 +256,8 @@ def test_shards(tmp_path, undrawn):
     for copy, said in copies(runs[1].workdir, tmp_path, NUM // 2, RECORDS, rng):
         with sound_or_one_line(said):
             merged = tmp_path / "merged"
-            shards.merge(report.read_runs([runs[0].workdir, copy, runs[2].workdir]), merged)
-            report.write_report(merged)
+            shards.merge(one_run.read_runs([runs[0].workdir, copy, runs[2].workdir]), merged)
+            one_run.write_report(merged)
         shutil.rmtree(tmp_path / "merged", ignore_errors=True)
 
 
@@ -277,11 +268,11 @@ def test_what_may_not_be_read_is_told(tmp_path):
     if user == 0:  # who may read everything
         os.seteuid(65534)
     try:
-        for read in (report.write_report, lambda path: report.read_runs([path])):
+        for read in (one_run.write_report, lambda path: one_run.read_runs([path])):
             with pytest.raises(UserError, match="json: Permission denied; make it readable"):
                 read(run)
         with pytest.raises(UserError, match=r"cannot be looked at \(Permission denied\)"):
-            pages.check_output(run)
+            render.check_output(run)
     finally:
         os.seteuid(user)
         run.chmod(0o700)

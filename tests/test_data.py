@@ -24,7 +24,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mnist_jax import UserError, data, datasets, disk, download, files, formats
+from mnist_jax import UserError, disk
+from mnist_jax.data import datasets, download, formats, loading, user_files
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
@@ -67,18 +68,18 @@ def small(monkeypatch):
     arrays, and mean and spread of the pixels.
     """
     arrays = make_arrays(*SIZES)
-    monkeypatch.setattr(data, "NUM_TRAIN", SIZES[0])
-    monkeypatch.setattr(data, "NUM_TEST", SIZES[1])
+    monkeypatch.setattr(loading, "NUM_TRAIN", SIZES[0])
+    monkeypatch.setattr(loading, "NUM_TEST", SIZES[1])
     digests = tuple(hashlib.sha256(zipped(array)).hexdigest() for array in arrays)
-    monkeypatch.setattr(data, "GZIP_SHA256", {"kmnist": digests})
-    monkeypatch.setattr(data, "MOMENTS", {"kmnist": moments(arrays[0])})
+    monkeypatch.setattr(loading, "GZIP_SHA256", {"kmnist": digests})
+    monkeypatch.setattr(loading, "MOMENTS", {"kmnist": moments(arrays[0])})
     return arrays
 
 
 def known_by_md5(monkeypatch, name, arrays):
     digests = tuple(hashlib.md5(idx_bytes(array)).hexdigest() for array in arrays)
-    monkeypatch.setitem(data.MD5, name, digests)
-    monkeypatch.setattr(data, "GZIP_SHA256", {"kmnist": ("",) * 4})
+    monkeypatch.setitem(loading.MD5, name, digests)
+    monkeypatch.setattr(loading, "GZIP_SHA256", {"kmnist": ("",) * 4})
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def small_mnist(small, monkeypatch):
     """As `small`, with these arrays for the one true mnist."""
     known_by_md5(monkeypatch, "mnist", small)
     checksum = hashlib.sha256(b"".join(map(idx_bytes, small))).hexdigest()
-    monkeypatch.setattr(data, "CHECKSUMS", {"mnist": f"sha256:{checksum}"})
+    monkeypatch.setattr(loading, "CHECKSUMS", {"mnist": f"sha256:{checksum}"})
     return small
 
 
@@ -122,7 +123,7 @@ def idx_bytes(array):
 
 def write_idx(folder, arrays, packed=True):
     folder.mkdir(parents=True, exist_ok=True)
-    for file, array in zip(data.FILES, arrays, strict=True):
+    for file, array in zip(loading.FILES, arrays, strict=True):
         if packed:
             (folder / f"{file}.gz").write_bytes(zipped(array))
         else:
@@ -223,7 +224,7 @@ def cached_files(tmp_path):
 )
 def test_idx_files_in_each_layout(tmp_path, small_fashion, layout, packed):
     folder = write_idx(tmp_path / "given" / layout, small_fashion, packed)
-    dataset = data.load_dataset("fashion_mnist", str(tmp_path / "given"))
+    dataset = loading.load_dataset("fashion_mnist", str(tmp_path / "given"))
     assert_holds(dataset, small_fashion)
     assert dataset.name == "fashion_mnist"
     assert dataset.class_names[9] == "Ankle boot"
@@ -235,7 +236,7 @@ def test_idx_files_in_each_layout(tmp_path, small_fashion, layout, packed):
 @pytest.mark.parametrize("spelling", ["dot", "dot.gz", "folder", "dot in folder"])
 def test_idx_files_under_the_names_that_tools_give_them(tmp_path, small, spelling):
     write_idx(tmp_path, small, packed="gz" in spelling)
-    for file in data.FILES:
+    for file in loading.FILES:
         path = tmp_path / f"{file}.gz" if "gz" in spelling else tmp_path / file
         name = path.name.replace("-idx", ".idx") if "dot" in spelling else path.name
         content = path.read_bytes()
@@ -245,61 +246,61 @@ def test_idx_files_under_the_names_that_tools_give_them(tmp_path, small, spellin
             (path / name).write_bytes(content)
         else:
             (tmp_path / name).write_bytes(content)
-    assert_holds(data.load_dataset("kmnist", str(tmp_path)), small)
+    assert_holds(loading.load_dataset("kmnist", str(tmp_path)), small)
 
 
 def test_any_one_of_the_files_names_their_folder(tmp_path, small_fashion, monkeypatch):
     write_idx(tmp_path / "FashionMNIST" / "raw", small_fashion)
-    for file in data.FILES:
+    for file in loading.FILES:
         path = tmp_path / "FashionMNIST" / "raw" / f"{file}.gz"
-        assert_holds(data.load_dataset("fashion_mnist", str(path)), small_fashion)
+        assert_holds(loading.load_dataset("fashion_mnist", str(path)), small_fashion)
         monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(path))
-        assert_holds(data.load_dataset("fashion_mnist"), small_fashion)
+        assert_holds(loading.load_dataset("fashion_mnist"), small_fashion)
 
 
 def test_a_whole_set_is_found_beside_parts_of_one(tmp_path, small):
     write_idx(tmp_path, small)
-    (write_idx(tmp_path / "kmnist", small) / f"{data.FILES[2]}.gz").unlink()
-    assert_holds(data.load_dataset("kmnist", str(tmp_path)), small)
-    (tmp_path / f"{data.FILES[1]}.gz").unlink()
-    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
-    assert message.startswith(f"{tmp_path / 'kmnist'} lacks {data.FILES[2]} of kmnist; add it")
+    (write_idx(tmp_path / "kmnist", small) / f"{loading.FILES[2]}.gz").unlink()
+    assert_holds(loading.load_dataset("kmnist", str(tmp_path)), small)
+    (tmp_path / f"{loading.FILES[1]}.gz").unlink()
+    message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
+    assert message.startswith(f"{tmp_path / 'kmnist'} lacks {loading.FILES[2]} of kmnist; add it")
 
 
 def test_kmnists_own_npz_files(tmp_path, small):
-    for name, array in zip(files.KMNIST_FILES, small, strict=True):
+    for name, array in zip(user_files.KMNIST_FILES, small, strict=True):
         np.savez_compressed(tmp_path / name, array)
-    for given in (tmp_path, tmp_path / files.KMNIST_FILES[2]):
-        dataset = data.load_dataset("kmnist", str(given))
+    for given in (tmp_path, tmp_path / user_files.KMNIST_FILES[2]):
+        dataset = loading.load_dataset("kmnist", str(given))
         assert_holds(dataset, small)
         assert dataset.source.endswith(f"KMNIST's npz files in {tmp_path}")
-    assert "holds no file of mnist, but " in one_line(data.load_dataset, "mnist", str(tmp_path))
-    (tmp_path / files.KMNIST_FILES[1]).write_bytes(b"<html>")
-    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
-    assert message.startswith(f"{tmp_path / files.KMNIST_FILES[1]}: it is not KMNIST's")
+    assert "holds no file of mnist, but " in one_line(loading.load_dataset, "mnist", str(tmp_path))
+    (tmp_path / user_files.KMNIST_FILES[1]).write_bytes(b"<html>")
+    message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
+    assert message.startswith(f"{tmp_path / user_files.KMNIST_FILES[1]}: it is not KMNIST's")
     assert "a web page" in message
-    (tmp_path / files.KMNIST_FILES[1]).unlink()
-    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
-    assert f"lacks {files.KMNIST_FILES[1]} of kmnist" in message
+    (tmp_path / user_files.KMNIST_FILES[1]).unlink()
+    message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
+    assert f"lacks {user_files.KMNIST_FILES[1]} of kmnist" in message
 
 
 def test_the_path_of_an_npz_file(tmp_path, small_mnist):
     path = save_keras(tmp_path, small_mnist).rename(tmp_path / "any name.npz")
-    assert_holds(data.load_dataset("mnist", str(path)), small_mnist)
-    assert "any name.npz" in one_line(data.load_dataset, "mnist", str(tmp_path))
+    assert_holds(loading.load_dataset("mnist", str(path)), small_mnist)
+    assert "any name.npz" in one_line(loading.load_dataset, "mnist", str(tmp_path))
     folder = tmp_path / "MNIST"
     folder.mkdir()
     path.rename(folder / "MNIST.npz")
-    assert_holds(data.load_dataset("mnist", str(tmp_path)), small_mnist)
+    assert_holds(loading.load_dataset("mnist", str(tmp_path)), small_mnist)
 
 
 @pytest.mark.parametrize("below", ["", "kmnist", "kmnist/3.0.1"])
 def test_a_prepared_folder_may_be_given(tmp_path, small, below):
     folder = write_tfrecord(tmp_path / "kmnist" / "3.0.1", small)
-    dataset = data.load_dataset("kmnist", str(tmp_path / below))
+    dataset = loading.load_dataset("kmnist", str(tmp_path / below))
     assert_holds(dataset, small)
     assert dataset.source == f"tensorflow-datasets {folder}"
-    assert data.load_dataset("kmnist", str(tmp_path / below)).source.startswith("cache")
+    assert loading.load_dataset("kmnist", str(tmp_path / below)).source.startswith("cache")
 
 
 KINDS = {
@@ -321,31 +322,31 @@ KINDS = {
 
 @pytest.mark.parametrize("content", KINDS, ids=range(len(KINDS)))
 def test_what_lies_there_by_mistake_is_named(tmp_path, small, content):
-    path = write_idx(tmp_path, small, packed=False) / data.FILES[1]
+    path = write_idx(tmp_path, small, packed=False) / loading.FILES[1]
     path.write_bytes(content)
-    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
+    message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
     assert message.startswith(f"{path}: {KINDS[content]}")
     if content and KINDS[content].startswith("it is a"):
         given = tmp_path / "download"
         given.write_bytes(content)
-        message = one_line(data.load_dataset, "kmnist", str(given))
+        message = one_line(loading.load_dataset, "kmnist", str(given))
         assert message.startswith(f"--data_dir={given} {KINDS[content][3:][:9]}")
         assert ", not a folder; it should hold " in message
 
 
 def test_what_a_folder_holds_instead_is_named(tmp_path):
     assert f"{tmp_path} is empty; it should hold " in one_line(
-        data.load_dataset, "mnist", str(tmp_path)
+        loading.load_dataset, "mnist", str(tmp_path)
     )
     for name in ("g.zip", "a\nb", "c", "d", "e", "f", "h" * 99):
         (tmp_path / name).touch()
-    message = one_line(data.load_dataset, "mnist", str(tmp_path))
+    message = one_line(loading.load_dataset, "mnist", str(tmp_path))
     assert "holds no file of mnist, but a b, c, d, e, f and 2 more; it should hold " in message
 
 
 @pytest.mark.parametrize("name", ["KMNIST", "K-MNIST", "k_mnist", "Kmnist"])
 def test_names_in_another_spelling(tmp_path, small, name):
-    dataset = data.load_dataset(name, str(write_idx(tmp_path, small)))
+    dataset = loading.load_dataset(name, str(write_idx(tmp_path, small)))
     assert dataset.name == "kmnist"
     assert cached_files(tmp_path) == ["kmnist-v2.npz"]
 
@@ -355,26 +356,26 @@ def test_a_folder_of_the_data_sets_own_name_goes_first(tmp_path, small_mnist, mo
     fashion = [255 - array if array.ndim == 3 else array[::-1] for array in small_mnist]
     write_idx(tmp_path / "fashion_mnist", fashion)
     known_by_md5(monkeypatch, "fashion_mnist", fashion)
-    assert_holds(data.load_dataset("fashion_mnist", str(tmp_path)), fashion)
-    assert_holds(data.load_dataset("mnist", str(tmp_path)), small_mnist)
+    assert_holds(loading.load_dataset("fashion_mnist", str(tmp_path)), fashion)
+    assert_holds(loading.load_dataset("mnist", str(tmp_path)), small_mnist)
 
 
 def test_environment_variable_names_the_folder(tmp_path, small, monkeypatch):
     monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(write_idx(tmp_path / "given", small)))
-    assert_holds(data.load_dataset("kmnist"), small)
+    assert_holds(loading.load_dataset("kmnist"), small)
 
 
 def test_the_flag_goes_before_the_environment_variable(tmp_path, small, monkeypatch):
     monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(write_idx(tmp_path / "variable", small)))
     other = [array[::-1] for array in small]
     write_idx(tmp_path / "flag", other)
-    assert_holds(data.load_dataset("kmnist", str(tmp_path / "flag")), other)
+    assert_holds(loading.load_dataset("kmnist", str(tmp_path / "flag")), other)
 
 
 def test_keras_file(tmp_path, small_mnist):
     names = ("x_train", "y_train", "x_test", "y_test")
     np.savez_compressed(tmp_path / "mnist.npz", **dict(zip(names, small_mnist, strict=True)))
-    assert_holds(data.load_dataset("mnist", str(tmp_path)), small_mnist)
+    assert_holds(loading.load_dataset("mnist", str(tmp_path)), small_mnist)
 
 
 def save_keras(folder, arrays):
@@ -472,7 +473,7 @@ def test_bad_keras_file(tmp_path, small_mnist, fault):
     path = save_keras(tmp_path / "given", small_mnist)
     damage(path, fault, "x_train", "y_test")
     with little_memory():
-        message = one_line(data.load_dataset, "mnist", str(path.parent))
+        message = one_line(loading.load_dataset, "mnist", str(path.parent))
     if fault == "pipe":
         assert message.startswith(f"--data_dir={path.parent} holds no file of mnist")
     else:
@@ -494,8 +495,8 @@ def test_any_bytes_for_keras_file_are_the_true_arrays_or_a_user_error(tmp_path, 
         message = ""
         with warnings.catch_warnings(action="error"):
             try:
-                found = data._find("mnist", path.parent).read()
-                assert_holds(data._check("mnist", found), small_mnist)
+                found = loading._find("mnist", path.parent).read()
+                assert_holds(loading._check("mnist", found), small_mnist)
             except UserError as error:
                 message = str(error)
         assert not message or (message.startswith(str(path)) and "\n" not in message)
@@ -505,28 +506,28 @@ def test_any_bytes_for_keras_file_are_the_true_arrays_or_a_user_error(tmp_path, 
 
 @pytest.mark.skipif(not REAL_MNIST, reason="MNIST_JAX_DATA_DIR, the folder of MNIST, is not set")
 def test_the_real_mnist(tmp_path):
-    dataset = data.load_dataset("mnist", REAL_MNIST)
+    dataset = loading.load_dataset("mnist", REAL_MNIST)
     assert dataset.train_images.shape == (60_000, 28, 28)
     assert dataset.test_images.shape == (10_000, 28, 28)
     assert dataset.train_labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert dataset.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
-    again = data.load_dataset("mnist")
+    again = loading.load_dataset("mnist")
     assert again.source.startswith(f"cache {tmp_path}")
-    assert again.checksum == dataset.checksum == data.CHECKSUMS["mnist"]
-    assert "this is mnist's" in one_line(data.load_dataset, "fashion_mnist", REAL_MNIST)
+    assert again.checksum == dataset.checksum == loading.CHECKSUMS["mnist"]
+    assert "this is mnist's" in one_line(loading.load_dataset, "fashion_mnist", REAL_MNIST)
 
 
 def test_full_size(tmp_path, monkeypatch):
-    monkeypatch.setitem(data.MOMENTS, "kmnist", (0.0, 0.0))
+    monkeypatch.setitem(loading.MOMENTS, "kmnist", (0.0, 0.0))
     train, test = np.arange(60_000) % 10, np.arange(10_000) // 1_000
     arrays = [np.zeros((60_000, 28, 28), np.uint8), train.astype(np.uint8)]
     arrays += [np.zeros((10_000, 28, 28), np.uint8), test.astype(np.uint8)]
     write_idx(tmp_path / "given", arrays)
-    dataset = data.load_dataset("kmnist", str(tmp_path / "given"))
+    dataset = loading.load_dataset("kmnist", str(tmp_path / "given"))
     assert_holds(dataset, arrays)
     assert dataset.class_names == ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
     shutil.rmtree(tmp_path / "given")
-    again = data.load_dataset("kmnist")
+    again = loading.load_dataset("kmnist")
     assert_holds(again, arrays)
     assert again.checksum == dataset.checksum
 
@@ -557,14 +558,16 @@ def test_what_is_a_path_of_this_machine(given):
 )
 def test_an_address_in_the_environment_makes_no_folder(tmp_path, small, monkeypatch, variable):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "_download", lambda *_: None)
+    monkeypatch.setattr(loading, "_download", lambda *_: None)
     if variable == "XDG_CACHE_HOME":
         monkeypatch.delenv("MNIST_JAX_CACHE_DIR")
     monkeypatch.setenv(variable, "gs://bucket/here")
-    message = one_line(data.load_dataset, "kmnist")
+    message = one_line(loading.load_dataset, "kmnist")
     assert f"{variable}=gs://bucket/here: expected a path on this machine" in message
     if variable in ("MNIST_JAX_CACHE_DIR", "XDG_CACHE_HOME"):  # not only where nothing is found
-        message = one_line(data.load_dataset, "kmnist", str(write_idx(tmp_path / "given", small)))
+        message = one_line(
+            loading.load_dataset, "kmnist", str(write_idx(tmp_path / "given", small))
+        )
         assert message.startswith(f"{variable}=gs://bucket/here: ")
     assert "gs:" not in os.listdir(tmp_path)
 
@@ -573,25 +576,25 @@ def test_an_address_in_the_environment_makes_no_folder(tmp_path, small, monkeypa
 
 
 def test_unknown_name():
-    message = one_line(data.load_dataset, "mnits")
+    message = one_line(loading.load_dataset, "mnits")
     assert "'mnits'" in message
     assert all(name in message for name in datasets.DATASETS)
 
 
 def test_a_flag_without_files_is_an_error_even_with_a_cached_copy(tmp_path, small):
-    data.load_dataset("kmnist", str(write_idx(tmp_path / "given", small)))
+    loading.load_dataset("kmnist", str(write_idx(tmp_path / "given", small)))
     (tmp_path / "empty").mkdir()
-    message = one_line(data.load_dataset, "kmnist", str(tmp_path / "empty"))
+    message = one_line(loading.load_dataset, "kmnist", str(tmp_path / "empty"))
     assert "is empty; it should hold" in message
-    assert data.FILES[3] in message
-    message = one_line(data.load_dataset, "kmnist", str(tmp_path / "nowhere"))
+    assert loading.FILES[3] in message
+    message = one_line(loading.load_dataset, "kmnist", str(tmp_path / "nowhere"))
     assert f"--data_dir={tmp_path / 'nowhere'} is not a folder" in message
 
 
-@pytest.mark.parametrize("missing", data.FILES)
+@pytest.mark.parametrize("missing", loading.FILES)
 def test_three_of_four_files(tmp_path, small, missing):
     (write_idx(tmp_path, small) / f"{missing}.gz").unlink()
-    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
+    message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
     assert f"lacks {missing} of kmnist" in message
 
 
@@ -631,11 +634,11 @@ def faulty(fault, good):
 )
 def test_a_faulty_file_is_named_with_its_true_md5(tmp_path, small_mnist, fault):
     write_idx(tmp_path, small_mnist, packed=False)
-    path = tmp_path / data.FILES[3]
+    path = tmp_path / loading.FILES[3]
     path.write_bytes(faulty(fault, path.read_bytes()))
-    message = one_line(data.load_dataset, "mnist", str(tmp_path))
+    message = one_line(loading.load_dataset, "mnist", str(tmp_path))
     assert str(path) in message
-    assert data.MD5["mnist"][3] in message
+    assert loading.MD5["mnist"][3] in message
     assert cached_files(tmp_path) == []
 
 
@@ -718,7 +721,7 @@ def test_any_bytes_give_an_array_or_a_user_error(tmp_path, content):
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "dangling"])
 def test_something_in_place_of_a_file_is_a_missing_file(tmp_path, small, kind):
-    path = write_idx(tmp_path / "given", small) / f"{data.FILES[1]}.gz"
+    path = write_idx(tmp_path / "given", small) / f"{loading.FILES[1]}.gz"
     path.unlink()
     if kind == "folder":
         path.mkdir()
@@ -726,25 +729,25 @@ def test_something_in_place_of_a_file_is_a_missing_file(tmp_path, small, kind):
         os.mkfifo(path)
     else:
         path.symlink_to(tmp_path / "nowhere")
-    message = one_line(data.load_dataset, "kmnist", str(path.parent))
-    assert f"lacks {data.FILES[1]} of kmnist" in message
+    message = one_line(loading.load_dataset, "kmnist", str(path.parent))
+    assert f"lacks {loading.FILES[1]} of kmnist" in message
 
 
 def test_a_file_that_vanishes_meanwhile(tmp_path, monkeypatch):
     path = tmp_path / "vanished"
-    found = files.Files([path] * 4, lambda: pytest.fail("it was read"))
-    monkeypatch.setattr(data, "_find_files", lambda *_: found)
-    assert str(path) in one_line(data.load_dataset, "kmnist", str(tmp_path))
+    found = user_files.Files([path] * 4, lambda: pytest.fail("it was read"))
+    monkeypatch.setattr(loading, "_find_files", lambda *_: found)
+    assert str(path) in one_line(loading.load_dataset, "kmnist", str(tmp_path))
 
 
 def test_kmnist_must_be_balanced(tmp_path, small):
     small[1][small[1] == 3] = 4
-    message = one_line(data.load_dataset, "kmnist", str(write_idx(tmp_path, small)))
-    assert f"{data.FILES[1]}.gz" in message
+    message = one_line(loading.load_dataset, "kmnist", str(write_idx(tmp_path, small)))
+    assert f"{loading.FILES[1]}.gz" in message
     assert "[6, 6, 6, 0, 12, 6, 6, 6, 6, 6]" in message
     small[1][0] = 77
     write_idx(tmp_path, small)
-    assert "1 other labels" in one_line(data.load_dataset, "kmnist", str(tmp_path))
+    assert "1 other labels" in one_line(loading.load_dataset, "kmnist", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
@@ -753,29 +756,31 @@ def test_kmnist_must_be_balanced(tmp_path, small):
 def test_no_data_set_is_taken_for_another(tmp_path, small, monkeypatch, owner, name, packed):
     if owner != "kmnist":
         known_by_md5(monkeypatch, owner, small)
-        monkeypatch.delitem(data.CHECKSUMS, owner, raising=False)
+        monkeypatch.delitem(loading.CHECKSUMS, owner, raising=False)
     folder = str(write_idx(tmp_path, small, packed))
     if owner == name:
-        assert_holds(data.load_dataset(name, folder), small)
+        assert_holds(loading.load_dataset(name, folder), small)
     elif owner == "kmnist" and not packed:
-        message = one_line(data.load_dataset, name, folder)
-        assert f"but {name}'s {data.FILES[0]} has {data.MD5[name][0]}" in message
+        message = one_line(loading.load_dataset, name, folder)
+        assert f"but {name}'s {loading.FILES[0]} has {loading.MD5[name][0]}" in message
     else:
-        message = one_line(data.load_dataset, name, folder)
-        assert f"this is {owner}'s {data.FILES[0]}, not {name}'s" in message
+        message = one_line(loading.load_dataset, name, folder)
+        assert f"this is {owner}'s {loading.FILES[0]}, not {name}'s" in message
         assert f"use --config.dataset={owner}" in message
 
 
 def test_fashion_mnist_is_known_to_the_last_byte(tmp_path, small_fashion):
     small_fashion[1][:2] = small_fashion[1][[1, 0]]
     write_idx(tmp_path, small_fashion)
-    message = one_line(data.load_dataset, "fashion_mnist", str(tmp_path))
-    assert f"but fashion_mnist's {data.FILES[1]} has {data.MD5['fashion_mnist'][1]}" in message
+    message = one_line(loading.load_dataset, "fashion_mnist", str(tmp_path))
+    assert (
+        f"but fashion_mnist's {loading.FILES[1]} has {loading.MD5['fashion_mnist'][1]}" in message
+    )
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_what_is_not_known_of_kmnist_is_said(tmp_path, small, caplog, packed):
-    data.load_dataset("kmnist", str(write_idx(tmp_path / "given", small, packed)))
+    loading.load_dataset("kmnist", str(write_idx(tmp_path / "given", small, packed)))
     if packed:  # as published
         assert caplog.text == ""
     else:
@@ -790,17 +795,19 @@ def test_what_is_not_known_of_kmnist_is_said(tmp_path, small, caplog, packed):
 )
 def test_pixels_that_are_not_kmnists_are_refused(tmp_path, small, monkeypatch, which, fault):
     dark = [array // 4 if array.ndim == 3 else array for array in small]
-    monkeypatch.setitem(data.MOMENTS, "kmnist", moments(dark[0]))
-    assert_holds(data.load_dataset("kmnist", str(write_idx(tmp_path, dark))), dark)
+    monkeypatch.setitem(loading.MOMENTS, "kmnist", moments(dark[0]))
+    assert_holds(loading.load_dataset("kmnist", str(write_idx(tmp_path, dark))), dark)
     images = {"random": small[which], "inverted": 255 - dark[which]}
     dark[which] = images.get(fault, np.full_like(dark[which], round(dark[which].mean())))
-    message = one_line(data.load_dataset, "kmnist", str(write_idx(tmp_path, dark)))
-    assert message.startswith(f"{tmp_path / data.FILES[which]}.gz: kmnist's pixels (from 0 to 1)")
+    message = one_line(loading.load_dataset, "kmnist", str(write_idx(tmp_path, dark)))
+    assert message.startswith(
+        f"{tmp_path / loading.FILES[which]}.gz: kmnist's pixels (from 0 to 1)"
+    )
 
 
 @pytest.mark.skipif(not REAL_MNIST, reason="MNIST_JAX_DATA_DIR, the folder of MNIST, is not set")
 def test_moments_are_those_that_everybody_normalises_mnist_by():
-    mean, deviation = data._moments(data.load_dataset("mnist", REAL_MNIST).train_images)
+    mean, deviation = loading._moments(loading.load_dataset("mnist", REAL_MNIST).train_images)
     assert (round(mean, 4), round(deviation, 4)) == (0.1307, 0.3081)
 
 
@@ -808,8 +815,8 @@ def test_what_is_known_of_kmnist_is_what_tensorflow_datasets_knows():
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_cls("kmnist")
-    published = [builder.url_infos[f"{builder.URL}{file}.gz"].checksum for file in data.FILES]
-    assert list(data.GZIP_SHA256["kmnist"]) == published
+    published = [builder.url_infos[f"{builder.URL}{file}.gz"].checksum for file in loading.FILES]
+    assert list(loading.GZIP_SHA256["kmnist"]) == published
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -817,16 +824,16 @@ def test_what_is_known_of_kmnist_is_what_tensorflow_datasets_knows():
 
 def forbid(monkeypatch, *names):
     for name in names:
-        monkeypatch.setattr(data, name, lambda *_, name=name: pytest.fail(f"{name} was called"))
+        monkeypatch.setattr(loading, name, lambda *_, name=name: pytest.fail(f"{name} was called"))
 
 
 def test_the_cache_serves_unchanged_files_without_reading_them(tmp_path, small, monkeypatch):
     folder = str(write_idx(tmp_path / "given", small))
-    first = data.load_dataset("kmnist", folder)
+    first = loading.load_dataset("kmnist", folder)
     assert cached_files(tmp_path) == ["kmnist-v2.npz"]
     forbid(monkeypatch, "_check", "_read_prepared", "_download")
     for data_dir in (folder, None):
-        dataset = data.load_dataset("kmnist", data_dir)
+        dataset = loading.load_dataset("kmnist", data_dir)
         assert_holds(dataset, small)
         assert dataset.checksum == first.checksum
         assert dataset.source == f"cache {tmp_path}/cache/kmnist-v2.npz, from IDX files in {folder}"
@@ -834,29 +841,29 @@ def test_the_cache_serves_unchanged_files_without_reading_them(tmp_path, small, 
 
 def test_changed_files_are_read_and_faults_in_them_reported(tmp_path, small):
     folder = write_idx(tmp_path / "given", small, packed=False)
-    data.load_dataset("kmnist", str(folder))
-    path = folder / data.FILES[0]
+    loading.load_dataset("kmnist", str(folder))
+    path = folder / loading.FILES[0]
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")  # as long as before, but newer
     os.utime(path, ns=(1, 1))
     small[0][-1, -1, -1] = 0
-    assert_holds(data.load_dataset("kmnist", str(folder)), small)
-    assert_holds(data.load_dataset("kmnist"), small)
+    assert_holds(loading.load_dataset("kmnist", str(folder)), small)
+    assert_holds(loading.load_dataset("kmnist"), small)
     path.write_bytes(b"")
     os.utime(path, ns=(1, 1))  # as old as before, but shorter
-    assert str(path) in one_line(data.load_dataset, "kmnist", str(folder))
+    assert str(path) in one_line(loading.load_dataset, "kmnist", str(folder))
 
 
 def test_files_elsewhere_replace_the_cached_copy(tmp_path, small):
-    data.load_dataset("kmnist", str(write_idx(tmp_path / "one", small)))
+    loading.load_dataset("kmnist", str(write_idx(tmp_path / "one", small)))
     other = [array[::-1] for array in small]
-    assert_holds(data.load_dataset("kmnist", str(write_idx(tmp_path / "two", other))), other)
-    assert_holds(data.load_dataset("kmnist"), other)
+    assert_holds(loading.load_dataset("kmnist", str(write_idx(tmp_path / "two", other))), other)
+    assert_holds(loading.load_dataset("kmnist"), other)
 
 
 @pytest.mark.parametrize("fault", [*NPZ_FAULTS, "name", "no meta", "deep meta", "labels"])
 def test_a_corrupt_cache_is_replaced_with_a_warning(tmp_path, small, caplog, fault):
     folder = str(write_idx(tmp_path / "given", small))
-    data.load_dataset("kmnist", folder)
+    loading.load_dataset("kmnist", folder)
     path = tmp_path / "cache" / "kmnist-v2.npz"
     with zipfile.ZipFile(path) as archive:
         meta = json.loads(archive.read("meta.json"))
@@ -870,30 +877,30 @@ def test_a_corrupt_cache_is_replaced_with_a_warning(tmp_path, small, caplog, fau
         rewrite(path, changes[fault])
     else:
         damage(path, fault, "train_images", "test_labels")
-    assert_holds(data.load_dataset("kmnist", folder), small)
+    assert_holds(loading.load_dataset("kmnist", folder), small)
     [record] = caplog.records
     assert record.getMessage().startswith(f"ignoring the cache file {path} (")
     assert "\n" not in record.getMessage()
     assert not (tmp_path / "cache" / "unpickled").exists()
     caplog.clear()
-    assert data.load_dataset("kmnist").source.startswith("cache")
+    assert loading.load_dataset("kmnist").source.startswith("cache")
     assert caplog.text == ""
 
 
 def test_mnist_in_the_cache_is_what_it_must_be(tmp_path, small_mnist, caplog):
     folder = str(write_idx(tmp_path / "given", small_mnist))
-    data.load_dataset("mnist", folder)
+    loading.load_dataset("mnist", folder)
     path = tmp_path / "cache" / "mnist-v2.npz"
     # One bad write by this very package, with everything in the file as it should be.
     wrong = [small_mnist[0], small_mnist[1][::-1], *small_mnist[2:]]
-    cached = data.cache.Cached(wrong, formats.checksum(wrong), "a bad write")
-    stamps = [data.cache.stamp(tmp_path / "given" / f"{file}.gz") for file in data.FILES]
-    data.cache.write("mnist", cached, data.ARRAY_NAMES, stamps)
-    assert_holds(data.load_dataset("mnist", folder), small_mnist)
+    cached = loading.cache.Cached(wrong, formats.checksum(wrong), "a bad write")
+    stamps = [loading.cache.stamp(tmp_path / "given" / f"{file}.gz") for file in loading.FILES]
+    loading.cache.write("mnist", cached, loading.ARRAY_NAMES, stamps)
+    assert_holds(loading.load_dataset("mnist", folder), small_mnist)
     [record] = caplog.records
     assert record.getMessage().startswith(f"ignoring the cache file {path} (ValueError: its arrays")
     path.chmod(0o666)
-    assert data.load_dataset("mnist", folder).source.startswith("cache")  # which proves itself
+    assert loading.load_dataset("mnist", folder).source.startswith("cache")  # which proves itself
 
 
 @pytest.mark.parametrize("below", [".", "kmnist-v2.npz"])
@@ -902,7 +909,7 @@ def test_a_cache_that_others_can_write_is_not_believed(
     tmp_path, small, monkeypatch, caplog, fault, below
 ):
     folder = str(write_idx(tmp_path / "given", small))
-    data.load_dataset("kmnist", folder)
+    loading.load_dataset("kmnist", folder)
     path = tmp_path / "cache" / below
     if fault != "owner":
         path.chmod(path.stat().st_mode | fault)
@@ -915,7 +922,7 @@ def test_a_cache_that_others_can_write_is_not_believed(
         said = f"belongs to user {os.getuid()}; set MNIST_JAX_CACHE_DIR to a folder of yours"
     for _ in range(2):
         caplog.clear()
-        assert data.load_dataset("kmnist", folder).source.startswith("IDX files")
+        assert loading.load_dataset("kmnist", folder).source.startswith("IDX files")
         [record] = caplog.records
         assert "ignoring the cache file " in record.getMessage()
         assert said in record.getMessage()
@@ -927,15 +934,15 @@ def test_the_cache_is_writable_by_nobody_else_whatever_the_umask(tmp_path, small
     before = os.umask(0)
     try:
         folder = str(write_idx(tmp_path / "given", small))
-        data.load_dataset("kmnist", folder)
-        compiled = data.cache.compiled_folder()
+        loading.load_dataset("kmnist", folder)
+        compiled = loading.cache.compiled_folder()
     finally:
         os.umask(before)
-    assert data.load_dataset("kmnist", folder).source.startswith("cache")
+    assert loading.load_dataset("kmnist", folder).source.startswith("cache")
     assert compiled.stat().st_mode & 0o777 == 0o700
     assert caplog.text == ""
     compiled.parent.chmod(0o777)
-    assert data.cache.compiled_folder() is None
+    assert loading.cache.compiled_folder() is None
     assert "compiled programs are not kept (others can write" in caplog.text
 
 
@@ -943,24 +950,24 @@ def test_the_cache_is_writable_by_nobody_else_whatever_the_umask(tmp_path, small
 def test_the_cache_is_written_whatever_the_clock_says(tmp_path, small, monkeypatch, seconds):
     monkeypatch.setattr("time.time", lambda: seconds)
     folder = str(write_idx(tmp_path / "given", small, packed=False))
-    data.load_dataset("kmnist", folder)
-    assert data.load_dataset("kmnist", folder).source.startswith("cache")
+    loading.load_dataset("kmnist", folder)
+    assert loading.load_dataset("kmnist", folder).source.startswith("cache")
     with np.load(tmp_path / "cache" / "kmnist-v2.npz") as archive:
         np.testing.assert_array_equal(archive["train_images"], small[0])
 
 
 def test_a_bomb_in_the_cache_does_not_fill_the_memory(tmp_path, small):
     folder = str(write_idx(tmp_path / "given", small))
-    data.load_dataset("kmnist", folder)
+    loading.load_dataset("kmnist", folder)
     path = tmp_path / "cache" / "kmnist-v2.npz"
     rewrite(path, {"meta.json": bytes(50_000_000)})
     with little_memory():
-        assert data.load_dataset("kmnist", folder).source.startswith("IDX files")
+        assert loading.load_dataset("kmnist", folder).source.startswith("IDX files")
 
 
 def test_any_bytes_for_the_cache_leave_the_true_arrays(tmp_path, small, caplog):
     folder = str(write_idx(tmp_path / "given", small))
-    data.load_dataset("kmnist", folder)
+    loading.load_dataset("kmnist", folder)
     path = tmp_path / "cache" / "kmnist-v2.npz"
     sound = path.read_bytes()
 
@@ -970,19 +977,19 @@ def test_any_bytes_for_the_cache_leave_the_true_arrays(tmp_path, small, caplog):
         path.write_bytes(content)
         caplog.clear()
         with warnings.catch_warnings(action="error"):
-            dataset = data.load_dataset("kmnist", folder)
+            dataset = loading.load_dataset("kmnist", folder)
         assert_holds(dataset, small)
         # Some bytes have no meaning, such as the files' times; what is damaged is replaced.
         damaged = not dataset.source.startswith("cache")
         assert len(caplog.records) == damaged
-        assert data.load_dataset("kmnist").source.startswith("cache")
+        assert loading.load_dataset("kmnist").source.startswith("cache")
 
     check()
 
 
 def test_an_unusable_cache_folder_costs_a_warning(tmp_path, small, caplog):
     (tmp_path / "cache").write_text("a file in place of the folder")
-    assert_holds(data.load_dataset("kmnist", str(write_idx(tmp_path / "given", small))), small)
+    assert_holds(loading.load_dataset("kmnist", str(write_idx(tmp_path / "given", small))), small)
     [record] = caplog.records
     assert record.getMessage().startswith("cannot cache kmnist")
 
@@ -995,7 +1002,7 @@ def test_compiled_programs_are_not_kept_where_no_folder_can_be_made(
     (tmp_path / file).write_text("a file in place of the folder")
     if file == "cache-above":
         monkeypatch.setenv("MNIST_JAX_CACHE_DIR", str(tmp_path / file / "cache"))
-    assert data.cache.compiled_folder() is None
+    assert loading.cache.compiled_folder() is None
     [record] = caplog.records
     assert record.getMessage().startswith(f"compiled programs are not kept ({tmp_path / file}")
 
@@ -1004,7 +1011,7 @@ def test_compiled_programs_are_not_kept_where_no_folder_can_be_made(
 @pytest.mark.skipif(os.geteuid() == 0, reason="no folder is closed to root")
 def test_a_closed_cache_folder_costs_a_warning(tmp_path, small, caplog, mode):
     (tmp_path / "cache").mkdir(mode=mode)
-    assert_holds(data.load_dataset("kmnist", str(write_idx(tmp_path / "given", small))), small)
+    assert_holds(loading.load_dataset("kmnist", str(write_idx(tmp_path / "given", small))), small)
     (tmp_path / "cache").chmod(0o755)
     [record] = caplog.records
     assert record.getMessage().startswith("cannot cache kmnist")
@@ -1012,7 +1019,7 @@ def test_a_closed_cache_folder_costs_a_warning(tmp_path, small, caplog, mode):
 
 def test_a_folder_in_place_of_the_cache_file_costs_warnings(tmp_path, small, caplog):
     (tmp_path / "cache" / "kmnist-v2.npz").mkdir(parents=True)
-    assert_holds(data.load_dataset("kmnist", str(write_idx(tmp_path / "given", small))), small)
+    assert_holds(loading.load_dataset("kmnist", str(write_idx(tmp_path / "given", small))), small)
     assert "not a regular file" in caplog.text
     assert "cannot cache kmnist" in caplog.text
     assert cached_files(tmp_path) == ["kmnist-v2.npz"]
@@ -1022,7 +1029,7 @@ def python(code, **options):
     """Starts a Python process whose kmnist is as small as the fixture `small` has it."""
     small = "from mnist_jax import data; data.NUM_TRAIN, data.NUM_TEST = 60, 20\n"
     small += "data.download.MIRRORS = {'kmnist': ()}\n"
-    small += f"data.GZIP_SHA256, data.MOMENTS = {data.GZIP_SHA256}, {data.MOMENTS}\n"
+    small += f"data.GZIP_SHA256, data.MOMENTS = {loading.GZIP_SHA256}, {loading.MOMENTS}\n"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", small + code], **pipes, **options)
 
@@ -1054,18 +1061,18 @@ def test_what_a_killed_process_left_is_removed_once_nobody_can_be_writing_it(tmp
     [left] = (tmp_path / "cache").iterdir()
     (tmp_path / "cache" / ".kmnist-v2.npz.mine").touch()
     os.utime(tmp_path / "cache" / ".kmnist-v2.npz.mine", (0, 0))  # old, but not made by the package
-    assert_holds(data.load_dataset("kmnist", folder), small)
+    assert_holds(loading.load_dataset("kmnist", folder), small)
     assert left.exists()  # for all that this process knows, the other is still writing
     os.utime(left, (0, 0))
-    assert data.load_dataset("kmnist", folder).source.startswith("cache")
+    assert loading.load_dataset("kmnist", folder).source.startswith("cache")
     assert cached_files(tmp_path) == [".kmnist-v2.npz.mine", "kmnist-v2.npz"]
 
 
 def test_a_new_cache_file_does_not_disturb_who_reads_the_old(tmp_path, small):
-    data.load_dataset("kmnist", str(write_idx(tmp_path / "one", small)))
+    loading.load_dataset("kmnist", str(write_idx(tmp_path / "one", small)))
     with open(tmp_path / "cache" / "kmnist-v2.npz", "rb") as file:
         before = file.read()
-        data.load_dataset("kmnist", str(write_idx(tmp_path / "two", [a[::-1] for a in small])))
+        loading.load_dataset("kmnist", str(write_idx(tmp_path / "two", [a[::-1] for a in small])))
         file.seek(0)
         assert file.read() == before
 
@@ -1097,9 +1104,9 @@ def test_many_may_fill_the_cache_at_once(tmp_path, small, caplog, monkeypatch):
 
     with monkeypatch.context() as patch, concurrent.futures.ThreadPoolExecutor(4) as pool:
         patch.setattr(formats, "write_npz", write_together)
-        for future in [pool.submit(data.load_dataset, "kmnist", folder) for _ in range(4)]:
+        for future in [pool.submit(loading.load_dataset, "kmnist", folder) for _ in range(4)]:
             assert_holds(future.result(), small)
-    assert_holds(data.load_dataset("kmnist"), small)
+    assert_holds(loading.load_dataset("kmnist"), small)
     assert cached_files(tmp_path) == ["kmnist-v2.npz"]
     assert caplog.text == ""
 
@@ -1118,7 +1125,7 @@ def test_where_the_cache_is(tmp_path, small, monkeypatch, variable, value, folde
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv(variable, value if "~" in value else str(tmp_path / value))
-    data.load_dataset("kmnist", str(write_idx(tmp_path / "given", small)))
+    loading.load_dataset("kmnist", str(write_idx(tmp_path / "given", small)))
     assert (tmp_path / folder / "kmnist-v2.npz").is_file()
 
 
@@ -1130,11 +1137,11 @@ def test_without_a_home_the_error_says_what_to_set(tmp_path, small, monkeypatch)
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", getpwuid)
     monkeypatch.chdir(tmp_path)
-    message = one_line(data.load_dataset, "kmnist", str(write_idx(tmp_path / "given", small)))
+    message = one_line(loading.load_dataset, "kmnist", str(write_idx(tmp_path / "given", small)))
     assert "set MNIST_JAX_CACHE_DIR to a folder" in message
     assert os.listdir(tmp_path) == ["given"]
     monkeypatch.setenv("MNIST_JAX_CACHE_DIR", str(tmp_path / "cache"))
-    assert_holds(data.load_dataset("kmnist", str(tmp_path / "given")), small)
+    assert_holds(loading.load_dataset("kmnist", str(tmp_path / "given")), small)
 
 
 # --- tensorflow-datasets -------------------------------------------------------------------------
@@ -1174,10 +1181,10 @@ def test_a_prepared_folder_gives_the_original_order(tmp_path, small_fashion, mon
     assert stored != small_fashion[1].tolist()  # else this test could not fail
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     forbid(monkeypatch, "_download")
-    dataset = data.load_dataset("fashion_mnist")
+    dataset = loading.load_dataset("fashion_mnist")
     assert_holds(dataset, small_fashion)
     assert dataset.source == f"tensorflow-datasets {builder.data_dir}"
-    assert_holds(data.load_dataset("fashion_mnist"), small_fashion)
+    assert_holds(loading.load_dataset("fashion_mnist"), small_fashion)
     assert cached_files(tmp_path) == ["fashion_mnist-v2.npz"]
 
 
@@ -1188,7 +1195,7 @@ def test_a_prepared_folder_of_tfrecord_is_read_without_tensorflow(
     folder = write_tfrecord(tmp_path / "tfds" / "kmnist" / "3.0.1", small, shards)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     forbid(monkeypatch, "_download")
-    dataset = data.load_dataset("kmnist")
+    dataset = loading.load_dataset("kmnist")
     assert_holds(dataset, small)
     assert dataset.source == f"tensorflow-datasets {folder}"
 
@@ -1248,11 +1255,11 @@ def test_a_faulty_prepared_folder_is_passed_over_unless_it_is_given(
     folder = write_tfrecord(tmp_path / "tfds" / "kmnist" / "3.0.1", small)
     damage(folder / "kmnist-train.tfrecord-00000-of-00001")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setattr(data, "_download", lambda *_: None)
+    monkeypatch.setattr(loading, "_download", lambda *_: None)
     with little_memory(6e6):
-        message = one_line(data.load_dataset, "kmnist")
+        message = one_line(loading.load_dataset, "kmnist")
     assert message.startswith("data set kmnist was not found: MNIST_JAX_DATA_DIR is not set; ")
-    for text in (message, one_line(data.load_dataset, "kmnist", str(tmp_path / "tfds"))):
+    for text in (message, one_line(loading.load_dataset, "kmnist", str(tmp_path / "tfds"))):
         assert str(folder) in text
         assert said in text
 
@@ -1277,10 +1284,10 @@ def test_a_prepared_folder_runs_no_code_and_takes_no_memory_by_its_claims(
     monkeypatch.syspath_prepend(str(tmp_path))
     forbid(monkeypatch, "_download")
     if place == "given":
-        dataset = data.load_dataset("fashion_mnist", str(tmp_path / "tfds"))
+        dataset = loading.load_dataset("fashion_mnist", str(tmp_path / "tfds"))
     else:
         monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-        dataset = data.load_dataset("fashion_mnist")
+        dataset = loading.load_dataset("fashion_mnist")
     assert_holds(dataset, small_fashion)
     assert not (tmp_path / "was run").exists()
 
@@ -1297,7 +1304,7 @@ def test_a_bomb_in_an_array_record_is_not_unpacked(tmp_path, small, size):
         writer.write(bytes(size))
         writer.close()
         assert path.stat().st_size < 140_000
-    message = one_line(data.load_dataset, "kmnist", str(tmp_path))
+    message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
     assert f"{folder} cannot be used" in message
     assert (" claims 300000154 bytes of contents" in message) == (size > 6)
 
@@ -1348,7 +1355,7 @@ def serving(monkeypatch, contents, respond):
 
 
 def zipped_files(arrays):
-    return {f"{file}.gz": zipped(array) for file, array in zip(data.FILES, arrays, strict=True)}
+    return {f"{file}.gz": zipped(array) for file, array in zip(loading.FILES, arrays, strict=True)}
 
 
 def answer(handler, content, length=None):
@@ -1363,7 +1370,7 @@ def test_tensorflow_datasets_has_a_checksum_of_each_file():
 
     for name in ("mnist", "fashion_mnist", "kmnist"):
         builder = tfds.builder_cls(name)
-        for file in data.FILES:
+        for file in loading.FILES:
             expected = builder.url_infos[f"{builder.URL}{file}.gz"]
             assert 1_000 < expected.size < 30_000_000
             assert len(expected.checksum) == 64
@@ -1387,10 +1394,10 @@ def test_download(tmp_path, small, monkeypatch, hindrance):
             answer(handler, contents[name])
 
     with serving(monkeypatch, contents, respond) as paths:
-        dataset = data.load_dataset("kmnist")
+        dataset = loading.load_dataset("kmnist")
         assert_holds(dataset, small)
         assert dataset.source.startswith("download from http://127.0.0.1:")
-        assert_holds(data.load_dataset("kmnist"), small)  # from the cache
+        assert_holds(loading.load_dataset("kmnist"), small)  # from the cache
     assert len(paths) == {"none": 4, "redirected": 8}.get(hindrance, 5)
     assert cached_files(tmp_path) == ["kmnist-v2.npz"]
 
@@ -1477,7 +1484,7 @@ def test_a_failed_download_leaves_nothing(tmp_path, small, monkeypatch, fault, s
 
     frugal = little_memory(2e7) if fault in ("bomb", "endless") else contextlib.nullcontext()
     with serving(monkeypatch, contents, respond) as paths, frugal:
-        message = one_line(data.load_dataset, "kmnist")
+        message = one_line(loading.load_dataset, "kmnist")
     assert "the download from http://127.0.0.1:" in message
     assert said in message
     assert len(paths) <= 2 + 2 * (31 if fault == "redirected for ever" else 1)
@@ -1519,11 +1526,11 @@ def test_a_download_goes_on_at_another_address(tmp_path, small, monkeypatch, fau
         if fault == "silent":
             monkeypatch.setattr(download, "TIMEOUT_S", 1.0)
         if fault == "both":
-            message = one_line(data.load_dataset, "kmnist")
+            message = one_line(loading.load_dataset, "kmnist")
             assert f"the download from {url} failed (HTTPError" in message
             assert f", from {url}mirror/ failed (HTTPError" in message
         else:
-            dataset = data.load_dataset("kmnist")
+            dataset = loading.load_dataset("kmnist")
             assert_holds(dataset, small)
             first = f"{url} and " if fault == "third absent" else ""
             assert dataset.source == f"download from {first}{url}mirror/"
@@ -1592,14 +1599,14 @@ def test_without_any_source_the_error_says_what_was_tried_and_what_to_do(tmp_pat
         monkeypatch.setattr(builder, "URL", url)
         monkeypatch.setattr(builder, "url_infos", infos)
         monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(tmp_path / "nowhere"))
-        message = one_line(data.load_dataset, "kmnist")
+        message = one_line(loading.load_dataset, "kmnist")
     assert f"MNIST_JAX_DATA_DIR={tmp_path / 'nowhere'} is not a folder" in message
     assert f"{tmp_path / 'no_tfds'} is not a folder" in message
     assert f"the download from {url} failed" in message
     assert "refused" in message
     assert "--data_dir=DIR" in message
     assert "--config.dataset=digits" in message
-    assert all(file in message for file in data.FILES)
+    assert all(file in message for file in loading.FILES)
     assert cached_files(tmp_path) == []
 
 
@@ -1609,7 +1616,7 @@ def test_without_any_source_the_error_says_what_was_tried_and_what_to_do(tmp_pat
 def test_digits():
     from sklearn.datasets import load_digits
 
-    dataset = data.load_dataset("digits", "/no/such/folder")
+    dataset = loading.load_dataset("digits", "/no/such/folder")
     assert dataset.train_images.shape == (1437, 28, 28)
     assert dataset.test_images.shape == (360, 28, 28)
     assert dataset.train_images.dtype == dataset.train_labels.dtype == np.uint8
@@ -1637,7 +1644,7 @@ def numbered(counts):
     labels = rng.permutation(np.repeat(np.arange(10), counts)).astype(np.uint8)
     images = np.arange(len(labels), dtype=np.uint16)[:, None, None]
     rest = (images[:0], labels[:0], images[:7], labels[:7], ("",) * 10, "sha256:0", "made")
-    return data.Dataset("kmnist", images, labels, *rest)
+    return loading.Dataset("kmnist", images, labels, *rest)
 
 
 def indices(images):
@@ -1648,7 +1655,7 @@ def indices(images):
 def test_hold_out_validation(num_validation):
     counts = np.arange(10) * 10 + 10
     whole = numbered(counts)
-    cut = data.hold_out_validation(whole, num_validation)
+    cut = loading.hold_out_validation(whole, num_validation)
     train, validation = indices(cut.train_images), indices(cut.validation_images)
     assert len(validation) == num_validation
     assert sorted([*train, *validation]) == list(range(550))
@@ -1660,7 +1667,7 @@ def test_hold_out_validation(num_validation):
     assert np.abs(share).max() < 1
     if num_validation == 13:  # shares .24 .47 .71 .95 1.18 1.42 1.65 1.89 2.13 2.36, by hand
         assert np.bincount(cut.validation_labels).tolist() == [0, 1, 1, 1, 1, 1, 2, 2, 2, 2]
-    again = data.hold_out_validation(whole, num_validation)
+    again = loading.hold_out_validation(whole, num_validation)
     np.testing.assert_array_equal(indices(again.validation_images), validation)
     assert cut.test_images is whole.test_images
     assert cut.checksum == whole.checksum
@@ -1668,7 +1675,7 @@ def test_hold_out_validation(num_validation):
 
 def test_hold_out_validation_depends_on_its_seed_and_on_nothing_else():
     whole = numbered([20] * 10)._replace(train_labels=(np.arange(200) % 10).astype(np.uint8))
-    chosen = [indices(data.hold_out_validation(whole, 50, s).validation_images) for s in (0, 1)]
+    chosen = [indices(loading.hold_out_validation(whole, 50, s).validation_images) for s in (0, 1)]
     assert chosen[0].tolist() != chosen[1].tolist()
     # Golden: if the cut changes, results recorded with validation images lose their meaning.
     assert chosen[0][:8].tolist() == [14, 15, 16, 24, 26, 30, 34, 43]
@@ -1676,20 +1683,20 @@ def test_hold_out_validation_depends_on_its_seed_and_on_nothing_else():
 
 def test_hold_out_of_nothing_and_of_too_much():
     whole = numbered([2] * 10)
-    assert data.hold_out_validation(whole, 0) is whole
+    assert loading.hold_out_validation(whole, 0) is whole
     for number in (-1, 20, 21):
-        message = one_line(data.hold_out_validation, whole, number)
+        message = one_line(loading.hold_out_validation, whole, number)
         assert f"num_validation={number} " in message
         assert "0 to 19" in message
     for seed in (-1, 2**32):
-        message = one_line(data.hold_out_validation, whole, 5, seed)
+        message = one_line(loading.hold_out_validation, whole, 5, seed)
         assert f"seed={seed} " in message
         assert f"0 to {2**32 - 1}" in message
 
 
 def assert_stratified(whole, num_validation, seed=0):
     """Checks a cut of a data set of `numbered` images."""
-    cut = data.hold_out_validation(whole, num_validation, seed)
+    cut = loading.hold_out_validation(whole, num_validation, seed)
     train, validation = indices(cut.train_images), indices(cut.validation_images)
     assert len(validation) == num_validation
     everything = np.sort(np.concatenate([train, validation]))
@@ -1702,7 +1709,7 @@ def assert_stratified(whole, num_validation, seed=0):
 
 
 def test_hold_out_of_every_size_of_digits():
-    digits = data.load_dataset("digits")
+    digits = loading.load_dataset("digits")
     images = numbered(np.bincount(digits.train_labels)).train_images
     for num_validation in range(len(images)):
         assert_stratified(digits._replace(train_images=images), num_validation)
@@ -1729,7 +1736,7 @@ def test_hold_out_of_any_classes(counts, share, seed):
     ],
 )
 def test_a_class_left_without_an_image_is_told(caplog, counts, num_validation, said):
-    data.hold_out_validation(numbered(counts), num_validation)
+    loading.hold_out_validation(numbered(counts), num_validation)
     assert [said in record.getMessage() for record in caplog.records] == [True] * (said is not None)
 
 

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, default_config, machine, optimizer, own_files, recipes, recorded
-from mnist_jax.config_files import Found, read_file
-from mnist_jax.experiment import read_config, read_experiment
-from mnist_jax.keys import find_axes
-from mnist_jax.protocol import PROTOCOLS
-from mnist_jax.settings import SETTINGS
-from mnist_jax.start import configure_jax
+from mnist_jax import UserError, default_config
+from mnist_jax.config import old_records, user_code
+from mnist_jax.config.config_files import Found, read_file
+from mnist_jax.config.experiment import read_config, read_experiment
+from mnist_jax.config.keys import find_axes
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.config.settings import SETTINGS
+from mnist_jax.training import machine, optimizers, recipes
+from mnist_jax.training.start import configure_jax
 
 CONFIG = str(ROOT / "configs" / "l2_sweep.py")
 
@@ -147,9 +149,9 @@ def test_a_record_is_read_back_as_the_experiment_that_it_was(path):
     record = json.loads(path.read_text())
     experiment = read_experiment(str(path), {})
     again = json.loads(json.dumps(experiment.record()))
-    assert again == recorded.upgrade_record(record)
+    assert again == old_records.upgrade_record(record)
     new = {"protocol", "validation_seed", "model", "optimizer", "ema_decay", "metrics"}
-    assert {key for key in again if again[key] != record.get(key)} <= new | set(recorded._ADDED)
+    assert {key for key in again if again[key] != record.get(key)} <= new | set(old_records._ADDED)
     if "model" in record:
         assert again == record
         return
@@ -346,7 +348,7 @@ def test_optimizers_side_by_side_are_one_grid(tmp_path):
     ]
     assert list(found.parts.values()) == [[0, 1, 2, 3], [4, 5]]
     recipe, trials = recipes.create_recipe(found, [4, 5], 100)
-    assert recipe.optimizer.make is optimizer.MAKERS["adamw"]
+    assert recipe.optimizer.make is optimizers.MAKERS["adamw"]
     assert trials.optimizer.keys() == {"b1", "b2", "eps", "weight_decay"}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(found.record()))
@@ -547,7 +549,7 @@ def test_a_run_with_files_of_ones_own_is_read_back_from_their_copies(own):
     assert record["files"].keys() == {"my_net.py", "my_opt.py"}
     run = own / "run"
     run.mkdir()
-    own_files.save(run, found.own_files)
+    user_code.save(run, found.own_files)
     (run / "config.json").write_text(json.dumps(record))
     for path in own.glob("*.py"):
         path.unlink()

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from test_report import IMAGES, OPTIMIZERS, RECIPE, gaps, make_run, own_run
 
-from mnist_jax import (
-    UserError,
+from mnist_jax import UserError
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.data import datasets
+from mnist_jax.report import (
     canvas,
-    comparison,
-    datasets,
     epoch_figures,
     grid_figures,
-    pages,
-    report,
-    results,
+    one_run,
+    render,
+    several_runs,
     trial_figures,
 )
-from mnist_jax.protocol import PROTOCOLS
-from mnist_jax.workdirs import NAMES
+from mnist_jax.runs import results
+from mnist_jax.runs.workdirs import NAMES
 
 
 def shown_texts(figure):
@@ -38,7 +38,7 @@ def drawn(figure):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol, schedule=("constant", "cosine"), seeds=2)
-    drawings = report.figures_of_run(*report.with_weights(run))
+    drawings = one_run.figures_of_run(*one_run.with_weights(run))
     assert len(drawings) == 8
     assert all(re.fullmatch(NAMES["figures"], f"{name}.png") for name in drawings)
     for draw in drawings.values():
@@ -128,7 +128,7 @@ def test_overlay_has_a_line_for_each_run(tmp_path):
         make_run(tmp_path / "a", name="one"),
         make_run(tmp_path / "b", "last_epoch", l2=(0.0,), name="two"),
     ]
-    lines = comparison.name_lines(comparison.name_runs(runs))
+    lines = several_runs.name_lines(several_runs.name_runs(runs))
     figure, caption = epoch_figures.draw_overlay(lines, "digits (protocols differ)")
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == [line.name for line in lines]
@@ -228,7 +228,7 @@ def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
     search = {"grid": "halton", "num_points": 9, "learning_rate": (0.01, 1.0), "l2": (1e-6, 1e-3)}
     search |= {"schedule": ("constant", "cosine"), "momentum": (0.0, 0.9)}
     run = make_run(tmp_path / "run", "validation", diverging=[2], seeds=1, **search)
-    assert {"search", "accuracy_by_point"} < set(report.figures_of_run(*report.with_weights(run)))
+    assert {"search", "accuracy_by_point"} < set(one_run.figures_of_run(*one_run.with_weights(run)))
     assert re.fullmatch(NAMES["figures"], "search.svg")
     figure, caption = grid_figures.draw_search(run)
     scales = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
@@ -284,7 +284,7 @@ def test_heat_map_has_a_cell_for_each_pair(tmp_path):
     assert len(ax.patches) == 1
     assert "Framed: the chosen point" in caption
     three = make_run(tmp_path / "three", schedule=("cosine", "constant"), momentum=(0.0, 0.5))
-    assert "heat_map" not in report.figures_of_run(three)
+    assert "heat_map" not in one_run.figures_of_run(three)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_heat_map_has_a_cell_for_each_pair(tmp_path):
 def test_an_axis_of_ones_own_has_the_scale_of_its_values(tmp_path, axis, values, scale, names):
     run = own_run(tmp_path / "run", seeds=1, **{axis: values})
     assert re.fullmatch(NAMES["figures"], f"accuracy_vs_{axis}.png")
-    figure, _ = report.figures_of_run(run)[f"accuracy_vs_{axis}"]()
+    figure, _ = one_run.figures_of_run(run)[f"accuracy_vs_{axis}"]()
     [ax] = drawn(figure).axes
     assert ax.get_xscale() == scale
     assert [tick.get_text() for tick in ax.get_xticklabels()] == names
@@ -318,7 +318,7 @@ def test_points_without_an_axis_are_left_out_of_its_figure(tmp_path):
     rates = (0.1, 0.01)
     axes = {name: [x for x in v for _ in rates] for name, v in OPTIMIZERS.items()}
     run = own_run(tmp_path / "run", learning_rate=5 * rates, **axes)
-    drawings = report.figures_of_run(run)
+    drawings = one_run.figures_of_run(run)
     assert {x for x in drawings if x.startswith("accuracy_vs_")} == {
         "accuracy_vs_momentum",
         "accuracy_vs_b2",
@@ -336,19 +336,19 @@ def test_points_without_an_axis_are_left_out_of_its_figure(tmp_path):
     assert len(names) == 5
     assert "Left out" not in caption
     paired = own_run(tmp_path / "list", learning_rate=rates, momentum=(0.0, 0.9))
-    assert not [x for x in report.figures_of_run(paired) if x.startswith("accuracy_vs_")]
+    assert not [x for x in one_run.figures_of_run(paired) if x.startswith("accuracy_vs_")]
 
 
 def test_search_leaves_points_without_an_axis_out_of_its_panel(tmp_path):
     rates = {"learning_rate": (1e-3, 2e-3, 0.1, 0.2, 0.3)}
     run = own_run(tmp_path / "run", grid="halton", **OPTIMIZERS | rates)
-    figure, caption = report.figures_of_run(run)["search"]()
+    figure, caption = one_run.figures_of_run(run)["search"]()
     panels = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
     found = {name: np.isfinite(ax.lines[0].get_xdata()).sum() for name, ax in panels.items()}
     assert found == {"learning rate": 5, "momentum": 2, "optimizer": 5, "b2": 2}
     assert "A panel leaves out the points that do not have its axis." in caption
     whole = own_run(tmp_path / "whole", grid="halton", **rates)
-    assert "leaves out the points" not in report.figures_of_run(whole)["search"]()[1]
+    assert "leaves out the points" not in one_run.figures_of_run(whole)["search"]()[1]
 
 
 def test_long_names_leave_room_for_what_is_drawn(tmp_path, recwarn):
@@ -356,7 +356,7 @@ def test_long_names_leave_room_for_what_is_drawn(tmp_path, recwarn):
     long = "rate_of_what_is_dropped_behind_the_convolutions_of_the_network"
     axes = {long: [x for x in (0.0, 0.1, 0.2, 0.5) for _ in names], "activation": 4 * names}
     run = own_run(tmp_path / "run", seeds=2, **axes)
-    drawings = report.figures_of_run(run)
+    drawings = one_run.figures_of_run(run)
     for name in (f"accuracy_vs_{long}", "accuracy_vs_activation", "heat_map"):
         figure, _ = drawings[name]()
         ax = drawn(figure).axes[0]
@@ -376,7 +376,7 @@ def test_points_stand_below_each_other(tmp_path):
         make_run(tmp_path / x, y, l2=(0.0,), name=x)
         for x, y in zip("ab", ("test", "last_epoch"), strict=True)
     ]
-    lines = comparison.name_lines(runs)
+    lines = several_runs.name_lines(runs)
     figure, _ = grid_figures.draw_points(lines, "digits: two")
     [ax] = figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
@@ -395,7 +395,7 @@ def test_points_stand_below_each_other(tmp_path):
 
 def test_classes_are_those_of_the_predictions(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,))
-    figure, caption = trial_figures.draw_classes(run, report.read_chosen_trial(run))
+    figure, caption = trial_figures.draw_classes(run, one_run.read_chosen_trial(run))
     left, ax = figure.axes
     expected = [75, 75, 75, *[100] * 7]  # the first three of forty images are mistaken
     np.testing.assert_allclose(left.lines[0].get_xdata(), expected)
@@ -411,7 +411,7 @@ def test_classes_are_those_of_the_predictions(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), dataset="fashion_mnist")
-    figure, caption = trial_figures.draw_mistakes(run, report.read_chosen_trial(run))
+    figure, caption = trial_figures.draw_mistakes(run, one_run.read_chosen_trial(run))
     names = datasets.CLASS_NAMES["fashion_mnist"]
     assert shown_texts(figure) == [
         f"true: {names[i]}\npredicted: {names[i + 1]}\n55.0 %" for i in range(3)
@@ -423,10 +423,10 @@ def test_mistakes_are_named(tmp_path):
 @pytest.mark.parametrize("size", [(28, 28), (8, 30, 1), (30, 8, 3)])
 def test_mistakes_have_the_proportions_of_the_images(tmp_path, size):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
-    chosen = report.read_chosen_trial(run)
+    chosen = one_run.read_chosen_trial(run)
     images = np.random.default_rng(0).integers(0, 255, (3, *size)).astype(np.uint8)
     np.savez(run.workdir / "chosen_trial.npz", **chosen | {"mistake_images": images})
-    figure, _ = trial_figures.draw_mistakes(run, report.read_chosen_trial(run))
+    figure, _ = trial_figures.draw_mistakes(run, one_run.read_chosen_trial(run))
     for i, image in enumerate(figure.axes[0].images):
         left, right, bottom, top = image.get_extent()
         assert (bottom - top) / (right - left) == pytest.approx(size[0] / size[1])
@@ -497,26 +497,26 @@ def test_weights_of_colours_are_colours(tmp_path, shape):
 )
 def test_weights_that_are_no_images_are_a_line_and_no_failure(tmp_path, capsys, shape, size):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
-    report.write_report(run.workdir)
+    one_run.write_report(run.workdir)
     images = np.zeros((3, *size), np.uint8)
     arrays = dict(np.load(run.workdir / "chosen_trial.npz")) | {"mistake_images": images}
     kernel = {"params/hidden_1/kernel": np.ones(shape), "params/output/kernel": np.ones((2, 3))}
     np.savez(run.workdir / "chosen_trial.npz", **arrays | kernel)
-    drawn = report.figures_of_run(*report.with_weights(run))
-    [said] = pages.save_figures(run.workdir, {"first_layer": drawn["first_layer"]})
+    drawn = one_run.figures_of_run(*one_run.with_weights(run))
+    [said] = render.save_figures(run.workdir, {"first_layer": drawn["first_layer"]})
     assert re.fullmatch(
         r"There is no figure first_layer: the kernel of the first layer \(hidden_1\) has the shape"
         rf" {re.escape(str(shape))}, and is neither pictures of {size[0]} x {size[1]} pixels nor"
         r" filters of them\.",
         said,
     )
-    assert not isinstance(said, pages.Warn)
+    assert not isinstance(said, render.Warn)
     assert capsys.readouterr().err == ""
     assert not list((run.workdir / "figures").glob("first_layer*"))  # no older one
     del arrays["params/hidden_1/kernel"]
     np.savez(run.workdir / "chosen_trial.npz", **arrays)
     with pytest.raises(canvas.NothingToDrawError, match="no layer of the network has a kernel"):
-        report.figures_of_run(*report.with_weights(run))["first_layer"]()
+        one_run.figures_of_run(*one_run.with_weights(run))["first_layer"]()
 
 
 def test_trial_without_mistakes_or_numbers_has_no_such_figures(tmp_path):
@@ -524,20 +524,20 @@ def test_trial_without_mistakes_or_numbers_has_no_such_figures(tmp_path):
     path = run.workdir / "chosen_trial.npz"
     arrays = dict(np.load(path)) | {"mistakes": np.zeros(0, int), "mistake_images": IMAGES[:0]}
     np.savez(path, **arrays)
-    assert list(report.figures_of_run(*report.with_weights(run))) == [
+    assert list(one_run.figures_of_run(*one_run.with_weights(run))) == [
         "accuracy_curves",
         "classes",
         "first_layer",
     ]
     np.savez(path, **arrays | {"probabilities": np.full((40, 10), math.nan)})
-    assert list(report.figures_of_run(*report.with_weights(run))) == ["accuracy_curves"]
+    assert list(one_run.figures_of_run(*one_run.with_weights(run))) == ["accuracy_curves"]
 
 
 def test_nothing_is_cut_or_collapses(tmp_path, recwarn):
     search = {"grid": "random", "num_points": 40, "learning_rate": (0.01, 1.0)}
     search |= {"momentum": (0.0, 0.9), "schedule": ("constant", "cosine"), "batch_size": (32, 64)}
     run = make_run(tmp_path / "run", "validation_last_epoch", l2=(0.0,), seeds=1, **search)
-    for draw in report.figures_of_run(*report.with_weights(run)).values():
+    for draw in one_run.figures_of_run(*one_run.with_weights(run)).values():
         figure, _ = draw()
         drawn(figure)
         renderer = figure._get_renderer()
@@ -568,13 +568,13 @@ def test_a_figure_that_fails_is_a_line_and_the_others_are_drawn(
     tmp_path, monkeypatch, capsys, error, said
 ):
     run = make_run(tmp_path / "run", num_epochs=(1,))
-    report.write_report(run.workdir)
+    one_run.write_report(run.workdir)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(grid_figures, "draw_axis", failing(error))
-    text = report.write_report(run.workdir)
+    text = one_run.write_report(run.workdir)
     said = f"he figure accuracy_vs_l2 is missing, since it cannot be drawn ({said})."
     assert capsys.readouterr().err == f"warning: t{said}\n"
-    assert text == report.write_report(run.workdir)
+    assert text == one_run.write_report(run.workdir)
     for name in ("report.html", "report.md"):
         page = (run.workdir / name).read_text().replace("\\", "")
         assert page.count(f"T{said}") == 1
@@ -586,7 +586,7 @@ def test_a_figure_that_fails_is_a_line_and_the_others_are_drawn(
 def test_a_figure_of_several_runs_that_fails_is_a_line(tmp_path, monkeypatch, capsys):
     runs = [make_run(tmp_path / name, num_epochs=(1,), name=name) for name in "ab"]
     monkeypatch.setattr(epoch_figures, "draw_overlay", failing(ValueError("odd")))
-    assert "No difference can be judged" in comparison.write_comparison(runs, tmp_path / "both")
+    assert "No difference can be judged" in several_runs.write_comparison(runs, tmp_path / "both")
     said = "he figure accuracy_curves is missing, since it cannot be drawn (ValueError: odd)."
     assert capsys.readouterr().err == f"warning: t{said}\n"
     assert f"T{said}" in (tmp_path / "both/report.html").read_text()
@@ -599,8 +599,8 @@ def test_a_figure_of_several_runs_that_fails_is_a_line(tmp_path, monkeypatch, ca
 def test_without_matplotlib_the_pages_are_made(tmp_path, monkeypatch):
     runs = [make_run(tmp_path / name, num_epochs=(1,), name=name) for name in "ab"]
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # an import raises
-    assert "Best of 3 grid points" in report.write_report(runs[0].workdir)
-    comparison.write_comparison(runs, tmp_path / "both")
+    assert "Best of 3 grid points" in one_run.write_report(runs[0].workdir)
+    several_runs.write_comparison(runs, tmp_path / "both")
     for folder, num_figures in ((runs[0].workdir, 5), (tmp_path / "both", 2)):
         page = (folder / "report.html").read_text()
         assert (
@@ -621,7 +621,7 @@ def test_without_the_weights_of_the_chosen_trial_the_report_says_so(tmp_path, ch
         np.savez(path, **arrays | {"probabilities": np.ones((40, 11))})
     elif change == "cut":
         path.write_bytes(b"PK")
-    text = " ".join(report.write_report(run.workdir).split())
+    text = " ".join(one_run.write_report(run.workdir).split())
     assert "Its pictures are left out: chosen_trial.npz: " in text
     assert {path.stem for path in (run.workdir / "figures").iterdir()} == {
         "accuracy_curves",

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from base import AXES, BASE
 
-from mnist_jax import UserError, grid
-from mnist_jax.grid import make_points
+from mnist_jax import UserError
+from mnist_jax.config import grid
+from mnist_jax.config.grid import make_points
 
 SPREADS = {name: axis.spread for name, axis in AXES.items()}
 

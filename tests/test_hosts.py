@@ -16,7 +16,8 @@ import own
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, hosts, machine
+from mnist_jax import UserError
+from mnist_jax.training import hosts, machine
 
 EXACT = ("metrics.jsonl", "results.csv", "chosen_trial.npz")
 # Two programs; two processes cannot share three or six trials of each evenly.

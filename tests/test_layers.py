@@ -10,9 +10,10 @@ import pytest
 from flax import linen as nn
 from hypothesis import strategies as st
 
-from mnist_jax import layers, models
+from mnist_jax import layers
 from mnist_jax.layers import ConvReluMaxPool, conv_relu_max_pool
-from mnist_jax.sweep import Mesh, P
+from mnist_jax.training import models
+from mnist_jax.training.sweep import Mesh, P
 
 PROPERTY = hypothesis.settings(max_examples=6, deadline=None, derandomize=True, database=None)
 

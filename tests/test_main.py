@@ -12,8 +12,8 @@ import sys
 import pytest
 from server import ROOT
 
-from mnist_jax import machine
-from mnist_jax.provenance import provenance
+from mnist_jax.runs.provenance import provenance
+from mnist_jax.training import machine
 
 CONFIG = f"--config={ROOT / 'configs' / 'baseline.py'}"
 DIGITS = (CONFIG, "--config.dataset=digits")
@@ -313,7 +313,7 @@ def test_the_installed_package_is_found_beside_a_checkout_of_its_name(tmp_path):
         assert done.returncode == 0
 
 
-@pytest.mark.parametrize("program", ["main", "report", "benchmark"])
+@pytest.mark.parametrize("program", ["main", "report.__main__", "benchmark.__main__"])
 def test_windows_is_told_of_in_one_line(program):
     code = (
         "import os, signal, sys\n"

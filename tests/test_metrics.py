@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mnist_jax import UserError, axes, metrics
+from mnist_jax import UserError
+from mnist_jax.config import axes
+from mnist_jax.training import metrics
 
 BATCH, CLASSES = 400, 5
 

@@ -10,10 +10,11 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mnist_jax import UserError, models, train
-from mnist_jax.axes import OPTIMIZERS, SCHEDULES, read_class
-from mnist_jax.checkpoints import Checkpoints
-from mnist_jax.optimizer import (
+from mnist_jax import UserError
+from mnist_jax.config.axes import OPTIMIZERS, SCHEDULES, read_class
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.training import models, trial
+from mnist_jax.training.optimizers import (
     MAKERS,
     Optimizer,
     check_optimizer,
@@ -160,7 +161,7 @@ ORDERS = [np.random.default_rng(epoch).permutation(NUM_IMAGES) for epoch in rang
 def split():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (NUM_IMAGES, 9, 9), np.uint8)
-    return train.Split(images, rng.integers(0, 10, NUM_IMAGES, np.uint8))
+    return trial.Split(images, rng.integers(0, 10, NUM_IMAGES, np.uint8))
 
 
 @functools.cache
@@ -170,7 +171,7 @@ def recipe(name):
     network = models.describe(model, (9, 9, 1), 10)
     make = "adamw" if name == "nadamw" else name
     made = create_optimizer(make, static, numbers, network.output)
-    return train.Recipe(network, made, 4, 4, held_out=None, choose_epoch=False)
+    return trial.Recipe(network, made, 4, 4, held_out=None, choose_epoch=False)
 
 
 def several(name):
@@ -178,7 +179,7 @@ def several(name):
     _, numbers, _ = PARAMETERS[name]
     points = [numbers] + [numbers | {key: 0.3 * x + 0.1} for key, x in numbers.items()]
     zero = np.zeros(len(points), np.float32)
-    return train.Hyperparameters(
+    return trial.Hyperparameters(
         seed=zero.astype(np.uint32),
         learning_rate=zero + np.float32(0.01),
         schedule=zero.astype(np.int32) + SCHEDULES.index("linear"),
@@ -202,13 +203,13 @@ def in_turn(function):
 @functools.cache
 def programs(name, over):
     """Returns init and epoch of trials, compiled once for all tests."""
-    init = over(functools.partial(train.init, recipe(name)))
+    init = over(functools.partial(trial.init, recipe(name)))
 
     def epoch(order, hyper, state):
         images = jax.tree.map(jnp.asarray, split())
 
         def one(hyper, state):
-            return train.train_epoch(recipe(name), hyper, state, order, images)[0]
+            return trial.train_epoch(recipe(name), hyper, state, order, images)[0]
 
         return over(one)(hyper, state)
 

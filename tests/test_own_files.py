@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, own_files
-from mnist_jax.own_files import OwnFile
+from mnist_jax import UserError
+from mnist_jax.config import user_code
+from mnist_jax.config.user_code import OwnFile
 from mnist_jax.run_files import BadFileError
 
 NET = '''"""A network."""
@@ -57,7 +58,7 @@ def make(learning_rate, momentum: float = 0.9):
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     """The current directory, from which `python -m` imports; what it imports is forgotten."""
-    before, cache = {*sys.modules}, dict(own_files._modules)
+    before, cache = {*sys.modules}, dict(user_code._modules)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "here"), *sys.path])
@@ -66,7 +67,7 @@ def here(tmp_path, monkeypatch):
     for name in sys.modules.keys() - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None) or sys.modules[name]):
             del sys.modules[name]
-    own_files._modules = cache
+    user_code._modules = cache
 
 
 def write(path, text):
@@ -78,7 +79,7 @@ def load(text, name="f", path="mine.py"):
     """Returns what a file in the current directory defines."""
     write(Path(path), text)
     spec = f"{path}:{name}"
-    return own_files.load(own_files.read(spec, "model"), spec, "model")
+    return user_code.load(user_code.read(spec, "model"), spec, "model")
 
 
 def said(text, name="f"):
@@ -104,23 +105,23 @@ def said(text, name="f"):
     ],
 )
 def test_values_that_name_files_are_told_from_what_is_built_in(spec, names, record):
-    assert own_files.names_file(spec) == names
+    assert user_code.names_file(spec) == names
     if record:
-        assert own_files.record_name(spec) == record
+        assert user_code.record_name(spec) == record
 
 
 def test_a_file_is_looked_for_here_and_then_beside_the_config(here, tmp_path, monkeypatch):
     configs = tmp_path / "configs"
     write(configs / "nets" / "net.py", "there = 1")
-    found = own_files.read("nets/net.py:f", "model", [tmp_path / "nowhere", configs])
+    found = user_code.read("nets/net.py:f", "model", [tmp_path / "nowhere", configs])
     sha256 = hashlib.sha256(b"there = 1").hexdigest()
     assert found == OwnFile("net.py", str(configs / "nets" / "net.py"), sha256, b"there = 1")
     assert hash(found)
     write(here / "nets" / "net.py", "here = 1")
-    assert own_files.read("nets/net.py:f", "model", [configs]).path == "nets/net.py"
+    assert user_code.read("nets/net.py:f", "model", [configs]).path == "nets/net.py"
     monkeypatch.setenv("HOME", str(configs))
-    assert own_files.read("~/nets/net.py:f", "model").content == b"there = 1"
-    assert own_files.read(f"{configs}/nets/net.py:f", "model").content == b"there = 1"
+    assert user_code.read("~/nets/net.py:f", "model").content == b"there = 1"
+    assert user_code.read(f"{configs}/nets/net.py:f", "model").content == b"there = 1"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_file_that_cannot_be_had_is_one_line(here, tmp_path, spec, expected):
         with open(here / name, "wb") as file:
             file.truncate(size)
     with pytest.raises(UserError) as error:
-        own_files.read(spec, "optimizer", [Path("../configs")])
+        user_code.read(spec, "optimizer", [Path("../configs")])
     line = str(error.value)
     assert line.isprintable()
     assert line.startswith("--config.optimizer=")
@@ -199,7 +200,7 @@ def test_a_file_runs_once_and_its_source_is_what_ran(here, tmp_path):
         hashlib.sha256(text.encode()).hexdigest(),
         text.encode(),
     )
-    assert own_files.load(copy, "elsewhere/mine.py:f", "optimizer") is one
+    assert user_code.load(copy, "elsewhere/mine.py:f", "optimizer") is one
     other = load(text.replace("one", "two"))
     assert other is not one
     assert (one.__module__, other.__module__) == (one.__module__, other.__module__)
@@ -264,9 +265,9 @@ def test_a_name_that_is_not_there_is_one_line(name, expected):
 
 def test_a_dot_in_a_name_makes_no_package(here):
     write(here / "my.net.py", "from .blocks import f")
-    file = own_files.read("my.net.py:f", "model")
+    file = user_code.read("my.net.py:f", "model")
     with pytest.raises(UserError, match="no known parent package; one file must hold all"):
-        own_files.load(file, "my.net.py:f", "model")
+        user_code.load(file, "my.net.py:f", "model")
 
 
 def test_many_names_are_not_all_listed():
@@ -339,9 +340,9 @@ def test_links_lead_to_what_is_refused_too(here, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(here), *sys.path])
     del sys.modules["others"]
     monkeypatch.chdir(tmp_path / "shared")
-    file = own_files.read("../way/mine.py:f", "model")
+    file = user_code.read("../way/mine.py:f", "model")
     with pytest.raises(UserError, match=r"mine.py imports others \("):
-        own_files.load(file, "../way/mine.py:f", "model")
+        user_code.load(file, "../way/mine.py:f", "model")
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -402,7 +403,7 @@ def test_a_package_without_a_file_may_lie_in_two_places(here, tmp_path, monkeypa
 def test_the_package_itself_may_lie_here(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = b"import mnist_jax.layers\ndef f(): import mnist_jax.layers"
-    own_files.load(OwnFile("mine.py", "mine.py", "", text), "mine.py:f", "model")()
+    user_code.load(OwnFile("mine.py", "mine.py", "", text), "mine.py:f", "model")()
 
 
 def test_a_lazy_module_is_not_loaded_to_see_where_it_lies(tmp_path, monkeypatch):
@@ -457,16 +458,16 @@ def test_a_file_that_computes_before_jax_is_set_up_is_refused(here, computes):
 def test_copies_come_back_as_they_were_kept(here, tmp_path):
     write(here / "mine.py", NET)
     write(here / "sub" / "my opt.py", "def make(): pass")
-    files = [own_files.read(spec, "model") for spec in ("mine.py:Net", "sub/my opt.py:make")]
-    own_files.save(tmp_path, [])
+    files = [user_code.read(spec, "model") for spec in ("mine.py:Net", "sub/my opt.py:make")]
+    user_code.save(tmp_path, [])
     assert not (tmp_path / "files").exists()
-    own_files.save(tmp_path, files)
-    own_files.save(tmp_path, files)
+    user_code.save(tmp_path, files)
+    user_code.save(tmp_path, files)
     assert sorted(path.name for path in (tmp_path / "files").iterdir()) == ["mine.py", "my opt.py"]
     for file in files:
-        copy = own_files.read_copy(tmp_path, file.name, file.sha256)
+        copy = user_code.read_copy(tmp_path, file.name, file.sha256)
         assert copy == file._replace(path=str(tmp_path / "files" / file.name))
-    assert own_files.load(copy, "my opt.py:make", "optimizer").__name__ == "make"
+    assert user_code.load(copy, "my opt.py:make", "optimizer").__name__ == "make"
 
 
 @pytest.mark.parametrize(
@@ -480,9 +481,9 @@ def test_copies_come_back_as_they_were_kept(here, tmp_path):
 )
 def test_a_copy_that_is_not_what_was_kept_is_refused(here, tmp_path, name, change, expected):
     write(here / "mine.py", NET)
-    file = own_files.read("mine.py:Net", "model")
-    own_files.save(tmp_path, [file])
+    file = user_code.read("mine.py:Net", "model")
+    user_code.save(tmp_path, [file])
     write(tmp_path / "mine.py", NET)
     change(tmp_path / "files" / "mine.py")
     with pytest.raises(BadFileError, match=expected):
-        own_files.read_copy(tmp_path, name, file.sha256)
+        user_code.read_copy(tmp_path, name, file.sha256)

@@ -2,9 +2,9 @@
 
 from server import ROOT
 
-from mnist_jax import axes
-from mnist_jax.keys import find_axes
-from mnist_jax.settings import SETTINGS
+from mnist_jax.config import axes
+from mnist_jax.config.keys import find_axes
+from mnist_jax.config.settings import SETTINGS
 
 
 def rows():

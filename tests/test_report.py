@@ -15,24 +15,16 @@ import pytest
 from base import AXES
 from server import ROOT
 
-from mnist_jax import (
-    UserError,
-    axes,
-    comparison,
-    disk,
-    pages,
-    records,
-    report,
-    results,
-    tables,
-    workdirs,
-)
-from mnist_jax.axes import metric_name
-from mnist_jax.data import Dataset
-from mnist_jax.grid import make_points
-from mnist_jax.protocol import PROTOCOLS
-from mnist_jax.provenance import provenance
-from mnist_jax.recorded import upgrade_record
+from mnist_jax import UserError, disk
+from mnist_jax.config import axes
+from mnist_jax.config.axes import metric_name
+from mnist_jax.config.grid import make_points
+from mnist_jax.config.old_records import upgrade_record
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.data.loading import Dataset
+from mnist_jax.report import one_run, render, several_runs, tables
+from mnist_jax.runs import records, results, workdirs
+from mnist_jax.runs.provenance import provenance
 
 L2S = (1e-3, 7.5e-4, 1e-6)
 RECIPE = {
@@ -130,22 +122,22 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
     run = workdirs.digest(config, made["data_checksum"])
     results.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, run=run)
-    return report.read_run(path)
+    return one_run.read_run(path)
 
 
 def sections(run):
     """Returns what a report says, without drawing."""
-    found = report.compare_best(run)
-    said = [*report.verdict(run, found), report.chosen_trial(run)]
-    return report.make_sections(run, found, said, [])
+    found = one_run.compare_best(run)
+    said = [*one_run.verdict(run, found), one_run.chosen_trial(run)]
+    return one_run.make_sections(run, found, said, [])
 
 
 def page(run):
-    return pages.to_markdown("title", sections(run))
+    return render.to_markdown("title", sections(run))
 
 
 def verdict(run):
-    return " ".join(report.verdict(run, report.compare_best(run)))
+    return " ".join(one_run.verdict(run, one_run.compare_best(run)))
 
 
 def cells(table):
@@ -242,7 +234,7 @@ def test_last_epoch_is_told_beside_the_chosen_one(tmp_path):
 )
 def test_page_says_the_protocol(tmp_path, protocol, right, wrong):
     run = make_run(tmp_path / "run", protocol)
-    for place in (report.headline(run), verdict(run), page(run)):
+    for place in (one_run.headline(run), verdict(run), page(run)):
         assert right in place
         assert wrong not in place
     assert ("biased upwards" in page(run)) is (protocol == "test")
@@ -255,7 +247,7 @@ def test_where_nothing_was_chosen_no_point_is_named_the_best(tmp_path):
     assert "the first, l2 0.001, is compared" in said
     assert "Best" not in said
     assert "Trial that is shown (the first; nothing chose it): trial 0" in page(run)
-    found = cells(tables.comparison_table(run, report.compare_best(run).others))
+    found = cells(tables.comparison_table(run, one_run.compare_best(run).others))
     assert [row["l2"] for row in found] == ["0.00075", "1e-06"]
     assert [row["difference in percentage points mean"] for row in found] == ["-1.00", "-2.00"]
 
@@ -323,7 +315,7 @@ def test_a_metric_of_ones_own_may_be_any_number_and_none(tmp_path):
     run = make_run(tmp_path / "run", "last_epoch", metrics=METRICS)
     column = "test_my_accuracy_ratio"
     change_csv(run, column, {0: -1e9, 1: math.nan, 3: math.nan, 4: math.inf, 5: -math.inf})
-    run = report.read_run(run.workdir)
+    run = one_run.read_run(run.workdir)
     table = cells(tables.metrics_table(run))
     assert [row["my accuracy ratio mean"] for row in table][:2] == ["-5.000e+08", "—"]
     assert {row["n"] for row in table} == {"3"}
@@ -339,7 +331,7 @@ def test_accuracies_of_more_than_all_images_are_damage(tmp_path, column, value):
     run = make_run(tmp_path / "run", metrics=METRICS)
     change_csv(run, column, {2: value})
     with pytest.raises(UserError, match="damaged"):
-        report.read_run(run.workdir)
+        one_run.read_run(run.workdir)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +382,7 @@ def test_verdict_compares_points_seed_by_seed(tmp_path, less, said):
 
 def test_comparisons_are_those_of_the_seeds_and_corrected(tmp_path):
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.01, 0.02), seeds=4)
-    row = cells(tables.comparison_table(run, report.compare_best(run).others))[0]
+    row = cells(tables.comparison_table(run, one_run.compare_best(run).others))[0]
     assert row["l2"] == "0.00075"
     from scipy import stats
 
@@ -419,7 +411,7 @@ def test_verdict_goes_by_the_corrected_p(tmp_path):
     from mnist_jax import stats
 
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.007, 0.0095))
-    found = report.compare_best(run)
+    found = one_run.compare_best(run)
     assert all(test["p"] < 0.05 < test["p_holm"] for _, test in found.others)
     assert "It cannot be told apart from any other point." in verdict(run)
     scatter = sorted(test["std"] for _, test in found.others)
@@ -492,7 +484,7 @@ def test_statistics_are_those_of_the_trials_whatever_an_older_version_wrote(tmp_
             point["statistics"] = {"best_test_accuracy": {"interval_95": [-6.58, 7.58]}}
 
     changed_summary(run, age)
-    again = report.read_run(run.workdir)
+    again = one_run.read_run(run.workdir)
     assert again.summary["num_images"] == {"train": 1437, "validation": 0, "test": 360}
     found = [point["statistics"]["best_test_accuracy"] for point in again.summary["grid"]]
     assert [x["interval_95"] for x in found] == 3 * [[0, 1]]
@@ -505,7 +497,7 @@ def test_a_summary_of_other_trials_is_refused(tmp_path):
         other = run._replace(workdir=tmp_path / key)
         changed_summary(other, lambda s, k=key, v=value: s["grid"][0].update({k: v}))
         with pytest.raises(UserError, match=r"results\.csv: it does not hold the trials"):
-            report.read_run(other.workdir)
+            one_run.read_run(other.workdir)
 
 
 def test_identical_trials_are_called_identical(tmp_path):
@@ -515,7 +507,7 @@ def test_identical_trials_are_called_identical(tmp_path):
             row.update({c: same[c] for c in results.measured(same, run.axes)})
     assert "It has identical results, trial by trial, to l2 0.00075; l2 1e-06." in verdict(run)
     assert "told apart" not in verdict(run)
-    [row, _] = cells(tables.comparison_table(run, report.compare_best(run).others))
+    [row, _] = cells(tables.comparison_table(run, one_run.compare_best(run).others))
     assert row["test"] == "none: identical trials"
     assert row["p"] == "—"
 
@@ -532,7 +524,7 @@ def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
     assert (last["l2"], last["n"]) == ("0.001", "2 of 3")
     values = [run.results[i]["best_test_accuracy"] for i in (0, 2)]
     assert last["best-epoch test accuracy % mean"] == f"{100 * np.mean(values):.2f}"
-    tests = cells(tables.comparison_table(run, report.compare_best(run).others))
+    tests = cells(tables.comparison_table(run, one_run.compare_best(run).others))
     assert [row["test"] for row in tests] == ["paired, n = 3", "none"]
     assert "1 point cannot be judged, with fewer than 3 sound trials." in verdict(run)
     assert not re.search(r"\b(nan|None|inf)\b", page(run))
@@ -540,11 +532,11 @@ def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
 
 def test_where_everything_diverged_there_is_no_result(tmp_path):
     run = make_run(tmp_path / "run", diverging=range(9), num_epochs=(1,))
-    report.write_report(run.workdir)
+    one_run.write_report(run.workdir)
     assert verdict(run).startswith("Every trial diverged, so there is no result. Of 9 trials, 9")
     run = make_run(tmp_path / "one", diverging=range(2), l2=(0.0,), seeds=2, num_epochs=(1,))
     assert verdict(run).endswith("2 diverged and are left out of every mean (seeds 0, 1).")
-    assert "which diverged" in report.chosen_trial(run)
+    assert "which diverged" in one_run.chosen_trial(run)
     assert not list((run.workdir / "figures").glob("classes*"))
 
 
@@ -569,7 +561,7 @@ def test_of_many_points_the_best_are_shown_and_the_reader_is_told(tmp_path):
     assert means == sorted(means, reverse=True)
     assert "Of 30 the first 20 are here; all are in summary.json" in page(run)
     assert "any of the 19 next best points" in verdict(run)
-    assert len(report.compare_best(run).others) == 19
+    assert len(one_run.compare_best(run).others) == 19
 
 
 def test_names_in_a_sentence_are_cut():
@@ -585,7 +577,7 @@ def written(tmp_path_factory):
     """A report with all that HTML and Markdown must escape, and what was printed."""
     path = tmp_path_factory.mktemp("written") / "run"
     run = make_run(path, name="<b>&'x'|", schedule=("constant", "cosine"), l2=(0.0, 1e-3))
-    return run, report.write_report(path)
+    return run, one_run.write_report(path)
 
 
 def test_printed_text_has_table_verdict_and_place(written):
@@ -605,8 +597,8 @@ def test_printed_text_has_table_verdict_and_place(written):
 
 
 def test_a_folder_of_any_name_is_told_in_one_line(tmp_path):
-    table = tables.lines_table(comparison.name_lines([make_run(tmp_path / "run")]))
-    assert pages.to_print("", table, [], Path("a\nb")).endswith(
+    table = tables.lines_table(several_runs.name_lines([make_run(tmp_path / "run")]))
+    assert render.to_print("", table, [], Path("a\nb")).endswith(
         "\n\nReport: a b/report.html (also report.md and figures/ there)"
     )
 
@@ -661,7 +653,7 @@ def test_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(2,))
 
     def files():
-        report.write_report(run.workdir)
+        one_run.write_report(run.workdir)
         paths = [*run.workdir.glob("report.*"), *run.workdir.glob("figures/*")]
         return {path.name: path.read_bytes() for path in paths}
 
@@ -676,14 +668,14 @@ def test_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path):
 
 
 def compare(*runs):
-    lines = comparison.name_lines(comparison.name_runs(runs))
-    return lines, comparison.compare_lines(lines)
+    lines = several_runs.name_lines(several_runs.name_runs(runs))
+    return lines, several_runs.compare_lines(lines)
 
 
 def comparison_verdict(*runs):
-    named = comparison.name_runs(runs)
-    lines = comparison.name_lines(named)
-    return comparison.comparison_verdict(named, lines, comparison.compare_lines(lines))
+    named = several_runs.name_runs(runs)
+    lines = several_runs.name_lines(named)
+    return several_runs.comparison_verdict(named, lines, several_runs.compare_lines(lines))
 
 
 def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
@@ -796,19 +788,19 @@ def test_runs_that_cannot_be_compared_are_warned_of(tmp_path, other, said):
     a = make_run(tmp_path / "a", l2=(0.0,), accuracy=gaps(0.0), name="one")
     b = make_run(tmp_path / "b", l2=(0.0,), accuracy=gaps(0.5), name="<two>", **other)
     [warning, judged] = comparison_verdict(a, b)
-    assert isinstance(warning, pages.Warn)
+    assert isinstance(warning, render.Warn)
     assert said in warning
     assert "No difference can be judged" in judged
     [row] = cells(tables.pairs_table(compare(a, b)[1]))
     assert row["no finding, since"].endswith("differ")
     for text in (
-        pages.to_markdown("", [("Verdict", [warning])]),
-        pages.to_html("", [("Verdict", [warning])]),
+        render.to_markdown("", [("Verdict", [warning])]),
+        render.to_html("", [("Verdict", [warning])]),
     ):
         assert said in text
-    warning = pages.Warn("WARNING: <two>")
-    assert r"> **WARNING: \<two\>**" in pages.to_markdown("", [("Verdict", [warning])])
-    assert '<p class="warning">' in pages.to_html("", [("Verdict", [warning])])
+    warning = render.Warn("WARNING: <two>")
+    assert r"> **WARNING: \<two\>**" in render.to_markdown("", [("Verdict", [warning])])
+    assert '<p class="warning">' in render.to_html("", [("Verdict", [warning])])
 
 
 def test_choice_among_more_points_is_warned_of(tmp_path):
@@ -836,7 +828,7 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     make_run(tmp_path / "a", l2=(0.0,), name="one", diverging=[1])
     make_run(tmp_path / "b", "last_epoch", name="two", conv_features=((4,),))
     monkeypatch.chdir(tmp_path)
-    text = comparison.write_comparison(report.read_runs(["a", "b"]))
+    text = several_runs.write_comparison(one_run.read_runs(["a", "b"]))
     assert "WARNING" in text
     [folder] = (tmp_path / "runs/report").iterdir()
     assert re.fullmatch(r"\d{8}T\d{6}\.\d{6}Z", folder.name)
@@ -848,8 +840,8 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     assert "CNN 4, 8" in said
     assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
     assert len([x for x in parsed(folder / "report.html").attributes if x[1] == "src"]) == 2
-    again = comparison.write_comparison(
-        report.read_runs(["a", "b"]), folder
+    again = several_runs.write_comparison(
+        one_run.read_runs(["a", "b"]), folder
     )  # its own report may be replaced
     assert str(folder) in again
     said = (folder / "report.md").read_text(encoding="utf-8")
@@ -877,7 +869,7 @@ def test_names_are_only_names_wherever_they_are_shown(tmp_path, monkeypatch):
     for i, name in enumerate(NAMES):
         folder = name.replace("\0", "") if i else "same"
         runs.append(make_run(tmp_path / str(i) / folder, num_epochs=(1,), l2=(0.0,), name=name))
-    text = comparison.write_comparison(runs)
+    text = several_runs.write_comparison(runs)
     [folder] = (tmp_path / "runs/report").iterdir()
     markdown, page = (folder / "report.md").read_text("utf-8"), parsed(folder / "report.html")
     svg = ElementTree.parse(folder / "figures/accuracy_by_run.svg")
@@ -904,10 +896,10 @@ def test_a_name_is_a_folder_whatever_it_is(tmp_path, monkeypatch, name):
 
 
 def test_a_newline_in_a_command_is_no_markup():
-    code = pages.Code("python 'a\n\n# <b>x\rb'")
-    markdown = pages.to_markdown("t", [("Run", [code])])
+    code = render.Code("python 'a\n\n# <b>x\rb'")
+    markdown = render.to_markdown("t", [("Run", [code])])
     assert markdown == "# t\n\n## Run\n\n    python 'a\n    \n    # <b>x\n    b'\n"
-    assert "&lt;b&gt;x" in pages.to_html("t", [("Run", [code])])
+    assert "&lt;b&gt;x" in render.to_html("t", [("Run", [code])])
 
 
 # --- bad input ---
@@ -942,7 +934,7 @@ def test_damaged_runs_are_one_line(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
     for path, said in bad_files(run.workdir):
         with pytest.raises(UserError, match=re.escape(said)) as error:
-            report.write_report(path)
+            one_run.write_report(path)
         assert "\n" not in str(error.value)
         assert not (path / "figures").exists()  # nothing is written before all is read
 
@@ -960,14 +952,14 @@ def test_output_that_would_be_overwritten_is_refused(tmp_path):
         ("figs", "did not make"),
     ):
         with pytest.raises(UserError, match=said):
-            pages.check_output(tmp_path / name)
-    assert pages.check_output(tmp_path / "new") == tmp_path / "new"
+            render.check_output(tmp_path / name)
+    assert render.check_output(tmp_path / "new") == tmp_path / "new"
     assert (tmp_path / "own/report.html").read_text() == "mine"
 
 
 def test_report_of_one_run_can_go_elsewhere(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
-    report.write_report(run.workdir, tmp_path / "there")
+    one_run.write_report(run.workdir, tmp_path / "there")
     assert (tmp_path / "there/report.html").exists()
     assert not (run.workdir / "report.html").exists()
 
@@ -976,7 +968,7 @@ def test_unwritable_place_is_one_line(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
     (run.workdir / "figures").write_text("in the way")
     with pytest.raises(UserError, match=r"figures.* cannot be written") as error:
-        report.write_report(run.workdir)
+        one_run.write_report(run.workdir)
     assert "\n" not in str(error.value)
 
 
@@ -1025,7 +1017,7 @@ def test_help_is_light_and_a_report_needs_no_jax(tmp_path, extra):
         assert "python -m mnist_jax.report DIR" in done.stdout
         assert "--output" in done.stdout
     else:
-        assert done.stdout == report.write_report(run.workdir) + "\n"
+        assert done.stdout == one_run.write_report(run.workdir) + "\n"
 
 
 # --- for the studies in experiments/ ---
@@ -1035,14 +1027,14 @@ def test_fill_in_replaces_what_stands_between_the_marks(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
     for _ in range(2):
-        pages.fill_in(path, {"x": pages.markdown_table(["h", "n"], [["1", "`2`"]])})
+        render.fill_in(path, {"x": render.markdown_table(["h", "n"], [["1", "`2`"]])})
     expected = "| h | n |\n| --- | ---: |\n| 1 | `2` |"
     assert path.read_text() == f"a\n<!-- x -->\n{expected}\n<!-- end x -->\nb\n"
 
 
 def test_commit_is_shortened_and_a_changed_checkout_is_told():
-    assert pages.commit_of({"commit": "a" * 40}) == "a" * 12
-    assert pages.commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
+    assert render.commit_of({"commit": "a" * 40}) == "a" * 12
+    assert render.commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
 
 
 def test_the_made_up_recipe_has_every_axis():
@@ -1070,8 +1062,8 @@ def test_runs_of_close_values_are_no_same_recipe(tmp_path):
         make_run(tmp_path / str(i), l2=(l2,), accuracy=lambda _, seed: 0.9 + seed / 50)
         for i, l2 in enumerate(CLOSE)
     ]
-    lines = comparison.name_lines(runs)
-    assert not comparison.is_same_recipe(*lines)
+    lines = several_runs.name_lines(runs)
+    assert not several_runs.is_same_recipe(*lines)
     table = tables.differing(["a", "b"], [run.config for run in runs])
     assert cells(table) == [{"run": "a", "l2": "0.1234567"}, {"run": "b", "l2": "0.1234568"}]
 
@@ -1127,7 +1119,7 @@ def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
 def test_networks_are_named(tmp_path, model, name, options):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,), **options)
     run = run._replace(config=run.config | {"model": model})
-    [row] = cells(tables.lines_table(comparison.name_lines([run])))
+    [row] = cells(tables.lines_table(several_runs.name_lines([run])))
     assert row["network"] == name
 
 

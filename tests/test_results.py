@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from base import BASE as SMALL
 
-from mnist_jax import UserError, disk, records, results, stats, workdirs
-from mnist_jax.data import Dataset
-from mnist_jax.protocol import PROTOCOLS, protocol_name
-from mnist_jax.provenance import provenance
+from mnist_jax import UserError, disk, stats
+from mnist_jax.config.protocol import PROTOCOLS, protocol_name
+from mnist_jax.data.loading import Dataset
+from mnist_jax.runs import records, results, workdirs
+from mnist_jax.runs.provenance import provenance
 
 BASE = SMALL | {"hidden_sizes": (64, 32), "num_epochs": 3}
 POINTS = [BASE, BASE | {"l2": 1e-3}]

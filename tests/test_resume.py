@@ -24,24 +24,13 @@ import own
 import pytest
 from server import OURS, ROOT
 
-from mnist_jax import (
-    UserError,
-    cli,
-    machine,
-    main,
-    memory,
-    recipes,
-    records,
-    report,
-    results,
-    runner,
-    signals,
-    sweep,
-    workdirs,
-)
-from mnist_jax.data import Dataset
-from mnist_jax.experiment import read_config, read_experiment
-from mnist_jax.provenance import Process
+from mnist_jax import UserError, cli, main
+from mnist_jax.config.experiment import read_config, read_experiment
+from mnist_jax.data.loading import Dataset
+from mnist_jax.report import one_run
+from mnist_jax.runs import records, results, runner, signals, workdirs
+from mnist_jax.runs.provenance import Process
+from mnist_jax.training import machine, memory, recipes, sweep
 
 
 def flags(**changes):
@@ -275,7 +264,7 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
 
 def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset()):
     """Runs a trial in this process, with a report of the test's own."""
-    monkeypatch.setattr(report, "write_report", write_report)
+    monkeypatch.setattr(one_run, "write_report", write_report)
     monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
     monkeypatch.setattr(main, "load_data", load_data)
     main.run(experiment(num_epochs=(1,)), str(path), None)
@@ -390,7 +379,7 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
     dataset, compile_sweep = tiny_dataset(), sweep.compile_sweep
     monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
     monkeypatch.setattr(main, "load_data", lambda *_: dataset)
-    monkeypatch.setattr(report, "write_report", lambda path: "")
+    monkeypatch.setattr(one_run, "write_report", lambda path: "")
     compiled = []
 
     def compile_and_die(*arguments, **options):
@@ -721,7 +710,7 @@ def test_states_of_optimizers_and_averages_of_weights_go_on(server, tmp_path, op
     assert "going on after epoch" in done.out
     assert server.run("main", *asked, f"--workdir={alone}").status == 0
     assert_same(path, alone)
-    last = {row["ema_decay"]: row for row in report.read_run(path).results}
+    last = {row["ema_decay"]: row for row in one_run.read_run(path).results}
     assert last[0.0]["train_loss"] == last[0.9]["train_loss"]  # the average is scored alone
     assert last[0.0]["validation_loss"] != last[0.9]["validation_loss"]
 
@@ -827,7 +816,7 @@ def test_a_copy_is_refused_by_name_where_it_is_needed(
     assert (done.status, done.err) == (0, "")
     assert copy.read_text() == own.NET
     change(copy)
-    assert "Chosen trial" in report.describe(path)
+    assert "Chosen trial" in one_run.describe(path)
 
 
 def test_a_run_that_dies_before_it_has_its_copies_goes_on(server, own_whole, tmp_path):
@@ -973,7 +962,7 @@ def test_a_run_of_an_earlier_version_goes_on_in_the_words_of_its_record(server, 
     axes = [key for key, value in RECORD.items() if isinstance(value, list)]
     assert header[: 4 + len(axes)] == ["trial", "point", "seed", "dataset", *axes]
     assert lines == table(today)[1]
-    found, expected = report.read_run(path), report.read_run(today)
+    found, expected = one_run.read_run(path), one_run.read_run(today)
     assert {*found.axes} == {*expected.axes}
     assert found.summary["grid"] == expected.summary["grid"]
     assert found.summary["run"] == workdirs.digest(RECORD, checksum)
@@ -993,7 +982,7 @@ def test_shards_of_an_earlier_version_are_put_together(server, today, tmp_path, 
     assert (done.status, done.err) == (0, "")
     assert_same(output, today, ("metrics.jsonl", "chosen_trial.npz"))
     assert table(output)[1] == table(today)[1]
-    assert report.read_run(output).summary["grid"] == report.read_run(today).summary["grid"]
+    assert one_run.read_run(output).summary["grid"] == one_run.read_run(today).summary["grid"]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/**/config.json")), ids=str)

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from server import ROOT
 
-from mnist_jax import UserError, data, machine, memory, peers, scaling
-from mnist_jax.experiment import read_config
+from mnist_jax import UserError
+from mnist_jax.benchmark import peers, scaling
+from mnist_jax.config.experiment import read_config
+from mnist_jax.data import loading
+from mnist_jax.training import machine, memory
 
 
 def run(*arguments):
@@ -28,7 +31,7 @@ def run(*arguments):
 def job():
     config = runpy.run_path(str(ROOT / "configs" / "baseline.py"))["get_config"]()
     config.dataset, config.hidden_sizes = "digits", (16,)
-    return scaling.Job(read_config(config, "baseline", seed=0), data.load_dataset("digits"))
+    return scaling.Job(read_config(config, "baseline", seed=0), loading.load_dataset("digits"))
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,10 @@ import pytest
 from server import ROOT
 from test_report import make_run
 
-from mnist_jax import (
-    UserError,
-    comparison,
-    disk,
-    pages,
-    provenance,
-    records,
-    report,
-    results,
-    shards,
-    workdirs,
-)
-from mnist_jax.protocol import PROTOCOLS
+from mnist_jax import UserError, disk
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.report import one_run, render, several_runs
+from mnist_jax.runs import provenance, records, results, shards, workdirs
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -79,7 +70,7 @@ def assert_same(path, whole, names):
 
 def test_shards_make_the_files_of_the_whole_run(server, trained):
     for i in range(3):
-        rows = report.read_run(trained / f"s{i}").results
+        rows = one_run.read_run(trained / f"s{i}").results
         assert [row["trial"] for row in rows] == list(range(i, 16, 3))
     path = merged(server, trained, "s2", "s0", "s1")
     assert_same(path, trained / "whole", (*EXACT, "chosen_trial.npz"))
@@ -105,7 +96,7 @@ def test_without_sound_checkpoints_the_report_says_so(server, trained, tmp_path,
     assert done.status == 0
     assert not (tmp_path / "m/chosen_trial.npz").exists()
     if lost == "*":
-        text = report.write_report(tmp_path / "m")
+        text = one_run.write_report(tmp_path / "m")
         assert "Its pictures are left out:" in text
         assert "holds no sound checkpoint of the last epoch." in " ".join(text.split())
         assert not (tmp_path / "m/figures/first_layer.png").exists()
@@ -150,7 +141,7 @@ def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_
     assert "chosen-epoch test accuracy" in done.out
     copies = ("files/my_net.py", "files/my_opt.py")
     assert_same(output, own_trained / "whole", (*EXACT, "chosen_trial.npz", *copies))
-    files = report.read_run(output).summary["provenance"]["files"]
+    files = one_run.read_run(output).summary["provenance"]["files"]
     assert {name: file["path"] for name, file in files.items()} == {
         "my_net.py": "my_net.py",
         "my_opt.py": "my_opt.py",
@@ -158,7 +149,7 @@ def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_
 
 
 def test_shards_of_different_files_are_refused_by_name(own_trained, tmp_path):
-    first, second = report.read_runs([own_trained / "s0", own_trained / "s1"])
+    first, second = one_run.read_runs([own_trained / "s0", own_trained / "s1"])
     other = second.config | {"files": second.config["files"] | {"my_net.py": "another"}}
     files = first.config["files"]
     refused(
@@ -171,17 +162,17 @@ def test_shards_of_different_files_are_refused_by_name(own_trained, tmp_path):
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_copy_that_a_shard_has_lost_is_told_where_it_is_needed(own_trained, tmp_path, number):
     """The first shard's serve the whole run, and the chosen trial is the second's."""
-    assert report.read_run(own_trained / "whole").summary["chosen_trial"] % 2 == 1
+    assert one_run.read_run(own_trained / "whole").summary["chosen_trial"] % 2 == 1
     for name in ("s0", "s1"):
         (shutil.copytree(own_trained / name, tmp_path / name) / "chosen_trial.npz").unlink()
     (tmp_path / f"s{number}" / "files" / "my_opt.py").write_text("x = 1")
-    runs = report.read_runs([tmp_path / "s0", tmp_path / "s1"])
+    runs = one_run.read_runs([tmp_path / "s0", tmp_path / "s1"])
     said = f"{tmp_path}/s{number}/files/my_opt.py: it is not what the run was made with (SHA-256"
     if number == 0:
         refused(runs, tmp_path, said)
     else:
         shards.merge(runs, tmp_path / "merged")
-        merged = report.read_run(tmp_path / "merged")
+        merged = one_run.read_run(tmp_path / "merged")
         assert merged.summary["chosen_trial_missing"].startswith(said)
 
 
@@ -208,7 +199,7 @@ def split(run, n, name="shard"):
         dataset, num_images = run.summary["dataset"], run.summary["num_images"]
         results.write_summary(path, rows, run.axes, p, dataset, num_images, made)
         shutil.copy(run.workdir / "chosen_trial.npz", path)
-        found.append(report.read_run(path))
+        found.append(one_run.read_run(path))
     return found
 
 
@@ -249,12 +240,12 @@ def test_provenance_tells_what_differs(tmp_path):
     whole, runs = make_shards(tmp_path)
     runs[1].summary["provenance"]["devices"] = {"platform": "gpu"}
     shards.merge(runs, tmp_path / "merged")
-    made = report.read_run(tmp_path / "merged").summary["provenance"]
+    made = one_run.read_run(tmp_path / "merged").summary["provenance"]
     assert made["versions"] == whole.summary["provenance"]["versions"]
     assert made["seconds"]["train"] == 9.0
     assert "devices" not in made
     assert [x["devices"]["platform"] for x in made["shards"].values()] == ["cpu", "gpu", "cpu"]
-    text = report.write_report(tmp_path / "merged")
+    text = one_run.write_report(tmp_path / "merged")
     assert "WARNING" not in text
     page = (tmp_path / "merged/report.md").read_text()
     for i in range(3):
@@ -269,7 +260,7 @@ def test_other_code_is_warned_of(tmp_path, key):
     _, runs = make_shards(tmp_path)
     runs[2].summary["provenance"][key] = {"JAX_ANOTHER": "another"}
     shards.merge(runs, tmp_path / "merged")
-    report.write_report(tmp_path / "merged")
+    one_run.write_report(tmp_path / "merged")
     page = (tmp_path / "merged/report.html").read_text()
     assert f'class="warning">WARNING: the shards of this run differ in {key} (' in page
 
@@ -348,7 +339,7 @@ def test_a_commit_that_cannot_be_had_says_why(monkeypatch):
 
 def refused(runs, folder, *said):
     with pytest.raises(UserError) as error:
-        report.write_merged(runs, folder / "merged")
+        one_run.write_merged(runs, folder / "merged")
     assert not (folder / "merged").exists()
     assert "\n" not in str(error.value)
     for words in said:
@@ -363,7 +354,7 @@ def test_missing_shards_are_named(tmp_path):
 def test_a_shard_given_twice_is_refused(tmp_path):
     _, runs = make_shards(tmp_path)
     shutil.copytree(runs[1].workdir, tmp_path / "copy")
-    again = report.read_run(tmp_path / "copy")
+    again = one_run.read_run(tmp_path / "copy")
     refused([*runs, again], tmp_path, "shard_1", "copy", "both hold shard 1/3")
 
 
@@ -421,9 +412,9 @@ def test_files_of_the_users_are_not_replaced(tmp_path, theirs, ours):
     folder = tmp_path / "there"
     folder.mkdir()
     if ours:  # but a report may be made anew
-        pages.write(folder, "of two runs", [])
+        render.write(folder, "of two runs", [])
         if theirs.startswith(("report", "figures")):
-            assert pages.check_output(folder, of_run=True) == folder
+            assert render.check_output(folder, of_run=True) == folder
             return
     if theirs in workdirs.FOLDERS:
         (folder / theirs).mkdir()
@@ -433,7 +424,7 @@ def test_files_of_the_users_are_not_replaced(tmp_path, theirs, ours):
         (folder / theirs).write_text("mine")
     before = sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*"))
     with pytest.raises(UserError, match=rf"--output={folder}: holds "):
-        report.write_merged(runs, folder)
+        one_run.write_merged(runs, folder)
     assert sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*")) == before
 
 
@@ -442,7 +433,7 @@ def test_a_shard_whose_name_leads_elsewhere_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a/b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a/b")
     with pytest.raises(UserError, match=r"'../../../escaped' is no name of a run"):
-        report.write_merged(runs)
+        one_run.write_merged(runs)
     assert not list((tmp_path / "a/b").iterdir())
     assert not list(tmp_path.glob("**/escaped"))
 
@@ -456,8 +447,8 @@ def test_another_config_than_that_of_the_trials_is_told(tmp_path, key, value):
         path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
         (run.workdir / "chosen_trial.npz").unlink()
     with contextlib.suppress(UserError):
-        shards.merge(report.read_runs([run.workdir for run in runs]), tmp_path / "merged")
-        assert report.read_run(tmp_path / "merged").summary["chosen_trial_missing"]
+        shards.merge(one_run.read_runs([run.workdir for run in runs]), tmp_path / "merged")
+        assert one_run.read_run(tmp_path / "merged").summary["chosen_trial_missing"]
 
 
 def test_the_command_tells_shards_from_runs_to_compare(server, tmp_path):
@@ -481,11 +472,11 @@ def test_the_command_tells_shards_from_runs_to_compare(server, tmp_path):
 
 def test_a_shard_alone_says_what_it_is(tmp_path):
     whole, runs = make_shards(tmp_path)
-    text = report.write_report(runs[1].workdir)
+    text = one_run.write_report(runs[1].workdir)
     assert text.startswith("made_up on digits, shard 1 of 3: ")
     assert "WARNING: this is shard 1 alone, of 3 that are counted from 0" in text
     assert "# made_up on digits, shard 1 of 3\n" in (runs[1].workdir / "report.md").read_text()
-    assert "shard" not in report.headline(whole)
+    assert "shard" not in one_run.headline(whole)
     older = {key: value for key, value in whole.config.items() if key != "shard"}
     assert shards.shard_of(older) == (0, 1)
 
@@ -493,7 +484,7 @@ def test_a_shard_alone_says_what_it_is(tmp_path):
 def test_a_merged_run_may_be_compared_as_any(tmp_path):
     whole, runs = make_shards(tmp_path)
     shards.merge(runs, tmp_path / "merged")
-    both = report.read_runs([whole.workdir, tmp_path / "merged"])
-    text = comparison.write_comparison(both, tmp_path / "c")
+    both = one_run.read_runs([whole.workdir, tmp_path / "merged"])
+    text = several_runs.write_comparison(both, tmp_path / "c")
     assert "identical results, trial by trial" in " ".join(text.split())
     assert Path(tmp_path / "c/report.html").exists()

@@ -13,10 +13,13 @@ import pytest
 from base import AXES, BASE
 from flax import linen as nn
 
-from mnist_jax import UserError, grid, machine, results, sweep
-from mnist_jax.axes import SCHEDULES
-from mnist_jax.data import Dataset
-from mnist_jax.metrics import METRICS
+from mnist_jax import UserError
+from mnist_jax.config import grid
+from mnist_jax.config.axes import SCHEDULES
+from mnist_jax.data.loading import Dataset
+from mnist_jax.runs import results
+from mnist_jax.training import machine, sweep
+from mnist_jax.training.metrics import METRICS
 
 TESTS = Path(__file__).parent
 OPTIONS = {"batch_size": 16, "nesterov": False, "held_out": "test", "choose_epoch": True}

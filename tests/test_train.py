@@ -6,9 +6,10 @@ import pytest
 from base import create_model
 from flax import linen as nn
 
-from mnist_jax import UserError, layers, models, optimizer, train
-from mnist_jax.axes import SCHEDULES
-from mnist_jax.train import Hyperparameters, Recipe, Split
+from mnist_jax import UserError, layers
+from mnist_jax.config.axes import SCHEDULES
+from mnist_jax.training import models, optimizers, trial
+from mnist_jax.training.trial import Hyperparameters, Recipe, Split
 
 NUM_IMAGES = 11
 
@@ -17,7 +18,7 @@ def recipe(model, use_momentum=True, **changes):
     defaults = {"batch_size": 4, "eval_batch_size": 4, "held_out": "test", "choose_epoch": True}
     network = models.describe(model, (28, 28, 1), 10)
     static = {"nesterov": False}
-    sgd = optimizer.create_optimizer("sgd", static, {"momentum": use_momentum}, network.output)
+    sgd = optimizers.create_optimizer("sgd", static, {"momentum": use_momentum}, network.output)
     return Recipe(network, sgd, **(defaults | changes))
 
 
@@ -99,10 +100,10 @@ def numpy_epochs(params, split, orders, batch_size, learning_rate, momentum, l2,
 def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split, smoothing):
     linear = SCHEDULES.index("linear")
     r, hyper = recipe(mlp), hyperparameters(schedule=linear, label_smoothing=smoothing)
-    state = start = train.init(r, hyper)
+    state = start = trial.init(r, hyper)
     orders = [np.random.default_rng(e).permutation(NUM_IMAGES) for e in range(8)]
     for order in orders:
-        state, sums = jax.jit(train.train_epoch, static_argnums=0)(
+        state, sums = jax.jit(trial.train_epoch, static_argnums=0)(
             r, hyper, state, jnp.asarray(order), split
         )
     params, loss, correct = numpy_epochs(start.params, split, orders, 4, 0.1, 0.9, 0.01, smoothing)
@@ -113,12 +114,12 @@ def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split, smoothin
 
 @pytest.mark.parametrize("batch_size", [1, 4, NUM_IMAGES, 100])
 def test_evaluation_scores_every_image_once(mlp, split, batch_size):
-    params = train.init(recipe(mlp), hyperparameters()).params
+    params = trial.init(recipe(mlp), hyperparameters()).params
     images = split.images[..., None] / 255.0
     logits = np.asarray(mlp.apply({"params": params}, images), np.float64)
     labels = np.asarray(split.labels)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(NUM_IMAGES), labels]
-    sums = train.evaluate(
+    sums = trial.evaluate(
         recipe(mlp, eval_batch_size=batch_size), hyperparameters(), {"params": params}, split
     )
     assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
@@ -130,14 +131,14 @@ def test_no_momentum_is_momentum_zero(mlp, split):
     trained = []
     for use_momentum in (False, True):
         r = recipe(mlp, use_momentum=use_momentum)
-        state = train.init(r, hyper)
-        trained.append(train.train_epoch(r, hyper, state, order, split)[0].params)
+        state = trial.init(r, hyper)
+        trained.append(trial.train_epoch(r, hyper, state, order, split)[0].params)
     assert_trees_close(*trained, rtol=1e-6)
 
 
 def test_initial_weights_depend_on_the_seed_alone(mlp):
     init = [
-        train.init(recipe(mlp), hyperparameters(seed=seed, l2=l2)).params
+        trial.init(recipe(mlp), hyperparameters(seed=seed, l2=l2)).params
         for seed, l2 in [(0, 0.0), (0, 0.5), (1, 0.0)]
     ]
     assert_trees_close(init[0], init[1], rtol=0)
@@ -147,29 +148,29 @@ def test_initial_weights_depend_on_the_seed_alone(mlp):
 def test_run_epoch_reports_the_held_out_split_and_the_penalty(mlp, split):
     r, hyper = recipe(mlp), hyperparameters(l2=0.5)
     tail = Split(split.images[8:], split.labels[8:])
-    start, order = train.init(r, hyper), jnp.arange(8)
-    state, sums = train.run_epoch(r, hyper, start, order, split, tail)
+    start, order = trial.init(r, hyper), jnp.arange(8)
+    state, sums = trial.run_epoch(r, hyper, start, order, split, tail)
     assert_trees_close(
-        sums.held_out, train.evaluate(r, hyperparameters(), {"params": state.params}, tail)
+        sums.held_out, trial.evaluate(r, hyperparameters(), {"params": state.params}, tail)
     )
     kernels = [np.asarray(state.params[k]["kernel"]) for k in ("hidden_1", "hidden_2")]
     assert float(sums.penalty) == pytest.approx(sum(0.5 * (k**2).sum() for k in kernels), rel=1e-5)
-    assert train.run_epoch(r, hyper, start, order, split, None)[1].held_out is None
+    assert trial.run_epoch(r, hyper, start, order, split, None)[1].held_out is None
 
 
 def test_the_weights_of_the_best_epoch_are_kept_and_scored(mlp, split):
     r, hyper = recipe(mlp), hyperparameters()
-    state = train.init(r, hyper)
+    state = trial.init(r, hyper)
     history = []
     for epoch in range(12):
         order = jnp.asarray(np.random.default_rng(epoch).permutation(NUM_IMAGES))
-        state, sums = train.run_epoch(r, hyper, state, order, split, split)
+        state, sums = trial.run_epoch(r, hyper, state, order, split, split)
         history.append((int(sums.held_out.correct), state.params))
     counts = [correct for correct, _ in history]
     best = counts.index(max(counts))  # the earliest
     assert best < len(counts) - 1
     assert_trees_close(state.best.params, history[best][1], rtol=0)
-    final = train.score(r, hyper, state, split)
+    final = trial.score(r, hyper, state, split)
     assert int(final.best.correct) == max(counts)
     assert int(final.last.correct) == counts[-1]
 
@@ -177,25 +178,25 @@ def test_the_weights_of_the_best_epoch_are_kept_and_scored(mlp, split):
 @pytest.mark.parametrize("finite_first", [True, False])
 def test_weights_that_are_not_numbers_are_best_only_before_all_others(mlp, split, finite_first):
     r, hyper = recipe(mlp), hyperparameters(learning_rate=0.0)
-    sound = train.init(r, hyper)
+    sound = trial.init(r, hyper)
     broken = sound._replace(params=jax.tree.map(lambda w: w * jnp.nan, sound.params))
     state = sound
     for now in (sound, broken) if finite_first else (broken, sound):
         state = now._replace(best=state.best)
-        state, _ = train.run_epoch(r, hyper, state, jnp.arange(NUM_IMAGES), split, split)
+        state, _ = trial.run_epoch(r, hyper, state, jnp.arange(NUM_IMAGES), split, split)
     assert_trees_close(state.best.params, sound.params)
 
 
 def test_nothing_is_kept_where_nothing_is_chosen(mlp, split):
     r, hyper = recipe(mlp, choose_epoch=False), hyperparameters()
-    state, _ = train.run_epoch(r, hyper, train.init(r, hyper), jnp.arange(8), split, split)
+    state, _ = trial.run_epoch(r, hyper, trial.init(r, hyper), jnp.arange(8), split, split)
     assert state.best is None
-    assert train.score(r, hyper, state, split).best is None
+    assert trial.score(r, hyper, state, split).best is None
 
 
 def test_predictions_are_the_softmax_of_every_image_in_order(mlp, split):
-    params = train.init(recipe(mlp), hyperparameters()).params
-    found = train.predict(recipe(mlp), hyperparameters(), {"params": params}, split.images)
+    params = trial.init(recipe(mlp), hyperparameters()).params
+    found = trial.predict(recipe(mlp), hyperparameters(), {"params": params}, split.images)
     images = split.images[..., None] / 255.0
     logits = np.asarray(mlp.apply({"params": params}, images), np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -209,7 +210,7 @@ def test_the_loss_of_equal_logits_is_log_ten(split):
             bias = self.param("bias", nn.initializers.zeros, (10,))
             return jnp.zeros((len(images), 10)) + bias[None]
 
-    sums = train.evaluate(
+    sums = trial.evaluate(
         recipe(Zero()), hyperparameters(), {"params": {"bias": jnp.zeros(10)}}, split
     )
     assert float(sums.loss) / NUM_IMAGES == pytest.approx(np.log(10), rel=1e-6)
@@ -384,11 +385,11 @@ def test_a_dropout_rate_is_traced_beside_batch_statistics():
 
 def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
     network = models.describe(Nested(), (28, 28, 1), 10)
-    params = train.init(recipe(Nested()), hyperparameters()).params
+    params = trial.init(recipe(Nested()), hyperparameters()).params
     marked = {
         "/".join(key.key for key in path)
         for path, of_it in jax.tree_util.tree_leaves_with_path(
-            optimizer.kernel_mask(params, output=network.output, of_output=False)
+            optimizers.kernel_mask(params, output=network.output, of_output=False)
         )
         if of_it
     }
@@ -398,7 +399,7 @@ def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
 def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
     """The last batch has 3 images, not 4: what fills it up must not enter the statistics."""
     r, hyper = recipe(Normed()), hyperparameters(l2=0.0, momentum=0.5)
-    state = start = train.init(r, hyper)
+    state = start = trial.init(r, hyper)
     params, stats = start.params, start.collections
     plain = optax.sgd(0.1, 0.5)
     opt_state = plain.init(params)
@@ -410,7 +411,7 @@ def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
 
     for epoch in range(3):
         order = np.random.default_rng(epoch).permutation(NUM_IMAGES)
-        state, _ = train.run_epoch(r, hyper, state, jnp.asarray(order), split, split)
+        state, _ = trial.run_epoch(r, hyper, state, jnp.asarray(order), split, split)
         for i in range(0, NUM_IMAGES, 4):
             images = split.images[order[i : i + 4]][..., None] / 255.0
             labels = split.labels[order[i : i + 4]].astype(jnp.int32)
@@ -421,16 +422,16 @@ def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
     assert_trees_close(state.collections, stats, rtol=1e-4)
     images = split.images[..., None] / 255.0
     logits = Normed().apply({"params": params, **stats}, images, train=False)
-    sums = train.evaluate(r, hyperparameters(), train.variables_of(state), split)
+    sums = trial.evaluate(r, hyperparameters(), trial.variables_of(state), split)
     assert int(sums.correct) == (logits.argmax(1) == split.labels).sum()
     assert set(state.best.collections) == {"batch_stats"}
 
 
 def test_random_numbers_of_a_step_depend_on_seed_and_step_alone(split):
     r, order = recipe(Nested()), jnp.arange(NUM_IMAGES)
-    epoch = jax.jit(train.train_epoch, static_argnums=0)
+    epoch = jax.jit(trial.train_epoch, static_argnums=0)
     hyper = hyperparameters()
-    once, _ = epoch(r, hyper, train.init(r, hyper), order, split)
+    once, _ = epoch(r, hyper, trial.init(r, hyper), order, split)
     assert int(once.step) == 3
     again = jax.tree.map(jnp.asarray, jax.tree.map(np.asarray, once))  # as a resumed run has it
     assert_trees_close(epoch(r, hyper, once, order, split), epoch(r, hyper, again, order, split))
@@ -443,18 +444,18 @@ def test_random_numbers_of_a_step_depend_on_seed_and_step_alone(split):
 
 def test_averaged_weights_follow_their_formula_and_are_those_that_count(mlp, split):
     r, hyper = recipe(mlp, use_ema=True), hyperparameters(ema_decay=0.7)
-    state = train.init(r, hyper)
+    state = trial.init(r, hyper)
     average = state.params
-    step = jax.jit(train.train_step, static_argnums=0)
+    step = jax.jit(trial.train_step, static_argnums=0)
     for _ in range(4):
         arguments = split.images, split.labels, jnp.ones(NUM_IMAGES)
         state, _ = step(r, hyper, state, *arguments)
         average = jax.tree.map(lambda a, p: 0.7 * a + 0.3 * p, average, state.params)
     assert_trees_close(state.average, average, rtol=1e-5, atol=1e-7)
-    assert_trees_close(train.variables_of(state)["params"], state.average, rtol=0)
-    found = train.score(r, hyper, state, split).last
+    assert_trees_close(trial.variables_of(state)["params"], state.average, rtol=0)
+    found = trial.score(r, hyper, state, split).last
     assert_trees_close(
-        found, train.evaluate(r, hyperparameters(), {"params": state.average}, split)
+        found, trial.evaluate(r, hyperparameters(), {"params": state.average}, split)
     )
 
 
@@ -463,7 +464,7 @@ def test_what_is_measured_beside_accuracy_is_averaged_over_images(mlp, split):
         return jnp.sum((jax.nn.softmax(logits) - jax.nn.one_hot(labels, 10)) ** 2, axis=-1)
 
     r, hyper = recipe(mlp, metrics=(("brier", brier),)), hyperparameters()
-    state = train.init(r, hyper)
-    sums = train.evaluate(r, hyperparameters(), train.variables_of(state), split)
+    state = trial.init(r, hyper)
+    sums = trial.evaluate(r, hyperparameters(), trial.variables_of(state), split)
     logits = mlp.apply({"params": state.params}, split.images[..., None] / 255.0)
     assert float(sums.metrics["brier"]) == pytest.approx(float(brier(logits, split.labels).sum()))

@@ -12,7 +12,9 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from mnist_jax import layers, models, optimizer, work
+from mnist_jax import layers
+from mnist_jax.benchmark import work
+from mnist_jax.training import models, optimizers
 
 NETWORKS = {  # the configs' (conv_features, hidden_sizes, batch_size) and MFLOP a step
     "baseline": ((), (64, 64), 128, 29.3),
@@ -165,7 +167,7 @@ def test_the_optimizers_products_count():
     model = models.MLP(hidden_sizes=(6,))
     trials = base.create_trials([base.BASE], [0], num_images=100)
     recipe = base.create_recipe(model, trials, batch_size=8)
-    made = optimizer.create_optimizer("muon", {"ns_steps": 3}, {}, ())
+    made = optimizers.create_optimizer("muon", {"ns_steps": 3}, {}, ())
     muon = work.of_step(recipe._replace(optimizer=made), trials._replace(optimizer={}))
     extra = work.flop(muon) - work.flop(work.of_step(recipe, trials))
     per_step = [2 * m * m * n + m**3 for m, n in ((6, 784), (6, 10))]

@@ -15,14 +15,15 @@ import time
 import jax
 import numpy as np
 
-from mnist_jax import data, machine, memory, recipes, sweep
-from mnist_jax.experiment import read_experiment
-from mnist_jax.settings import PRECISIONS
+from mnist_jax.config.experiment import read_experiment
+from mnist_jax.config.settings import PRECISIONS
+from mnist_jax.data import loading
+from mnist_jax.training import machine, memory, recipes, sweep
 
 ROUNDS = 3
 
 
-def time_case(case: str, dataset: data.Dataset) -> dict:
+def time_case(case: str, dataset: loading.Dataset) -> dict:
     """Times whole epochs, scores on the test set included, without what the host does with them.
 
     The trials are those of the config, three seeds of each point, over and over: so many orders of
@@ -65,7 +66,7 @@ def time_case(case: str, dataset: data.Dataset) -> dict:
 def main() -> None:
     """Times the cases."""
     file, name, *cases = sys.argv[1:]
-    dataset = data.load_dataset(name)
+    dataset = loading.load_dataset(name)
     machine.configure_jax(max(int(case.split(":")[1]) for case in cases))
     jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
     for case in cases:

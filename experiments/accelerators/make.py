@@ -26,9 +26,12 @@ from typing import NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from mnist_jax import canvas, data, disk, peers
-from mnist_jax.experiment import read_experiment
-from mnist_jax.pages import commit_of, fill_in, markdown_table
+from mnist_jax import disk
+from mnist_jax.benchmark import peers
+from mnist_jax.config.experiment import read_experiment
+from mnist_jax.data import loading
+from mnist_jax.report import canvas
+from mnist_jax.report.render import commit_of, fill_in, markdown_table
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 CPU = HERE.parent / "step_time"
@@ -165,7 +168,7 @@ def time_benchmark(folder: Path, size: Size, num_trials: int, *arguments: str) -
 
 def time_peers(folder: Path, size: Size) -> None:
     """Times PyTorch's loop, an epoch of which warms up, on each network."""
-    dataset, rows = data.load_dataset(size.dataset), []
+    dataset, rows = loading.load_dataset(size.dataset), []
     platform = "cpu" if size is SMALL else "gpu"
     for config in NETWORKS:
         point = read_experiment(f"configs/{config}.py", {}).points[0]

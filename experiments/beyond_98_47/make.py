@@ -14,10 +14,12 @@ from pathlib import Path
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from mnist_jax import canvas, results, stats
-from mnist_jax.pages import fill_in, markdown_table, record
-from mnist_jax.records import Row
-from mnist_jax.results import Run
+from mnist_jax import stats
+from mnist_jax.report import canvas
+from mnist_jax.report.render import fill_in, markdown_table, record
+from mnist_jax.runs import results
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/beyond_98_47")

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from mnist_jax import data
+from mnist_jax.data import loading
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
@@ -24,7 +24,7 @@ def main(seed: int, data_dir: str | None) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    dataset = data.load_dataset("mnist", data_dir)
+    dataset = loading.load_dataset("mnist", data_dir)
     keras.utils.set_random_seed(seed)
 
     def prepare(images, labels):

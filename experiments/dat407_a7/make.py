@@ -19,10 +19,11 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-from mnist_jax import results, stats
-from mnist_jax.pages import fill_in, markdown_table, record
-from mnist_jax.results import Run
-from mnist_jax.tables import LEVEL
+from mnist_jax import stats
+from mnist_jax.report.render import fill_in, markdown_table, record
+from mnist_jax.report.tables import LEVEL
+from mnist_jax.runs import results
+from mnist_jax.runs.results import Run
 
 HERE = Path(__file__).parent
 MANY = HERE.parent / "accelerators"

@@ -19,9 +19,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mnist_jax import canvas, disk, results
-from mnist_jax.pages import commit_of, fill_in, markdown_table
-from mnist_jax.provenance import provenance
+from mnist_jax import disk
+from mnist_jax.report import canvas
+from mnist_jax.report.render import commit_of, fill_in, markdown_table
+from mnist_jax.runs import results
+from mnist_jax.runs.provenance import provenance
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 NETWORKS = {"baseline": "MLP 784-64-64-10", "mlp": "MLP 784-500-300-10", "cnn": "CNN"}

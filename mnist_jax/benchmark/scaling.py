@@ -1,0 +1,264 @@
+"""How a step's time and memory change with the number of trials that train at once.
+
+It is `python -m mnist_jax.benchmark --config=FILE --trials=1,2,4,8`, and answers how many trials a
+machine should be given together. Each number has a process of its own,
+`python -m mnist_jax.benchmark.scaling NUMBER JOB`, because JAX is set up once per process, and
+differently where a CPU has fewer trials than cores: then they share the cores through threads, and
+otherwise each core takes its own. It also makes the peak of a GPU's memory that of one number.
+
+The processes of a CPU live side by side and train in turn, round by round, so that a machine whose
+speed drifts does so for all numbers alike. A GPU or TPU belongs to one process at a time; there the
+rounds of a number follow each other.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnist_jax import UserError
+from mnist_jax.benchmark import peers
+from mnist_jax.benchmark.peers import Epoch, PeerError, Side, Timings, say, with_extremes
+from mnist_jax.config.experiment import Experiment
+from mnist_jax.data.loading import Dataset
+from mnist_jax.runs.provenance import provenance
+from mnist_jax.training.start import configure_jax
+
+WORK_PER_ROUND = 150e9
+"""Floating-point operations of a CPU core in a round; a GPU or TPU takes a hundred times as many.
+
+An epoch of more work is cut to its first steps. All images stay in memory and are drawn from.
+"""
+
+
+class Job(NamedTuple):
+    """What every number of trials is timed on.
+
+    Attributes:
+        experiment: Its first point is trained, with seeds from its first one on.
+        dataset: All of it is placed on the devices.
+    """
+
+    experiment: Experiment
+    dataset: Dataset
+
+
+def read_numbers(given: Sequence[str], experiment: Experiment) -> list[int]:
+    """Returns the numbers of trials that a flag names, in order and without repeats.
+
+    Raises:
+        UserError: One is none, or there are not so many seeds.
+    """
+    most = 2**32 - experiment.seeds[0]
+    for text in given or [""]:
+        if not (text.strip().isdecimal() and 1 <= int(text) <= most):
+            raise UserError(
+                f"--trials={text}: expected whole numbers from 1 to {most}, as in --trials=1,2,4,8"
+            )
+    return sorted(set(map(int, given)))
+
+
+def measure(job: Job, numbers: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Times all numbers of trials; returns the record that `--json` writes.
+
+    Raises:
+        UserError: None of them trains.
+    """
+    made = provenance()  # now: the checkout may change while this goes on
+    load_average = os.getloadavg()[0]
+    about: dict[str, dict] = {}
+    waiting: dict[str, Side] = {}
+    timings: dict[str, Timings] = {}
+    left_out: dict[str, str] = {}
+
+    def time_rounds(sides: Mapping[str, Side]) -> None:
+        timed, lost = peers.run_rounds({n: s.train_epoch for n, s in sides.items()}, rounds)
+        timings.update(timed)
+        left_out.update(lost)
+
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        (folder / "job").write_bytes(pickle.dumps(job))
+        for name in map(str, numbers):
+            command = ["-m", "mnist_jax.benchmark.scaling", name, str(folder / "job")]
+            try:
+                side = Side(command, folder / f"{name}.log", os.environ)
+            except PeerError as error:
+                left_out[name] = str(error)
+                say(f"{name} is left out: {error}")
+                continue
+            if "error" in side.about:
+                raise UserError(side.about["error"])
+            about[name] = side.about
+            say(
+                f"trials {name}: compiled in {side.about['compile_seconds']:.1f} s; a round is"
+                f" {side.about['steps']} of an epoch's {side.about['epoch_steps']} steps"
+            )
+            if side.about["devices"]["platform"] == "cpu":
+                stack.callback(side.close)
+                waiting[name] = side
+            else:
+                with closing(side):
+                    time_rounds({name: side})
+        if waiting:
+            time_rounds(waiting)
+    if not timings:
+        raise UserError(f"--trials={numbers[0]}: {left_out[str(numbers[0])]}; choose others")
+    return {
+        "config": job.experiment.record(),
+        "trials": [_row(int(name), about[name], timings[name].ms[1:]) for name in timings],
+        "left_out": left_out,
+        "rounds": {name: t._asdict() for name, t in timings.items()},
+        "batch_size": job.experiment.points[0]["batch_size"],
+        "mflop_per_step": about[next(iter(timings))]["mflop_per_step"],
+        "load_average": load_average,
+        "provenance": {**made, "data_checksum": job.dataset.checksum},
+    }
+
+
+def _row(number: int, about: Mapping[str, Any], ms: Sequence[float]) -> dict[str, Any]:
+    images_per_ms = about["images"] / about["steps"]
+    return {
+        "trials": number,
+        **with_extremes("ms_per_step", ms),
+        **with_extremes("images_per_second", [1e3 * images_per_ms / each for each in ms]),
+        "lower_seconds": about["lower_seconds"],
+        "compile_seconds": about["compile_seconds"],
+        "memory": about["memory"],
+        "steps_per_round": about["steps"],
+        "steps_per_epoch": about["epoch_steps"],
+        "devices": about["devices"],
+    }
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """Returns the result for a terminal."""
+    rows = record["trials"]
+    devices = rows[-1]["devices"]
+    lines = [
+        f"up to {devices['count']} {devices['platform']} devices ({devices['kind']},"
+        f" {devices['cores']} cores), matmul precision {devices['matmul_precision']};"
+        f" load average {record['load_average']:.1f} before",
+        f"{record['mflop_per_step']:.1f} MFLOP a step and trial, {record['batch_size']} images a"
+        f" step; data set: {rows[0]['memory']['data_bytes'] / 1e6:,.1f} MB a device;"
+        f" a trial's parameters: {rows[0]['memory']['parameter_bytes'] / 1e6:,.3f} MB, its whole"
+        f" state: {rows[0]['memory']['state_bytes'] / 1e6:,.3f} MB",
+        "",
+        f"{'':>8}{'ms a step and trial':>33}{'images':>12}{'seconds to':>12}{'MB a':>11}"
+        f"{'MB a trial,':>13}{'peak MB':>11}",
+        f"{'trials':>8}{'median':>11}{'min':>11}{'max':>11}{'a second':>12}{'compile':>12}"
+        f"{'device':>11}{'data apart':>13}{'a device':>11}",
+    ]
+    for row in rows:
+        memory = row["memory"]
+        peak = "" if memory["peak_bytes"] is None else f"{memory['peak_bytes'] / 1e6:,.1f}"
+        lines.append(
+            f"{row['trials']:>8}{row['ms_per_step']:>11,.4f}{row['ms_per_step_min']:>11,.4f}"
+            f"{row['ms_per_step_max']:>11,.4f}{row['images_per_second']:>12,.0f}"
+            f"{row['compile_seconds']:>12.1f}{memory['device_bytes'] / 1e6:>11,.1f}"
+            f"{memory['trial_bytes'] / 1e6:>13,.3f}{peak:>11}".rstrip()
+        )
+    lines += [f"{name} is left out: {why}" for name, why in record["left_out"].items()]
+    return "\n".join(lines)
+
+
+def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, Any]]:
+    """Compiles a sweep of so many trials; must come before anything else asks JAX for its devices.
+
+    Returns:
+        Function that trains a round, and what `measure` wants to know of the program of whole
+        epochs.
+
+    Raises:
+        PeerError: Memory does not hold the trials.
+        UserError: The machine does not have what the config asks for.
+    """
+    from mnist_jax.benchmark import work
+    from mnist_jax.training import memory, recipes, sweep, trial
+
+    experiment, dataset = job.experiment, job.dataset
+    point, epoch_images = experiment.points[0], len(dataset.train_labels)
+    configure_jax(experiment, num_trials)
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
+    first = experiment.seeds[0]
+    many = dataclasses.replace(experiment, seed=first, num_seeds=num_trials)
+    recipe, trials = recipes.create_recipe(many, range(num_trials), epoch_images)
+    compile_epoch = functools.partial(
+        sweep.compile_sweep, recipe, trials, dataset, num_devices=experiment.devices
+    )
+    whole = compile_epoch(epoch=trial.run_epoch)
+    if (most := memory.trials_that_fit(whole)) < num_trials:
+        raise PeerError(f"memory holds {most} of {num_trials} trials")
+    on_cpu = whole.devices["platform"] == "cpu"
+    peak = None
+    if not on_cpu:
+        orders = sweep.image_orders(whole.seeds, 1, epoch_images)
+        state = whole.initialise(whole.inputs[0])
+        jax.block_until_ready(whole.run_epoch(state, orders, *whole.inputs))
+        peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+    budget = WORK_PER_ROUND * (whole.devices["cores"] if on_cpu else 100 * whole.devices["count"])
+    epoch_steps = -(-epoch_images // point["batch_size"])
+    flop = work.flop(work.of_step(recipe, trials))
+    steps = int(budget / (max(flop, 1) * num_trials))
+    steps = max(1, min(steps, epoch_steps))
+    images = min(steps * point["batch_size"], epoch_images)
+
+    def train_round(recipe, hyper, state, order, split, held_out):
+        return trial.train_epoch(recipe, hyper, state, order[:images], split)
+
+    timed = compile_epoch(epoch=train_round)
+    state, number = timed.initialise(timed.inputs[0]), 0
+
+    def time_round() -> Epoch:
+        nonlocal state, number
+        number += 1
+        orders = sweep.image_orders(timed.seeds, number, epoch_images)
+        orders = jax.block_until_ready(jax.device_put(orders, timed.inputs[2].labels.sharding))
+        start = time.perf_counter()
+        state, sums = jax.block_until_ready(timed.run_epoch(state, orders, *timed.inputs))
+        seconds = time.perf_counter() - start
+        loss = float(np.mean(np.asarray(sums.loss)[:num_trials])) / images
+        return Epoch(seconds, steps * num_trials, loss)
+
+    return time_round, {
+        "devices": whole.devices,
+        "lower_seconds": whole.lower_seconds,
+        "compile_seconds": whole.compile_seconds,
+        "memory": memory.memory_of(whole) | {"peak_bytes": peak},
+        "mflop_per_step": flop / 1e6,
+        "images": images,
+        "steps": steps,
+        "epoch_steps": epoch_steps,
+    }
+
+
+def main() -> None:
+    """Trains on request; what ends it is the last line of its error stream."""
+    import jax
+
+    number, file = sys.argv[1:]
+    answers = peers.take_output()
+    job = pickle.loads(Path(file).read_bytes())  # `measure` wrote it, in a folder of its own
+    try:
+        train, about = prepare(job, int(number))
+        peers.serve(train, about, sys.stdin, answers)
+    except UserError as error:
+        print(json.dumps({"error": str(error)}), file=answers, flush=True)
+    except (PeerError, jax.errors.JaxRuntimeError) as error:  # memory, as far as is known
+        sys.exit(str(error).splitlines()[0])
+
+
+if __name__ == "__main__":
+    main()

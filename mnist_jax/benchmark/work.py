@@ -1,0 +1,131 @@
+"""The work of a training step, counted in the program that JAX traces: any model, any optimizer.
+
+Matrix products and convolutions are counted, at 2 operations a multiply-add, as a plain
+implementation computes them. (`Compiled.cost_analysis` would count a loop's body once, however
+often it runs, and what our own ways do instead of a convolution.)
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from mnist_jax import layers
+from mnist_jax.training import trial
+
+
+class Product(NamedTuple):
+    """A matrix product [rows, depth] x [depth, columns], or a convolution seen as one.
+
+    Attributes:
+        rows: For a convolution, pixels of all images.
+        depth: For a convolution, input channels times positions in the kernel.
+        columns: For a convolution, features.
+        multiply_adds: All that the step does of them, which leaves out those with padding.
+    """
+
+    rows: int
+    depth: int
+    columns: int
+    multiply_adds: int
+
+
+def of_step(recipe: trial.Recipe, trials: trial.Hyperparameters) -> list[Product]:
+    """Returns the products of one trial's training step, in their order.
+
+    Args:
+        recipe: What is static.
+        trials: Numbers of any shape.
+    """
+    hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), trials)
+    batch = (recipe.batch_size,)
+    images = jax.ShapeDtypeStruct(batch + recipe.network.image_shape, jnp.uint8)
+    labels, weights = (jax.ShapeDtypeStruct(batch, dtype) for dtype in (jnp.uint8, jnp.float32))
+
+    def step(hyper, *arguments):
+        return trial.train_step(recipe, hyper, *arguments)
+
+    with layers.traced_plainly():
+        state = jax.eval_shape(lambda hyper: trial.init(recipe, hyper), hyper)
+        program = jax.make_jaxpr(step)(hyper, state, images, labels, weights)
+    return list(_products(program.jaxpr))
+
+
+def flop(products: Sequence[Product]) -> int:
+    """Returns the floating-point operations of products."""
+    return 2 * sum(product.multiply_adds for product in products)
+
+
+def _products(program: core.Jaxpr) -> Iterator[Product]:
+    """Yields the products of a program: in a scan as often as it runs, of branches the costliest.
+
+    A loop of which the program does not tell how often it runs counts once.
+    """
+    for equation in program.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name in _COUNTERS:
+            arrays: list[Any] = [v.aval for v in (*equation.invars[:2], *equation.outvars)]
+            yield _COUNTERS[name](*(array.shape for array in arrays), **params)
+            continue
+        inner = [list(_products(each)) for each in core.jaxprs_in_params(params)]
+        if name == "cond":
+            inner = [max(inner, key=flop)]
+        times = params["length"] if name == "scan" else 1
+        for product in (product for products in inner for product in products):
+            yield product._replace(multiply_adds=times * product.multiply_adds)
+
+
+def _of_dot(left: tuple, right: tuple, out: tuple, *, dimension_numbers: Any, **_: Any) -> Product:
+    (contracted, _), (batch, _) = dimension_numbers
+    depth = math.prod(left[axis] for axis in contracted)
+    columns = math.prod(right) // depth // math.prod(left[axis] for axis in batch)
+    rows = math.prod(left) // depth
+    return Product(rows, depth, columns, rows * depth * columns)
+
+
+def _of_convolution(
+    left: tuple,
+    right: tuple,
+    out: tuple,
+    *,
+    dimension_numbers: Any,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    **_: Any,
+) -> Product:
+    (_, _, *images), (_, channels, *kernel), (batch, features, *pixels) = dimension_numbers
+    axes = zip(
+        (left[axis] for axis in images),
+        (right[axis] for axis in kernel),
+        (out[axis] for axis in pixels),
+        window_strides,
+        (low for low, _ in padding),
+        lhs_dilation,
+        rhs_dilation,
+        strict=True,
+    )
+    read = math.prod(_num_read(*axis) for axis in axes)
+    rows = out[batch] * math.prod(out[axis] for axis in pixels)
+    depth = right[channels] * math.prod(right[axis] for axis in kernel)
+    multiply_adds = out[batch] * right[channels] * out[features] * read
+    return Product(rows, depth, out[features], multiply_adds)
+
+
+def _num_read(
+    size: int, taps: int, out: int, stride: int, low: int, dilation: int, tap_dilation: int
+) -> int:
+    """Returns how often, along one axis, a position of a kernel meets an entry of the input.
+
+    Elsewhere it meets padding, or the zeros between dilated entries.
+    """
+    met = np.arange(out)[:, None] * stride + np.arange(taps) * tap_dilation - low
+    return int(np.sum((met >= 0) & (met <= (size - 1) * dilation) & (met % dilation == 0)))
+
+
+_COUNTERS = {"dot_general": _of_dot, "conv_general_dilated": _of_convolution}

@@ -1,0 +1,205 @@
+"""Configs as people have them: programs, records of runs, values as typed, keys of other tools."""
+
+import ast
+import difflib
+import os
+import re
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from mnist_jax import UserError, run_files
+from mnist_jax.config import old_records, user_code
+from mnist_jax.config.user_code import OwnFile
+from mnist_jax.disk import local_path
+
+EXPECTED = "expected a config file such as configs/l2_sweep.py, or the config.json of a run"
+
+# By what other tools call it, written small and in one word: what to do here.
+_ADVICE = {
+    "lr eta baselr initlr initiallr maxlr peaklr stepsize": "did you mean learning_rate?",
+    "epoch epochs nepoch nepochs maxepoch maxepochs numtrainepochs": "did you mean num_epochs?",
+    "steps numsteps maxsteps iterations iters": "its steps follow from num_epochs",
+    "bs batch minibatch trainbatchsize perdevicetrainbatchsize": "did you mean batch_size?",
+    "seed seeds randomseed randomstate rng": "give --seed=42, the first of num_seeds, or all of "
+    "them as in --seed=42,123,456",
+    "trials numtrials repeats nseeds runs nruns": "did you mean num_seeds?",
+    "optim opt adam adamw sgd lion muon rmsprop": "did you mean optimizer, as in "
+    "--config.optimizer=adamw?",
+    "beta1 betas": "did you mean b1, of --config.optimizer=adamw?",
+    "beta2": "did you mean b2, of --config.optimizer=adamw?",
+    "dropout dropoutrate droprate": "that is for a model of your own, as in "
+    "--config.model=my_net.py:MyNet, to have as a field",
+    "wd decay l2decay": "did you mean weight_decay, or l2?",
+    "reg regularization regularizer l2reg alpha lambda": "did you mean l2?",
+    "clip clipnorm gradclip": "that is for an optimizer of your own, as in "
+    "--config.optimizer=my_opt.py:make",
+    "batchnorm": "that is for a model of your own, as in --config.model=my_net.py:MyNet",
+    "ema": "did you mean ema_decay?",
+    "l1 l1reg augment augmentation": "there is none",
+    "smoothing": "did you mean label_smoothing?",
+    "scheduler lrscheduler lrschedule": "did you mean schedule?",
+    "warmup warmupepochs": "did you mean warmup_steps?",
+    "hidden hiddensize hiddendim hiddenunits hiddenlayers units width layers numlayers depth mlp": (
+        "did you mean hidden_sizes of mlp and cnn, as in --config.hidden_sizes=500,300?"
+    ),
+    "filters channels kernels features conv cnn": "did you mean conv_features, as in "
+    "--config.model=cnn --config.conv_features=32,64?",
+    "arch architecture net network": "did you mean model, as in --config.model=cnn?",
+    "metric": "did you mean metrics?",
+    "activation act relu": "layers have ReLUs",
+    "loss criterion": "the loss is cross-entropy, with l2 and label_smoothing",
+    "val valsize valsplit validation validationsplit": "did you mean num_validation?",
+    "chooseepoch": "that is what protocol says: validation or test, or last_epoch or "
+    "validation_last_epoch, where the last one counts",
+    "earlystopping patience": "protocol=validation takes the best epoch",
+    "data datadir dataroot datapath": "give --data_dir=DIR; dataset is the name of the data set",
+    "workdir output outputdir outdir logdir savedir": "give --workdir=DIR",
+    "device gpu cuda accelerator backend": "did you mean platform (cpu, gpu, tpu), or devices, "
+    "their number?",
+    "gpus numgpus ngpus numdevices": "did you mean devices?",
+    "dtype amp fp16 bf16 half mixedprecision": "did you mean precision?",
+    "workers numworkers": "there is no loader: images lie in memory",
+    "save saveevery saveinterval checkpointevery": "did you mean checkpoint_epochs?",
+    "resume restore": "the same command with the same --workdir goes on",
+    "numclasses classes": "the classes are those of the data set, which a model may take as "
+    "num_classes",
+    "name": "a run has the name of its config file",
+    "shard shards": "give --shard=i/n",
+}
+
+
+class Found(NamedTuple):
+    """What a config file holds: of a program the config and its name, of a record all.
+
+    Attributes:
+        config: By key, what is said of it.
+        name: Of the file, or of the run.
+        folder: Where the file lies.
+        seed: That of the run.
+        shard: That of the run.
+        copies: The files of one's own that lie in the run's directory.
+    """
+
+    config: dict[str, Any]
+    name: str
+    folder: Path
+    seed: Any = 0
+    shard: str = "0/1"
+    copies: Mapping[str, OwnFile] = MappingProxyType({})
+
+
+def read_file(given: str) -> Found:
+    """Reads a config file.
+
+    Args:
+        given: The path of a Python file, whose `get_config` is called with what follows a colon if
+            anything does; or of the `config.json` of a run.
+
+    Raises:
+        UserError: There is none, it fails, or returns no config.
+    """
+    path, colon, argument = local_path(given, "--config"), "", ""
+    if not os.path.exists(path):
+        start, colon, argument = str(path).partition(":")
+        path = Path(start)
+    if path.suffix == ".json" and os.path.isfile(path):
+        return _read_record(given, path)
+    if path.suffix != ".py" and os.path.exists(path) and not path.is_dir():
+        raise UserError(f"--config={given}: ends in neither .py nor .json; {EXPECTED}")
+    path, content = user_code.read_program([path], f"--config={given}", EXPECTED)
+    try:
+        config = _call(path, content, [argument] if colon else [])
+        if not hasattr(config, "keys"):
+            raise TypeError(f"get_config returns {config}, not a ConfigDict")
+        return Found({key: config[key] for key in config}, path.stem, path.parent)
+    except UserError as error:
+        raise UserError(f"--config={given}: {error}") from None
+    except (Exception, SystemExit) as error:  # a program may raise anything
+        reason = user_code.why(error, str(path))
+        if locked := re.search('Key "([^"]+)" does not exist', str(error)):  # of default_config
+            known = advice(locked[1], re.findall(r"'(\w+)\\?': ", str(error)))
+            reason = f"there is no key {locked[1]}; {known or 'see the table of keys in README.md'}"
+        if "cannot be casted" in reason:  # ConfigDict's types
+            reason += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"
+        raise UserError(f"--config={given}: {reason}; mend the config file") from None
+
+
+def _call(path: Path, content: bytes, arguments: list[str]) -> Any:
+    module = types.ModuleType("config")
+    user_code.run_program(module, str(path), content)
+    if not hasattr(module, "get_config"):
+        raise AttributeError("there is no function get_config in it")
+    return module.get_config(*arguments)
+
+
+def _read_record(given: str, path: Path) -> Found:
+    try:
+        found = run_files.read_json(path, run_files.CONFIG | {"seed": object})
+        record = old_records.upgrade_record(found)
+    except run_files.BadFileError as error:
+        raise UserError(
+            f"--config={given}: not the config.json of a run ({error}); {EXPECTED}"
+        ) from None
+    name, seed = record.pop("name"), record.pop("seed")
+    shard = record.pop("shard")
+    if Path(name).name != name or name == "..":  # it becomes a folder's
+        raise UserError(f"--config={given}: '{name}' is no name of a run; {EXPECTED}")
+    try:
+        copies = {
+            own: user_code.read_copy(path.parent, own, sha256)
+            for own, sha256 in record.pop("files", {}).items()
+        }
+    except run_files.BadFileError as error:
+        raise UserError(
+            f"{error.path.parent}/{error}; put it back as it was: the run in {path.parent} is made "
+            "with it"
+        ) from None
+    return Found(record, name, path.parent, seed, shard, copies)
+
+
+def read_value(text: str) -> Any:
+    """Reads a value as it is typed: Python's notation, or words and numbers between commas."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        values = tuple(_word(part.strip()) for part in text.split(","))
+        return values[0] if len(values) == 1 else values
+
+
+def _word(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def plain(value: Any) -> Any:
+    """Returns a value with tuples in place of lists, ranges and arrays, and Python's numbers."""
+    if hasattr(value, "tolist"):  # of NumPy, or JAX
+        value = value.tolist()
+    if isinstance(value, list | tuple | range):
+        return tuple(map(plain, value))
+    return value
+
+
+def values_in(value: Any) -> tuple:
+    """Returns the values in what may be one, as `plain` gives it."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def advice(name: str, keys: Iterable[str]) -> str | None:
+    """Says what to give in place of a key that there is not, if that can be guessed."""
+    by_word = {key.replace("_", ""): key for key in keys}
+    word = name.replace("_", "").replace("-", "").lower()
+    for words, said in _ADVICE.items():
+        if word in words.split() and word not in by_word:
+            return said
+    close = difflib.get_close_matches(word, by_word, n=1)
+    return f"did you mean {by_word[close[0]]}?" if close else None

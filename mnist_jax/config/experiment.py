@@ -1,0 +1,392 @@
+"""What a config asks for: every key checked once, resolved, and of one type."""
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mnist_jax import UserError
+from mnist_jax.config import axes, grid, old_records
+from mnist_jax.config.axes import Axis
+from mnist_jax.config.config_files import advice, plain, read_file, read_value, values_in
+from mnist_jax.config.grid import Point
+from mnist_jax.config.keys import Code, axes_of_optimizer, bad_value, find_axes, recorded_as
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.config.settings import SETTINGS, Settings
+from mnist_jax.config.user_code import OwnFile
+from mnist_jax.data import datasets
+
+MAX_TRIALS = 10**6  # whose rows take a gigabyte or two
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Settings):
+    """A config after checking: every key, resolved and of one type.
+
+    Attributes:
+        name: Of the config file.
+        values: Those of each axis, by its name, in the order of the grid.
+        seed: Of the first trial of a point, or all seeds.
+        shard: `i/n` for the trials whose number leaves i when divided by n.
+        own_files: Those in which a model, optimizers and metrics of one's own are.
+    """
+
+    name: str
+    values: dict[str, tuple]
+    seed: int | tuple[int, ...]
+    shard: str
+    own_files: tuple[OwnFile, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Returns what `config.json` says: every key, and name, seed and shard beside."""
+        found: dict[str, Any] = {"name": self.name}
+        found |= {name: getattr(self, name) for name in SETTINGS} | self.values
+        found |= {"seed": self.seed, "shard": self.shard}
+        if self.own_files:
+            found["files"] = {file.name: file.sha256 for file in self.own_files}
+        return found
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """What is known of each axis."""
+        return find_axes(self.model, self._optimizers, self.own_files)
+
+    @property
+    def static(self) -> list[str]:
+        """The names of the axes that shape the program, each of whose values has its own."""
+        return [name for name, axis in self.axes.items() if not axis.traced]
+
+    @property
+    def _optimizers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.values["optimizer"]))
+
+    @functools.cached_property
+    def points(self) -> list[Point]:
+        """The points of the grid; an axis that a point's optimizer does not take is None there."""
+        known = self.axes
+        spreads = {name: axis.spread for name, axis in known.items()}
+        found = grid.make_points(self.values, spreads, self.grid, self.num_points, self.design_seed)
+        if len(self._optimizers) == 1:
+            return found
+        taken = {o: axes_of_optimizer(o, self.own_files) for o in self._optimizers}
+        return grid.distinct(_own_values(point, known, taken) for point in found)
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The seeds of the repeated trials, the same at every point."""
+        if isinstance(self.seed, int):
+            return range(self.seed, self.seed + self.num_seeds)
+        return self.seed
+
+    @functools.cached_property
+    def parts(self) -> dict[tuple, list[int]]:
+        """The numbers of the shard's trials, by the static choices that give them a program."""
+        static = self.static
+        shard, num_shards = map(int, self.shard.split("/"))
+        parts: dict[tuple, list[int]] = {}
+        for number, point in enumerate(self.points):
+            choices = tuple(point[name] for name in static)
+            for trial in range(number * self.num_seeds, (number + 1) * self.num_seeds):
+                if trial % num_shards == shard:
+                    parts.setdefault(choices, []).append(trial)
+        return parts
+
+    def point_of(self, trial: int) -> Point:
+        """Returns the point of a trial, by its number."""
+        return self.points[trial // self.num_seeds]
+
+
+def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dict]) -> Point:
+    """Returns a point with the values that its optimizer takes, and None for the other axes."""
+    own = taken[point["optimizer"]]
+    found = dict(point)
+    for name, axis in known.items():
+        value = point[name]
+        if name in own:
+            if value is None:
+                found[name] = own[name].default
+            elif not own[name].kind.valid(value):
+                raise bad_value(name, value, own[name].kind.expected)
+        elif axis.of == "optimizer":
+            if value is not None and value != axis.default:
+                raise UserError(
+                    f"--config.{name}={value}: {point['optimizer']} does not take it; with"
+                    f" --config.grid=list give {axis.default} where the optimizer is that one, or"
+                    " make two runs"
+                )
+            found[name] = None
+    return found
+
+
+def read_experiment(
+    path: str, typed: Mapping[str, str], seed: str | None = None, shard: str | None = None
+) -> Experiment:
+    """Returns the experiment of a config file, or that of a run whose `config.json` is named.
+
+    A model or an optimizer that is typed comes with its own defaults: what the file says of the one
+    that it replaces does not count.
+
+    Args:
+        path: The file, as `config_files.read_file` takes it.
+        typed: Values of keys that replace the file's.
+        seed: As typed; by default that of the run, or 0.
+        shard: `i/n`; by default that of the run, or all trials.
+
+    Raises:
+        UserError: The file cannot be read, or as `read_config`.
+    """
+    found = read_file(path)
+    changes = {key: plain(read_value(text)) for key, text in typed.items()}
+    first = plain(found.seed) if seed is None else read_value(seed)
+    if isinstance(first, tuple) and changes.get("num_seeds", len(first)) != len(first):
+        named = ",".join(map(str, first))
+        expected = f"{len(first)}, for the seeds {named}; leave it out, or give another --seed"
+        raise bad_value("num_seeds", changes["num_seeds"], expected)
+    shard = found.shard if shard is None else shard
+    return read_config(
+        found.config,
+        found.name,
+        first,
+        shard,
+        typed=changes,
+        folders=[found.folder],
+        copies=found.copies,
+    )
+
+
+def read_config(
+    config: Any,
+    name: str,
+    seed: int | Sequence[int],
+    shard: str = "0/1",
+    *,
+    typed: Mapping[str, Any] = MappingProxyType({}),
+    folders: Sequence[Path] = (),
+    copies: Mapping[str, OwnFile] = MappingProxyType({}),
+) -> Experiment:
+    """Checks every key of a config, once.
+
+    Args:
+        config: A ConfigDict or mapping, as a config file gives it; what it lacks has its default.
+        name: Of the file.
+        seed: Of the first repeated trial; the others follow it. Or all seeds: then `num_seeds` is
+            their number, whatever the config says.
+        shard: `i/n` for the trials whose number leaves i when divided by n.
+        typed: Values of keys that replace the config's.
+        folders: Where files of one's own are looked for, beside the current one.
+        copies: By name, the files that a run's record has.
+
+    Raises:
+        UserError: A key is unknown, or has a value that makes no sense.
+    """
+    given = {str(key): plain(config[key]) for key in config}
+    given = _merge(given, typed, Code(folders, copies))
+    code = Code(folders, copies, typed)
+    models = [code.find("model", spec) for spec in values_in(given.get("model", "mlp"))]
+    if len(models) != 1:
+        said = "one, since its fields are keys of the config; make a run of each"
+        raise bad_value("model", ",".join(models), said)
+    (model,) = models
+    optimizers = [code.find("optimizer", spec) for spec in values_in(given.get("optimizer", "sgd"))]
+    metrics = tuple(code.find("metrics", spec) for spec in _one(given, "metrics"))
+    axes.check_metrics(metrics)
+    known = find_axes(model, tuple(dict.fromkeys(optimizers)), code.files)
+    for key in given:
+        if key not in known and key not in SETTINGS:
+            raise _unknown(key, key in typed, known, model, optimizers)
+    given |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
+    given["dataset"] = datasets.canonical_name(_one(given, "dataset"))
+    if isinstance(first := plain(seed), tuple):
+        given["num_seeds"] = len(first) or 1
+    if (num_seeds := _one(given, "num_seeds")) > MAX_TRIALS:
+        raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
+    _check_seed(first, num_seeds)
+    num_images = datasets.NUM_TRAINING_IMAGES[given["dataset"]]
+    given["num_validation"] = _num_validation(given, num_images)
+    mixed = len(set(optimizers)) > 1
+    experiment = Experiment(
+        name=name,
+        **{key: _one(given, key) for key in SETTINGS},
+        values={key: _axis(given, axis, mixed) for key, axis in known.items()},
+        seed=first,
+        shard=shard,
+        own_files=code.files,
+    )
+    searches = experiment.grid in ("random", "halton")
+    if bool(experiment.num_points) != searches:
+        expected_number = "1 or more, the points to draw" if searches else "0"
+        problem = f"{expected_number}, with --config.grid={experiment.grid}"
+        raise bad_value("num_points", experiment.num_points, problem)
+    sizes = list(map(len, experiment.values.values()))
+    most = math.prod(sizes) if experiment.grid == "product" else max(sizes)
+    if (num_trials := num_seeds * (experiment.num_points or most)) > MAX_TRIALS:
+        raise UserError(
+            f"the config asks for {num_trials} trials: expected at most {MAX_TRIALS}; give fewer "
+            "values, num_points or num_seeds"
+        )
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    if match and int(match[2]) <= num_trials:  # else points need not be made
+        for point in experiment.points:
+            _check_point(point, model, num_images - experiment.num_validation)
+        num_trials = len(experiment.points) * num_seeds
+    if not (match and int(match[1]) < int(match[2]) <= num_trials):
+        raise UserError(
+            f"--shard={shard}: expected i/n with i from 0 to n - 1 and n at most {num_trials}, the "
+            "number of trials"
+        )
+    return experiment
+
+
+def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
+    """Returns what a file says, in the keys of this version, with what was typed in its place.
+
+    What the file says of a model or an optimizer in whose place another is typed is left out, and
+    so are its validation images where the protocol that is typed wants none.
+    """
+    late = {key: typed[key] for key in ("protocol", "model", "optimizer") if key in typed}
+    given = old_records.upgrade(given | {k: value for k, value in typed.items() if k not in late})
+    gone = set()
+    if (protocol := PROTOCOLS.get(str(late.get("protocol")))) and protocol.held_out != "validation":
+        gone.add("num_validation")
+    for key in [k for k in late if k != "protocol"]:
+        before = values_in(given.get(key, "mlp" if key == "model" else "sgd"))
+        now = list(map(recorded_as, values_in(late[key])))
+        if now != list(map(recorded_as, before)):
+            was = [code.find(key, spec) for spec in before]
+            stays = _parameters(key, [spec for spec in now if spec in was], code.files)
+            for name, axis in _parameters(key, was, code.files).items():
+                # A default is that of the optimizer whose it is: others beside it have their own,
+                # which is what None says.
+                silent = (None, (None,), axis.default, (axis.default,))
+                if name not in stays or given.get(name) in silent:
+                    gone.add(name)
+    return {k: value for k, value in given.items() if k not in gone - typed.keys()} | late
+
+
+def _parameters(key: str, specs: Sequence[str], files: tuple[OwnFile, ...]) -> dict[str, Axis]:
+    found: dict[str, Axis] = {}
+    for spec in specs:
+        if key == "optimizer":
+            found |= axes_of_optimizer(spec, files)
+        else:
+            every = find_axes(spec, ("sgd",), files)
+            found |= {name: axis for name, axis in every.items() if axis.of == "model"}
+    return found
+
+
+def _unknown(
+    key: str, typed: bool, known: Mapping[str, Axis], model: str, optimizers: Sequence[str]
+) -> UserError:
+    said = f"--config.{key}: no such key" if typed else f"config key {key}: unknown"
+    for what, named, classes in (
+        ("model", [model], axes.MODELS),
+        ("optimizer", optimizers, axes.OPTIMIZERS),
+    ):
+        takers = [n for n, cls in classes.items() if key in {a.name for a in axes.read_class(cls)}]
+        if takers:
+            own = [name for name, axis in known.items() if axis.of == what]
+            takes = f"{' and '.join(named)} take{'s' * (len(named) == 1)} no {key}"
+            takes += f", but {', '.join(own)}" if own else ""
+            return UserError(
+                f"--config.{key}: {takes}; leave it out, or choose --config.{what}={takers[0]}"
+            )
+    keys = [*SETTINGS, *known]
+    return UserError(f"{said}; {advice(key, keys) or 'known: ' + ', '.join(sorted(keys))}")
+
+
+def _num_validation(given: Mapping[str, Any], num_images: int) -> int:
+    """Returns how many training images are held out, which is what the protocol wants."""
+    found, protocol = _one(given, "num_validation"), _one(given, "protocol")
+    if found >= num_images:
+        raise bad_value("num_validation", found, f"less than the {num_images} training images")
+    if PROTOCOLS[protocol].held_out == "validation":
+        return found or num_images // 6
+    if found:
+        expected = f"0 with protocol={protocol}, which holds none out; --config.protocol=validation"
+        raise bad_value("num_validation", found, f"{expected} does")
+    return 0
+
+
+def _check_seed(seed: Any, num_seeds: int) -> None:
+    """Refuses a seed, or seeds, that no random numbers can be made of."""
+    several = isinstance(seed, tuple)
+    highest = 2**32 - (1 if several else num_seeds)
+    seeds = seed if several else (seed,)
+    if not (seeds and all(type(s) is int and 0 <= s <= highest for s in seeds)):
+        expected = f"a whole number from 0 to {highest}, or several as in --seed=42,123,456"
+    elif len(set(seeds)) < num_seeds and several:
+        expected = "seeds that differ, since the same seed makes the same trial"
+    else:
+        return
+    raise UserError(f"--seed={','.join(map(str, seeds))}: expected {expected}")
+
+
+def _check_point(point: Point, model: str, num_images: int) -> None:
+    """Refuses values that do not fit each other."""
+    batch_size, num_epochs = point["batch_size"], point["num_epochs"]
+    if batch_size > num_images:
+        raise bad_value("batch_size", batch_size, f"at most {num_images}, the training images")
+    num_steps = num_epochs * -(-num_images // batch_size)
+    if num_steps >= 2**31:
+        raise bad_value("num_epochs", num_epochs, f"fewer than {2**31} training steps")
+    if point["warmup_steps"] >= num_steps:
+        expected = f"less than all {num_steps} training steps"
+        raise bad_value("warmup_steps", point["warmup_steps"], expected)
+    if point["optimizer"] != "sgd":
+        return
+    if point["nesterov"] and not point["momentum"]:
+        raise bad_value(
+            "nesterov", True, "False, or a momentum above 0: without one there is nothing"
+        )
+    has_kernels = point["l2_on_output"] or model not in axes.MODELS or _has_hidden(point)
+    for key in ("l2", "weight_decay"):
+        if point[key] and not has_kernels:
+            expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
+            raise bad_value(key, point[key], expected)
+
+
+def _has_hidden(point: Point) -> bool:
+    """Says whether a network of ours has a layer beside the last."""
+    return any(point.get(name) for name in ("conv_features", "hidden_sizes"))
+
+
+def _one(given: Mapping[str, Any], key: str) -> Any:
+    """Returns the value of a setting."""
+    kind = SETTINGS[key].kind
+    value = given.get(key, SETTINGS[key].default)
+    if kind.convert is tuple:
+        value = values_in(value)
+    elif isinstance(value, tuple) and len(value) == 1:
+        (value,) = value
+    if not kind.valid(value):
+        typed = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        raise bad_value(key, typed, kind.expected)
+    return value
+
+
+def _axis(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
+    """Returns the values of an axis of the grid, of which a config has one or several.
+
+    Where several optimizers are mixed, None says that one takes its own default, or none.
+    """
+    key, kind = axis.name, axis.kind
+    value = given.get(key, axis.default)
+    if kind.convert is tuple:  # a value is a tuple itself
+        value = (value,) if isinstance(value, int | float) else value
+        several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
+    else:
+        several = isinstance(value, tuple)
+    values = value if several else (value,)
+    if not values:
+        raise bad_value(key, value, "at least one value, since the grid has no point without")
+    absent = mixed and axis.of == "optimizer"
+    for v in values:
+        if not (kind.valid(v) or (absent and v is None)):
+            raise bad_value(key, v, kind.expected)
+    if len(set(values)) < len(values) and given.get("grid") != "list":
+        raise bad_value(key, value, "distinct values, since each makes a point of the grid")
+    return tuple(v if v is None else kind.convert(v) for v in values)

@@ -1,0 +1,168 @@
+"""Which keys a config has: those of every run, and those of its model and optimizers."""
+
+import difflib
+import functools
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_jax import UserError
+from mnist_jax.config import axes, user_code
+from mnist_jax.config.axes import Axis
+from mnist_jax.config.config_files import plain, values_in
+from mnist_jax.config.settings import SETTINGS
+from mnist_jax.config.user_code import OwnFile
+
+_RESERVED = {"name", "seed", "shard", "files", *SETTINGS}
+_RESERVED |= {"trial", "point", "epoch", "diverged_epoch"}
+_RESERVED |= {"num_trials", "diverged_seeds", "statistics"}
+_COLUMN = re.compile("(best_)?(train|validation|test)_(loss|accuracy|objective|epoch)")
+"""Names that no axis of one's own may have: keys and columns of a run."""
+
+
+@functools.lru_cache
+def find_axes(
+    model: str, optimizers: tuple[str, ...], files: tuple[OwnFile, ...] = ()
+) -> dict[str, Axis]:
+    """Returns the axes of a config by name, in the order of the grid.
+
+    Args:
+        model: A name of `axes.MODELS`, or `FILE.py:CLASS`.
+        optimizers: Each a name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`.
+        files: Where one's own are.
+
+    Raises:
+        UserError: One cannot be had, or two keys have one name.
+    """
+    if model in axes.MODELS:
+        fields = axes.read_class(axes.MODELS[model], of="model")
+    else:
+        fields = axes.of_module(find_own(model, "model", files), model)
+    taken = {spec: list(axes_of_optimizer(spec, files).values()) for spec in optimizers}
+    found = axes.arrange(fields, taken)
+    if clash := next(filter(_is_reserved, found.values()), None):
+        raise UserError(
+            f"{clash.name}: the {clash.of} has a parameter of this name, which a run uses itself;"
+            " rename it in your file"
+        )
+    return found
+
+
+def _is_reserved(axis: Axis) -> bool:
+    return axis.name in _RESERVED or bool(_COLUMN.match(axis.name))
+
+
+def axes_of_optimizer(spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
+    """Returns the axes that an optimizer takes, by name; arguments as of `find_axes`."""
+    if spec in axes.OPTIMIZERS:
+        found = axes.read_class(axes.OPTIMIZERS[spec], of="optimizer")
+    else:
+        found = axes.of_function(find_own(spec, "optimizer", files), spec)
+    return {axis.name: axis for axis in found}
+
+
+def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
+    """Returns what `FILE.py:NAME` names, of the files that an experiment has."""
+    name, _, _ = spec.rpartition(":")
+    return user_code.load(next(file for file in files if file.name == name), spec, key)
+
+
+def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -> Any:
+    """Returns a config with every key and its default, as an `ml_collections.ConfigDict`.
+
+    It takes no other keys, so that a mistyped one is an error. Where another model or optimizer is
+    set, its keys replace those of the one before, with their defaults. The README says what they
+    are.
+
+    Args:
+        model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file is
+            looked for in the current directory, and then beside the file that calls this.
+        optimizer: A name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`, or several; their parameters
+            become keys.
+
+    Raises:
+        UserError: One cannot be had, or two keys have one name.
+    """
+    import ml_collections
+
+    class Config(ml_collections.ConfigDict):
+        """Has the keys of the model and the optimizers that it names."""
+
+        def __setitem__(self, key: str, value: Any) -> None:
+            if key in ("model", "optimizer") and self.is_locked:
+                before = known(self.model, self.optimizer)
+                now = known(**{"model": self.model, "optimizer": self.optimizer, key: value})
+                with self.unlocked():
+                    for name in before.keys() - now.keys():
+                        del self[name]
+                    for name, axis in now.items():
+                        if name not in before or self[name] == before[name].default:
+                            super().__setitem__(name, axis.default)
+            super().__setitem__(key, value)
+
+    callers, frame = [], sys._getframe().f_back
+    while frame:  # the file that calls this comes first, but for what may be wrapped around it
+        callers.append(Path(frame.f_code.co_filename).parent)
+        frame = frame.f_back
+    code = Code(list(dict.fromkeys(callers)), {})
+
+    def known(model: Any, optimizer: Any) -> dict[str, Axis]:
+        specs = dict.fromkeys(code.find("optimizer", o) for o in values_in(plain(optimizer)))
+        return find_axes(code.find("model", model), tuple(specs), code.files)
+
+    config = Config(type_safe=False)  # every value is checked when it is read
+    for name, setting in SETTINGS.items():
+        config[name] = setting.default
+    for name, axis in known(model, optimizer).items():
+        config[name] = axis.default
+    config.model, config.optimizer = model, optimizer
+    return config.lock()
+
+
+def bad_value(key: str, value: object, expected: str) -> UserError:
+    """Returns the error of a key whose value makes no sense."""
+    return UserError(f"--config.{key}={value}: expected {expected}")
+
+
+def recorded_as(spec: Any) -> str:
+    """Returns how a record names a model, an optimizer or a metric."""
+    spec = str(spec)
+    return user_code.record_name(spec) if user_code.names_file(spec) else spec
+
+
+class Code:
+    """Finds what a config names, and gathers the files of one's own."""
+
+    def __init__(
+        self, folders: Sequence[Path], copies: Mapping[str, OwnFile], typed: Collection[str] = ()
+    ):
+        """Takes the folders to look in, the copies that a record has, and the keys not of it."""
+        self._folders, self._copies, self._typed = folders, copies, typed
+        self._found: dict[str, OwnFile] = {}
+
+    @property
+    def files(self) -> tuple[OwnFile, ...]:
+        """Those that were found so far."""
+        return tuple(self._found.values())
+
+    def find(self, key: str, spec: Any) -> str:
+        """Returns how the record names what a key says."""
+        known = {"model": axes.MODELS, "optimizer": axes.OPTIMIZERS, "metrics": axes.METRICS}[key]
+        if isinstance(spec, str) and spec in known:
+            return spec
+        if not (isinstance(spec, str) and user_code.names_file(spec)):
+            close = difflib.get_close_matches(str(spec).lower(), known, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise bad_value(key, spec, f"{', '.join(known)} or FILE.py:NAME{meant}")
+        name = user_code.record_name(spec)
+        base, _, _ = name.rpartition(":")
+        if key not in self._typed and base in self._copies:
+            file = self._copies[base]
+        else:
+            file = user_code.read(spec, key, self._folders)
+        if self._found.setdefault(base, file).content != file.content:
+            raise bad_value(key, spec, f"files of different names: another {base} is used, too")
+        user_code.load(file, name, key)
+        return name

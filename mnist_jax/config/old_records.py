@@ -1,0 +1,82 @@
+"""What the record of a run says, as this version would say it whichever one wrote it.
+
+Keys come and go. A key that an old record lacks has its default, which means what the code did
+then; what a new key replaces is put into its words here, and nowhere else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mnist_jax.config.protocol import protocol_name
+from mnist_jax.config.settings import SETTINGS
+
+_ADDED: dict[str, Any] = {
+    "optimizer": ["sgd"],
+    "ema_decay": [0.0],
+    "metrics": [],
+    "checkpoint_epochs": 1,
+    "checkpoints_kept": 2,
+    "platform": "",
+    "devices": 0,
+    "precision": "float32",
+    "deterministic": False,
+    "shard": "0/1",
+}
+"""Keys that older records lack, with what was done then."""
+
+
+def axes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of a record's axes: keys with lists of values, which no setting has."""
+    return tuple(
+        key
+        for key, value in config.items()
+        if isinstance(value, list | tuple) and key not in ("seed", *SETTINGS)
+    )
+
+
+def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config, of a file or of a record, in the keys of this version."""
+    new = dict(config)
+    if isinstance(new.get("choose_epoch"), bool) and "protocol" not in new:
+        new["protocol"] = protocol_name(new.get("num_validation", 0), new.pop("choose_epoch"))
+        new.setdefault("validation_seed", new.get("design_seed", 0))
+    if "conv_features" in new and "model" not in new:
+        features = new["conv_features"]
+        empty = not features or all(type(v) in (tuple, list) and not v for v in features)
+        new["model"] = "mlp" if empty else "cnn"
+        if empty:
+            del new["conv_features"]
+    return new
+
+
+def upgrade_record(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's record with all keys of this version."""
+    new = upgrade(config)
+    return new | {key: value for key, value in _ADDED.items() if key not in new}
+
+
+def with_files(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a record in which each file of one's own is a key, so that it is compared by name."""
+    new = dict(config)
+    own = new.pop("files", {})
+    return new | (dict(own) if isinstance(own, Mapping) else {})
+
+
+def upgrade_rows(
+    rows: list[dict[str, Any]], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns rows, of trials or of grid points, with the axes of an upgraded record.
+
+    Args:
+        rows: Those with the axes of the old record.
+        old: The record that was read.
+        new: The same, upgraded.
+    """
+    gone, there = {*axes_of(old)} - {*axes_of(new)}, axes_of(new)
+    if not gone and len(there) == len(axes_of(old)):
+        return rows
+    return [
+        {key: value for key, value in row.items() if key not in gone}
+        | {axis: new[axis][0] for axis in there if axis not in row}
+        for row in rows
+    ]

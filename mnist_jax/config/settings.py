@@ -1,0 +1,103 @@
+"""The keys of a config that have one value for all trials, one line each; nothing needs JAX."""
+
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from mnist_jax.config.axes import COUNT, FLAG, WHOLE, WORD, Kind, choice
+from mnist_jax.config.grid import GRIDS
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.data import datasets
+
+PRECISIONS = {
+    "float32": "float32",
+    "tf32": "TF32_TF32_F32",
+    "bfloat16": "BF16_BF16_F32",
+}
+"""What matrix products round their factors to, in JAX's names; sums are in float32 throughout."""
+COMPUTED = {
+    "cpu": ("float32",),
+    "gpu": ("float32", "tf32", "bfloat16"),  # since compute capability 8.0
+    "tpu": ("float32", "bfloat16"),
+}
+"""What each platform computes in; of others JAX refuses some, and ignores some without a word."""
+
+
+def _is_dataset(value: Any) -> bool:
+    return isinstance(value, str) and datasets.canonical_name(value) in datasets.DATASETS
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(WORD.valid, value))
+
+
+_DATASET = Kind(f"one of {', '.join(datasets.DATASETS)}", _is_dataset, str)
+_SEED = Kind(
+    f"a whole number from 0 to {2**32 - 1}",
+    lambda value: type(value) is int and 0 <= value < 2**32,
+    int,
+)
+_WORDS = Kind("names, as in top_2_accuracy,brier_score", _is_words, tuple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What has one value for all trials of a run."""
+
+    dataset: Annotated[
+        str, _DATASET, "mnist, fashion_mnist, kmnist, or digits, which needs no download"
+    ] = "mnist"
+    model: Annotated[str, WORD, "mlp, cnn, or a Flax module of one's own, as FILE.py:CLASS"] = "mlp"
+    metrics: Annotated[
+        tuple[str, ...],
+        _WORDS,
+        "measured beside loss and accuracy: top_2_accuracy, brier_score, confidence, or one's own,"
+        " as FILE.py:FUNCTION",
+    ] = ()
+    protocol: Annotated[
+        str,
+        choice(tuple(PROTOCOLS)),
+        "what chooses the epoch and the best grid point: validation; validation_last_epoch, where"
+        " the last epoch counts; last_epoch, nothing; test, the test set, as in the notebook",
+    ] = "validation"
+    num_validation: Annotated[
+        int, COUNT, "training images held out to choose on; 0: a sixth, if the protocol wants them"
+    ] = 0
+    validation_seed: Annotated[int, _SEED, "of the cut of the validation images"] = 0
+    grid: Annotated[
+        str, choice(GRIDS), "product of the axes; list, side by side; random or halton, a search"
+    ] = "product"
+    num_points: Annotated[int, COUNT, "points of a search"] = 0
+    design_seed: Annotated[int, _SEED, "of the search"] = 0
+    num_seeds: Annotated[
+        int, WHOLE, "repeated trials of each point, with the seeds --seed, --seed + 1, ..."
+    ] = 5
+    checkpoint_epochs: Annotated[
+        int, WHOLE, "epochs between checkpoints, from which a stopped run goes on"
+    ] = 1
+    checkpoints_kept: Annotated[int, WHOLE, "how many of them, the newest"] = 2
+    platform: Annotated[
+        str, choice(("", *COMPUTED)), "the first of TPU, GPU and CPU that there is, or that one"
+    ] = ""
+    devices: Annotated[int, COUNT, "that a process uses; 0: all there are, of a CPU its cores"] = 0
+    precision: Annotated[
+        str, choice(tuple(PRECISIONS)), "of matrix products; faster: tf32 (GPU), bfloat16"
+    ] = "float32"
+    deterministic: Annotated[
+        bool, FLAG, "whether a GPU too gives the same bits again, at some cost"
+    ] = False
+
+
+class Setting(typing.NamedTuple):
+    """A key of `Settings`: what its value is, the default, what it is."""
+
+    kind: Kind
+    default: Any
+    text: str
+
+
+SETTINGS = {
+    name: Setting(hint.__metadata__[0], getattr(Settings, name), hint.__metadata__[1])
+    for name, hint in typing.get_type_hints(Settings, include_extras=True).items()
+}
+"""Every key that has one value."""

@@ -1,0 +1,354 @@
+"""Files of one's own, named as FILE.py:NAME in a config: found, run, and kept with a run.
+
+A run is made by what was read, wherever the file lies later, so one file must hold all that is not
+installed: what it imports from beside it would be in no record.
+"""
+
+import builtins
+import contextlib
+import difflib
+import hashlib
+import json
+import linecache
+import os
+import re
+import site
+import sys
+import sysconfig
+import traceback
+import types
+from collections.abc import Iterator, Sequence
+from importlib.util import decode_source
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlparse
+
+from mnist_jax import UserError, run_files
+from mnist_jax.disk import local_path, write_bytes, writing
+from mnist_jax.run_files import BadFileError, one_line
+
+FOLDER = "files"
+"""Where a work directory keeps them."""
+MAX_BYTES = 2**24
+EXPECTED = "expected FILE.py:NAME, a Python file and a class or function in it"
+_NAME = re.compile(r"(?!\.)[^/\\:*?\"<>|,]{1,200}\.py")
+_ONE_FILE = "one file must hold all that is not installed"
+_MOST_SEEN = 9  # names that an error lists of what a file defines
+
+
+class OwnFile(NamedTuple):
+    """A Python file as it was read."""
+
+    name: str  # without its folder
+    path: str  # where it lay
+    sha256: str
+    content: bytes
+
+
+def names_file(spec: str) -> bool:
+    """Says whether a value of the config is meant to name a file, and not what is built in."""
+    return ":" in spec or spec.endswith(".py")
+
+
+def record_name(spec: str) -> str:
+    """Returns FILE.py:NAME without the folder of the file, which means nothing elsewhere."""
+    path, _, name = spec.rpartition(":")
+    return f"{os.path.basename(path)}:{name}"
+
+
+def read(spec: str, key: str, folders: Sequence[Path] = ()) -> OwnFile:
+    """Reads a file that a config names.
+
+    Args:
+        spec: FILE.py:NAME.
+        key: The key of the config, for the error.
+        folders: Where the file may lie besides, if its path is relative and leads to nothing here.
+
+    Raises:
+        UserError: There is none, it cannot be read, or has a name that cannot be kept.
+    """
+    given = _given(spec, key)
+    start, _, name = str(local_path(spec, f"--config.{key}")).rpartition(":")
+    path = Path(start)
+    if not start or not name or path.suffix != ".py":
+        raise UserError(f"{given}: {EXPECTED}")
+    if not _can_be_kept(path.name):
+        raise UserError(
+            f"{given}: expected a file name of at most 200 letters and other printable characters, "
+            "with no dot before them, comma, colon, quotes or the like; rename the file"
+        )
+    places = [path] if path.is_absolute() else [path, *(folder / path for folder in folders)]
+    path, content = read_program(places, given, EXPECTED)
+    return OwnFile(path.name, str(path), hashlib.sha256(content).hexdigest(), content)
+
+
+def _given(spec: str, key: str) -> str:
+    return f"--config.{key}={one_line(spec)}"
+
+
+def _can_be_kept(name: str) -> bool:
+    """Says whether a file may have this name in a work directory, on any system."""
+    return bool(_NAME.fullmatch(name)) and name.isprintable() and len(os.fsencode(name)) <= 200
+
+
+_modules: dict[tuple[str, bytes], types.ModuleType] = {}  # by name and content of the file
+
+
+def load(file: OwnFile, spec: str, key: str) -> Any:
+    """Returns the class or function that a config names in a file.
+
+    The file is run once a process. It may import what is installed, and nothing else.
+
+    Args:
+        file: What `read` or `read_copy` returned.
+        spec: FILE.py:NAME.
+        key: The key of the config, for the error.
+
+    Raises:
+        UserError: The file fails, imports what no record would hold, computes with JAX before that
+            is set up, or has no such class or function.
+    """
+    given, name = _given(spec, key), spec.rpartition(":")[2]
+    module = _modules.get((file.name, file.content))
+    if module is None:
+        try:
+            module = _run(file)
+        except UserError as error:
+            raise UserError(f"{given}: {error}") from None
+        except (Exception, SystemExit) as error:  # a program may raise anything
+            if isinstance(error, ValueError) and "environment" in str(error):  # JAX's, of JAX_*
+                said = f"JAX cannot start: {error}; mend or unset that variable"
+                raise UserError(said) from None
+            reason = why(error, file.path)
+            if isinstance(error, ModuleNotFoundError) or "relative import" in reason:
+                reason += f"; {_ONE_FILE}"
+            raise UserError(f"{given}: {reason}; mend the file") from None
+        _modules[file.name, file.content] = module
+    found = vars(module).get(name)
+    if callable(found):
+        return found
+    defined = [
+        name
+        for name, value in vars(module).items()
+        if callable(value)
+        and getattr(value, "__module__", None) == module.__name__
+        and not name.startswith("_")
+    ]
+    close = difflib.get_close_matches(name, defined, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    more = f" and {len(defined) - _MOST_SEEN} more" * (len(defined) > _MOST_SEEN)
+    raise UserError(
+        f"{given}: expected the name of a class or function of the file; {meant}it defines "
+        f"{', '.join(defined[:_MOST_SEEN]) or 'none'}{more}"
+    )
+
+
+def _run(file: OwnFile) -> types.ModuleType:
+    """Runs a file as a module under a name that no other has.
+
+    Raises:
+        UserError: It does what it may not.
+    """
+    own = _beginnings([os.path.dirname(file.path), os.getcwd()])
+    library = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    library += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1])]
+    installed = _beginnings(library)
+
+    def check(module_name: str) -> None:
+        if place := _unrecorded(module_name, own, installed):
+            raise UserError(f"{file.name} imports {module_name} ({one_line(place)}); {_ONE_FILE}")
+
+    def watched(name, globals=None, locals=None, fromlist=(), level=0):  # also when a function runs
+        module = builtins.__import__(name, globals, locals, fromlist, level)
+        check(name.partition(".")[0])
+        return module
+
+    module = types.ModuleType(f"{Path(file.name).stem}_{file.sha256[:12]}")
+    vars(module)["__builtins__"] = vars(builtins) | {"__import__": watched}
+    before, computed = {*sys.modules, module.__name__}, _jax_computes()
+    try:
+        run_program(module, file.path, file.content)
+        for name in sorted(sys.modules.keys() - before):  # by importlib, say
+            check(name)
+        if _jax_computes() and not computed:
+            raise UserError(
+                "it computes with JAX while it is imported, before JAX is set up; do that in a "
+                "function, or with NumPy"
+            )
+    except BaseException:
+        sys.modules.pop(module.__name__, None)
+        raise
+    return module
+
+
+_WAYS = (os.path.abspath, os.path.realpath)  # whichever links lead to a place
+
+
+def _beginnings(folders: Sequence[str]) -> tuple[str, ...]:
+    """Returns how the paths of what lies in folders begin."""
+    return tuple(os.path.join(way(folder), "") for folder in folders for way in _WAYS)
+
+
+def _unrecorded(name: str, own: tuple[str, ...], installed: tuple[str, ...]) -> str:
+    """Returns where a module lies that is one's own and not installed; empty if it is not so.
+
+    Args:
+        name: The module's, which is imported.
+        own: How the paths of what is one's own begin.
+        installed: How those of what is installed begin, which may lie there, too.
+    """
+    try:  # past what loads a lazy module when it is asked
+        facts = object.__getattribute__(sys.modules.get(name), "__dict__")
+    except AttributeError:
+        return ""
+    file, folders = facts.get("__file__"), facts.get("__path__", ())
+    places = [file] if file else [*folders]  # a package may have no file
+
+    def lies_in(beginnings: tuple[str, ...]) -> bool:
+        return all(any(way(place).startswith(beginnings) for way in _WAYS) for place in places)
+
+    if not places or not lies_in(own) or lies_in(installed):
+        return ""
+    return "" if lies_in(installed + _beginnings([*_distributions(name)])) else places[0]
+
+
+def _distributions(name: str) -> Iterator[str]:
+    """Yields where installed packages that have a module lie, also if they may be edited there."""
+    from importlib import metadata
+
+    top = name.partition(".")[0]
+    for found in metadata.packages_distributions().get(top, ()):
+        package = metadata.distribution(found)
+        yield str(package.locate_file(""))
+        origin = json.loads(package.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable"):
+            yield unquote(urlparse(origin["url"]).path)
+
+
+def _jax_computes() -> bool:
+    """Says whether JAX has begun to compute, after which it cannot be set up."""
+    if "jax" not in sys.modules:
+        return False
+    import jax
+
+    devices = jax.config.values["jax_num_cpu_devices"]
+    try:
+        for value in (devices + 2, devices):  # -1 is its default, and 0 is refused
+            jax.config.update("jax_num_cpu_devices", value)
+    except RuntimeError:
+        return True
+    return False
+
+
+def save(workdir: Path, files: Sequence[OwnFile]) -> None:
+    """Keeps files in a work directory that has not got them yet.
+
+    Raises:
+        OSError: One cannot be written.
+    """
+    for file in files:
+        path = workdir / FOLDER / file.name
+        with contextlib.suppress(BadFileError):
+            read_copy(workdir, file.name, file.sha256)
+            continue
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        write_bytes(path, file.content)
+
+
+def read_copy(workdir: Path, name: str, sha256: str) -> OwnFile:
+    """Reads a file back that `save` has kept.
+
+    Args:
+        workdir: The work directory.
+        name: The file's, as the record has it.
+        sha256: Of its content, as the record has it.
+
+    Raises:
+        BadFileError: It is missing, or another.
+    """
+    path = workdir / FOLDER / name
+    if not _can_be_kept(name):
+        raise BadFileError(path, "that is no name of a file that a run keeps")
+    with run_files.opened(path) as file:
+        content = file.read()
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise BadFileError(
+            path, f"it is not what the run was made with (SHA-256 {found[:12]}, not {sha256[:12]})"
+        )
+    return OwnFile(name, str(path), sha256, content)
+
+
+def read_program(paths: Sequence[Path], given: str, expected: str) -> tuple[Path, bytes]:
+    """Reads a Python file.
+
+    Args:
+        paths: Where it may lie; the first that is there counts.
+        given: What named it, for the error: `--config=a.py`, say.
+        expected: What to give, for the error.
+
+    Returns:
+        Where it lies, and what it holds.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    path = next(filter(os.path.lexists, paths), paths[0])
+    if os.path.isdir(path):
+        raise UserError(f"{given}: that is a folder; {expected}")
+    try:
+        with run_files.opened(path) as file:
+            content = file.read(MAX_BYTES + 1)
+    except BadFileError as error:
+        if error.missing:
+            raise UserError(f"{given}: no such file; {_nearest(paths)}{expected}") from None
+        reason = str(error).removeprefix(f"{path.name}: ")
+        raise UserError(f"{given}: cannot be read ({reason}); {expected}") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{given}: larger than {MAX_BYTES} bytes; {expected}")
+    return path, content
+
+
+def _nearest(paths: Sequence[Path]) -> str:
+    """Suggests a Python file that lies beside one of some that are not there."""
+    found: dict[str, Path] = {}
+    for path in reversed(paths):
+        with contextlib.suppress(OSError, ValueError):
+            found |= {other.name: other for other in path.parent.iterdir() if other.suffix == ".py"}
+    close = difflib.get_close_matches(paths[0].name, sorted(found), n=1)
+    return f"did you mean {found[close[0]]}? " if close else ""
+
+
+def run_program(module: types.ModuleType, path: str, content: bytes) -> None:
+    """Runs what a Python file holds as a module, which may raise anything."""
+    module.__file__ = path
+    module.__package__ = ""  # a relative import says that it knows no package
+    sys.modules[module.__name__] = module  # where a dataclass of the file looks for itself
+    code = compile(content, path, "exec", dont_inherit=True)
+    lines = decode_source(content).splitlines(keepends=True)
+    linecache.cache[path] = len(content), None, lines, path  # as it ran, whatever lies there later
+    exec(code, vars(module))
+
+
+def path_of(thing: Any) -> str:
+    """Returns the file that a class or function comes from; empty if that is unknown."""
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    return getattr(module, "__file__", None) or ""
+
+
+def why(error: BaseException, path: str) -> str:
+    """Says in one line what a program raised, and in which line of its file."""
+    if isinstance(error, SystemExit):
+        return "it ends the program"
+    said: object = error
+    if isinstance(error, SyntaxError) and error.filename == path:
+        said, lines = error.msg, [error.lineno]
+    else:
+        if isinstance(error, KeyError) and error.args:
+            said = error.args[0]  # else in quotes
+        if type(error).__module__ == "jax.errors":
+            said = str(error).partition("\n")[0]  # then it tells of what we have called
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+    where = f" (line {lines[-1]})" if lines and lines[-1] else ""
+    return f"{type(error).__name__}{where}: {one_line(' '.join(str(said).split()))[:300]}"

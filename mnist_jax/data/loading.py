@@ -1,0 +1,339 @@
+"""Find or fetch a data set, check it, and hand it over as uint8 NumPy arrays.
+
+Images and labels come in the order of the original IDX files whatever the source, so that one seed
+means one run. Sources in order: this package's cache, files of the user's (`--data_dir`, or the
+environment variable MNIST_JAX_DATA_DIR), a prepared tensorflow-datasets folder, a download.
+"""
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mnist_jax import UserError, disk
+from mnist_jax.config.settings import Settings
+from mnist_jax.data import cache, download, formats, user_files
+from mnist_jax.data.datasets import CLASS_NAMES, DATASETS, NUM_TEST, NUM_TRAIN, canonical_name
+
+FILES = (
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
+MD5 = {
+    "mnist": (
+        *("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
+        *("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+    ),
+    "fashion_mnist": (
+        *("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9"),
+        *("8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
+    ),
+}
+"""Of the decompressed files: gzip wrappers of the same bytes differ from mirror to mirror."""
+GZIP_SHA256 = {
+    "kmnist": (
+        "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+        "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+        "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+        "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+    ),
+}
+"""Of the published gzip files, as tensorflow-datasets has them, where no MD5 is known."""
+MOMENTS = {"kmnist": (0.1918, 0.3483)}
+"""Mean and standard deviation of the training pixels, from 0 to 1, where no MD5 is known."""
+CHECKSUMS = {
+    "mnist": "sha256:b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a",
+}
+"""`Dataset.checksum` where it is known beforehand."""
+ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+
+_log = logging.getLogger(__name__)
+
+
+class Dataset(NamedTuple):
+    """One data set: grey images 0..255 and class numbers 0..9, in the original order."""
+
+    name: str  # one of DATASETS
+    train_images: np.ndarray  # uint8 [num_train, 28, 28]
+    train_labels: np.ndarray  # uint8 [num_train]
+    validation_images: np.ndarray  # uint8 [num_validation, 28, 28]; 0 until hold_out_validation
+    validation_labels: np.ndarray  # uint8 [num_validation]
+    test_images: np.ndarray  # uint8 [num_test, 28, 28]
+    test_labels: np.ndarray  # uint8 [num_test]
+    class_names: tuple[str, ...]  # 10
+    checksum: str  # "sha256:..." over the four arrays as IDX files, before any hold-out
+    source: str  # where it came from, for people
+
+    @property
+    def num_images(self) -> dict[str, int]:
+        """How many images each split has."""
+        splits = ("train", "validation", "test")
+        return {split: len(getattr(self, f"{split}_labels")) for split in splits}
+
+
+def load_data(settings: Settings, data_dir: str | None) -> Dataset:
+    """Loads an experiment's data set, cut into its splits."""
+    dataset = load_dataset(settings.dataset, data_dir)
+    return hold_out_validation(dataset, settings.num_validation, settings.validation_seed)
+
+
+def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
+    """Loads and checks a data set from the first source that has it.
+
+    Args:
+      name: one of DATASETS, in the spelling of `canonical_name` or another.
+      data_dir: folder with the files, or one of them; None means the environment variable
+        MNIST_JAX_DATA_DIR. Files given either way are always the ones used: a cached copy stands in
+        for them only while their sizes and times are unchanged. `digits` has no files and ignores
+        it.
+
+    Raises:
+      UserError: unknown name; an address (gs://...) in place of a folder; files damaged,
+        incomplete, or of another data set; no source.
+    """
+    name = canonical_name(name)
+    if name not in DATASETS:
+        raise UserError(f"dataset={name!r} is unknown; choose one of {', '.join(DATASETS)}")
+    if data_dir:
+        disk.local_path(data_dir, "--data_dir")  # checked for digits too, which ignore it
+    if name == "digits":
+        return _load_digits()
+    tried: list[str] = []
+    given = _find_files(name, data_dir, tried)
+    stamps = [cache.stamp(path) for path in given.paths] if given else []
+    cache.remove_leftovers(name)
+    shapes = dict(zip(ARRAY_NAMES, _shapes(), strict=True))
+    if cached := cache.read(name, shapes, CHECKSUMS.get(name), stamps):
+        return _make_dataset(name, *cached)
+    dataset: Dataset | None
+    if given:
+        dataset = _check(name, given.read())
+    else:
+        dataset = _read_prepared(name, tried) or _download(name, tried)
+    if dataset is None:
+        raise UserError(
+            f"data set {name} was not found: {'; '.join(tried)}. Give --data_dir=DIR, a folder with"
+            f" {', '.join(FILES)} (gzipped or not), or use --config.dataset=digits"
+        )
+    arrays = [getattr(dataset, array) for array in ARRAY_NAMES]
+    fresh = cache.Cached(arrays, dataset.checksum, dataset.source)
+    cache.write(name, fresh, ARRAY_NAMES, stamps)
+    return dataset
+
+
+def image_shape(images: np.ndarray) -> tuple[int, int, int]:
+    """Returns height, width and channels of images [n, height, width] or with their channels."""
+    height, width, *channels = images.shape[1:]
+    return height, width, *(channels or [1])
+
+
+def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) -> Dataset:
+    """Moves a stratified sample of the training images to validation; both keep their order.
+
+    Each class gives its share of `num_validation`, rounded so that the total is exact: down, or up
+    for the classes with the largest remainders. The cut depends on the labels, `num_validation` and
+    `seed` alone; 0 images changes nothing. A warning names the classes that are left without any
+    image on one side, as some are when there are fewer images than classes.
+
+    Raises:
+      UserError: `num_validation` is negative or leaves no training image; `seed` is not from 0 to
+        2**32 - 1.
+    """
+    labels = dataset.train_labels
+    if not 0 <= num_validation < len(labels):
+        raise UserError(
+            f"num_validation={num_validation} of the {len(labels)} training images of"
+            f" {dataset.name}; choose 0 to {len(labels) - 1}"
+        )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} of the validation images; choose 0 to {2**32 - 1}")
+    if num_validation == 0:
+        return dataset
+    sizes = np.bincount(labels)
+    quota, remainder = np.divmod(sizes * num_validation, len(labels))
+    largest = np.argsort(-remainder, kind="stable")
+    quota[largest[: num_validation - quota.sum()]] += 1
+    for split, counts in (("validation", quota), ("training", sizes - quota)):
+        if (lacking := np.flatnonzero((sizes > 0) & (counts == 0))).size:
+            classes = ", ".join(map(str, lacking))
+            given = f"num_validation={num_validation} of {len(labels)} images"
+            _log.warning("%s leaves no %s image of class %s", given, split, classes)
+    # RandomState, because NumPy promises that its stream never changes between versions.
+    rank = np.random.RandomState(seed).random_sample(len(labels))
+    held_out = np.zeros(len(labels), bool)
+    for label, count in enumerate(quota):
+        members = np.flatnonzero(labels == label)
+        held_out[members[np.argsort(rank[members])[:count]]] = True
+    return dataset._replace(
+        train_images=dataset.train_images[~held_out],
+        train_labels=labels[~held_out],
+        validation_images=dataset.train_images[held_out],
+        validation_labels=labels[held_out],
+    )
+
+
+def _shapes() -> tuple[tuple[int, ...], ...]:
+    """Shapes of the arrays, in the order of FILES."""
+    return ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
+
+
+def _make_dataset(name: str, arrays: Sequence[np.ndarray], checksum: str, source: str) -> Dataset:
+    """Joins the arrays (in the order of FILES) to a data set without validation images."""
+    images, labels, test_images, test_labels = arrays
+    training = (images, labels, images[:0], labels[:0])
+    return Dataset(name, *training, test_images, test_labels, CLASS_NAMES[name], checksum, source)
+
+
+def _check(name: str, found: user_files.Found) -> Dataset:
+    """Makes the data set if the arrays truly are `name`, as far as that can be told.
+
+    By the MD5 of each array's IDX file, where those are known. Else by the SHA-256 of the gzip
+    files; or, with a warning, by what random or foreign images and labels do not have.
+    """
+    theirs = {
+        digest: (owner, file)
+        for known in (MD5, GZIP_SHA256)
+        for owner, digests in known.items()
+        for file, digest in zip(FILES, digests, strict=True)
+    }
+    digests = found.digests or [""] * len(FILES)
+    for i, (array, place) in enumerate(zip(found.arrays, found.places, strict=True)):
+        shape = _shapes()[i]
+        if array.shape != shape or array.dtype != np.uint8:
+            raise UserError(f"{place}: it is {array.dtype} {array.shape}, not uint8 {shape}")
+        md5 = hashlib.md5(formats.idx_header(shape), usedforsecurity=False)
+        md5.update(np.ascontiguousarray(array).data)
+        if name in MD5 and md5.hexdigest() == MD5[name][i]:
+            continue
+        owner, file = theirs.get(md5.hexdigest(), theirs.get(digests[i], (name, "")))
+        if owner != name:
+            raise UserError(
+                f"{place}: this is {owner}'s {file}, not {name}'s (their files share names);"
+                f" give the folder of {name} or use --config.dataset={owner}"
+            )
+        if name in MD5:
+            raise UserError(
+                f"{place}: its contents (as a decompressed IDX file) have MD5 {md5.hexdigest()},"
+                f" but {name}'s {FILES[i]} has {MD5[name][i]}; replace it with the original"
+            )
+    if name not in MD5 and digests != list(GZIP_SHA256[name]):
+        _check_plausible(name, found)
+        _log.warning(
+            "%s: %s; these are not the published gzip files, so that no more is known than that"
+            " shapes, the number of each label, and mean and spread of the pixels are right",
+            *(name, found.source),
+        )
+    return _make_dataset(name, found.arrays, formats.checksum(found.arrays), found.source)
+
+
+def _check_plausible(name: str, found: user_files.Found) -> None:
+    """Refuses labels that are not balanced, and pixels of another mean and spread."""
+    expected = np.array(MOMENTS[name])
+    for array, place in zip(found.arrays, found.places, strict=True):
+        if array.ndim == 1:
+            each = len(array) // 10
+            counts = np.bincount(array, minlength=10).tolist()
+            if counts != [each] * 10:
+                raise UserError(
+                    f"{place}: {name} has {each} of each label 0..9, but this has {counts[:10]} and"
+                    f" {sum(counts[10:])} other labels; replace it with the original"
+                )
+        else:
+            # Of the test images only the order of magnitude is known.
+            tolerance = 0.002 if len(array) == NUM_TRAIN else 0.1
+            moments = np.array(_moments(array))
+            if (abs(moments - expected) > tolerance).any():
+                raise UserError(
+                    f"{place}: {name}'s pixels (from 0 to 1) have mean {expected[0]} and standard"
+                    f" deviation {expected[1]}, but these {moments[0]:.4f} and {moments[1]:.4f};"
+                    " replace it with the original"
+                )
+
+
+def _moments(images: np.ndarray) -> tuple[float, float]:
+    parts = np.array_split(images, 64)  # bincount takes eight bytes for each of its input
+    counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
+    values = np.arange(256) / 255
+    mean = np.average(values, weights=counts)
+    return mean, np.average((values - mean) ** 2, weights=counts) ** 0.5
+
+
+def _find_files(name: str, data_dir: str | None, tried: list[str]) -> user_files.Files | None:
+    """The user's files; if there are none, notes why."""
+    given, what = data_dir, "--data_dir"
+    if not given:
+        given, what = os.environ.get("MNIST_JAX_DATA_DIR"), "MNIST_JAX_DATA_DIR"
+    if not given:
+        tried.append("MNIST_JAX_DATA_DIR is not set")
+        return None
+    found = _find(name, disk.local_path(given, what))
+    if isinstance(found, user_files.Files):
+        return found
+    if data_dir:
+        raise UserError(
+            f"--data_dir={data_dir} {found}; it should hold {', '.join(FILES)} (or .gz)"
+        )
+    tried.append(f"MNIST_JAX_DATA_DIR={given} {found}")
+    return None
+
+
+def _find(name: str, root: Path) -> user_files.Files | str:
+    shapes = dict(zip(FILES, _shapes(), strict=True))
+    md5 = dict(zip(FILES, MD5[name], strict=True)) if name in MD5 else {}
+    return user_files.find(name, root, shapes, md5)
+
+
+def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
+    """Reads what tensorflow-datasets has prepared, if it can be read without TensorFlow."""
+    given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    try:
+        root = disk.local_path(given, "TFDS_DATA_DIR")
+        found = _find(name, root)
+        if isinstance(found, user_files.Files):
+            return _check(name, found.read())
+        tried.append(f"{root} {found}")
+    except UserError as error:  # which other programs have left there, or set
+        tried.append(str(error))
+    return None
+
+
+def _download(name: str, tried: list[str]) -> Dataset | None:
+    """Fetches the four files."""
+    try:
+        contents, hosts = download.fetch_files(name, tuple(f"{file}.gz" for file in FILES))
+        arrays = [
+            formats.parse_idx(io.BytesIO(content), shape)
+            for content, shape in zip(contents.values(), _shapes(), strict=True)
+        ]
+        digests = [hashlib.sha256(content).hexdigest() for content in contents.values()]
+        found = user_files.Found(arrays, list(contents), f"download from {hosts}", digests)
+        return _check(name, found)
+    except ConnectionError as error:
+        tried.append(f"the download {error}")
+    except Exception as error:  # tensorflow-datasets is missing, or broken
+        tried.append(f"the download failed ({formats.one_line(error)})")
+    return None
+
+
+def _load_digits() -> Dataset:
+    """scikit-learn's 1,797 real 8x8 digits, values 0..16, enlarged to 28x28 and 0..255.
+
+    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    small, labels = load_digits(return_X_y=True)
+    small = (small.reshape(-1, 8, 8) * 255 // 16).astype(np.uint8)
+    images = np.pad(np.kron(small, np.ones((1, 3, 3), np.uint8)), ((0, 0), (2, 2), (2, 2)))
+    labels = labels.astype(np.uint8)
+    split = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    train, test = map(np.sort, split)
+    arrays = (images[train], labels[train], images[test], labels[test])
+    checksum = formats.checksum(arrays)
+    return _make_dataset("digits", arrays, checksum, "scikit-learn load_digits")

@@ -1,0 +1,185 @@
+"""The user's files of a data set: where they may lie, and under which names.
+
+Names are all that is looked at here; whose data it is, the contents must show.
+"""
+
+import functools
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mnist_jax import UserError
+from mnist_jax.data import formats, tfds
+from mnist_jax.data.datasets import plain
+
+KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
+KMNIST_FILES = (
+    *("kmnist-train-imgs.npz", "kmnist-train-labels.npz"),
+    *("kmnist-test-imgs.npz", "kmnist-test-labels.npz"),
+)
+MOST_SEEN = 5  # names that an error lists of what a folder holds
+
+
+class Found(NamedTuple):
+    """The arrays of a data set as a source has them, not checked."""
+
+    arrays: list[np.ndarray]  # images and labels for training, images and labels for tests
+    places: list[str]  # where each came from, for an error
+    source: str  # the same of all, for people
+    digests: list[str] | None = None  # SHA-256 of the IDX files, as they lie there
+
+
+class Files(NamedTuple):
+    """Files that seem to be those of a data set, not read yet."""
+
+    paths: list[Path]
+    read: Callable[[], Found]  # raises UserError
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of the arrays of a data set, by the names of the original IDX files."""
+
+
+def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> Files | str:
+    """Finds the files of a data set in a folder, or below it in one that is called as it is.
+
+    Args:
+      name: of the data set.
+      root: the folder, or one of the files.
+      shapes: of the arrays.
+      md5: of the IDX files' decompressed contents, if known; only named in an error.
+
+    Returns:
+      The files, or what there is instead, to follow the folder's name in an error.
+
+    Raises:
+      UserError: some of the files are there, and others are lacking.
+    """
+    named = {*KMNIST_FILES, *(spelling for file in shapes for spelling in _spellings(file))}
+    if os.path.isdir(root):
+        folders = list(_folders(name, root))
+    elif not os.path.isfile(root):
+        return "is not a folder"
+    elif root.name in named:
+        folders = [root.parent]
+    elif root.suffix == ".npz":
+        return _one_npz(root, shapes)
+    else:
+        return f"is {formats.kind_of_file(root) or 'a file'}, not a folder"
+    lacking, passed_over = [], []
+    for folder in folders:
+        idx = {file: _first_file(folder, _spellings(file)) for file in shapes}
+        own = {file: _first_file(folder, [file]) for file in KMNIST_FILES if name == "kmnist"}
+        for kind, read in ((idx, _read_idx_files), (own, _read_kmnist_files)):
+            paths = [path for path in kind.values() if path]
+            if paths and len(paths) == len(kind):
+                return Files(paths, functools.partial(read, paths, shapes, md5))
+            if paths:
+                missing = " and ".join(file for file, path in kind.items() if not path)
+                lacking.append(f"{folder} lacks {missing} of {name}; add it")
+        for path in _children(folder):
+            if path.suffix == ".npz" and plain(path.stem) == plain(name) and os.path.isfile(path):
+                return _one_npz(path, shapes)
+        versions = [path for path in _children(folder) if re.match(r"[0-9]+\.", path.name)]
+        for version in (folder, *filter(os.path.isdir, versions)):
+            shards = tfds.find_shards(name, version)
+            if isinstance(shards, str):
+                passed_over.append(shards)
+            elif shards:
+                paths = [path for split in shards.values() for path in split]
+                return Files(paths, functools.partial(_read_shards, version, shards, shapes))
+    if lacking:
+        raise UserError(f"{lacking[0]}, gzipped or not")
+    return passed_over[0] if passed_over else _lacks(name, root)
+
+
+def _spellings(file: str) -> list[str]:
+    """Names of an IDX file: as published or with a dot, packed or not, or in a folder so called."""
+    both = (file, file.replace("-idx", ".idx"))
+    names = [spelled + packed for spelled in both for packed in ("", ".gz")]
+    return [*names, *(os.path.join(file, name) for name in names)]
+
+
+def _folders(name: str, root: Path) -> Iterator[Path]:
+    own = [path for path in _children(root) if plain(path.name) == plain(name)]
+    own.sort(key=lambda path: path.name != name)
+    for folder in (*own, root):
+        yield from filter(os.path.isdir, (folder, folder / "raw"))
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _lacks(name: str, root: Path) -> str:
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        return f"holds no file of {name} that could be seen ({error.strerror})"
+    shown = ", ".join(" ".join(name.split())[:50] for name in names[:MOST_SEEN])
+    more = f" and {len(names) - MOST_SEEN} more" if len(names) > MOST_SEEN else ""
+    return f"holds no file of {name}, but {shown}{more}" if names else "is empty"
+
+
+def _first_file(folder: Path, names: list[str]) -> Path | None:
+    return next(filter(os.path.isfile, (folder / name for name in names)), None)
+
+
+def _read_idx_files(paths: list[Path], shapes: Shapes, md5: Mapping[str, str]) -> Found:
+    arrays, digests = [], []
+    for path, (file, shape) in zip(paths, shapes.items(), strict=True):
+        arrays.append(formats.read_idx(path, shape, md5.get(file)))
+        with open(path, "rb") as content:
+            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
+    return Found(arrays, [str(path) for path in paths], f"IDX files in {paths[0].parent}", digests)
+
+
+def _one_npz(path: Path, shapes: Shapes) -> Files:
+    members = dict(zip(KERAS_NAMES, shapes.values(), strict=True))
+
+    def read() -> Found:
+        arrays = _read_npz(path, members, f"Keras' {path.name}")
+        return Found(arrays, [f"{path} ({key})" for key in members], f"Keras' {path}")
+
+    return Files([path], read)
+
+
+def _read_kmnist_files(paths: list[Path], shapes: Shapes, _: Mapping[str, str]) -> Found:
+    arrays = [
+        _read_npz(path, {"arr_0": shape}, f"KMNIST's {path.name}")[0]
+        for path, shape in zip(paths, shapes.values(), strict=True)
+    ]
+    return Found(arrays, [str(path) for path in paths], f"KMNIST's npz files in {paths[0].parent}")
+
+
+def _read_npz(path: Path, members: Shapes, what: str) -> list[np.ndarray]:
+    try:
+        with formats.open_npz(path, sum(map(math.prod, members.values()))) as archive:
+            return formats.read_npz(archive, members)
+    except Exception as error:  # zipfile raises a dozen types on damage
+        problem = f"it is not {what} ({formats.one_line(error)})"
+        raise UserError(f"{path}: {problem}; replace it with the original") from error
+
+
+def _read_shards(folder: Path, shards: Mapping[str, list[Path]], shapes: Shapes) -> Found:
+    sizes = [shape[0] for shape in shapes.values() if len(shape) == 1]
+    try:
+        arrays = [
+            array
+            for (split, paths), size in zip(shards.items(), sizes, strict=True)
+            for array in tfds.read_split(split, paths, size)
+        ]
+    except Exception as error:  # whatever another program left there
+        raise UserError(
+            f"{folder} cannot be used ({formats.one_line(error)}); prepare it again"
+        ) from error
+    return Found(arrays, [str(folder)] * len(arrays), f"tensorflow-datasets {folder}")

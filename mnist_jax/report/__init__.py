@@ -1,0 +1,1 @@
+"""What finished runs say: tables, figures, verdicts, as text, Markdown and HTML."""

@@ -1,0 +1,56 @@
+"""Finished runs become figures, tables, Markdown and one self-contained HTML page.
+
+    python -m mnist_jax.report DIR [DIR ...] [--output=DIR]
+
+DIR is the work directory of a finished run. Of one, the report is made anew where it lies; several
+are set side by side in a new directory. The shards of one run, which `--shard=i/n` made, are put
+together in a new directory as the run that they are. Everything is read from files; nothing is
+trained.
+"""
+
+from absl import flags
+
+from mnist_jax import UserError, cli, disk
+from mnist_jax.report import one_run, several_runs
+from mnist_jax.runs import shards
+
+
+def main(argv: list[str]) -> None:
+    """Makes the report of the runs in the directories that the command line names."""
+    given = {name for name in cli.FLAGS if cli.FLAGS[name].present}
+    for name in ("config", "seed", "workdir", "overwrite", "shard", "distributed"):
+        if any(name == flag.split(".")[0] for flag in given):  # of mnist_jax.main
+            raise UserError(f"--{name}: a report does not know it; see --help")
+    if not argv[1:]:
+        expected = "one, a finished run's directory, or several"
+        raise UserError(f"0 arguments: expected {expected}; see --help")
+    paths = [disk.local_path(path) for path in argv[1:]]
+    runs = one_run.read_runs(paths) if len(paths) > 1 else []
+    if any(shards.shard_of(run.config)[1] > 1 for run in runs):
+        print(
+            one_run.write_merged(
+                runs, cli.FLAGS.output, cli.FLAGS.data_dir if "data_dir" in given else None
+            )
+        )
+    elif "data_dir" in given:
+        raise UserError("--data_dir: only shards are put together with data; leave it out")
+    elif runs:
+        print(several_runs.write_comparison(runs, cli.FLAGS.output))
+    else:
+        print(one_run.write_report(paths[0], cli.FLAGS.output))
+
+
+def define_flags() -> None:
+    """Defines the program's flags, and those of `main`, which it refuses by name."""
+    cli.define_flags()
+    flags.declare_key_flag("data_dir")
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Where the report goes; by default the directory of the run, or runs/report/<UTC time> for "
+        "several runs, or runs/<name>/<UTC time>_merged for the shards of one.",
+    )
+
+
+if __name__ == "__main__":
+    cli.run_command(main, define_flags)

@@ -1,0 +1,162 @@
+"""What all figures of runs are drawn on: sizes, colours, panels, and which values an axis shows.
+
+The figures are in `epoch_figures.py`, `grid_figures.py` and `trial_figures.py`: each function there
+returns a matplotlib Figure and its caption. Every figure names data set and protocol. Trials that
+diverged are left out of means, bands and intervals, and the reader is told so.
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnist_jax.config.protocol import Protocol
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run, count
+
+MAX_POINTS = 20  # of many, that are listed
+# Colour-blind safe: M. Okabe, K. Ito, "Color Universal Design", 2008.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "figure.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "legend.frameon": False,
+    "figure.dpi": 150,
+    "savefig.dpi": "figure",
+    "text.parse_math": False,  # a $ in a name is a $
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "mnist_jax",  # the same figure has the same bytes
+}
+
+
+class NothingToDrawError(Exception):
+    """What a figure would show is not there, or is no picture; the words say why."""
+
+
+class Line(NamedTuple):
+    """A grid point of a run, and the name by which it is shown beside others."""
+
+    name: str
+    run: Run
+    point: Row
+
+
+def criterion_words(p: Protocol) -> str:
+    """Names the accuracy that chooses grid point and trial."""
+    return f"{'best' if p.choose_epoch else 'last'}-epoch {p.held_out} accuracy"
+
+
+def mean_interval(point: Row, column: str) -> np.ndarray:
+    """Returns a point's mean and the ends of its 95 % interval in percent, NaN if there is none."""
+    found = point["statistics"][column]
+    return 100 * np.array([found["mean"], *found["interval_95"]], float)
+
+
+def sound_trials(run: Run, points: Sequence[Row]) -> dict[int, list[Row]]:
+    """Returns the rows of the trials that did not diverge, by the number of the grid point."""
+    trials: dict[int, list[Row]] = {point["point"]: [] for point in points}
+    for row in run.results:
+        if row["point"] in trials and not row["diverged_epoch"]:
+            trials[row["point"]].append(row)
+    return trials
+
+
+def lost_words(points: Sequence[Row]) -> str:
+    """Says that something is left out, if it is."""
+    some = any(point["diverged_seeds"] for point in points)
+    return " Trials that diverged are left out." if some else ""
+
+
+def seeds_words(points: Sequence[Row]) -> str:
+    """Counts the seeds of points."""
+    numbers = sorted({point["num_trials"] for point in points})
+    return f"{numbers[0]} to " * (len(numbers) > 1) + count(numbers[-1], "seed")
+
+
+class View:
+    """Collects accuracies that are drawn, and decides which of them an axis shows.
+
+    Those far below the median are left out, which would hide how the others differ.
+    """
+
+    def __init__(self):
+        """Has seen nothing yet."""
+        self._wanted, self._drawn, self._low = [], [], -math.inf
+
+    def add(self, wanted, drawn=None) -> None:
+        """Takes accuracies that should be seen, and all those drawn, which need not."""
+        self._wanted.append(np.ravel(wanted))
+        self._drawn.append(np.ravel(wanted if drawn is None else drawn))
+
+    def limits(self) -> tuple[float, float]:
+        """Returns the ends of the axis, in percent."""
+        values = np.concatenate([*self._wanted, np.zeros(0)])
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return 0.0, 100.0
+        middle, good = np.quantile(values, (0.5, 0.9))
+        low, high = max(values.min(), middle - max(5 * (good - middle), 1.0)), values.max()
+        pad = max(0.06 * (high - low), 0.05)
+        self._low = max(low - pad, -1.0)
+        return self._low, min(high + pad, 101.0)
+
+    def missing(self, value: float) -> str:
+        """Returns what stands in for a mean that has no place on the axis, empty if it has."""
+        if math.isnan(value):
+            return "diverged"
+        return f"◂ {value:.2f}" if value < self._low else ""
+
+    def words(self, axis: str = "axis") -> str:
+        """Says whether something lies below."""
+        below = any((values < self._low).any() for values in self._drawn)
+        return f" The {axis} leaves out lower values." if below else ""
+
+
+def num_columns_of(num_panels: int) -> int:
+    """Returns how many panels stand side by side."""
+    return 2 if num_panels == 4 else min(3, num_panels)
+
+
+def subplots(size: tuple[float, float], num_rows: int = 1, num_columns: int = 1, **options):
+    """Returns a figure and the list of its panels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(num_rows, num_columns, squeeze=False, **options).ravel().tolist()
+
+
+def add_title(figure, text: str) -> None:
+    """Adds a title above, as wide as the figure."""
+    figure.suptitle(textwrap.fill(text, int(12 * figure.get_figwidth())))  # characters an inch
+
+
+def cut(text: str, most: int = 30) -> str:
+    """Leaves out the middle of a text that has too many characters for its place."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 :]}"
+
+
+def legend_name(name: str) -> str:
+    """Returns what a line is called in the legend, which leaves out those that begin with _."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def add_legend(figure, panels) -> None:
+    """Adds a legend below, of everything that is named in some panel."""
+    named: dict[str, Any] = {}
+    for ax in panels:
+        handles, names = ax.get_legend_handles_labels()
+        named |= dict(zip(names, handles, strict=True))
+    if named:
+        width = int(14 * figure.get_figwidth())  # characters an inch
+        names = [textwrap.fill(name, int(0.8 * width) - 6) for name in named]
+        columns = max(1, min(width // (max(map(len, named)) + 6), len(named)))
+        figure.legend(named.values(), names, loc="outside lower center", ncols=columns)

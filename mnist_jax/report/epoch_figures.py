@@ -1,0 +1,203 @@
+"""Accuracy by epoch: of the grid points of a run, and of several runs over each other."""
+
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mnist_jax import run_files
+from mnist_jax.report.canvas import (
+    COLORS,
+    MARKERS,
+    Line,
+    View,
+    add_legend,
+    add_title,
+    criterion_words,
+    legend_name,
+    lost_words,
+    mean_interval,
+    num_columns_of,
+    seeds_words,
+    sound_trials,
+    subplots,
+)
+from mnist_jax.run_files import BadFileError
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run, label, protocol, ranked, unreadable, varying
+
+MAX_PANELS = 9
+MAX_CURVES = 12  # in one panel
+_TRIAL = re.compile(rb'"trial": ?(\d+)')
+
+
+def draw_curves(run: Run):
+    """Draws training and held-out accuracy against epoch, one panel per grid point."""
+    p, grid, which = protocol(run), run.summary["grid"], "one panel per grid point"
+    points, axes = grid, varying(grid)
+    if len(grid) > MAX_PANELS:
+        order = ranked(grid, p.criterion)
+        points = [order[0], order[len(grid) // 2], order[-1]]
+        which = "the first, the middle one and the last"
+        if p.criterion:
+            which = f"the best, the median and the worst by mean {criterion_words(p)}"
+        which = f"of {len(grid)} grid points {which}"
+    dots_name, epoch, column = "test accuracy at the end", "num_epochs", p.column
+    if p.choose_epoch:
+        dots_name, epoch, column = "chosen epochs", f"best_{p.held_out}_epoch", str(p.criterion)
+    num_columns = num_columns_of(len(points))
+    num_rows = math.ceil(len(points) / num_columns)
+    size = (6.4, 4.2) if len(points) == 1 else (2.7 * num_columns + 0.5, 2.3 * num_rows + 1.1)
+    figure, panels = subplots(size, num_rows, num_columns, sharex=True, sharey=True)
+    trials, view = sound_trials(run, points), View()
+    for ax, point, curves in zip(panels, points, _read_curves(run, points, trials), strict=False):
+        title = label(point, axes)
+        if lost := len(point["diverged_seeds"]):
+            title += f" ({lost} of {point['num_trials']} diverged)"
+        ax.set_title(textwrap.fill(title.strip(), 34 if len(points) > 1 else 80))
+        for split, values in curves.items():
+            train = split == "train"
+            name = "training accuracy" if train else f"{split} accuracy"
+            _plot_band(ax, values, view, name, COLORS[not train], "--" if train else "-")
+        if rows := trials[point["point"]]:
+            dots = [100 * row[column] for row in rows]
+            ax.plot([row[epoch] for row in rows], dots, "o", color="black", ms=3, label=dots_name)
+            view.add(dots)
+    _finish_epochs(panels, points, view)
+    for i, ax in enumerate(panels):
+        ax.set_visible(i < len(points))
+        ax.set_ylabel("accuracy (%)" if i % num_columns == 0 else "")
+        if i + num_columns >= len(points):  # nothing stands below
+            ax.set_xlabel("epoch")
+            ax.tick_params(labelbottom=True)
+    for ax, point in zip(panels, points, strict=False):
+        text = "every trial diverged"
+        if trials[point["point"]]:
+            text = f"below the axis\n({mean_interval(point, p.column)[0]:.1f} % test accuracy)"
+        if not ax.lines or ax.dataLim.y1 < ax.get_ylim()[0]:
+            ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center")
+    add_title(figure, f"{run.summary['dataset']}: accuracy by epoch ({p.words})")
+    add_legend(figure, panels)
+    caption = (
+        f"Accuracy on {run.summary['dataset']} against epoch, {which} ({p.words}). Dashed: training"
+        " accuracy, the running mean over the epoch while the weights change, as Keras reports it."
+    )
+    if p.held_out:
+        caption += f" Solid: {p.held_out} accuracy after the epoch."
+    said = "best epoch" if p.choose_epoch else "test accuracy, scored once at its end"
+    return figure, f"{caption}{_band_words(points)} Dots: each trial's {said}.{view.words()}"
+
+
+def draw_overlay(lines: Sequence[Line], title: str):
+    """Draws curves of several runs over each other: training on the left, held-out on the right."""
+    figure, panels = subplots((7.6, 4.4), 1, 2, sharex=True, sharey=True)
+    view, drawn = View(), lines[:MAX_CURVES]
+    points = [line.point for line in drawn]
+    for i, (name, run, point) in enumerate(drawn):
+        p, color, dash = protocol(run), COLORS[i % len(COLORS)], "-" if i < len(COLORS) else "--"
+        trials = sound_trials(run, [point])
+        [curves] = _read_curves(run, [point], trials)
+        for split, values in curves.items():
+            _plot_band(panels[split != "train"], values, view, name, color, dash)
+        if not p.held_out and trials[point["point"]]:
+            mean = mean_interval(point, p.column)[0]
+            panels[1].plot(point["num_epochs"], mean, MARKERS[i % len(MARKERS)], color=color, ms=5)
+            view.add([mean])
+    _finish_epochs(panels, points, view)
+    for ax, name in zip(panels, ("training", "held-out images"), strict=True):
+        ax.set(title=name, xlabel="epoch")
+    panels[0].set_ylabel("accuracy (%)")
+    add_title(figure, title)
+    add_legend(figure, panels)
+    caption = (
+        f"{title}. Left: training accuracy, the running mean over the epoch. Right: accuracy after"
+        " the epoch on the images that the run's protocol scores then, of the test set or for"
+        " validation; of a run that scores none, a marker for the mean test accuracy at the end."
+        f"{_band_words(points)}"
+    )
+    if len(drawn) < len(lines):
+        caption += f" Of {len(lines)} lines the first {len(drawn)} are drawn."
+    return figure, caption + view.words()
+
+
+def _read_curves(run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[Row]]):
+    """Reads accuracies by epoch in percent: per point, by split, [its trials, epochs].
+
+    Only the rows of those trials are parsed, since the file may have millions of others.
+
+    Raises:
+        UserError: The file does not hold what it should.
+    """
+    splits = ["train", *filter(None, [protocol(run).held_out])]
+    found, places = [], {}
+    for point in points:
+        mine = trials[point["point"]]
+        empty = np.full((len(splits), len(mine), point["num_epochs"]), math.nan)
+        arrays = dict(zip(splits, empty, strict=True))
+        found.append(arrays)
+        places.update({b"%d" % row["trial"]: (arrays, i) for i, row in enumerate(mine)})
+    path = run.workdir / "metrics.jsonl"
+    shape = {"epoch": int} | {f"{split}_accuracy": float for split in splits}
+    try:
+        for line in run_files.lines(path):
+            trial = _TRIAL.search(line)
+            if trial and trial[1] in places:
+                row, (arrays, i) = run_files.parse_json(line, shape), places[trial[1]]
+                if not 0 < row["epoch"] <= len(arrays["train"][i]):
+                    raise ValueError(f"trial {int(trial[1])} has an epoch too many")
+                for split in splits:
+                    arrays[split][i, row["epoch"] - 1] = 100 * row[f"{split}_accuracy"]
+        if any(np.isnan(values).any() for arrays in found for values in arrays.values()):
+            raise ValueError("some epochs of some trials are missing")
+        for point, arrays in zip(points, found, strict=True):
+            _check_curves(run, trials[point["point"]], arrays)
+    except (ValueError, RecursionError, BadFileError) as error:
+        bad = error if isinstance(error, BadFileError) else BadFileError(path, error)
+        raise unreadable(run.workdir, bad) from None
+    return found
+
+
+def _check_curves(run: Run, trials: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError where curves in percent, [trials, epochs], are not those of the trials."""
+    p = protocol(run)
+    for i, row in enumerate(trials):
+        told = {(split, -1): row[f"{split}_accuracy"] for split in arrays}
+        if p.choose_epoch:
+            best = row[f"best_{p.held_out}_epoch"] - 1
+            told[str(p.held_out), best] = row[f"best_{p.held_out}_accuracy"]
+        for (split, place), accuracy in told.items():
+            if not math.isclose(arrays[split][i, place], 100 * accuracy):
+                said = f"{split} accuracy of trial {row['trial']}: not that of results.csv"
+                raise ValueError(said)
+
+
+def _plot_band(ax, curves: np.ndarray, view: View, name: str, color: str, dash: str) -> None:
+    """Plots the mean of curves [trials, epochs], with a band from the lowest to the highest."""
+    num_trials, num_epochs = curves.shape
+    if num_trials:
+        epochs = np.arange(1, num_epochs + 1)
+        marker = "." if num_epochs < 3 else None
+        ax.plot(epochs, curves.mean(0), dash, color=color, marker=marker, label=legend_name(name))
+        if num_trials > 1:
+            ax.fill_between(epochs, curves.min(0), curves.max(0), color=color, alpha=0.2, lw=0)
+        # The steep first epochs would hide the differences after them.
+        view.add(curves[:, num_epochs // 5 :], curves)
+
+
+def _finish_epochs(panels, points: Sequence[Row], view: View) -> None:
+    """Sets the limits and ticks that panels share."""
+    from matplotlib.ticker import MaxNLocator
+
+    longest = max(point["num_epochs"] for point in points)
+    panels[0].set(xlim=(0.5, longest + 0.5), ylim=view.limits())
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def _band_words(points: Sequence[Row]) -> str:
+    """Says what lines and bands are, and what is missing from them."""
+    said = " Every line is one seed."
+    if (seeds := seeds_words(points)) != "1 seed":
+        said = f" Lines are means over {seeds}, bands reach from the lowest to the highest."
+    return said + lost_words(points)

@@ -1,0 +1,331 @@
+"""Numbers in print, and the tables of runs: what a report shows of results, before it is rendered.
+
+What is said between the tables is in `one_run.py` and `several_runs.py`; `render.py` renders them.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from mnist_jax.config.axes import metric_name
+from mnist_jax.report.canvas import MAX_POINTS, Line, criterion_words
+from mnist_jax.run_files import one_line
+from mnist_jax.runs import records
+from mnist_jax.runs.records import at_best
+from mnist_jax.runs.results import (
+    MEASURES,
+    Row,
+    Run,
+    count,
+    count_diverged,
+    is_finite,
+    label,
+    num_digits,
+    protocol,
+    ranked,
+    shown,
+    varying,
+)
+
+LEVEL = 0.05  # corrected p-values below it tell grid points apart
+MAX_NAMES = 8  # in a sentence
+
+
+class Table(NamedTuple):
+    """Rows of cells; columns are (group, name), and equal groups stand next to each other."""
+
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[str]]
+
+
+# --- numbers in print ---
+
+
+def percent(value: object) -> str:
+    """Shows a share of 1 in percent, without the sign."""
+    return f"{100 * value:.2f}" if is_finite(value) else "—"
+
+
+def signed(value: object) -> str:
+    """Shows a difference of shares in percentage points, never as -0."""
+    return f"{round(100 * value, 2) + 0.0:+.2f}" if is_finite(value) else "—"
+
+
+def number(value: object) -> str:
+    """Shows a loss."""
+    return f"{value:.4f}" if is_finite(value) else "—"
+
+
+def measure(value: object) -> str:
+    """Shows what a metric of one's own may be."""
+    return f"{value:#.4g}".rstrip(".") if is_finite(value) else "—"
+
+
+def p_value(value: object) -> str:
+    """Shows a p-value."""
+    if not is_finite(value):
+        return "—"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(ends: Any, show: Callable[[object], str] = percent) -> str:
+    """Shows the two ends of an interval."""
+    return " to ".join(map(show, ends)) if is_finite(ends[0]) else "—"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Writes names in a row, the first ones if they are many."""
+    more = len(names) - MAX_NAMES
+    return "; ".join([*names[:MAX_NAMES], *[f"and {more} more"] * (more > 0)])
+
+
+def sentence(text: str) -> str:
+    """Begins with a capital letter."""
+    return text[0].upper() + text[1:]
+
+
+def _num_sound(point: Row) -> str:
+    """Counts the trials of a grid point that did not diverge."""
+    n, lost = point["num_trials"], len(point["diverged_seeds"])
+    return f"{n - lost} of {n}" if lost else str(n)
+
+
+def diverged(run: Run) -> list[str]:
+    """Says which trials diverged, in a paragraph if any did."""
+    lost, axes = count_diverged(run.results), varying(run.summary["grid"])
+    names = [
+        f"{label(point, axes)} {_seed_words(seeds)}".strip()
+        for point in run.summary["grid"]
+        if (seeds := point["diverged_seeds"])
+    ]
+    are = "is" if lost == 1 else "are"
+    said = (
+        f"Of {count(len(run.results), 'trial')}, {lost} diverged and {are} left out of every mean"
+    )
+    return [f"{said}{': ' if axes else ' '}{listed(names)}."] * bool(lost)
+
+
+def _seed_words(seeds: Sequence[int]) -> str:
+    return f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
+
+
+def level_words(family: int, what: str) -> str:
+    """Says what a difference was judged by."""
+    corrected = f", corrected by Holm for all {family} {what}" if family > 1 else ""
+    return f"Judged at the {100 * LEVEL:g} % level by t-tests over the seeds{corrected}"
+
+
+# --- tables ---
+
+
+def shown_points(run: Run) -> list[Row]:
+    """Returns the points that tables show: from best to worst, or in order if nothing chooses."""
+    return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]
+
+
+# A column of a table: its group and name, the column of results.csv, a statistic, how it is shown.
+Column = tuple[str, str, str, str, Callable[[Any], str]]
+LAST_EPOCH: list[Column] = [
+    ("accuracy %", "test", "test_accuracy", "mean", percent),
+    ("accuracy %", "training", "train_accuracy", "mean", percent),
+    ("loss", "test", "test_loss", "mean", number),
+    ("loss", "training", "train_loss", "mean", number),
+    ("objective", "test", "test_objective", "mean", number),
+]
+
+
+def results_table(run: Run) -> Table:
+    """Returns a row per grid point, of the best ones if they are many: accuracies in percent."""
+    p = protocol(run)
+    test, validation = f"{p.measure} %", f"{criterion_words(p)} %"
+    columns: list[Column] = [
+        (test, "mean", p.column, "mean", percent),
+        (test, "95 % interval", p.column, "interval_95", interval),
+        (test, "sd", p.column, "std_ddof1", percent),
+        (test, "min", p.column, "min", percent),
+        (test, "max", p.column, "max", percent),
+    ]
+    if p.criterion and p.held_out == "validation":
+        columns.insert(0, (validation, "mean", p.criterion, "mean", percent))
+        columns.insert(1, (validation, "95 % interval", p.criterion, "interval_95", interval))
+    return _points_table(run, columns)
+
+
+def last_epoch_table(run: Run) -> Table:
+    """Returns what was measured after the last epoch: accuracies in percent, losses in nats."""
+    return _points_table(run, LAST_EPOCH)
+
+
+def metrics_table(run: Run) -> Table:
+    """Returns what else was measured of test images, at the epoch that counts."""
+    columns: list[Column] = []
+    for name, column in _metrics(run):
+        known, group = MEASURES.get(name), name.replace("_", " ")
+        show = measure if known is None else percent if known.counts else number
+        group += " %" * (show is percent)
+        columns.append((group, "mean", column, "mean", show))
+        ends = partial(interval, show=show)
+        columns.append((group, "95 % interval", column, "interval_95", ends))
+    return _points_table(run, columns)
+
+
+def metrics_words(run: Run) -> str:
+    """Says what the metrics are, and which are not known."""
+    when = protocol(run).measure.partition(" ")[0]
+    num_sound = len(run.results) - count_diverged(run.results)
+    said, missing = [f"{sentence(when)} values of the test images; means over the n trials."], []
+    for spec, (name, column) in zip(run.config["metrics"], _metrics(run), strict=True):
+        what = MEASURES[name].words if name in MEASURES else f"as {one_line(spec)} computes it"
+        said.append(f"{sentence(name.replace('_', ' '))}: {what}.")
+        if sum(point["statistics"][column]["n"] for point in run.summary["grid"]) < num_sound:
+            missing.append(name.replace("_", " "))
+    if missing:
+        said.append(f"Trials without a finite number are left out of: {listed(missing)}.")
+    return " ".join(said)
+
+
+def _metrics(run: Run) -> list[tuple[str, str]]:
+    """Returns each metric's name, and the column that counts."""
+    p, names = protocol(run), map(metric_name, run.config["metrics"])
+    return [
+        (name, at_best(p.held_out, name) if p.choose_epoch else f"test_{name}") for name in names
+    ]
+
+
+def _points_table(run: Run, columns: Sequence[Column]) -> Table:
+    axes, rows = varying(run.summary["grid"]), []
+    for point in shown_points(run):
+        cells = [*(shown(point[axis], axis.digits) for axis in axes), _num_sound(point)]
+        for _, _, column, statistic, show in columns:
+            found = point["statistics"][column]
+            cells.append(show(found[statistic]))
+        rows.append(cells)
+    names = [("", axis.replace("_", " ")) for axis in axes]
+    return Table([*names, ("", "n"), *(column[:2] for column in columns)], rows)
+
+
+_DIFFERENCE = "difference in percentage points"
+_COMPARISON_COLUMNS = (
+    (_DIFFERENCE, "mean"),
+    (_DIFFERENCE, "95 % interval"),
+    ("", "p"),
+    ("", "p (Holm)"),
+    ("", "test"),
+)
+
+
+def _comparison_cells(test: Row) -> list[str]:
+    """Shows a comparison, as `results.compare_points` returns it, in `_COMPARISON_COLUMNS`."""
+    n = test["n"]
+    kind = f"paired, n = {n}" if test["paired"] else f"Welch, n = {n} or more"
+    if not is_finite(test["p"]):
+        kind = "none: identical trials" if test["identical"] else "none"
+    ends = interval((test["low"], test["high"]), signed)
+    return [signed(test["difference"]), ends, p_value(test["p"]), p_value(test["p_holm"]), kind]
+
+
+def comparison_table(run: Run, compared: Sequence[tuple[Row, Row]]) -> Table:
+    """Returns a row per compared point, with what `results.compare_points` returns of it."""
+    axes = varying(run.summary["grid"])
+    names = [("", axis.replace("_", " ")) for axis in axes]
+    rows = [
+        [*(shown(point[axis], axis.digits) for axis in axes), *_comparison_cells(test)]
+        for point, test in compared
+    ]
+    return Table([*names, *_COMPARISON_COLUMNS], rows)
+
+
+class Pair(NamedTuple):
+    """Two lines of different runs, and the test of their difference.
+
+    Attributes:
+        first: A line.
+        second: Another.
+        test: The fields of `stats.Comparison`, of the first less the second, and `p_holm`.
+        beware: Why the difference is no finding; empty if it may be one.
+    """
+
+    first: Line
+    second: Line
+    test: Row
+    beware: str
+
+
+def network(run: Run, point: Row) -> str:
+    """Names the network of a grid point: by its layers, or by the class of a file of one's own."""
+    if (model := str(run.config["model"])) not in ("mlp", "cnn"):
+        return one_line(model.rpartition(":")[2])
+    hidden, conv = (shown(point.get(axis) or "none") for axis in ("hidden_sizes", "conv_features"))
+    if conv != "none":
+        return f"CNN {conv}" + f", {hidden}" * (hidden != "none")
+    return f"MLP {hidden}" if hidden != "none" else "linear"
+
+
+def lines_table(lines: Sequence[Line]) -> Table:
+    """Returns a row per line: accuracies in percent."""
+    names = ("run", "protocol", "data set", "network", "chosen of", "n")
+    rows = []
+    for name, run, point in lines:
+        p = protocol(run)
+        found, chosen_of = point["statistics"][p.column], count(len(run.summary["grid"]), "point")
+        cells = [name, p.words, run.summary["dataset"], network(run, point)]
+        cells += [chosen_of if p.criterion else "—", _num_sound(point)]
+        rows.append([*cells, percent(found["mean"]), interval(found["interval_95"])])
+    measured = [("test accuracy %", "mean"), ("test accuracy %", "95 % interval")]
+    return Table([*(("", name) for name in names), *measured], rows)
+
+
+def pairs_table(pairs: Sequence[Pair]) -> Table:
+    """Returns a row per pair: those that may be findings first, and of many the smallest p."""
+
+    def key(pair):
+        return bool(pair.beware), pair.test["p"] if is_finite(pair.test["p"]) else math.inf
+
+    pairs = sorted(pairs, key=key)[:MAX_POINTS]
+    rows = [[first.name, second.name, *_comparison_cells(test)] for first, second, test, _ in pairs]
+    columns = [("", "run"), ("", "less"), *_COMPARISON_COLUMNS]
+    if any(pair.beware for pair in pairs):
+        columns.append(("", "no finding, since"))
+        rows = [[*row, pair.beware or "—"] for row, pair in zip(rows, pairs, strict=True)]
+    return Table(columns, rows)
+
+
+def differing(names: Sequence[str], records: Sequence[Row]) -> Table:
+    """Returns a row per named run, with the keys on which its record differs from the others'."""
+    flat = [_flat(record) for record in records]
+    columns: dict[str, list[str]] = {}
+    for key in dict.fromkeys(itertools.chain(*flat)):
+        digits = num_digits(itertools.chain(*(record.get(key, ()) for record in flat)))
+        texts = [_listed(record[key], digits) if key in record else "—" for record in flat]
+        if key != "name" and len(set(texts)) > 1:
+            columns[key] = texts
+    rows = [list(row) for row in zip(names, *columns.values(), strict=True)]
+    return Table([("", "run"), *(("", key) for key in columns)], rows)
+
+
+def key_values(record: Row) -> Table:
+    """Returns a row per key of a record and of the records in it."""
+    rows = [[key, _listed(values, num_digits(values))] for key, values in _flat(record).items()]
+    return Table([("", "key"), ("", "value")], rows)
+
+
+def _flat(record: Row, prefix: str = "") -> dict[str, list]:
+    """Returns the values, one or several, by the keys of a record and of the records in it."""
+    flat: dict[str, list] = {}
+    for key, value in record.items():
+        name = prefix + (key if key.endswith(".py") else key.replace("_", " "))  # a file's stays
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{name}: ")
+        else:
+            flat[name] = value if isinstance(value, list) else [value]
+    return flat
+
+
+def _listed(values: Sequence, digits: int) -> str:
+    texts = [
+        "—" if value in (None, "", []) else shown(records.as_text(value), digits)
+        for value in values
+    ]
+    return ", ".join(texts)

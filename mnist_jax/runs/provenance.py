@@ -1,0 +1,264 @@
+"""What makes a run: command, commit, versions, machine, settings; what else has worked on it."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_jax import UserError, __version__, run_files
+from mnist_jax.config.user_code import OwnFile
+from mnist_jax.disk import to_json, write_text
+from mnist_jax.runs.records import Row
+
+_MAKERS = ("commit", "versions", "machine")
+_DEVICES = ("platform", "kind", "cores", "threads")
+_SETTINGS = re.compile("JAX_.*|XLA_FLAGS|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE|NPROC")
+# Where things lie, what is logged, and which part of a job a process is.
+_HARMLESS = re.compile(
+    r"JAX_(PLATFORM.*|NUM_.*|PROCESS_.*|COORDINATOR_.*|LOCAL_DEVICE_IDS|.*_(INDEX|VISIBLE_DEVICES)"
+    "|.*(CACHE|LOG|DUMP|TRACEBACK|TIMEOUT).*)"
+)
+_HARMLESS_FLAG = re.compile(
+    "--xla_(dump_.*|cpu_multi_thread_eigen|force_host_platform_device_count|gpu_deterministic_ops)"
+    "(=.*)?$"
+)
+
+
+def provenance() -> Row:
+    """Returns what made a result: command, commit, versions and machine."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    commit, missing = _commit()
+    return {
+        "command": shlex.join(["python", *_repeatable(sys.orig_argv[1:])]),
+        "commit": commit,
+        **({"commit_missing": missing} if missing else {}),
+        "versions": {
+            "mnist_jax": __version__,
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+        "machine": _machine(),
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if _SETTINGS.fullmatch(name)
+        },
+    }
+
+
+def deciding(made: Row) -> Row:
+    """Returns what of a record decides what is computed, as far as the record has it.
+
+    Args:
+        made: What `provenance` returns, or the record of a process.
+    """
+    found: Row = {key: made[key] for key in ("commit", "versions") if key in made}
+    if "environment" in made:
+        settings = {k: v for k, v in made["environment"].items() if not _HARMLESS.fullmatch(k)}
+        if "XLA_FLAGS" in settings:
+            flags = settings.pop("XLA_FLAGS").split()
+            settings["XLA_FLAGS"] = " ".join(x for x in flags if not _HARMLESS_FLAG.match(x))
+        found["environment"] = {name: value for name, value in settings.items() if value}
+    return found
+
+
+def differing(made: Row, others: Iterable[Row]) -> list[str]:
+    """Names what decides what is computed and is not the same in records that have it."""
+    one = deciding(made)
+    found = [deciding(other) for other in others]
+    return [key for key in one if any(other.get(key, one[key]) != one[key] for other in found)]
+
+
+def cautions(made: Row) -> list[str]:
+    """Says what to beware of in what made a run: its processes or shards, and XLA's settings."""
+    said = []
+    shards = list(made.get("shards", {}).values())
+    earlier = list(made.get("earlier_processes", {}).values())
+    for who, differ in (
+        ("shards", differing(shards[0], shards) if shards else []),
+        ("processes", differing(made, earlier)),
+    ):
+        if differ:
+            said.append(
+                f"WARNING: the {who} of this run differ in {' and '.join(differ)} (see Provenance"
+                " in the report). Its trials may therefore differ by more than grid point and seed."
+            )
+    devices = made.get("devices", {})
+    then = [x.get("devices", {}) for x in earlier]
+    others = [k for k in _DEVICES if any(k in x and x[k] != devices.get(k) for x in then)]
+    if others:
+        said.append(
+            f"WARNING: the processes of this run had different {' and '.join(others)} (see"
+            " Provenance in the report). Sums are then rounded differently, so a run that is not"
+            " interrupted cannot repeat the last digits of this one."
+        )
+    for record in (made, *shards):
+        if flags := deciding(record).get("environment", {}).get("XLA_FLAGS"):
+            said.append(
+                f"WARNING: XLA_FLAGS={flags} was set: results may differ from those of runs"
+                " without it."
+            )
+    return list(dict.fromkeys(said))
+
+
+class Process:
+    """One process of a run: what makes it, and what it takes.
+
+    `checkpoints/processes.json` tells of it while it goes on, and of those before it.
+
+    Attributes:
+        seconds: Wall-clock time of this process by phase, without `total`.
+    """
+
+    def __init__(self) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+        self._made = provenance()  # now: the checkout may change while the run goes on
+        self._path: Path | None = None
+        self._earlier: list[Row] = []
+        self._data_checksum = ""
+        self.seconds = dict.fromkeys(("load", "compile", "train"), 0.0)
+
+    @property
+    def deciding(self) -> Row:
+        """What decides what it computes, beside the experiment and its data."""
+        return deciding(self._made)
+
+    @property
+    def total(self) -> float:
+        """Seconds since it started."""
+        return time.monotonic() - self._start
+
+    def begin(
+        self,
+        workdir: Path,
+        data_checksum: str,
+        devices: Mapping[str, Any] | None = None,
+        files: Sequence[OwnFile] = (),
+    ) -> None:
+        """Notes in a run's directory that this process goes on with it now.
+
+        Args:
+            workdir: The directory.
+            data_checksum: Of what it trains on.
+            devices: What runs the trials, as `machine.describe_devices` tells it.
+            files: Those of one's own that it is made with. Where they lay when the run began is
+                what counts: later processes may have read its copies.
+
+        Raises:
+            UserError: Those before it trained on other data.
+        """
+        self._path = workdir / "checkpoints" / "processes.json"
+        self._data_checksum = data_checksum
+        self._earlier = []
+        with contextlib.suppress(run_files.BadFileError):
+            found = run_files.read_json(self._path, [object])
+            self._earlier = [r for r in found if run_files.fits(r, run_files.PROCESS)]
+        for record in self._earlier:
+            if (other := record.get("data_checksum", data_checksum)) != data_checksum:
+                raise UserError(
+                    f"--workdir={workdir} holds a run on other data ({other}, not {data_checksum});"
+                    " give the files that it was trained on, choose another --workdir, or give"
+                    " --overwrite"
+                )
+        if devices:
+            self._made["devices"] = {name: devices[name] for name in _DEVICES}
+            if devices["threads"] is None:  # where cores compute nothing
+                del self._made["devices"]["cores"]
+        own = {file.name: {"path": file.path, "sha256": file.sha256} for file in files}
+        if own := next((r["files"] for r in self._earlier if "files" in r), own):
+            self._made["files"] = own
+        self._path.parent.mkdir(exist_ok=True)
+        self.note()
+        for text in cautions(self.record()):
+            print(text.replace("WARNING", "warning", 1), file=sys.stderr)
+
+    def note(self) -> None:
+        """Notes what it has taken so far, for a process that goes on after it."""
+        if self._path:
+            write_text(self._path, to_json([*self._earlier, self._now()]))
+
+    def note_earlier(self, train_seconds: float) -> None:
+        """Counts what processes took that noted it in their checkpoints alone."""
+        if not self._earlier:
+            self._earlier.append(_maker(self._made))
+        seconds = dict.fromkeys(("train", "total"), train_seconds)
+        self._earlier[-1] = {"seconds": seconds} | self._earlier[-1]
+
+    def record(self) -> Row:
+        """Returns what made a finished run.
+
+        `seconds` are of all its processes, as far as they had time to note them. Where there were
+        several, `seconds_by_process` has them one by one; `earlier_processes` has the commit,
+        versions, machine, settings and devices of those before this one, where they are others.
+        """
+        now, made = self._now(), dict(self._made)
+        makers = [*map(_maker, self._earlier), _maker(now)]
+        others = [
+            x for i, x in enumerate(makers) if not _agree(x, makers[-1]) and x not in makers[:i]
+        ]
+        if others:
+            made["earlier_processes"] = dict(enumerate(others, start=1))
+        all_seconds = [r["seconds"] for r in (*self._earlier, now) if "seconds" in r]
+        made["seconds"] = {
+            phase: sum(seconds.get(phase, 0.0) for seconds in all_seconds)
+            for phase in now["seconds"]
+        }
+        if len(all_seconds) > 1:
+            made["seconds_by_process"] = all_seconds
+        return made
+
+    def _now(self) -> Row:
+        seconds = {**self.seconds, "total": self.total}
+        files = {"files": self._made["files"]} if "files" in self._made else {}
+        checksum = {"data_checksum": self._data_checksum}
+        return _maker(self._made) | files | checksum | {"seconds": seconds}
+
+
+def _maker(record: Row) -> Row:
+    return {key: record[key] for key in (*_MAKERS, "environment", "devices") if key in record}
+
+
+def _agree(one: Row, other: Row) -> bool:
+    """Says whether records are the same in what both have: older ones have less."""
+    return all(one[key] == other[key] for key in one.keys() & other.keys())
+
+
+def _repeatable(arguments: Sequence[str]) -> list[str]:
+    """Drops `--overwrite`: who repeats a command is not asking to lose what lies there by then."""
+    return [given for given in arguments if not re.fullmatch("--?(no)?overwrite(=.*)?", given)]
+
+
+def _machine() -> str:
+    """Names the processor and the system."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+    return f"{model}, {platform.system()} {platform.machine()}"
+
+
+def _commit() -> tuple[str | None, str]:
+    """Returns the commit of the checkout that this package runs from, marked if it is dirty.
+
+    Where there is a checkout, but no commit to be had, it also returns why.
+    """
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None, ""
+    git = ["git", "--no-optional-locks"]  # a record changes nothing, not even the index
+    command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    except OSError as error:
+        return None, f"git cannot be run ({error.strerror})"
+    if done.returncode:
+        return None, (done.stderr.strip().splitlines() or [f"git: status {done.returncode}"])[0]
+    return done.stdout.strip(), ""

@@ -1,0 +1,261 @@
+"""The rows of a run: `metrics.jsonl`, one per trial and epoch, and `results.csv`, one per trial."""
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_jax import UserError, run_files
+from mnist_jax.config.axes import metric_name
+from mnist_jax.config.grid import Point
+from mnist_jax.config.old_records import axes_of
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.disk import replace, to_json, write_text, writing
+from mnist_jax.run_files import BadFileError
+
+Row = dict[str, Any]
+
+
+def trial_rows(
+    points: Sequence[Point], seeds: Sequence[int], dataset: str, record: Row | None = None
+) -> list[Row]:
+    """Returns what names each trial: every point with every seed, the seed varying fastest.
+
+    Args:
+        points: Those of the grid.
+        seeds: Of the repeated trials.
+        dataset: The name of the data set.
+        record: What `config.json` says of the run, whose axes then name the trials: an older
+            version may have written it, which had others.
+    """
+    record = record or {}
+    names = axes_of(record) or tuple(points[0])
+    return [
+        {"trial": len(seeds) * number + i, "point": number, "seed": seed, "dataset": dataset}
+        | {name: as_text(point[name] if name in point else record[name][0]) for name in names}
+        for number, point in enumerate(points)
+        for i, seed in enumerate(seeds)
+    ]
+
+
+def as_text(value: Any) -> Any:
+    """Writes the sizes of layers as in 500-300, or none; other values are as they are."""
+    return "-".join(map(str, value)) or "none" if isinstance(value, tuple | list) else value
+
+
+class Recorder:
+    """Writes the rows of trials that train together, and keeps what `results.csv` needs of them.
+
+    Attributes:
+        columns: By column of `results.csv`, arrays of shape [trials]: the last epoch's metrics,
+            the best epoch so far on the held-out split, and the epoch in which a trial diverged
+            (its numbers ceased to be finite), 0 if it did not.
+    """
+
+    def __init__(
+        self,
+        workdir: Path | None,
+        trials: Sequence[Row],
+        axes: Sequence[str],
+        protocol: str,
+        metrics: Sequence[str] = (),
+    ):
+        """Takes the rows that name the trials, and the axes that vary, which name them in print.
+
+        Without a work directory, nothing is written. Beside loss and accuracy, `metrics` are
+        measured, as the config names them.
+        """
+        self._path = workdir and workdir / "metrics.jsonl"
+        self._trials = trials
+        self._names = [{k: trial[k] for k in ("trial", "seed", *axes)} for trial in trials]
+        self._protocol = PROTOCOLS[protocol]
+        self._metrics = list(map(metric_name, metrics))
+        self.columns = {"diverged_epoch": np.zeros(len(trials), int)}
+
+    def add(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Appends an epoch's rows, one per trial, to `metrics.jsonl`."""
+        if self._path:
+            rows = _rows(self._names, {"epoch": epoch}, metrics)
+            with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
+                file.write("".join(to_json(row) + "\n" for row in rows))
+        lost = self._lost(metrics)
+        diverged = self.columns["diverged_epoch"]
+        diverged = np.where((diverged == 0) & lost, epoch, diverged)
+        best = self._best(epoch, metrics) if self._protocol.choose_epoch else {}
+        self.columns = {"diverged_epoch": diverged, **metrics, **best}
+
+    def _best(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the best epoch so far; of equally good ones it is the earliest."""
+        accuracy = metrics[f"{self._protocol.held_out}_accuracy"]
+        split = self._protocol.held_out
+        best, number = (f"best_{split}_{what}" for what in ("accuracy", "epoch"))
+        now = {best: accuracy, number: np.full(len(accuracy), epoch)}
+        if split == "test":
+            now |= {at_best(split, name): metrics[f"test_{name}"] for name in self._metrics}
+        if best not in self.columns:
+            return now
+        # Written so that a number replaces NaN, and NaN never a number.
+        better = ~(self.columns[best] >= accuracy) & ~np.isnan(accuracy)
+        return {name: np.where(better, now[name], self.columns[name]) for name in now}
+
+    def sync(self) -> None:
+        """Makes the rows outlive a power cut, before a checkpoint counts on them."""
+        if self._path:
+            with writing(self._path), open(self._path, "rb") as file:
+                os.fsync(file.fileno())
+
+    def rows(self, test_scores: Mapping[str, np.ndarray]) -> list[Row]:
+        """Returns the rows of `results.csv`, with the scores of the finished trials.
+
+        Where nothing else was scored after the last update, they show whether it diverged.
+        """
+        columns = {**self.columns, **test_scores}
+        lost = self._lost(columns)
+        last = np.array([trial["num_epochs"] for trial in self._trials])
+        diverged = columns["diverged_epoch"]
+        columns["diverged_epoch"] = np.where((diverged == 0) & lost, last, diverged)
+        return _rows(self._trials, {}, columns)
+
+    def _lost(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Says of which trials loss, accuracy or objective is not finite."""
+        sound = [np.isfinite(values) for name, values in columns.items() if not self._is_own(name)]
+        return ~np.all(sound, axis=0)
+
+    def _is_own(self, column: str) -> bool:
+        what = column.partition("_at_best_")[0].partition("_")[2]
+        return what in self._metrics
+
+
+def at_best(held_out: str | None, metric: str) -> str:
+    """Returns the column of a metric of the test set, at the epoch that a split chose."""
+    return f"test_{metric}_at_best_{held_out}"
+
+
+def columns_of(protocol: str, axes: Sequence[str], metrics: Sequence[str] = ()) -> dict[str, type]:
+    """Returns the columns of `results.csv` and the types of what stands there.
+
+    Args:
+        protocol: A key of `PROTOCOLS`.
+        axes: The names of the run's axes.
+        metrics: What is measured beside loss and accuracy, as the config names it.
+    """
+    p = PROTOCOLS[protocol]
+    more = [metric_name(spec) for spec in metrics]
+    names = [f"train_{what}" for what in ("loss", "accuracy", *more)]
+    for split in dict.fromkeys(filter(None, (p.held_out, "test"))):
+        names += [f"{split}_{what}" for what in ("loss", "accuracy", "objective", *more)]
+    if p.choose_epoch:
+        names += [f"best_{p.held_out}_accuracy", p.column]
+        names += [at_best(p.held_out, name) for name in more]
+    whole = ["trial", "point", "seed", "num_epochs", "diverged_epoch"]
+    whole += [f"best_{p.held_out}_epoch"] * p.choose_epoch
+    named: dict[str, type] = dict.fromkeys(axes, object)
+    return named | dict.fromkeys(names, float) | dict.fromkeys(whole, int) | {"dataset": str}
+
+
+def write_results(workdir: Path, rows: Sequence[Row]) -> None:
+    """Writes `results.csv`."""
+    write_text(workdir / "results.csv", _to_csv(rows))
+
+
+def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, type]) -> list[Row]:
+    """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are.
+
+    If it is damaged, a line says so and there are none: checkpoints have what it was made of.
+
+    Args:
+        workdir: The work directory.
+        trials: What names each trial.
+        columns: Those that were written, as `columns_of` gives them.
+    """
+    path = workdir / "results.csv"
+    try:
+        found = run_files.read_table(path, columns)
+        numbers = [row["trial"] for row in found]
+        if len({*numbers} & {*range(len(trials))}) < len(numbers):
+            raise BadFileError(path, "it holds a trial twice, or one that the run has not")
+        return [{**row, **trials[row["trial"]]} for row in found]
+    except BadFileError as error:
+        if not error.missing:
+            said = f"warning: {workdir}/{error}; its trials are made anew from their checkpoints"
+            print(said, file=sys.stderr, flush=True)
+        return []
+
+
+def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
+    """Leaves in `metrics.jsonl` the first rows of each trial, and drops what is after or cut.
+
+    Args:
+        workdir: The work directory.
+        epochs: By number of a trial, the epochs to keep.
+
+    Returns:
+        By number of a trial, the epochs that are there.
+
+    Raises:
+        UserError: It is no file, or may not be read.
+    """
+    path = workdir / "metrics.jsonl"
+    with writing(path):
+        path.touch()
+        place = end = size = 0
+        for line, is_kept in _judged(path, epochs, kept := dict.fromkeys(epochs, 0)):
+            place += len(line)
+            if is_kept:
+                end, size = place, size + len(line)
+        there = path.lstat()
+        if size < end or there.st_nlink > 1 or path.is_symlink():
+            lines = _judged(path, epochs, dict.fromkeys(epochs, 0))
+            replace(path, (line for line, is_kept in lines if is_kept))
+        elif end < place:  # in place: a full disk has no room for a copy
+            with open(path, "rb+") as file:
+                file.truncate(end)
+                os.fsync(file.fileno())
+    return kept
+
+
+def _judged(
+    path: Path, epochs: Mapping[int, int], kept: dict[int, int]
+) -> Iterator[tuple[bytes, bool]]:
+    """Yields the lines of `metrics.jsonl`, and whether `trim_metrics` keeps each; counts them."""
+    for line in _lines_to_keep(path):
+        try:
+            row = run_files.parse_json(line, {"trial": int, "epoch": int})
+            trial, epoch = row["trial"], row["epoch"]
+            follows = kept[trial] + 1 == epoch <= epochs[trial]
+        except (ValueError, KeyError, RecursionError):
+            follows = False
+        if is_kept := line.endswith(b"\n") and follows:
+            kept[trial] = epoch
+        yield line, is_kept
+
+
+def _lines_to_keep(path: Path) -> Iterator[bytes]:
+    try:
+        yield from run_files.lines(path)
+    except BadFileError as error:
+        raise UserError(
+            f"--workdir={path.parent} holds a run that cannot go on ({error}); make that file "
+            "readable or delete it, choose another --workdir, or give --overwrite"
+        ) from None
+
+
+def _rows(names: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) -> list[Row]:
+    lists = {name: column.tolist() for name, column in columns.items()}
+    return [
+        {**name, **same, **{column: values[i] for column, values in lists.items()}}
+        for i, name in enumerate(names)
+    ]
+
+
+def _to_csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,269 @@
+"""Shards, which each trained every n-th trial of a run, become the run that trains them all.
+
+Trials share nothing, so what a whole run leaves in its work directory can be made of the shards'
+files: rows come in its order, statistics are computed anew, and the weights of the trial that is
+chosen among all are found where its shard left them.
+"""
+
+import array
+import dataclasses
+import functools
+import itertools
+import mmap
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_jax import UserError, disk, run_files
+from mnist_jax.config import user_code
+from mnist_jax.config.experiment import Experiment, read_experiment
+from mnist_jax.config.old_records import with_files
+from mnist_jax.data.loading import load_data
+from mnist_jax.run_files import BadFileError
+from mnist_jax.runs import provenance, records, results, workdirs
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run
+from mnist_jax.training.start import configure_jax
+
+_ROW = {"trial": int, "epoch": int}
+
+
+def shard_of(config: Row) -> tuple[int, int]:
+    """Returns the number of a run's shard and how many there are: of a whole run, 0 and 1."""
+    if "shard" not in config:  # of a run that is older than shards
+        return 0, 1
+    number, num_shards = map(int, config["shard"].split("/"))
+    return number, num_shards
+
+
+def cautions(run: Run) -> list[str]:
+    """Says what to beware of in a run that is a shard, or that several processes made."""
+    number, num_shards = shard_of(run.config)
+    if num_shards > 1:
+        return [
+            f"WARNING: this is shard {number} alone, of {num_shards} that are counted from 0: every"
+            f" trial whose number leaves {number} when divided by {num_shards}. What is best here"
+            f" need not be the best of the run, which python -m mnist_jax.report makes of all"
+            f" {num_shards} directories."
+        ]
+    return provenance.cautions(run.summary["provenance"])
+
+
+def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> None:
+    """Makes the work directory of the run whose shards are given.
+
+    Where the weights of the chosen trial cannot be had, there is no `chosen_trial.npz`, and
+    `summary.json` says why under `chosen_trial_missing`.
+
+    Args:
+        runs: All shards of one run, in any order.
+        folder: Where it goes; it holds no run.
+        data_dir: Folder with the data set's files, as `loading.load_dataset` takes it.
+
+    Raises:
+        UserError: They are not all the shards of one run, or a file of theirs is damaged.
+        OSError: The folder cannot be written.
+    """
+    runs = _in_order(runs)
+    points = {point["point"]: point for run in runs for point in run.summary["grid"]}
+    found = [row for run in runs for row in run.results]
+    # Axes are those of the point, because a table of text does not tell 8 and "8" apart.
+    rows = [
+        row | {axis: points[row["point"]][axis] for axis in runs[0].axes}
+        for row in sorted(found, key=lambda row: row["trial"])
+    ]
+    for number, run in enumerate(runs):
+        trials = [row["trial"] for row in run.results]
+        if trials != list(range(number, len(rows), len(runs))):
+            raise workdirs.damaged(run.workdir, "results.csv does not hold the trials of its shard")
+    protocol = runs[0].summary["protocol"]
+    chosen = results.choose_trial(rows, protocol)
+    experiment = read_experiment(str(runs[0].workdir / "config.json"), {}, shard="0/1")
+    lines = _merge_metrics(runs, rows, experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metrics.jsonl", "wb") as file:
+        file.writelines(lines)
+    records.write_results(folder, rows)
+    user_code.save(folder, experiment.own_files)
+    missing = {}
+    try:
+        _write_chosen_trial(runs[chosen["trial"] % len(runs)], chosen, folder, data_dir)
+    except UserError as error:
+        missing["chosen_trial_missing"] = str(error)
+    dataset, num_images = runs[0].summary["dataset"], runs[0].summary["num_images"]
+    config = runs[0].config | {"shard": "0/1"}
+    more = missing | {"run": workdirs.digest(config, _checksum(runs[0]))}
+    made = _provenance(runs)
+    results.write_summary(folder, rows, runs[0].axes, protocol, dataset, num_images, made, **more)
+    # Written last: with it, the folder holds a run.
+    disk.write_text(folder / "config.json", disk.to_json(config, indent=2) + "\n")
+
+
+def _in_order(runs: Sequence[Run]) -> list[Run]:
+    """Returns the shards by their number, or says why they do not make a run."""
+    first, found = runs[0], dict[int, Run]()
+    of = shard_of(first.config)[1]
+    for run in runs:
+        number, num_shards = shard_of(run.config)
+        if num_shards == 1:
+            raise UserError(
+                f"{run.workdir} holds a whole run: expected shards of one run alone; put its shards"
+                " together first, and then name both runs"
+            )
+        one, other = with_files(first.config), with_files(run.config)
+        keys = sorted((one.keys() | other.keys()) - workdirs.RESUMABLE - {"shard"})
+        differ = [
+            f"{key} ({str(one.get(key))[:60]}, {str(other.get(key))[:60]})"
+            for key in keys
+            if one.get(key) != other.get(key)
+        ]
+        if num_shards != of:
+            differ.append(f"number of shards ({of}, {num_shards})")
+        if _checksum(first) != _checksum(run):
+            differ.append(f"data files ({_checksum(first)}, {_checksum(run)})")
+        if differ:
+            raise UserError(
+                f"{first.workdir} and {run.workdir} are not shards of one run, since they differ in"
+                f" {', '.join(differ)}; name the shards of one run alone"
+            )
+        if number in found:
+            raise UserError(
+                f"{found[number].workdir} and {run.workdir} both hold shard {number}/{of}; name"
+                " each shard once"
+            )
+        found[number] = run
+    if missing := [f"{number}/{of}" for number in range(of) if number not in found]:
+        those = ", ".join([*missing[:8], *[f"{len(missing) - 8} more"] * (len(missing) > 8)])
+        raise UserError(
+            f"{first.config['name']}: shards are missing ({those}); run its command with --shard="
+            f"{missing[0]} and so on, each with its own --workdir, and name all {of} directories"
+        )
+    return [found[number] for number in range(of)]
+
+
+def _checksum(run: Run) -> str:
+    return run.summary["provenance"]["data_checksum"]
+
+
+def _provenance(runs: Sequence[Run]) -> Row:
+    """Returns what the shards have in common; what differs, by shard; and the sums of seconds."""
+    made = [run.summary["provenance"] for run in runs]
+    differing = {"command", "seconds"}
+    differing |= {
+        key for key in itertools.chain(*made) for r in made if r.get(key) != made[0].get(key)
+    }
+    paths = [str(run.workdir) for run in runs]
+    return {
+        "command": shlex.join(["python", "-m", "mnist_jax.report", *paths]),
+        **{key: value for key, value in made[0].items() if key not in differing},
+        "seconds": {
+            phase: sum(record["seconds"][phase] for record in made) for phase in made[0]["seconds"]
+        },
+        "shards": {
+            run.config["shard"]: {k: v for k, v in record.items() if k in differing}
+            for run, record in zip(runs, made, strict=True)
+        },
+    }
+
+
+def _merge_metrics(
+    runs: Sequence[Run], rows: Sequence[Row], experiment: Experiment
+) -> Iterator[bytes]:
+    """Returns the rows of all trials and epochs in the order of a whole run.
+
+    That is, for each compiled program in the order in which the grid asks for it: epoch by epoch,
+    its trials by number. Files are mapped into memory and only the places of rows are held, so that
+    there may be millions.
+    """
+    static = experiment.static
+    programs: dict[tuple, int] = {}
+    program = np.array(
+        [programs.setdefault(tuple(row[a] for a in static), len(programs)) for row in rows]
+    )
+    contents: list[bytes | mmap.mmap] = []
+    tables = []
+    for number, run in enumerate(runs):
+        path, places, start = run.workdir / "metrics.jsonl", array.array("q"), 0
+        whole: bytes | mmap.mmap
+        try:
+            for line in run_files.lines(path):
+                row, end = run_files.parse_json(line, _ROW), start + len(line)
+                places.extend((row["trial"], row["epoch"], number, start, end))
+                start = end
+            with run_files.opened(path) as file:  # an empty one cannot be mapped
+                whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if start else b""
+                contents.append(whole)
+        except (ValueError, RecursionError) as error:
+            raise results.unreadable(run.workdir, BadFileError(path, error)) from None
+        except BadFileError as error:
+            raise results.unreadable(run.workdir, error) from None
+        table = np.array(places, np.int64).reshape(-1, 5)
+        there = sorted(map(tuple, table[:, :2].tolist()))
+        wanted = ((r["trial"], e + 1) for r in run.results for e in range(r["num_epochs"]))
+        if there != list(itertools.islice(wanted, len(there) + 1)) or whole[-1:] != b"\n":
+            raise workdirs.damaged(
+                run.workdir, "metrics.jsonl does not hold every epoch of its trials once"
+            )
+        tables.append(table)
+    trial, epoch, number, start, end = np.concatenate(tables).T
+    order = np.lexsort((trial, epoch, program[trial]))
+    return (contents[number[i]][start[i] : end[i]] for i in order)
+
+
+def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | None) -> None:
+    """Writes `chosen_trial.npz` of a shard's trial.
+
+    Raises:
+        UserError: The shard chose another trial, whose weights cannot be had any more.
+    """
+    if results.trial_of_weights(run.workdir) == chosen["trial"]:
+        path = run.workdir / "chosen_trial.npz"
+        disk.write_bytes(folder / path.name, path.read_bytes())
+        return
+    from mnist_jax.training import sweep
+
+    experiment = read_experiment(str(run.workdir / "config.json"), {})
+    names = records.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
+    name = names[chosen["trial"]] if chosen["trial"] < len(names) else {}
+    keys = ("point", "seed", "dataset", *run.axes)
+    if any(str(name.get(key)) != str(chosen[key]) for key in keys):
+        raise UserError(f"the config of {run.workdir} is not that of its trials")
+    recipe, hyper, variables = _restore(run, experiment, chosen)
+    dataset = load_data(experiment, data_dir)
+    if dataset.checksum != _checksum(run):
+        raise UserError(f"the data set that is found now is another, {dataset.checksum}")
+    probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images)
+    first = recipe.network.first_kernel
+    results.write_chosen_trial(folder, chosen["trial"], variables, probabilities, dataset, first)
+
+
+def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, Any]:
+    """Returns recipe, numbers and variables of a trial.
+
+    They are from the last checkpoint of the part that has it.
+    """
+    import jax
+
+    from mnist_jax.runs import runner
+    from mnist_jax.runs.checkpoints import Checkpoints
+    from mnist_jax.training import recipes, sweep, trial
+
+    number = chosen["trial"]
+    part = next(p for p in runner.read_parts(run.workdir, experiment) if number in p)
+    folder = runner.checkpoint_folder(run.workdir, part)
+    recipe, trials = recipes.create_recipe(experiment, part, num_images=1)
+    configure_jax(dataclasses.replace(experiment, shard="0/1"))  # for the bits of the whole run
+    place = part.index(number)
+    hyper = sweep.trial_of(trials, place)
+    shapes = jax.eval_shape(functools.partial(trial.init, recipe), hyper)
+    like = jax.tree.map(lambda x: np.empty((len(part), *x.shape), x.dtype), shapes)
+    record = run_files.read_json(run.workdir / "config.json")  # as its version wrote it
+    digest = workdirs.digest(record, _checksum(run))
+    with Checkpoints(folder, run=digest, num_trials=len(part), keep=1) as checkpoints:
+        saved = checkpoints.restore(like)
+    if saved is None or saved.step != chosen["num_epochs"]:
+        raise UserError(f"{folder} holds no sound checkpoint of the last epoch")
+    return recipe, hyper, sweep.chosen_weights(saved.state, place)

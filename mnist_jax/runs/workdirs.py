@@ -1,0 +1,329 @@
+"""The directory of a run: whose it is, whether it is free, and files that are never half there."""
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from mnist_jax import UserError, disk, run_files
+from mnist_jax.config.old_records import upgrade_record, with_files
+
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "results.csv",
+    "summary.json",
+    "chosen_trial.npz",
+    "report.md",
+    "report.html",
+)
+"""What a run leaves in its work directory, beside `FOLDERS`."""
+FOLDERS = ("figures", "checkpoints", "files")
+"""What it leaves there of folders; `files` holds copies of the files of one's own."""
+NAMES = {
+    "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
+    "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|heat_map|search|classes|mistakes|"
+    r"first_layer)\.(?:png|svg)",
+    "": "|".join(map(re.escape, FILES)),
+}
+"""By folder, the names that a run gives to what it writes there; in `files` those of its record."""
+STEP = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
+"""The names of checkpoints in a folder of `checkpoints`, and what Orbax leaves of half of one."""
+_MARKS = {"name", "dataset", "design_seed", "num_validation", "num_seeds"}
+"""Keys of config.json, of this version and those before, that tell a run from anything else."""
+RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
+"""Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may go on with
+other values."""
+_NO_LOCK = (errno.EAGAIN, errno.EACCES)
+"""What another process' lock gives; any other error says that the file system has no locks."""
+
+
+def how_to_go_on(workdir: Path) -> str:
+    """Says what to do after an interruption."""
+    anew = "overwrite" in flags.FLAGS and bool(flags.FLAGS["overwrite"].value)
+    but = ", but without --overwrite," * anew
+    return f"the same command with --workdir={workdir}{but} goes on"
+
+
+def new_workdir(name: str, suffix: str = "") -> Path:
+    """Returns where something that is made now goes unless the user says otherwise.
+
+    Whatever the name is, that is a folder in `runs`.
+    """
+    folder = re.sub(r"[/\x00-\x1f]|^\.+$", "_", name)[:100] or "_"
+    return Path("runs", folder, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
+
+
+def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
+    """Says what a directory holds of a run, without touching the disk.
+
+    Args:
+        path: The work directory.
+        config: The resolved experiment that is to run there.
+        overwrite: Whether a run that it holds does not count.
+
+    Returns:
+        `new`, `unfinished` or `finished`.
+
+    Raises:
+        UserError: It holds another run, something that no run says it made, or a link in place of
+            what is to be deleted; it is not finished, and cannot be written; or its name would
+            break lines.
+    """
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", str(path)):
+        raise UserError(f"--workdir={str(path)!r}: expected no control characters; choose another")
+    state = _state(path, config, overwrite)
+    if state != "finished":
+        if reason := why_unwritable(path):
+            raise _unwritable(path, reason)
+        _refuse_links(path)
+    return state
+
+
+def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
+    there = [name for name in (*FILES, *FOLDERS) if os.path.lexists(path / name)]
+    if not there:
+        return "new"
+    found, problem = {}, "config.json: it is not that of a run"
+    try:
+        found = run_files.read_json(path / "config.json", {})
+    except run_files.BadFileError as error:
+        problem = str(error)
+    if not found.keys() >= _MARKS:
+        raise UserError(
+            f"--workdir={path} holds {', '.join(there)}, which may be of something else than a run"
+            f" ({problem}); choose another --workdir, or delete it yourself"
+        )
+    if overwrite:
+        kinds = dict.fromkeys(FILES, stat.S_ISREG) | dict.fromkeys(FOLDERS, stat.S_ISDIR)
+        if odd := [name for name in there if not kinds[name]((path / name).lstat().st_mode)]:
+            raise UserError(
+                f"--workdir={path} holds a run, but {', '.join(odd)} in it is a link, or another "
+                "thing that no run makes and --overwrite leaves alone; delete it yourself"
+            )
+        return "new"
+    if folder := next((name for name in FILES[1:] if (path / name).is_dir()), None):
+        raise UserError(
+            f"--workdir={path} cannot be used: {folder} is a folder, where a run writes a file;"
+            " move it away, or choose another --workdir"
+        )
+    if differ := _differences(found, config):
+        # With a file its keys may have changed, too.
+        if changed := [k for k in differ if k.endswith(".py") and None not in differ[k]]:
+            others = " and another ".join(changed)
+            raise UserError(
+                f"--workdir={path} holds a run that began with another {others}, of which it has a "
+                f"copy in {path / 'files'}; put that back, choose another --workdir, or give "
+                "--overwrite"
+            )
+        said = [f"{key} ({was}, not {now})"[:300] for key, (was, now) in differ.items()]
+        raise UserError(
+            f"--workdir={path} holds another run, which differs in {', '.join(said[:9])}; choose "
+            "another --workdir, or give --overwrite"
+        )
+    return "finished" if "summary.json" in there else "unfinished"
+
+
+def _differences(found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the keys in which two records ask for different results, and both values."""
+    was, wanted = (
+        with_files(upgrade_record(json.loads(disk.to_json(record)))) for record in (found, config)
+    )
+    keys = sorted((wanted.keys() | was.keys()) - RESUMABLE)
+    both = {key: (was.get(key), wanted.get(key)) for key in keys}
+    return {key: values for key, values in both.items() if values[0] != values[1]}
+
+
+def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a resolved experiment in the words of the run that a directory holds of it, if any.
+
+    Another version may have used others; what it left is known by them.
+    """
+    try:
+        found = run_files.read_json(path / "config.json", run_files.CONFIG)
+    except run_files.BadFileError:
+        return dict(config)
+    if _differences(found, config):
+        return dict(config)
+    return found | {key: config[key] for key in RESUMABLE & found.keys() & config.keys()}
+
+
+def _refuse_links(path: Path) -> None:
+    """Sees to it that what a run writes and deletes in folders is its own."""
+    folder = path / "checkpoints"
+    folders = [folder, path / "files"]
+    found = itertools.chain(folders, folder.glob("trials_*"), folder.glob("trials_*/*"))
+    if link := next((entry for entry in found if entry.is_symlink()), None):
+        raise UserError(
+            f"--workdir={path} cannot be used: {link} is a link, and a run would delete what lies "
+            "at its end; put a folder in its place, or link the whole work directory"
+        )
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Says, without touching the disk, why nothing can be written in a folder or where it is to be.
+
+    Of what a run left in the folder, all must be writable. Returns None if it is.
+    """
+    try:
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not existing.is_dir():
+            return f"{existing} is a file"
+        places = itertools.chain(
+            (existing, path / ".lock", *(path / name for name in FOLDERS)),
+            (found for found, _ in _find(path, "{}")),  # when all folders may be entered
+        )
+        for place in places:
+            needed = os.W_OK | os.R_OK * (path in (place, *place.parents))
+            needed |= os.X_OK * place.is_dir()
+            if os.path.lexists(place) and not os.access(place, needed):
+                read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                return f"{place} is {'on a read-only disk' if read_only else 'not yours to write'}"
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def digest(config: Mapping[str, Any], data_checksum: str) -> str:
+    """Names what a run computes, which every process that goes on with it has in common."""
+    plain = json.loads(disk.to_json(config))
+    same = {key: plain[key] for key in sorted(plain.keys() - RESUMABLE)}
+    return hashlib.sha256(json.dumps([same, data_checksum]).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def lock_workdir(path: Path) -> Iterator[None]:
+    """Makes the directory if there is none, and keeps other runs out of it.
+
+    The system ends the lock with the process that holds it, however that ends. Where a file system
+    has no locks, a line says so. Until then `writing` sees to it that the directory is still there.
+
+    Raises:
+        UserError: Another run lives in it, or it cannot be written.
+    """
+    import fcntl
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(os.open(path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK), "wb")  # noqa: SIM115
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCK:
+                raise UserError(
+                    f"--workdir={path} is in use by a run that is going on; wait for it, or choose "
+                    "another --workdir"
+                ) from None
+            print(
+                f"warning: --workdir={path} cannot be locked ({error.strerror}); see to it that "
+                "no other run uses it",
+                file=sys.stderr,
+                flush=True,
+            )
+        disk.locked[path] = file
+        try:
+            yield
+        finally:
+            del disk.locked[path]
+
+
+def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None:
+    """Starts a run in a locked directory, or goes on with the one that it holds.
+
+    Raises:
+        UserError: As `check_workdir`, since what was true there may not be any more.
+    """
+    state = check_workdir(path, config, overwrite)
+    _delete_leftovers(path)
+    if state == "new":
+        files = config.get("files", {})
+        _delete_run(path, keep=[path / "config.json", *(path / "files" / name for name in files)])
+    text = disk.to_json(config, indent=2) + "\n"
+    file = path / "config.json"
+    if not file.exists() or file.read_bytes() != text.encode():  # a full disk may not hold it twice
+        disk.write_text(file, text)
+
+
+def _delete_run(path: Path, keep: Collection[Path]) -> None:
+    """Deletes what has the name of something that a run makes; no link is followed.
+
+    Some files are kept until others take their places: as long as there is a `config.json`, what
+    else is left is a run's, and the only copy of a file of one's own may be the one that lies here.
+    """
+    for made in [found for found, _ in _find(path, "{}") if found not in keep]:
+        if made.is_symlink() or not made.is_dir():
+            made.unlink()
+        elif made.name.startswith("trials_"):
+            _delete_steps(made)
+    for name in FOLDERS:
+        with contextlib.suppress(OSError):  # it holds something of the user's
+            (path / name).rmdir()
+
+
+def _delete_steps(folder: Path) -> None:
+    """Deletes the checkpoints in a folder, and that if the user has put nothing there."""
+    for entry in list(folder.iterdir()):
+        if STEP.fullmatch(entry.name) and entry.is_dir():
+            shutil.rmtree(entry)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Deletes what `replace` was writing in processes that do not live any more."""
+    for file, match in _find(path, r"\.(?:{})\.([0-9]+)"):
+        if not _lives(int(match[1])):
+            file.unlink(missing_ok=True)
+
+
+def _find(path: Path, form: str) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Yields what a run's directory holds under names of a form, made of those that a run gives."""
+    own: Mapping[str, str] = {}
+    with contextlib.suppress(run_files.BadFileError):
+        own = run_files.read_json(path / "config.json", {"files": {str: str}})["files"]
+    for folder, names in (NAMES | {"files": "|".join(map(re.escape, own)) or "(?!)"}).items():
+        place = path / folder
+        if place.is_dir() and not (folder and place.is_symlink()):
+            for entry in list(place.iterdir()):
+                if match := re.fullmatch(form.format(names), entry.name):
+                    yield entry, match
+
+
+def _lives(process: int) -> bool:
+    """Says whether another process has this number."""
+    if process == os.getpid():  # as in a container, where the run before had the same
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _unwritable(path: Path, reason: str | None) -> UserError:
+    return UserError(f"--workdir={path} cannot be written ({reason}); choose another --workdir")
+
+
+def damaged(workdir: str | os.PathLike, problem: object) -> UserError:
+    """Returns what to raise of a finished run that something has happened to since."""
+    return UserError(
+        f"{workdir} cannot be read as a run: {problem}; train it again with --workdir={workdir} "
+        "--overwrite, or put its shards together again"
+    )

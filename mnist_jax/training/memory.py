@@ -1,0 +1,63 @@
+"""The memory that a compiled sweep takes, and how many of its trials fit in what there is."""
+
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from mnist_jax.training import hosts, machine
+from mnist_jax.training.sweep import Sweep
+
+
+def memory_of(sweep: Sweep) -> dict[str, int | float]:
+    """Returns the bytes that an epoch takes, as the compiler plans them.
+
+    Returns:
+        `device_bytes`: what a device needs: arguments, results and temporary arrays. `data_bytes`:
+        of those, the images and labels, the same for any number of trials. `trial_bytes`: the
+        rest, divided by the trials of a device. `parameter_bytes` and `state_bytes`: what a trial
+        cannot do without: its parameters; and these with the optimizer's state and the weights of
+        the best epoch, where the config wants them.
+    """
+    plan: Any = sweep.run_epoch.memory_analysis()
+    needed = plan.argument_size_in_bytes + plan.output_size_in_bytes
+    needed += plan.temp_size_in_bytes - plan.alias_size_in_bytes
+    data = _num_bytes(sweep.inputs[2:])
+    count = sweep.devices["count"]
+    in_a_device = -(-len(sweep.trials.seed) // count)
+    return {
+        "device_bytes": needed,
+        "data_bytes": data,
+        "trial_bytes": (needed - data) / in_a_device,
+        "parameter_bytes": _num_bytes(sweep.state.params) // (in_a_device * count),
+        "state_bytes": _num_bytes(sweep.state) // (in_a_device * count),
+    }
+
+
+def trials_that_fit(sweep: Sweep) -> int:
+    """Returns how many of the trials the devices' memory holds, maybe none.
+
+    The data set is there already, and the same for any number of trials. On a CPU the devices share
+    the memory, and a checkpoint copies the state.
+    """
+    memory, count = memory_of(sweep), sweep.devices["count"]
+    each, device = memory["trial_bytes"], jax.local_devices()[0]
+    if device.platform == "cpu":
+        free, memories = machine.free_memory(), jax.process_count()
+        each += 2 * memory["state_bytes"]
+    else:
+        found = device.memory_stats() or {}  # some allocators keep none: then it is tried
+        free = found.get("bytes_limit", 2**60) - found.get("bytes_in_use", 0)
+        memories = count
+    if jax.process_count() > 1:  # a checkpoint gathers one array of all trials at a time
+        each += count * max(map(_num_bytes, jax.tree.leaves(sweep.state))) / len(sweep.trials.seed)
+    fit = int(0.9 * free / max(each, 1)) or int(each <= free)
+    most = -hosts.agree([-fit])[0] * memories
+    num_trials = len(sweep.trials.seed)
+    if -(-num_trials // count) * count <= most:  # as many as with the padding
+        return num_trials
+    return min(num_trials, most - most % count or most)
+
+
+def _num_bytes(tree: PyTree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

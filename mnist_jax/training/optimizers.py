@@ -1,0 +1,248 @@
+"""The optimizers, SGD with the L2 penalty written as weight decay among them, and the schedules."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from mnist_jax import UserError
+from mnist_jax.config import user_code
+from mnist_jax.config.axes import SCHEDULES
+
+Path = tuple[str, ...]
+"""Where the parameters of a layer lie in the tree."""
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: ArrayLike | None,
+    nesterov: bool,
+    l2: ArrayLike,
+    l2_on_output: ArrayLike,
+    weight_decay: ArrayLike,
+    output: Path = ("output",),
+) -> optax.GradientTransformation:
+    """Builds the chain for one trial; every number may be traced.
+
+    With `g` the gradient of the loss and `w` the weights, one step is
+
+        d = g + 2 * l2 * w      for kernels; of the output layer only if `l2_on_output`
+        m = d + momentum * m    (m = d where `momentum` is None: no buffer is kept)
+        u = d + momentum * m    if `nesterov`, else m
+        w = w - learning_rate * (u + weight_decay * w)      decay of the same kernels as above
+
+    Keras' `regularizers.l2(l2)` adds `l2 * sum(w ** 2)` to the loss, whose gradient is
+    `2 * l2 * w`: that step comes first, so that the momentum acts on the penalty's gradient as on
+    the rest. `weight_decay` comes after the momentum: decoupled (I. Loshchilov, F. Hutter,
+    "Decoupled Weight Decay Regularization", 2019). The parameters of the output layer lie at
+    `output`.
+    """
+    return optax.chain(
+        *_decay(2 * l2, l2_on_output, output),
+        optax.identity() if momentum is None else optax.trace(momentum, nesterov),
+        *_decay(weight_decay, l2_on_output, output),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+Maker = Callable[..., optax.GradientTransformation]
+"""From the learning rate, or its schedule, and keyword parameters to an optimizer."""
+
+MAKERS: dict[str, Maker] = {
+    "sgd": sgd,
+    "adamw": optax.adamw,
+    "lion": optax.lion,
+    "muon": optax.contrib.muon,
+}
+"""By the names of `axes.OPTIMIZERS`, which say what their parameters are."""
+
+
+class Optimizer(NamedTuple):
+    """A maker with its static parameters, as `trial.Recipe` takes an optimizer.
+
+    Attributes:
+        make: One of `MAKERS`, or one's own.
+        static: Names and values of the parameters that shape the program.
+    """
+
+    make: Maker
+    static: tuple[tuple[str, Any], ...] = ()
+
+    def create(
+        self, learning_rate: optax.ScalarOrSchedule, **numbers: ArrayLike
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer of one trial, whose numbers may be traced."""
+        return _transformation(self.make(learning_rate, **(numbers | dict(self.static))))
+
+    def penalty(self, params: PyTree, **numbers: ArrayLike) -> Float[Array, ""]:
+        """Returns what the objective adds to the loss: with `sgd` the L2 term, else 0."""
+        if self.make is not sgd:
+            return jnp.zeros(())
+        output = dict(self.static)["output"]
+        return l2_penalty(params, numbers["l2"], numbers["l2_on_output"], output)
+
+
+def create_optimizer(
+    make: str | Maker, static: Mapping[str, Any], numbers: Mapping[str, ArrayLike], output: Path
+) -> Optimizer:
+    """Returns what is static of the optimizer of some trials.
+
+    Args:
+        make: A name of `MAKERS`, or one's own function.
+        static: Its bool, int and str parameters.
+        numbers: Its float parameters, arrays of shape [trials].
+        output: Where the parameters of the output layer lie.
+    """
+    make = MAKERS[make] if isinstance(make, str) else make
+    static = dict(static)
+    if make is sgd:
+        static["output"] = output
+        if not np.any(numbers["momentum"]):
+            static["momentum"] = None  # no trial needs a buffer
+    return Optimizer(make, tuple(sorted(static.items())))
+
+
+def check_optimizer(
+    optimizer: Optimizer, name: str, params: PyTree, numbers: Mapping[str, ArrayLike]
+) -> None:
+    """Takes a step of an optimizer without computing anything.
+
+    Args:
+        optimizer: One's own, which may do anything.
+        name: What the config calls it.
+        params: The network's parameters, or their shapes and types.
+        numbers: Its float parameters, arrays of shape [trials].
+
+    Raises:
+        UserError: It fails with traced numbers, is no optimizer, or cannot be run in a loop.
+    """
+
+    def refusal(why: str) -> UserError:
+        return UserError(f"--config.optimizer={name}: {why}")
+
+    doing, made, is_read = "the call", None, False
+
+    def step(params: PyTree, rate: Array, numbers: dict[str, Array]) -> tuple | None:
+        nonlocal doing, made
+
+        def schedule(count: ArrayLike) -> Array:
+            nonlocal is_read
+            is_read = True
+            return rate
+
+        made = _transformation(optimizer.make(schedule, **(numbers | dict(optimizer.static))))
+        if not isinstance(made, optax.GradientTransformation):
+            return None
+        doing = "its init"
+        state = made.init(params)
+        doing = "its update"
+        return state, *made.update(params, state, params)
+
+    scalars = {key: jax.ShapeDtypeStruct((), jnp.result_type(x)) for key, x in numbers.items()}
+    try:
+        result = jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32), scalars)
+    except (Exception, SystemExit) as error:  # a program may raise anything
+        why = user_code.why(error, user_code.path_of(optimizer.make))
+        raise refusal(
+            f"{doing} fails: {why.rstrip('.')}; its float parameters are traced arrays, and"
+            " learning_rate is a schedule, a function of the number of steps"
+        ) from None
+    if result is None:
+        raise refusal(
+            f"gives an object of type {type(made).__name__}; expected an"
+            " optax.GradientTransformation"
+        )
+    state, updates, next_state = result
+    if _shapes(updates) != _shapes(params):
+        raise refusal("its updates have not the shapes of the parameters")
+    if (_shapes(next_state), _types(next_state)) != (_shapes(state), _types(state)):
+        raise refusal("its update changes the structure, shapes or types of its state")
+    for dtype in _types(state):
+        if not isinstance(dtype, np.dtype):
+            raise refusal(f"its state has an array of {dtype}, which no checkpoint can keep")
+    if not is_read:
+        raise refusal(
+            "never asks for the learning rate, its first parameter, which the config says; expected"
+            " a function that uses it"
+        )
+
+
+def _transformation(made: Any) -> Any:
+    """Returns what `optax.MultiSteps` makes, which is none itself; anything else as it is."""
+    return made.gradient_transformation() if isinstance(made, optax.MultiSteps) else made
+
+
+def _shapes(tree: PyTree) -> tuple:
+    return jax.tree.structure(tree), [x.shape for x in jax.tree.leaves(tree)]
+
+
+def _types(tree: PyTree) -> list:
+    return [x.dtype for x in jax.tree.leaves(tree)]
+
+
+def _decay(
+    factor: ArrayLike, on_output: ArrayLike, output: Path
+) -> list[optax.GradientTransformation]:
+    hidden, last = (
+        functools.partial(kernel_mask, output=output, of_output=x) for x in (False, True)
+    )
+    return [
+        optax.add_decayed_weights(factor, mask=hidden),
+        optax.add_decayed_weights(factor * on_output, mask=last),
+    ]
+
+
+def kernel_mask(params: PyTree, *, output: Path = ("output",), of_output: bool) -> PyTree:
+    """Marks the kernel of the output layer, or those of all other layers, however deep they lie."""
+
+    def marked(path: tuple, _) -> bool:
+        *layer, name = (entry.key for entry in path)
+        return name == "kernel" and (tuple(layer) == output) == of_output
+
+    return jax.tree_util.tree_map_with_path(marked, params)
+
+
+def l2_penalty(
+    params: PyTree, l2: ArrayLike, l2_on_output: ArrayLike, output: Path = ("output",)
+) -> Float[Array, ""]:
+    """Returns `l2 * sum(w ** 2)` over the regularised kernels: `objective - loss`."""
+
+    def squares(of_output: bool) -> ArrayLike:
+        mask = kernel_mask(params, output=output, of_output=of_output)
+        kept = jax.tree.map(lambda w, keep: jnp.sum(w**2) if keep else 0.0, params, mask)
+        return sum(jax.tree.leaves(kept))
+
+    return jnp.asarray(l2 * (squares(False) + l2_on_output * squares(True)))
+
+
+def create_schedule(
+    peak: ArrayLike, kind: ArrayLike, warmup_steps: ArrayLike, num_steps: ArrayLike
+) -> Callable[[ArrayLike], Array]:
+    """Returns the learning rate as a function of the number of steps done; all may be traced.
+
+    It rises in equal parts to the peak over `warmup_steps`. Then, by `kind`, the index of one of
+    `SCHEDULES`, it stays, or falls towards 0, which it would reach after step `num_steps`: as half
+    a cosine (I. Loshchilov, F. Hutter, "SGDR", 2017) or in equal parts. Optax has these schedules
+    too, but wants their lengths as Python numbers, which a grid's axis is not.
+    """
+
+    def learning_rate(step: ArrayLike) -> Array:
+        warmup = jnp.asarray(warmup_steps)
+        done = jnp.maximum(step - warmup, 0) / (num_steps - warmup)
+        falls = {
+            "constant": jnp.ones_like(done),
+            "cosine": (1 + jnp.cos(jnp.pi * done)) / 2,
+            "linear": 1 - done,
+        }
+        risen = jnp.minimum(1, (jnp.asarray(step) + 1) / jnp.maximum(warmup, 1))
+        share = risen * jnp.stack([falls[name] for name in SCHEDULES])[jnp.asarray(kind)]
+        return jnp.asarray(peak) * share
+
+    return learning_rate

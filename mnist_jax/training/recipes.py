@@ -1,0 +1,172 @@
+"""From an experiment to what is trained: the recipe of a program, and arrays of its trials."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnist_jax.config import axes
+from mnist_jax.config.axes import Axis
+from mnist_jax.config.experiment import Experiment
+from mnist_jax.config.grid import Point
+from mnist_jax.config.keys import find_own
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.data.datasets import CLASS_NAMES
+from mnist_jax.training import metrics, models, optimizers
+from mnist_jax.training.trial import Hyperparameters, Recipe
+
+EVAL_BATCH_SIZE = 400
+IMAGE_SHAPE = (28, 28, 1)  # of every data set
+
+
+def create_trials(
+    points: Sequence[Point], seeds: Sequence[int], num_images: int, known: Mapping[str, Axis]
+) -> Hyperparameters:
+    """Returns every point with every seed, as NumPy arrays of shape [trials]; seeds vary fastest.
+
+    The same seeds serve all points, so that these can be compared in pairs.
+
+    Args:
+        points: Those of a grid.
+        seeds: Of the repeated trials.
+        num_images: Images in an epoch, which with batch size and epochs give the number of steps.
+        known: The axes by name; of those that a point does not have the number is 0.
+    """
+
+    def numbers(name: str) -> np.ndarray:
+        values = [point[name] or 0 for point in points]
+        kind = known[name].kind.convert
+        if kind is str:
+            values = list(map(axes.SCHEDULES.index, values))
+        dtype = np.int32 if kind in (int, str) else np.float32
+        return np.repeat(np.array(values, dtype), len(seeds))
+
+    def of(what: str) -> dict[str, Any]:
+        traced = [axis for axis in known.values() if axis.traced and axis.of == what]
+        return {axis.name: numbers(axis.name) for axis in traced}
+
+    steps = [point["num_epochs"] * -(-num_images // point["batch_size"]) for point in points]
+    return Hyperparameters(
+        seed=np.tile(np.array(seeds, np.uint32), len(points)),
+        num_steps=np.repeat(np.array(steps, np.int32), len(seeds)),
+        model=of("model"),
+        optimizer=of("optimizer"),
+        **of(""),
+    )
+
+
+def create_recipe(
+    experiment: Experiment,
+    part: Sequence[int],
+    num_images: int,
+    image_shape: tuple[int, int, int] = IMAGE_SHAPE,
+    num_classes: int | None = None,
+) -> tuple[Recipe, Hyperparameters]:
+    """Returns what trials that train together have in common, and their numbers.
+
+    Args:
+        experiment: What is asked for.
+        part: The numbers of the trials, which have the same static choices.
+        num_images: Images in an epoch.
+        image_shape: (height, width, channels).
+        num_classes: By default those of the experiment's data set.
+
+    Raises:
+        UserError: Model, optimizer or a metric cannot be used.
+    """
+    num_seeds, known, point = experiment.num_seeds, experiment.axes, experiment.point_of(part[0])
+    numbers = sorted({trial // num_seeds for trial in part})
+    place = {number: i * num_seeds for i, number in enumerate(numbers)}
+    points = [experiment.points[number] for number in numbers]
+    every = create_trials(points, experiment.seeds, num_images, known)
+    chosen = np.array([place[trial // num_seeds] + trial % num_seeds for trial in part])
+    trials = jax.tree.map(lambda x: x[chosen], every)
+    num_classes = num_classes or len(CLASS_NAMES[experiment.dataset])
+    network = create_network(experiment, point, image_shape, num_classes)
+    trials = trials._replace(model={name: trials.model[name] for name in network.numbers})
+    spec = point["optimizer"]
+    takes = [n for n, axis in known.items() if axis.of == "optimizer" and point[n] is not None]
+    trials = trials._replace(
+        optimizer={name: trials.optimizer[name] for name in takes if known[name].traced}
+    )
+    own = spec not in axes.OPTIMIZERS
+    static = {name: point[name] for name in takes if not known[name].traced}
+    made = optimizers.create_optimizer(
+        find_own(spec, "optimizer", experiment.own_files) if own else spec,
+        static,
+        trials.optimizer,
+        network.output,
+    )
+    if own:
+        params = models.shapes(network)["params"]
+        optimizers.check_optimizer(made, spec, params, trials.optimizer)
+    protocol = PROTOCOLS[experiment.protocol]
+    recipe = Recipe(
+        network=network,
+        optimizer=made,
+        batch_size=point["batch_size"],
+        eval_batch_size=EVAL_BATCH_SIZE,
+        held_out=protocol.held_out,
+        choose_epoch=protocol.choose_epoch,
+        use_ema=bool(np.any(trials.ema_decay)),
+        metrics=_metrics(experiment, num_classes),
+    )
+    return recipe, trials
+
+
+def check(experiment: Experiment) -> None:
+    """Makes sure, without computing anything, that what is one's own can be trained.
+
+    Raises:
+        UserError: A model, an optimizer or a metric cannot be used.
+    """
+    if experiment.own_files:
+        for part in experiment.parts.values():
+            create_recipe(experiment, part, num_images=1)
+
+
+def create_network(
+    experiment: Experiment,
+    point: Point,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> models.Network:
+    """Returns the network of the points that have the static choices of one in common.
+
+    Raises:
+        UserError: It cannot be used, or a field differs between them that decides its shapes.
+    """
+    name = experiment.model
+    kind: Any = models.MODELS.get(name) or find_own(name, "model", experiment.own_files)
+    fields = [axis.name for axis in experiment.axes.values() if axis.of == "model"]
+    static = experiment.static
+    options = {key: point[key] for key in fields if key in static}
+    if axes.NUM_CLASSES in kind.__dataclass_fields__:
+        options[axes.NUM_CLASSES] = num_classes
+    traced = [key for key in fields if key not in static]
+    found = models.describe(kind(**options), image_shape, num_classes, traced)
+    if not (fixed := [key for key in traced if key not in found.numbers]):
+        return found
+    for key in fixed:
+        same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
+        if len(values := {p[key]: None for p in same}) > 1:
+            raise models.UserError(
+                f"--config.{key}={','.join(map(str, values))}: expected one value, since shapes or"
+                f" branches in {name} depend on it; annotate it Annotated[float, 'static'], or use"
+                " what takes a traced number, as mnist_jax.layers.Dropout does"
+            )
+        options[key] = point[key]
+    return models.describe(kind(**options), image_shape, num_classes, found.numbers)
+
+
+def _metrics(experiment: Experiment, num_classes: int) -> tuple[tuple[str, Callable], ...]:
+    found = []
+    for spec in experiment.metrics:
+        if spec in axes.METRICS:
+            measure = metrics.METRICS[spec]
+        else:
+            measure = find_own(spec, "metrics", experiment.own_files)
+            metrics.check_metric(measure, spec, num_classes)
+        found.append((axes.metric_name(spec), measure))
+    return tuple(found)

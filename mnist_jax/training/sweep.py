@@ -1,0 +1,328 @@
+"""Many trials: a grid becomes a trial axis, and the whole sweep one compiled program per epoch.
+
+The trial axis is spread over the devices by `shard_map`; trials share nothing, so the program
+needs no communication. Inside a device, a CPU core takes its trials one after the other
+(`lax.map`: each has the very bits of a lone run on one core), while a GPU or TPU takes them
+together (`vmap`).
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from mnist_jax.data.loading import Dataset
+from mnist_jax.training import hosts, trial
+from mnist_jax.training.machine import describe_devices, devices_for, keep_compiled
+from mnist_jax.training.trial import Hyperparameters, Recipe, Split, TrialState
+
+
+class Sweep(NamedTuple):
+    """A compiled sweep, with the arrays that it runs on.
+
+    Attributes:
+        recipe: What is static.
+        state: Shapes, types and shardings of the state of all trials.
+        initialise: Program from the hyper-parameters to the state of all trials.
+        run_epoch: Program from state, orders [seeds, images], and `inputs` to state and sums.
+        score_test: Program from state, hyper-parameters and test split to sums; None where the
+            test set is scored after each epoch.
+        inputs: Hyper-parameters, seed index, training and held-out split, on the devices.
+        test: The test split, on the devices.
+        trials: Arrays of shape [trials]; on the devices, padding makes them divisible.
+        seeds: The distinct seeds among the trials.
+        sizes: Number of images by split.
+        devices: What runs the trials and how, for the record.
+        lower_seconds: Time that tracing and lowering took.
+        compile_seconds: Time that compiling took after that.
+    """
+
+    recipe: Recipe
+    state: TrialState
+    initialise: jax.stages.Compiled
+    run_epoch: jax.stages.Compiled
+    score_test: jax.stages.Compiled | None
+    inputs: tuple
+    test: Split
+    trials: Hyperparameters
+    seeds: np.ndarray
+    sizes: dict[str, int]
+    devices: dict[str, Any]
+    lower_seconds: float
+    compile_seconds: float
+
+
+def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
+    """Returns, for each seed, the permutation in which its trials see the images in an epoch.
+
+    It depends on seed and epoch alone. NumPy makes it in 0.8 ms for 60,000 images, the same on
+    every backend, where `jax.random.permutation` sorts twice and takes 26 ms on a CPU.
+
+    Returns:
+        Integers [seeds, num_images], 16 bits wide where they fit.
+    """
+    images = np.arange(num_images, dtype=np.uint16 if num_images <= 2**16 else np.uint32)
+    return np.stack(
+        [np.random.Generator(np.random.Philox(key=[s, epoch])).permutation(images) for s in seeds]
+    )
+
+
+def compile_sweep(
+    recipe: Recipe,
+    trials: Hyperparameters,
+    dataset: Dataset,
+    *,
+    num_devices: int = 0,
+    epoch: Callable = trial.run_epoch,
+) -> Sweep:
+    """Places data and trials on the devices and compiles the programs of a sweep.
+
+    Args:
+        recipe: What the trials have in common.
+        trials: Arrays of shape [trials].
+        dataset: All of its training images are trained on.
+        num_devices: How many devices to use at most; 0 for all.
+        epoch: What a trial does in an epoch; `benchmark/step_time.py` times parts of it.
+    """
+    held_out = recipe.held_out
+    num_trials = len(trials.seed)
+    mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
+    by_trial, everywhere = NamedSharding(mesh, P("trial")), NamedSharding(mesh, P())
+    seeds, seed_index = np.unique(trials.seed, return_inverse=True)
+    splits = {
+        "train": Split(dataset.train_images, dataset.train_labels),
+        "validation": Split(dataset.validation_images, dataset.validation_labels),
+        "test": Split(dataset.test_images, dataset.test_labels),
+    }
+    sizes = {name: len(split.labels) for name, split in splits.items()}
+    splits = hosts.place(splits, everywhere)
+    padding = (0, -num_trials % mesh.size)
+    hyper, seed_index = hosts.place(
+        jax.tree.map(lambda x: np.pad(x, padding, mode="edge"), (trials, seed_index)), by_trial
+    )
+
+    def init_all(hyper):
+        return _over_trials(functools.partial(trial.init, recipe), hyper)
+
+    def run_all(state, orders, hyper, seed_index, split, held_out):
+        def run_one(hyper, state, i):
+            return epoch(recipe, hyper, state, orders[i], split, held_out)
+
+        return _over_trials(run_one, hyper, state, seed_index)
+
+    def score_all(state, hyper, split):
+        def score_one(hyper, state):
+            return trial.score(recipe, hyper, state, split)
+
+        return _over_trials(score_one, hyper, state)
+
+    def shard(program, *specs):
+        return jax.shard_map(
+            program, mesh=mesh, in_specs=specs, out_specs=P("trial"), check_vma=False
+        )
+
+    keep_compiled()
+    start = time.monotonic()
+    test = splits["test"]
+    inputs = (hyper, seed_index, splits["train"], splits[held_out] if held_out else None)
+    orders = image_orders(seeds, 1, sizes["train"])
+    by_input = (P("trial"), P(), P("trial"), P("trial"), P(), P())
+    init_lowered = jax.jit(shard(init_all, P("trial"))).lower(hyper)
+    state = init_lowered.out_info
+    epoch_jit = jax.jit(shard(run_all, *by_input), donate_argnums=0)
+    lowered = [epoch_jit.lower(state, orders, *inputs)]
+    if held_out != "test":
+        score_jit = jax.jit(shard(score_all, P("trial"), P("trial"), P()))
+        lowered.append(score_jit.lower(state, hyper, test))
+    lowered_at = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        # The random bits of the weights take a CPU long to optimise and a moment to compute.
+        options: dict[str, str | bool] = {}
+        if jax.default_backend() == "cpu":
+            options["xla_backend_optimization_level"] = "0"
+        initialise = pool.submit(init_lowered.compile, compiler_options=options)
+        run_epoch, *score_test = pool.map(lambda program: program.compile(), lowered)
+    return Sweep(
+        recipe=recipe,
+        state=jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_trial), state
+        ),
+        initialise=initialise.result(),
+        run_epoch=run_epoch,
+        score_test=score_test[0] if score_test else None,
+        inputs=inputs,
+        test=test,
+        trials=trials,
+        seeds=seeds,
+        sizes=sizes,
+        devices=describe_devices(list(mesh.devices.flat)),
+        lower_seconds=lowered_at - start,
+        compile_seconds=time.monotonic() - lowered_at,
+    )
+
+
+def _over_trials(function: Callable, *arguments):
+    """Applies a function of one trial to arguments with a leading trial axis."""
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda one: function(*one), arguments)
+    return jax.vmap(function)(*arguments)
+
+
+def run(
+    sweep: Sweep,
+    num_epochs: int,
+    start: int = 0,
+    state: TrialState | None = None,
+    keep: Callable[[int], bool] = lambda epoch: True,
+) -> Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]:
+    """Trains all trials; after each epoch, yields the state and metrics as arrays [trials].
+
+    `train_*` are running means over the epoch's steps, each step scored before its update; the
+    held-out split is scored after the epoch. `*_loss` is cross-entropy (nats an image),
+    `*_objective` is that plus the L2 penalty, what is minimised where no labels are smoothed;
+    `*_accuracy` is a share of 1.
+
+    Args:
+        sweep: What to train.
+        num_epochs: Number of the last epoch.
+        start: Epochs that have been done.
+        state: After those; the next epoch overwrites it, as it does every state that is yielded.
+        keep: Says, while an epoch runs, whether its state is wanted; the last one's always is.
+            Where it is not, None is yielded in its place, and the devices have the next epoch to do
+            before the host looks at this one: of short epochs, they never wait for it.
+    """
+    if state is None:
+        state = hosts.together(lambda: sweep.initialise(sweep.inputs[0]))
+    orders = image_orders(sweep.seeds, start + 1, sweep.sizes["train"])
+
+    def run_epoch():
+        return sweep.run_epoch(state, orders, *sweep.inputs)
+
+    # The first epoch takes the memory that all others use again, so there a job agrees on it.
+    ahead = hosts.together(run_epoch) if start < num_epochs else None
+    for epoch in range(start + 1, num_epochs + 1):
+        state, sums = ahead or run_epoch()
+        ahead, last = None, epoch == num_epochs
+        if not last:
+            orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
+        if last or keep(epoch):
+            yield state, _epoch_metrics(sweep, sums)
+        else:
+            ahead = run_epoch()  # which the devices have to do meanwhile
+            yield None, _epoch_metrics(sweep, sums)
+
+
+def _epoch_metrics(sweep: Sweep, device_sums: trial.EpochSums) -> dict[str, np.ndarray]:
+    sums = _to_host(device_sums, sweep)
+    metrics = _metrics(sweep, "train", sums.train)
+    if sweep.recipe.held_out is not None:
+        metrics |= _metrics(sweep, sweep.recipe.held_out, sums.held_out, sums.penalty)
+    return metrics
+
+
+def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
+    """Scores finished trials on the test set, as arrays of shape [trials].
+
+    `test_*` are of the last weights; `test_accuracy_at_best_validation` is of the best epoch's, and
+    so are metrics of that form.
+    """
+    assert sweep.score_test is not None
+    sums = _to_host(sweep.score_test(state, sweep.inputs[0], sweep.test), sweep)
+    metrics = _metrics(sweep, "test", sums.last, sums.penalty)
+    if sums.best is not None:
+        best = _metrics(sweep, "test", sums.best)
+        chosen = ["accuracy", *sums.best.metrics]
+        metrics |= {f"test_{name}_at_best_validation": best[f"test_{name}"] for name in chosen}
+    return metrics
+
+
+def chosen_weights(state: TrialState, place: int) -> PyTree:
+    """Returns a trial's variables: of its best epoch if an epoch is chosen, else the last ones."""
+    variables = trial.variables_of(state if state.best is None else state.best)
+    return hosts.gather(jax.tree.map(lambda x: x[place], variables))
+
+
+def trial_of(trials: Hyperparameters, number: int) -> Hyperparameters:
+    """Returns the numbers of one of the trials."""
+    return jax.tree.map(lambda x: x[number], trials)
+
+
+def predict(
+    recipe: Recipe, hyper: Hyperparameters, variables: PyTree, images: np.ndarray
+) -> np.ndarray:
+    """Returns the class probabilities [n, classes] that a trial's variables give to images."""
+    return np.asarray(jax.jit(trial.predict, static_argnums=0)(recipe, hyper, variables, images))
+
+
+def _to_host(sums, sweep: Sweep):
+    num_trials = len(sweep.trials.seed)
+    return jax.tree.map(lambda x: np.asarray(x, np.float64)[:num_trials], hosts.gather(sums))
+
+
+def _metrics(
+    sweep: Sweep, name: str, sums: trial.Sums, penalty: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    loss = np.asarray(sums.loss / sweep.sizes[name])
+
+    def mean(total) -> np.ndarray:
+        """Of logits that are not numbers the largest is no prediction, and metrics say nothing."""
+        return np.where(np.isfinite(loss), total, np.nan) / sweep.sizes[name]
+
+    metrics = {f"{name}_loss": loss, f"{name}_accuracy": mean(sums.correct)}
+    if penalty is not None:
+        metrics[f"{name}_objective"] = loss + penalty
+    return metrics | {f"{name}_{what}": mean(total) for what, total in sums.metrics.items()}
+
+
+def show_progress(
+    epochs: Iterator[tuple[TrialState | None, dict[str, np.ndarray]]],
+    num_epochs: int,
+    num_trials: int,
+    start: int = 0,
+) -> Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]:
+    """Passes the epochs on, showing mean metrics: a bar in a terminal, a line an epoch elsewhere.
+
+    The words are Keras': `val_` is the validation split or, in the notebook's protocol, the test
+    set. Means are over the trials that have not diverged; the others are counted.
+    """
+    from tqdm import tqdm
+
+    off = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false", "no", "off")
+
+    width = len(str(num_epochs))
+    size = {"total": num_trials * num_epochs, "initial": num_trials * start}
+    with tqdm(**size, unit="trial epochs", disable=off or None) as bar:
+        for epoch, (state, metrics) in enumerate(epochs, start=start + 1):
+            columns = {"loss": "train_loss", "accuracy": "train_accuracy"}
+            for held_out in ("validation", "test"):
+                if f"{held_out}_loss" in metrics:
+                    columns |= {
+                        "val_loss": f"{held_out}_loss",
+                        "val_accuracy": f"{held_out}_accuracy",
+                    }
+            judged = [
+                f"{split}_{what}"
+                for split in ("train", "validation", "test")
+                for what in ("loss", "accuracy", "objective")
+            ]
+            sound = np.all([np.isfinite(metrics[c]) for c in judged if c in metrics], axis=0)
+            words = [
+                f"{word}: {metrics[column][sound].mean():.4f}"
+                for word, column in columns.items()
+                if sound.any()
+            ]
+            if not sound.all():
+                words.append(f"{num_trials - sound.sum()} of {num_trials} trials diverged")
+            bar.set_postfix_str(" - ".join(words), refresh=False)
+            bar.update(num_trials)
+            if bar.disable:
+                print(f"Epoch {epoch:{width}d}/{num_epochs} - {' - '.join(words)}", flush=True)
+            yield state, metrics

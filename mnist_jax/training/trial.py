@@ -1,0 +1,345 @@
+"""One trial as pure functions: initial state, train step, epoch, evaluation.
+
+Nothing here knows that there are many trials: `sweep.py` adds the trial axis from outside.
+
+Notation: `n` images in a split, `batch` images in a step, `steps = ceil(n / batch)`. The last,
+partial batch is filled up with images of weight 0, so that every step has one shape and every
+image counts exactly once. Where a model keeps statistics of its batches, which must not see these,
+the last batch is a step of its own with its own shape.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Integer, PyTree, UInt8
+
+from mnist_jax.training.models import Network
+from mnist_jax.training.optimizers import Optimizer, create_schedule
+
+HostOrDevice = Array | np.ndarray
+Variables = dict[str, PyTree]
+"""What a Flax module is applied with: `params`, and its other collections beside them."""
+Metric = Callable[[Float[Array, "batch classes"], Integer[Array, " batch"]], Array]
+"""From logits and labels to a number an image."""
+
+
+class Hyperparameters(NamedTuple):
+    """The traced numbers of a trial: one compiled program serves all their values.
+
+    They are the traced ones of `axes.py`; `schedule` is an index of `axes.SCHEDULES`, and
+    `num_steps` the length of the schedule. `model` and `optimizer` are the numbers that those take,
+    by their names.
+    """
+
+    seed: Integer[HostOrDevice, ""]
+    learning_rate: Float[HostOrDevice, ""]
+    schedule: Integer[HostOrDevice, ""]
+    warmup_steps: Integer[HostOrDevice, ""]
+    num_steps: Integer[HostOrDevice, ""]
+    label_smoothing: Float[HostOrDevice, ""]
+    ema_decay: Float[HostOrDevice, ""]
+    model: dict[str, HostOrDevice]
+    optimizer: dict[str, HostOrDevice]
+
+
+class Recipe(NamedTuple):
+    """The static choices: they shape the compiled program.
+
+    Attributes:
+        network: The Flax module, and what must be known of it.
+        optimizer: The optimizer with its static parameters.
+        batch_size: Images in a training step.
+        eval_batch_size: Images scored at a time.
+        held_out: The split that is scored after each epoch: `validation`, `test` or none.
+        choose_epoch: Whether the weights that are best on it are kept beside the last.
+        use_ema: Whether any trial averages its weights, and so needs a copy of them.
+        metrics: What is measured beside loss and accuracy, by name.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    batch_size: int
+    eval_batch_size: int
+    held_out: str | None
+    choose_epoch: bool
+    use_ema: bool = False
+    metrics: tuple[tuple[str, Metric], ...] = ()
+
+
+class Split(NamedTuple):
+    """A part of the data set on the device, as stored; pixels are scaled where they are used."""
+
+    images: UInt8[HostOrDevice, "n height width"]
+    labels: UInt8[HostOrDevice, " n"]
+
+
+class Best(NamedTuple):
+    """The weights of the best epoch so far, and how many held-out images they get right."""
+
+    params: PyTree
+    correct: Float[Array, ""]
+    collections: Variables | None = None
+
+
+class TrialState(NamedTuple):
+    """What a trial carries from epoch to epoch.
+
+    Attributes:
+        params: The parameters.
+        opt_state: The optimizer's state.
+        best: The best epoch so far, where one is chosen.
+        collections: The model's other collections, such as batch statistics, if it has any.
+        average: The exponential moving average of the parameters, from the initial ones on, if the
+            recipe wants it; scored with the collections as they are.
+        step: Steps that were taken, if the model draws random numbers in them.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    best: Best | None
+    collections: Variables | None = None
+    average: PyTree | None = None
+    step: Integer[Array, ""] | None = None
+
+
+class Sums(NamedTuple):
+    """Sums over images, to be divided once by their number: exact for any batch size."""
+
+    loss: Float[Array, ""]
+    correct: Float[Array, ""]
+    metrics: dict[str, Array]
+
+
+class EpochSums(NamedTuple):
+    """What one epoch of one trial reports.
+
+    `train` is summed over the epoch's steps, each scored before its update, as Keras reports
+    training accuracy. `held_out` is of the weights after the last step, or their average, and so
+    is `penalty`, the L2 term of the objective.
+    """
+
+    train: Sums
+    held_out: Sums | None
+    penalty: Float[Array, ""]
+
+
+class FinalSums(NamedTuple):
+    """The scores of a finished trial: of its last weights, or their average, and its best ones."""
+
+    last: Sums
+    best: Sums | None
+    penalty: Float[Array, ""]
+
+
+def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
+    """Returns initial weights, which depend on the seed alone, and the optimizer's state."""
+    network = recipe.network
+    images = jnp.zeros((1, *network.image_shape))
+    module = _module(recipe, hyper)
+    variables = dict(module.init(jax.random.key(hyper.seed), images, **network.evaluating))
+    params = variables.pop("params")
+    collections = variables or None
+    return TrialState(
+        params=params,
+        opt_state=make_optimizer(recipe, hyper).init(params),
+        best=Best(params, jnp.float32(-jnp.inf), collections) if recipe.choose_epoch else None,
+        collections=collections,
+        average=params if recipe.use_ema else None,
+        step=jnp.int32(0) if network.draws else None,
+    )
+
+
+def _module(recipe: Recipe, hyper: Hyperparameters) -> nn.Module:
+    """Returns the trial's module; made anew where it is used, since it holds traced numbers."""
+    return recipe.network.bound(hyper.model)
+
+
+def variables_of(state: TrialState | Best) -> Variables:
+    """Returns what a trial's model is scored with."""
+    average = state.average if isinstance(state, TrialState) else None
+    params = state.params if average is None else average
+    return {"params": params} | (state.collections or {})
+
+
+def run_epoch(
+    recipe: Recipe,
+    hyper: Hyperparameters,
+    state: TrialState,
+    order: Integer[Array, " n"],
+    split: Split,
+    held_out: Split | None,
+) -> tuple[TrialState, EpochSums]:
+    """Trains one epoch in the given order of images, then scores the held-out split."""
+    state, train_sums = train_epoch(recipe, hyper, state, order, split)
+    scores = None if held_out is None else evaluate(recipe, hyper, variables_of(state), held_out)
+    if state.best is not None and scores is not None:
+        state = state._replace(best=_better(state.best, variables_of(state), scores))
+    return state, EpochSums(train_sums, scores, _penalty(recipe, hyper, state))
+
+
+def _better(best: Best, variables: Variables, scores: Sums) -> Best:
+    """Takes the weights if they are strictly better: the earliest of equally good epochs stays."""
+    correct = jnp.where(jnp.isfinite(scores.loss), scores.correct, -1)
+    better = correct > best.correct
+    params, collections = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+    now = Best(params, correct, collections or None)
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
+
+
+def score(recipe: Recipe, hyper: Hyperparameters, state: TrialState, split: Split) -> FinalSums:
+    """Scores a finished trial."""
+    best = None if state.best is None else evaluate(recipe, hyper, variables_of(state.best), split)
+    last = evaluate(recipe, hyper, variables_of(state), split)
+    return FinalSums(last, best, _penalty(recipe, hyper, state))
+
+
+def predict(
+    recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "n ..."]
+) -> Array:
+    """Returns class probabilities [n, classes]."""
+
+    def step(_, indices):
+        return None, jax.nn.softmax(_logits(recipe, hyper, variables, images[indices]))
+
+    indices, _ = _batches(jnp.arange(len(images)), recipe.eval_batch_size)
+    _, probabilities = jax.lax.scan(step, None, indices)
+    return probabilities.reshape(-1, probabilities.shape[-1])[: len(images)]
+
+
+def _penalty(recipe: Recipe, hyper: Hyperparameters, state: TrialState) -> Array:
+    return recipe.optimizer.penalty(variables_of(state)["params"], **hyper.optimizer)
+
+
+def train_epoch(
+    recipe: Recipe,
+    hyper: Hyperparameters,
+    state: TrialState,
+    order: Integer[Array, " n"],
+    split: Split,
+) -> tuple[TrialState, Sums]:
+    """Visits every image once, in the given order."""
+
+    def step(carry, batch):
+        state, total = carry
+        indices, weights = batch
+        images, labels = split.images[indices], split.labels[indices]
+        state, sums = train_step(recipe, hyper, state, images, labels, weights)
+        return (state, jax.tree.map(jnp.add, total, sums)), None
+
+    carry = state, _zero(recipe)
+    whole = len(order)
+    if recipe.network.collections:  # which must not see the images that fill up a batch
+        whole -= len(order) % recipe.batch_size
+    if whole:
+        carry, _ = jax.lax.scan(step, carry, _batches(order[:whole], recipe.batch_size))
+    if rest := len(order) - whole:
+        carry, _ = step(carry, (order[whole:].astype(jnp.int32), jnp.ones(rest)))
+    return carry
+
+
+def train_step(
+    recipe: Recipe,
+    hyper: Hyperparameters,
+    state: TrialState,
+    images: UInt8[Array, "batch ..."],
+    labels: UInt8[Array, " batch"],
+    weights: Float[Array, " batch"],
+) -> tuple[TrialState, Sums]:
+    """Takes one step on the mean loss; the sums are those of the weights before it."""
+    gradient = jax.grad(_training_loss, has_aux=True)
+    grads, (sums, collections) = gradient(
+        state.params, recipe, hyper, state, images, labels, weights
+    )
+    updates, opt_state = make_optimizer(recipe, hyper).update(grads, state.opt_state, state.params)
+    params, average, step = optax.apply_updates(state.params, updates), state.average, state.step
+    if average is not None:
+        d = hyper.ema_decay
+        average = jax.tree.map(lambda old, new: d * old + (1 - d) * new, average, params)
+    step = None if step is None else step + 1
+    return TrialState(params, opt_state, state.best, collections, average, step), sums
+
+
+def evaluate(recipe: Recipe, hyper: Hyperparameters, variables: Variables, split: Split) -> Sums:
+    """Scores every image of the split once."""
+
+    def step(total, batch):
+        indices, weights = batch
+        logits = _logits(recipe, hyper, variables, split.images[indices])
+        sums = _sums(recipe, logits, split.labels[indices], weights)
+        return jax.tree.map(jnp.add, total, sums), None
+
+    in_order = jnp.arange(len(split.labels))
+    return jax.lax.scan(step, _zero(recipe), _batches(in_order, recipe.eval_batch_size))[0]
+
+
+def make_optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:
+    """Returns the trial's optimizer; made anew where it is used, since it holds traced numbers."""
+    schedule = create_schedule(
+        hyper.learning_rate, hyper.schedule, hyper.warmup_steps, hyper.num_steps
+    )
+    return recipe.optimizer.create(schedule, **hyper.optimizer)
+
+
+def _training_loss(
+    params, recipe, hyper, state, images, labels, weights
+) -> tuple[Array, tuple[Sums, Variables | None]]:
+    """Returns the mean cross-entropy with smoothed labels, the sums, which are without, and the
+    model's other collections after the step."""
+    network = recipe.network
+    variables, options = {"params": params} | (state.collections or {}), dict(network.training)
+    if state.step is not None:
+        key = jax.random.fold_in(jax.random.key(hyper.seed), 1)  # initial weights took the seed's
+        key = jax.random.fold_in(key, state.step)
+        options["rngs"] = {"dropout": key, "params": jax.random.fold_in(key, 0)}
+    module, pixels, collections = _module(recipe, hyper), _scaled(images), state.collections
+    if network.collections:
+        mutable = list(network.collections)
+        found, changed = module.apply(variables, pixels, mutable=mutable, **options)
+        collections = dict(changed)
+    else:
+        found = module.apply(variables, pixels, **options)
+    logits = jnp.asarray(found, jnp.float32)  # whatever the model computes in
+    sums = _sums(recipe, logits, labels, weights)
+    evenly = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+    share = hyper.label_smoothing
+    loss = (1 - share) * sums.loss + share * jnp.sum(evenly * weights)
+    return loss / jnp.sum(weights), (sums, collections)
+
+
+def _logits(
+    recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "batch ..."]
+) -> Array:
+    options = recipe.network.evaluating
+    found = _module(recipe, hyper).apply(variables, _scaled(images), **options)
+    return jnp.asarray(found, jnp.float32)
+
+
+def _scaled(images: UInt8[Array, "batch ..."]) -> Float[Array, "batch height width channels"]:
+    images = images.astype(jnp.float32) / 255
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _sums(recipe: Recipe, logits: Array, labels: Array, weights: Array) -> Sums:
+    labels = labels.astype(jnp.int32)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    correct = jnp.argmax(logits, axis=-1) == labels
+    metrics = {name: jnp.sum(measure(logits, labels) * weights) for name, measure in recipe.metrics}
+    return Sums(jnp.sum(loss * weights), jnp.sum(correct * weights), metrics)
+
+
+def _zero(recipe: Recipe) -> Sums:
+    return Sums(jnp.zeros(()), jnp.zeros(()), {name: jnp.zeros(()) for name, _ in recipe.metrics})
+
+
+def _batches(order: Integer[Array, " n"], batch_size: int) -> tuple[Array, Array]:
+    """Cuts an order of images into [steps, batch] indices and weights, filling up with weight 0."""
+    steps = -(-len(order) // batch_size)
+    padding = (0, steps * batch_size - len(order))
+    indices = jnp.pad(order.astype(jnp.int32), padding)
+    weights = jnp.pad(jnp.ones(len(order)), padding)
+    return indices.reshape(steps, batch_size), weights.reshape(steps, batch_size)
