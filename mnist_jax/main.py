@@ -19,7 +19,6 @@ from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.data import cache
-from mnist_jax.data.loading import load_data
 from mnist_jax.runs import results, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.training import hosts
@@ -61,7 +60,7 @@ def run(
     from mnist_jax.training import recipes
 
     recipes.check(experiment)
-    dataset = load_data(experiment, data_dir)
+    dataset = experiment.load_data(data_dir)
     hosts.compare({"data files": dataset.checksum})
     try:
         with ExitStack() as stack:

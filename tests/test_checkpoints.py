@@ -464,7 +464,8 @@ def test_no_thread_and_no_signal_handler_is_left(tmp_path):
 IS_KILLED_IN_SAVE_3 = """
 import os, shutil, signal, sys, threading
 from pathlib import Path
-from mnist_jax import UserError, checkpoints, workdirs
+from mnist_jax import UserError
+from mnist_jax.runs import checkpoints, workdirs
 from tests.test_checkpoints import device_state, open_folder
 
 def kill():

@@ -17,7 +17,6 @@ from test_shards import make_shards
 
 from mnist_jax import UserError
 from mnist_jax.config.experiment import read_experiment
-from mnist_jax.data.loading import load_data
 from mnist_jax.report import epoch_figures, one_run, render, tables
 from mnist_jax.runs import records, results, runner, shards, workdirs
 from mnist_jax.runs.provenance import Process
@@ -356,7 +355,7 @@ def test_weights_that_cannot_be_read_back_are_not_made_for_ever(tmp_path, monkey
     monkeypatch.setattr(results, "trial_of_weights", lambda workdir: None)
     tiny = {"dataset": "digits", "num_epochs": "1", "hidden_sizes": "2"}
     asked = read_experiment(str(ROOT / "configs" / "baseline.py"), tiny)
-    trials = runner.Runner(tmp_path, asked, load_data(asked, None))
+    trials = runner.Runner(tmp_path, asked, asked.load_data(None))
     trials.train()
     assert [row["trial"] for row in trials.rows] == [0]
     out, err = capsys.readouterr()

@@ -1027,9 +1027,9 @@ def test_a_folder_in_place_of_the_cache_file_costs_warnings(tmp_path, small, cap
 
 def python(code, **options):
     """Starts a Python process whose kmnist is as small as the fixture `small` has it."""
-    small = "from mnist_jax import data; data.NUM_TRAIN, data.NUM_TEST = 60, 20\n"
+    small = "from mnist_jax.data import loading; loading.NUM_TRAIN, loading.NUM_TEST = 60, 20\n"
     small += "data.download.MIRRORS = {'kmnist': ()}\n"
-    small += f"data.GZIP_SHA256, data.MOMENTS = {loading.GZIP_SHA256}, {loading.MOMENTS}\n"
+    small += f"data.GZIP_SHA256, loading.MOMENTS = {loading.GZIP_SHA256}, {loading.MOMENTS}\n"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", small + code], **pipes, **options)
 
@@ -1037,7 +1037,7 @@ def python(code, **options):
 def test_a_full_disk_costs_a_warning_and_leaves_nothing(tmp_path, small):
     folder = str(write_idx(tmp_path / "given", small))
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"  # a disk of that size
-    code = f"import resource; {limit}; print(data.load_dataset('kmnist', {folder!r}).checksum)"
+    code = f"import resource; {limit}; print(loading.load_dataset('kmnist', {folder!r}).checksum)"
     process = python(code)
     output, errors = process.communicate()
     assert process.returncode == 0
@@ -1053,7 +1053,7 @@ def test_what_a_killed_process_left_is_removed_once_nobody_can_be_writing_it(tmp
     code = (
         "import numpy, os\n"
         "def write(file, _): file.write(b'half'); file.flush(); os.kill(os.getpid(), 9)\n"
-        f"data.formats.write_npz = write; data.load_dataset('kmnist', {folder!r})"
+        f"loading.formats.write_npz = write; loading.load_dataset('kmnist', {folder!r})"
     )
     process = python(code)
     process.communicate()
@@ -1081,7 +1081,7 @@ def test_processes_that_fill_and_lose_one_cache_see_no_half_file(tmp_path, small
     folder = str(write_idx(tmp_path / "given", small))
     code = (
         "for _ in range(40):\n"
-        f"  print(data.load_dataset('kmnist', {folder!r}).checksum)\n"
+        f"  print(loading.load_dataset('kmnist', {folder!r}).checksum)\n"
         "  data.cache.cache_path('kmnist').unlink(missing_ok=True)\n"
     )
     processes = [python(code) for _ in range(2)]
@@ -1542,8 +1542,8 @@ def test_a_name_lookup_without_end_holds_neither_the_call_nor_the_process():
     process = python(
         "import socket, threading\n"
         "socket.getaddrinfo = lambda *_, **__: threading.Event().wait()\n"
-        "data.download.TIMEOUT_S = 0.1\n"
-        "data.load_dataset('kmnist')\n"
+        "loading.download.TIMEOUT_S = 0.1\n"
+        "loading.load_dataset('kmnist')\n"
     )
     try:
         _, errors = process.communicate(timeout=50)
@@ -1570,12 +1570,12 @@ def test_ctrl_c_ends_a_stalled_download_at_once(tmp_path, small, monkeypatch):
             "import signal\n"  # a shell's background process ignores Ctrl-C
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "import tensorflow_datasets as tfds\n"
-            "data.download.TIMEOUT_S = 1000.0\n"
+            "loading.download.TIMEOUT_S = 1000.0\n"
             "builder = tfds.builder_cls('kmnist')\n"
             f"builder.URL = {builder.URL!r}\n"
             "info = next(iter(builder.url_infos.values()))\n"
-            "builder.url_infos = {builder.URL + f + '.gz': info for f in data.FILES}\n"
-            "data.load_dataset('kmnist')\n"
+            "builder.url_infos = {builder.URL + f + '.gz': info for f in loading.FILES}\n"
+            "loading.load_dataset('kmnist')\n"
         )
         process = python(code)
         try:
@@ -1744,9 +1744,9 @@ def test_the_module_and_a_cached_load_import_nothing_heavy(tmp_path):
     arrays = make_arrays(*SIZES)
     write_idx(tmp_path / "given", arrays)
     code = (
-        "import sys; from mnist_jax import data; data.NUM_TRAIN, data.NUM_TEST = 60, 20;"
-        f"data.MOMENTS = {{'kmnist': {moments(arrays[0])}}};"
-        f"[data.load_dataset('kmnist', {str(tmp_path / 'given')!r}) for _ in range(2)];"
+        "import sys; from mnist_jax.data import loading; loading.NUM_TRAIN, loading.NUM_TEST = 60, 20;"
+        f"loading.MOMENTS = {{'kmnist': {moments(arrays[0])}}};"
+        f"[loading.load_dataset('kmnist', {str(tmp_path / 'given')!r}) for _ in range(2)];"
         "print(sorted({'jax', 'sklearn', 'tensorflow_datasets', 'requests'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -265,7 +265,8 @@ def test_an_address_that_is_none_is_refused(server):
 
 SHORT_OF_MEMORY = """
 import sys, jax
-from mnist_jax import cli, hosts, main, sweep
+from mnist_jax import cli, main
+from mnist_jax.training import hosts, sweep
 
 run, calls = sweep.run, []
 
@@ -329,7 +330,7 @@ def test_a_job_that_is_misspelt_is_refused(job):
 
 
 def test_where_no_cluster_is_recognised_there_is_no_job():
-    code = "from mnist_jax import hosts; hosts.join('auto')"
+    code = "from mnist_jax.training import hosts; hosts.join('auto')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "UserError: --distributed=auto: no job of Slurm, Open MPI," in done.stderr
 

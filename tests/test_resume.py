@@ -25,7 +25,7 @@ import pytest
 from server import OURS, ROOT
 
 from mnist_jax import UserError, cli, main
-from mnist_jax.config.experiment import read_config, read_experiment
+from mnist_jax.config.experiment import Experiment, read_config, read_experiment
 from mnist_jax.data.loading import Dataset
 from mnist_jax.report import one_run
 from mnist_jax.runs import records, results, runner, signals, workdirs
@@ -266,7 +266,7 @@ def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset(
     """Runs a trial in this process, with a report of the test's own."""
     monkeypatch.setattr(one_run, "write_report", write_report)
     monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
-    monkeypatch.setattr(main, "load_data", load_data)
+    monkeypatch.setattr(Experiment, "load_data", load_data)
     main.run(experiment(num_epochs=(1,)), str(path), None)
 
 
@@ -378,7 +378,7 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
     asked = experiment(num_epochs=(2,), hidden_sizes=((2,), (3,)))
     dataset, compile_sweep = tiny_dataset(), sweep.compile_sweep
     monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)  # JAX is in use already
-    monkeypatch.setattr(main, "load_data", lambda *_: dataset)
+    monkeypatch.setattr(Experiment, "load_data", lambda *_: dataset)
     monkeypatch.setattr(one_run, "write_report", lambda path: "")
     compiled = []
 
@@ -396,7 +396,7 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
     assert len(compiled) == (1 if when == "in a part" else 2)
     monkeypatch.undo()
     monkeypatch.setattr(main, "configure_jax", lambda *_, **__: None)
-    monkeypatch.setattr(main, "load_data", lambda *_: dataset._replace(checksum="sha256:1"))
+    monkeypatch.setattr(Experiment, "load_data", lambda *_: dataset._replace(checksum="sha256:1"))
     monkeypatch.setattr(sweep, "compile_sweep", mock.Mock(side_effect=AssertionError))
     before = snapshot(tmp_path)
     with pytest.raises(UserError, match=r"on other data \(sha256:0, not sha256:1\)"):

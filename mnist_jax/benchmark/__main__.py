@@ -16,7 +16,6 @@ from absl import flags
 
 from mnist_jax import UserError, cli, disk
 from mnist_jax.benchmark import peers, scaling, step_time
-from mnist_jax.data.loading import load_data
 from mnist_jax.runs import workdirs
 
 UNWANTED = {
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> None:
         numbers = scaling.read_numbers(cli.FLAGS.trials, experiment)
     file = None if cli.FLAGS.json is None else _file(cli.FLAGS.json)
     profile = None if cli.FLAGS.profile is None else _folder(cli.FLAGS.profile)
-    dataset = load_data(experiment, cli.FLAGS.data_dir)
+    dataset = experiment.load_data(cli.FLAGS.data_dir)
     if cli.FLAGS.trials is not None:
         record = scaling.measure(scaling.Job(experiment, dataset), numbers, cli.FLAGS.rounds)
         print(scaling.table(record))

@@ -18,7 +18,8 @@ from mnist_jax.config.keys import Code, axes_of_optimizer, bad_value, find_axes,
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS, Settings
 from mnist_jax.config.user_code import OwnFile
-from mnist_jax.data import datasets
+from mnist_jax.data import datasets, loading
+from mnist_jax.data.loading import Dataset
 
 MAX_TRIALS = 10**6  # whose rows take a gigabyte or two
 
@@ -98,6 +99,11 @@ class Experiment(Settings):
     def point_of(self, trial: int) -> Point:
         """Returns the point of a trial, by its number."""
         return self.points[trial // self.num_seeds]
+
+    def load_data(self, data_dir: str | None) -> Dataset:
+        """Loads the data set, cut into its splits; `data_dir` is as `load_dataset` takes it."""
+        dataset = loading.load_dataset(self.dataset, data_dir)
+        return loading.hold_out_validation(dataset, self.num_validation, self.validation_seed)
 
 
 def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dict]) -> Point:

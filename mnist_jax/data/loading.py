@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from mnist_jax import UserError, disk
-from mnist_jax.config.settings import Settings
 from mnist_jax.data import cache, download, formats, user_files
 from mnist_jax.data.datasets import CLASS_NAMES, DATASETS, NUM_TEST, NUM_TRAIN, canonical_name
 
@@ -74,12 +73,6 @@ class Dataset(NamedTuple):
         """How many images each split has."""
         splits = ("train", "validation", "test")
         return {split: len(getattr(self, f"{split}_labels")) for split in splits}
-
-
-def load_data(settings: Settings, data_dir: str | None) -> Dataset:
-    """Loads an experiment's data set, cut into its splits."""
-    dataset = load_dataset(settings.dataset, data_dir)
-    return hold_out_validation(dataset, settings.num_validation, settings.validation_seed)
 
 
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:

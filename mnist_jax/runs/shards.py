@@ -21,7 +21,6 @@ from mnist_jax import UserError, disk, run_files
 from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.config.old_records import with_files
-from mnist_jax.data.loading import load_data
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import provenance, records, results, workdirs
 from mnist_jax.runs.records import Row
@@ -232,7 +231,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     if any(str(name.get(key)) != str(chosen[key]) for key in keys):
         raise UserError(f"the config of {run.workdir} is not that of its trials")
     recipe, hyper, variables = _restore(run, experiment, chosen)
-    dataset = load_data(experiment, data_dir)
+    dataset = experiment.load_data(data_dir)
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set that is found now is another, {dataset.checksum}")
     probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images)

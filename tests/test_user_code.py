@@ -427,9 +427,10 @@ def test_modules_from_elsewhere_may_be_imported(tmp_path, monkeypatch):
 
 
 PROGRAM = """
-from mnist_jax import UserError, own_files
+from mnist_jax import UserError
+from mnist_jax.config import user_code
 try:
-    own_files.load(own_files.read("mine.py:f", "metrics"), "mine.py:f", "metrics")
+    user_code.load(user_code.read("mine.py:f", "metrics"), "mine.py:f", "metrics")
 except UserError as error:
     print(error)
 import jax
