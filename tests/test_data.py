@@ -1744,7 +1744,8 @@ def test_the_module_and_a_cached_load_import_nothing_heavy(tmp_path):
     arrays = make_arrays(*SIZES)
     write_idx(tmp_path / "given", arrays)
     code = (
-        "import sys; from mnist_jax.data import loading; loading.NUM_TRAIN, loading.NUM_TEST = 60, 20;"
+        "import sys; from mnist_jax.data import loading;"
+        "loading.NUM_TRAIN, loading.NUM_TEST = 60, 20;"
         f"loading.MOMENTS = {{'kmnist': {moments(arrays[0])}}};"
         f"[loading.load_dataset('kmnist', {str(tmp_path / 'given')!r}) for _ in range(2)];"
         "print(sorted({'jax', 'sklearn', 'tensorflow_datasets', 'requests'} & set(sys.modules)))"
