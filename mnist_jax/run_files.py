@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mnist_jax.text import one_line
+
 _MB = 2**20
 _LIMITS = {  # what a million trials write, and some more
     "config.json": 128 * _MB,
@@ -62,13 +64,6 @@ class BadFileError(Exception):
         self.path = path
         self.missing = isinstance(problem, FileNotFoundError | NotADirectoryError)
         self.denied = isinstance(problem, PermissionError)
-
-
-def one_line(text: str) -> str:
-    """Returns what can be printed, drawn and written of a name, which may hold anything."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
 
 
 Shape = Any

@@ -1,4 +1,4 @@
-"""The door through which the files of a run are read, and what is turned away at it."""
+"""Files of a run: what is read, and what is refused."""
 
 import io
 import os
@@ -11,6 +11,7 @@ import pytest
 
 from mnist_jax import run_files
 from mnist_jax.run_files import BadFileError
+from mnist_jax.text import error_line, one_line
 
 
 def fifo(path):
@@ -211,3 +212,16 @@ def test_arrays_come_back_as_they_were_saved(tmp_path):
     for kind in (("i", (2, 3)), ("f", (3, 3)), ("f", (-1,))):
         with pytest.raises(BadFileError, match=r"^chosen_trial.npz: a "):
             run_files.check_arrays(path, found, {"a": kind})
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("a b", "a b"), ("a\nb\tc", "a b c"), ("a\x1b[31m\u202e", "a\ufffd[31m\ufffd")],
+)
+def test_a_name_is_one_line_that_can_be_printed(name, line):
+    assert one_line(name) == line
+
+
+def test_an_error_is_one_line_with_its_type():
+    assert error_line(ValueError("a\n  b\x1b")) == "ValueError: a b\ufffd"
+    assert error_line(KeyError("x"), 8) == "KeyError"

@@ -25,7 +25,8 @@ from urllib.parse import unquote, urlparse
 
 from mnist_jax import UserError, run_files
 from mnist_jax.disk import local_path, write_bytes, writing
-from mnist_jax.run_files import BadFileError, one_line
+from mnist_jax.run_files import BadFileError
+from mnist_jax.text import one_line
 
 FOLDER = "files"
 """Where a work directory keeps them."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from mnist_jax import UserError, disk
 from mnist_jax.data import formats
+from mnist_jax.text import error_line
 
 STALE_S = 600.0  # what is half written for this long will not be finished
 
@@ -63,7 +64,7 @@ def stamp(path: Path) -> list:
         found = os.stat(path)
         return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
     except OSError as error:
-        problem = f"it cannot be read ({formats.one_line(error)}); make it readable, or replace it"
+        problem = f"it cannot be read ({error_line(error)}); make it readable, or replace it"
         raise UserError(f"{path}: {problem}") from error
 
 
@@ -127,7 +128,7 @@ def read(
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None  # `write` tells if it cannot be mended
     except Exception as error:  # zipfile raises a dozen types on damage
-        _log.warning("ignoring the cache file %s (%s)", path, formats.one_line(error))
+        _log.warning("ignoring the cache file %s (%s)", path, error_line(error))
         return None
 
 
@@ -155,7 +156,7 @@ def write(name: str, cached: Cached, names: Sequence[str], stamps: list) -> None
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        _log.warning("cannot cache %s in %s (%s)", name, path, formats.one_line(error))
+        _log.warning("cannot cache %s in %s (%s)", name, path, error_line(error))
 
 
 def remove_leftovers(name: str) -> None:

@@ -5,6 +5,7 @@ import logging
 import threading
 
 from mnist_jax.data import formats
+from mnist_jax.text import error_line
 
 MIRRORS = {
     "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/",),
@@ -52,7 +53,7 @@ def fetch_files(name: str, files: tuple[str, ...]) -> tuple[dict[str, bytes], st
                 served[hosts[0]] = True
                 break
             except Exception as error:  # no network or server, wrong bytes
-                failures.append(f"from {hosts.pop(0)} failed ({formats.one_line(error)})")
+                failures.append(f"from {hosts.pop(0)} failed ({error_line(error)})")
         else:
             raise ConnectionError(", ".join(failures))
     return contents, " and ".join(served)

@@ -21,6 +21,7 @@ from typing import IO
 import numpy as np
 
 from mnist_jax import UserError
+from mnist_jax.text import error_line
 
 
 def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.ndarray:
@@ -43,7 +44,7 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.n
     except ValueError as error:
         problem = str(error)
     except OSError as error:
-        problem = f"it cannot be read ({one_line(error)})"
+        problem = f"it cannot be read ({error_line(error)})"
     known = f" whose decompressed contents have MD5 {md5}" if md5 else ""
     raise UserError(f"{path}: {problem}; replace it with the original file{known}")
 
@@ -106,7 +107,7 @@ def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
     except EOFError:
         raise ValueError("the gzip stream is cut short") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"it cannot be unpacked ({one_line(error)})") from None
+        raise ValueError(f"it cannot be unpacked ({error_line(error)})") from None
     if found[:4] != header[:4] and (kind := kind_of(found + array)):
         raise ValueError(f"{'what it holds packed' if zipped else 'it'} is {kind}")
     if len(found) < len(header):
@@ -137,11 +138,6 @@ def checksum(arrays: Sequence[np.ndarray]) -> str:
         digest.update(idx_header(array.shape))
         digest.update(np.ascontiguousarray(array).data)
     return f"sha256:{digest.hexdigest()}"
-
-
-def one_line(error: Exception) -> str:
-    """Says what an error is in one line of at most 300 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 @contextlib.contextmanager

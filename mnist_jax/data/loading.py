@@ -18,6 +18,7 @@ import numpy as np
 from mnist_jax import UserError, disk
 from mnist_jax.data import cache, download, formats, user_files
 from mnist_jax.data.datasets import CLASS_NAMES, DATASETS, NUM_TEST, NUM_TRAIN, canonical_name
+from mnist_jax.text import error_line
 
 FILES = (
     *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -309,7 +310,7 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
     except ConnectionError as error:
         tried.append(f"the download {error}")
     except Exception as error:  # tensorflow-datasets is missing, or broken
-        tried.append(f"the download failed ({formats.one_line(error)})")
+        tried.append(f"the download failed ({error_line(error)})")
     return None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from mnist_jax import UserError
 from mnist_jax.data import formats, tfds
 from mnist_jax.data.datasets import plain
+from mnist_jax.text import error_line
 
 KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
 KMNIST_FILES = (
@@ -166,7 +167,7 @@ def _read_npz(path: Path, members: Shapes, what: str) -> list[np.ndarray]:
         with formats.open_npz(path, sum(map(math.prod, members.values()))) as archive:
             return formats.read_npz(archive, members)
     except Exception as error:  # zipfile raises a dozen types on damage
-        problem = f"it is not {what} ({formats.one_line(error)})"
+        problem = f"it is not {what} ({error_line(error)})"
         raise UserError(f"{path}: {problem}; replace it with the original") from error
 
 
@@ -180,6 +181,6 @@ def _read_shards(folder: Path, shards: Mapping[str, list[Path]], shapes: Shapes)
         ]
     except Exception as error:  # whatever another program left there
         raise UserError(
-            f"{folder} cannot be used ({formats.one_line(error)}); prepare it again"
+            f"{folder} cannot be used ({error_line(error)}); prepare it again"
         ) from error
     return Found(arrays, [str(folder)] * len(arrays), f"tensorflow-datasets {folder}")

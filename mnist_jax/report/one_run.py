@@ -33,7 +33,7 @@ from mnist_jax.report.tables import (
     signed,
 )
 from mnist_jax.report.trial_figures import chosen_words
-from mnist_jax.run_files import BadFileError, one_line
+from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import results, shards, workdirs
 from mnist_jax.runs.records import columns_of
 from mnist_jax.runs.results import (
@@ -47,6 +47,7 @@ from mnist_jax.runs.results import (
     protocol,
     varying,
 )
+from mnist_jax.text import one_line
 
 
 def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = None) -> str:

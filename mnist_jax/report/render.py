@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from mnist_jax import UserError, disk, run_files
 from mnist_jax.report import canvas
 from mnist_jax.report.tables import Table
-from mnist_jax.run_files import one_line
 from mnist_jax.runs import workdirs
 from mnist_jax.runs.results import Row, Run
+from mnist_jax.text import error_line, one_line
 
 _GENERATOR = '<meta name="generator" content="mnist_jax.report">'  # marks what may be overwritten
 
@@ -262,7 +262,7 @@ def _why_missing(name: str, error: Exception) -> Warn | str:
     """Returns the line in place of a figure; if it failed, that is printed as well."""
     if isinstance(error, canvas.NothingToDrawError):
         return f"There is no figure {name}: {one_line(str(error))}."
-    said = one_line(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+    said = error_line(error, 200)
     missing = Warn(f"The figure {name} is missing, since it cannot be drawn ({said}).")
     print(f"warning: {missing[0].lower()}{missing[1:]}", file=sys.stderr, flush=True)
     return missing

@@ -24,9 +24,9 @@ from mnist_jax.report.tables import (
     shown_points,
     signed,
 )
-from mnist_jax.run_files import one_line
 from mnist_jax.runs import workdirs
 from mnist_jax.runs.results import Run, compare, count, is_finite, label, protocol, varying
+from mnist_jax.text import one_line
 
 _SHAPES_TRIALS = (
     "model",

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from mnist_jax.config.axes import metric_name
 from mnist_jax.report.canvas import MAX_POINTS, Line, criterion_words
-from mnist_jax.run_files import one_line
 from mnist_jax.runs import records
 from mnist_jax.runs.records import at_best
 from mnist_jax.runs.results import (
@@ -28,6 +27,7 @@ from mnist_jax.runs.results import (
     shown,
     varying,
 )
+from mnist_jax.text import one_line
 
 LEVEL = 0.05  # corrected p-values below it tell grid points apart
 MAX_NAMES = 8  # in a sentence

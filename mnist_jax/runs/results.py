@@ -24,9 +24,10 @@ from mnist_jax.config.protocol import PROTOCOLS, Protocol
 from mnist_jax.data.datasets import NUM_TEST, NUM_TRAINING_IMAGES
 from mnist_jax.data.loading import Dataset
 from mnist_jax.disk import to_json, write_bytes, write_text
-from mnist_jax.run_files import BadFileError, one_line
+from mnist_jax.run_files import BadFileError
 from mnist_jax.runs.records import Row, columns_of
 from mnist_jax.runs.workdirs import damaged, digest
+from mnist_jax.text import one_line
 
 NUM_MISTAKES = 24
 
