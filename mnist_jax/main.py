@@ -22,7 +22,7 @@ from mnist_jax.data import cache
 from mnist_jax.runs import results, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.training import hosts
-from mnist_jax.training.start import configure_jax
+from mnist_jax.training.jax_setup import start_jax
 
 
 def run(
@@ -49,7 +49,7 @@ def run(
     cache.cache_folder()  # its name is refused before anything is written
     if job is None and experiment.shard == "0/1":
         hosts.say_if_alone()
-    devices = configure_jax(experiment, job=job, timeout=timeout, common=process.deciding)
+    devices = start_jax(experiment, job=job, timeout=timeout, common=process.deciding)
     config = hosts.first(lambda: workdirs.as_recorded(path, config))
     if job is not None and hosts.first(is_finished):
         if hosts.is_first():

@@ -1,7 +1,7 @@
 """A point of a grid that tests change where they need another, and what trains it."""
 
 from mnist_jax.config import axes
-from mnist_jax.training import models, optimizers, recipes, sweep, trial
+from mnist_jax.training import models, networks, optimizers, recipes, sweep, trial
 from mnist_jax.training.trial import Hyperparameters, Recipe
 
 AXES = axes.arrange(
@@ -41,7 +41,7 @@ def create_recipe(
     **more,
 ) -> Recipe:
     """Returns the recipe of trials by SGD."""
-    network = models.describe(model, image_shape, num_classes)
+    network = networks.describe(model, image_shape, num_classes)
     return Recipe(
         network=network,
         optimizer=optimizers.create_optimizer(

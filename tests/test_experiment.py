@@ -17,8 +17,8 @@ from mnist_jax.config.experiment import read_config, read_experiment
 from mnist_jax.config.keys import find_axes
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS
-from mnist_jax.training import machine, optimizers, recipes
-from mnist_jax.training.start import configure_jax
+from mnist_jax.training import jax_setup, optimizers, recipes
+from mnist_jax.training.jax_setup import start_jax
 
 CONFIG = str(ROOT / "configs" / "l2_sweep.py")
 
@@ -56,12 +56,12 @@ def test_a_shard_that_is_none_of_the_experiments_is_refused(shard):
 
 
 def test_a_job_is_no_larger_than_the_smallest_part(monkeypatch):
-    monkeypatch.setattr(machine, "configure_jax", lambda *_, **__: None)
+    monkeypatch.setattr(jax_setup, "configure_jax", lambda *_, **__: None)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     sizes = {"grid": "list", "num_seeds": 1, "l2": (0.0, 1e-3, 0.0)}
-    configure_jax(read(hidden_sizes=((8,),), **sizes))
+    start_jax(read(hidden_sizes=((8,),), **sizes))
     with pytest.raises(UserError, match="--distributed: 2 processes for 1 trials that train tog"):
-        configure_jax(read(hidden_sizes=((8,), (8,), (4,)), **sizes))
+        start_jax(read(hidden_sizes=((8,), (8,), (4,)), **sizes))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from flax import linen as nn
 from hypothesis import strategies as st
 
 from mnist_jax import layers
-from mnist_jax.layers import ConvReluMaxPool, conv_relu_max_pool
-from mnist_jax.training import models
+from mnist_jax.training import networks
+from mnist_jax.training.fused_layer import ConvReluMaxPool, conv_relu_max_pool
 from mnist_jax.training.sweep import Mesh, P
 
 PROPERTY = hypothesis.settings(max_examples=6, deadline=None, derandomize=True, database=None)
@@ -379,8 +379,8 @@ def test_program_of_a_net_is_matrix_multiplications(transform):
 
 
 def test_plain_conv_is_found_in_any_depth():
-    assert models.describe(Net(nn.Conv), (12, 12, 1), 3).plain_conv
-    assert not models.describe(Net(layers.Conv), (12, 12, 1), 3).plain_conv
+    assert networks.describe(Net(nn.Conv), (12, 12, 1), 3).plain_conv
+    assert not networks.describe(Net(layers.Conv), (12, 12, 1), 3).plain_conv
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])

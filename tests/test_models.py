@@ -7,7 +7,7 @@ from flax import linen as nn
 from server import ROOT
 
 from mnist_jax.config.experiment import read_experiment
-from mnist_jax.training.models import describe, layer_table
+from mnist_jax.training.networks import describe, layer_table
 
 LAYERS = {  # parameters per layer, as Keras' summary() counts them in the notebook
     "baseline": [50_240, 4_160, 650],

@@ -13,17 +13,17 @@ from jax.sharding import PartitionSpec as P
 from mnist_jax import UserError
 from mnist_jax.config.axes import OPTIMIZERS, SCHEDULES, read_class
 from mnist_jax.runs.checkpoints import Checkpoints
-from mnist_jax.training import models, trial
+from mnist_jax.training import models, networks, trial
 from mnist_jax.training.optimizers import (
     MAKERS,
     Optimizer,
     check_optimizer,
     create_optimizer,
-    create_schedule,
     kernel_mask,
     l2_penalty,
     sgd,
 )
+from mnist_jax.training.schedules import create_schedule
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def split():
 def recipe(name):
     static, numbers, _ = PARAMETERS[name]
     model = models.MLP(hidden_sizes=(6,))
-    network = models.describe(model, (9, 9, 1), 10)
+    network = networks.describe(model, (9, 9, 1), 10)
     make = "adamw" if name == "nadamw" else name
     made = create_optimizer(make, static, numbers, network.output)
     return trial.Recipe(network, made, 4, 4, held_out=None, choose_epoch=False)

@@ -16,7 +16,7 @@ from mnist_jax import UserError
 from mnist_jax.benchmark import peers, scaling
 from mnist_jax.config.experiment import read_config
 from mnist_jax.data import loading
-from mnist_jax.training import machine, memory
+from mnist_jax.training import jax_setup, machine, memory
 
 
 def run(*arguments):
@@ -143,7 +143,7 @@ def test_nothing_to_time_is_bad_input(monkeypatch, job):
 @pytest.fixture
 def prepared(monkeypatch):
     """What the process of a number does, here: JAX is set up already."""
-    monkeypatch.setattr(machine, "configure_jax", lambda *arguments, **options: None)
+    monkeypatch.setattr(jax_setup, "configure_jax", lambda *arguments, **options: None)
     yield
     jax.config.update("jax_enable_compilation_cache", True)
 

@@ -18,7 +18,7 @@ from mnist_jax.config import grid
 from mnist_jax.config.axes import SCHEDULES
 from mnist_jax.data.loading import Dataset
 from mnist_jax.runs import results
-from mnist_jax.training import machine, sweep
+from mnist_jax.training import jax_setup, machine, sweep
 from mnist_jax.training.metrics import METRICS
 
 TESTS = Path(__file__).parent
@@ -187,7 +187,7 @@ def test_the_chosen_epochs_test_accuracy_is_that_of_its_epoch():
 def test_tensor_cores_that_round_factors_came_with_ampere(capability, before):
     known = {"compute_capability": capability} if capability else {}
     device = mock.MagicMock(jax.Device, **known)
-    assert machine._is_before_ampere(device) == before
+    assert jax_setup._is_before_ampere(device) == before
 
 
 def test_a_trials_chosen_weights_predict_what_was_scored():
@@ -371,12 +371,12 @@ def test_without_proc_memory_is_tried_and_a_cpu_is_refused(server, tmp_path, mon
 
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "none"))
     assert machine.free_memory(tmp_path, tmp_path / "none") >= 2**40
-    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "none" / "cpuinfo")
+    monkeypatch.setattr(jax_setup, "CPU_INFO", tmp_path / "none" / "cpuinfo")
     for name in ("XLA_FLAGS", "NPROC"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     with pytest.raises(UserError, match="none/cpuinfo: missing, where JAX looks for what the CPU"):
-        machine.configure_jax(1)
+        jax_setup.configure_jax(1)
 
 
 ON_EIGHT_DEVICES = """

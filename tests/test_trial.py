@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from mnist_jax import UserError, layers
 from mnist_jax.config.axes import SCHEDULES
-from mnist_jax.training import models, optimizers, trial
+from mnist_jax.training import networks, optimizers, trial
 from mnist_jax.training.trial import Hyperparameters, Recipe, Split
 
 NUM_IMAGES = 11
@@ -16,7 +16,7 @@ NUM_IMAGES = 11
 
 def recipe(model, use_momentum=True, **changes):
     defaults = {"batch_size": 4, "eval_batch_size": 4, "held_out": "test", "choose_epoch": True}
-    network = models.describe(model, (28, 28, 1), 10)
+    network = networks.describe(model, (28, 28, 1), 10)
     static = {"nesterov": False}
     sgd = optimizers.create_optimizer("sgd", static, {"momentum": use_momentum}, network.output)
     return Recipe(network, sgd, **(defaults | changes))
@@ -253,13 +253,13 @@ class Normed(nn.Module):
 
 
 def test_what_must_be_known_of_a_module_is_found_out():
-    found = models.describe(Nested(), (28, 28, 1), 10)
+    found = networks.describe(Nested(), (28, 28, 1), 10)
     assert (found.collections, found.draws, found.takes_train) == (("batch_stats",), True, True)
     assert found.output == ("head",)
-    table = models.layer_table(found)
+    table = networks.layer_table(found)
     assert "Block_1/BatchNorm_0" in table
     assert table.splitlines()[-1].split() == ["total", f"{3 * 10 + 3 * 2 + 2 * 28 + 2 * 2 + 990:,}"]
-    plain = models.describe(create_model(conv_features=(2,), hidden_sizes=()), (9, 9, 3), 10)
+    plain = networks.describe(create_model(conv_features=(2,), hidden_sizes=()), (9, 9, 3), 10)
     assert (plain.collections, plain.draws, plain.takes_train) == ((), False, False)
     assert plain.output == ("output",)
 
@@ -279,7 +279,7 @@ def test_a_module_that_gives_no_logits_is_refused(returned, said):
             return returned(images)
 
     with pytest.raises(UserError, match=said):
-        models.describe(Odd(), (28, 28, 1), 10)
+        networks.describe(Odd(), (28, 28, 1), 10)
 
 
 class Blind(nn.Module):
@@ -352,7 +352,7 @@ class Deterministic(nn.Module):
 )
 def test_a_module_that_cannot_be_trained_or_scored_is_refused(module, said):
     with pytest.raises(UserError, match=said):
-        models.describe(module(), (28, 28, 1), 10)
+        networks.describe(module(), (28, 28, 1), 10)
 
 
 def test_a_field_that_only_python_can_use_is_not_traced():
@@ -365,7 +365,7 @@ def test_a_field_that_only_python_can_use_is_not_traced():
             x = nn.Dense(10, name=f"output_{self.rate:.1f}")(images.reshape(len(images), -1))
             return x * self.scale
 
-    found = models.describe(Named(), (28, 28, 1), 10, ["rate", "scale"])
+    found = networks.describe(Named(), (28, 28, 1), 10, ["rate", "scale"])
     assert found.numbers == ("scale",)
     assert found.output == ("output_0.5",)
 
@@ -380,11 +380,11 @@ def test_a_dropout_rate_is_traced_beside_batch_statistics():
             x = nn.BatchNorm(use_running_average=not train)(x)
             return nn.Dense(10)(layers.Dropout(self.rate)(x, deterministic=not train))
 
-    assert models.describe(Both(), (28, 28, 1), 10, ["rate"]).numbers == ("rate",)
+    assert networks.describe(Both(), (28, 28, 1), 10, ["rate"]).numbers == ("rate",)
 
 
 def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
-    network = models.describe(Nested(), (28, 28, 1), 10)
+    network = networks.describe(Nested(), (28, 28, 1), 10)
     params = trial.init(recipe(Nested()), hyperparameters()).params
     marked = {
         "/".join(key.key for key in path)

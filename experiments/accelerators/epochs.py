@@ -18,7 +18,7 @@ import numpy as np
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.config.settings import PRECISIONS
 from mnist_jax.data import loading
-from mnist_jax.training import machine, memory, recipes, sweep
+from mnist_jax.training import jax_setup, memory, recipes, sweep
 
 ROUNDS = 3
 
@@ -67,7 +67,7 @@ def main() -> None:
     """Times the cases."""
     file, name, *cases = sys.argv[1:]
     dataset = loading.load_dataset(name)
-    machine.configure_jax(max(int(case.split(":")[1]) for case in cases))
+    jax_setup.configure_jax(max(int(case.split(":")[1]) for case in cases))
     jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
     for case in cases:
         try:

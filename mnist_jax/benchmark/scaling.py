@@ -32,7 +32,7 @@ from mnist_jax.benchmark.peers import Epoch, PeerError, Side, Timings, say, with
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data.loading import Dataset
 from mnist_jax.runs.provenance import provenance
-from mnist_jax.training.start import configure_jax
+from mnist_jax.training.jax_setup import start_jax
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of a CPU core in a round; a GPU or TPU takes a hundred times as many.
@@ -188,7 +188,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
 
     experiment, dataset = job.experiment, job.dataset
     point, epoch_images = experiment.points[0], len(dataset.train_labels)
-    configure_jax(experiment, num_trials)
+    start_jax(experiment, num_trials)
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price

@@ -36,7 +36,7 @@ from mnist_jax.benchmark.peers import (
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data import loading
 from mnist_jax.runs.provenance import provenance
-from mnist_jax.training.start import configure_jax
+from mnist_jax.training.jax_setup import start_jax
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of one trial in a round: a whole epoch of 784-500-300-10 fits."""
@@ -74,15 +74,16 @@ class Ours:
         """
         from mnist_jax.benchmark import work
         from mnist_jax.training import machine, recipes, sweep, trial
+        from mnist_jax.training.devices import devices_for
 
         part = next(iter(experiment.parts.values()))
         most = max(machine.num_cores(), len(part))
-        configure_jax(experiment, most)
+        start_jax(experiment, most)
 
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
-        self.devices = machine.devices_for(most, experiment.devices)
+        self.devices = devices_for(most, experiment.devices)
         num_devices = len(self.devices)
         on_cpu = jax.default_backend() == "cpu"
         self.trials = num_devices if on_cpu else max(num_devices, len(part))

@@ -147,7 +147,7 @@ class Process:
         Args:
             workdir: The directory.
             data_checksum: Of what it trains on.
-            devices: What runs the trials, as `machine.describe_devices` tells it.
+            devices: What runs the trials, as `devices.describe_devices` tells it.
             files: Those of one's own that it is made with. Where they lay when the run began is
                 what counts: later processes may have read its copies.
 

@@ -28,7 +28,8 @@ from mnist_jax.runs.checkpoints import MANIFEST, Checkpoints
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.records import Recorder, Row
 from mnist_jax.runs.signals import StopSignals
-from mnist_jax.training import hosts, machine, memory, models, recipes, sweep
+from mnist_jax.training import hosts, memory, networks, recipes, sweep
+from mnist_jax.training.devices import describe_devices, devices_for, what_runs
 
 Part = list[int]  # numbers of trials
 LONG = 1.0
@@ -82,7 +83,7 @@ class Runner:
     def devices(self) -> dict[str, Any]:
         """What runs the trials and how, for the record."""
         most = max(map(len, self._parts))
-        return machine.describe_devices(machine.devices_for(most, self._experiment.devices))
+        return describe_devices(devices_for(most, self._experiment.devices))
 
     def rehearse(self) -> None:
         """Compiles what `train` does of a new run, before an old one is deleted for it.
@@ -242,9 +243,9 @@ class Runner:
             "validation": "val_ is validation images",
             None: "nothing is scored before the end",
         }[self._protocol.held_out]
-        print(machine.what_runs(program.devices, self._experiment.platform))
+        print(what_runs(program.devices, self._experiment.platform))
         network = program.recipe.network
-        if (table := models.layer_table(network)) != self._table:
+        if (table := networks.layer_table(network)) != self._table:
             self._table = table
             print(table)
             if network.plain_conv and program.devices["platform"] == "cpu":

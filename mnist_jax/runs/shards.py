@@ -25,7 +25,7 @@ from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import provenance, records, results, workdirs
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
-from mnist_jax.training.start import configure_jax
+from mnist_jax.training.jax_setup import start_jax
 
 _ROW = {"trial": int, "epoch": int}
 
@@ -254,7 +254,7 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, A
     part = next(p for p in runner.read_parts(run.workdir, experiment) if number in p)
     folder = runner.checkpoint_folder(run.workdir, part)
     recipe, trials = recipes.create_recipe(experiment, part, num_images=1)
-    configure_jax(dataclasses.replace(experiment, shard="0/1"))  # for the bits of the whole run
+    start_jax(dataclasses.replace(experiment, shard="0/1"))  # for the bits of the whole run
     place = part.index(number)
     hyper = sweep.trial_of(trials, place)
     shapes = jax.eval_shape(functools.partial(trial.init, recipe), hyper)

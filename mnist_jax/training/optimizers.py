@@ -1,4 +1,4 @@
-"""The optimizers, SGD with the L2 penalty written as weight decay among them, and the schedules."""
+"""The optimizers; SGD has the L2 penalty, written as weight decay."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, PyTree
 
 from mnist_jax import UserError
 from mnist_jax.config import user_code
-from mnist_jax.config.axes import SCHEDULES
 
 Path = tuple[str, ...]
 """Where the parameters of a layer lie in the tree."""
@@ -220,29 +219,3 @@ def l2_penalty(
         return sum(jax.tree.leaves(kept))
 
     return jnp.asarray(l2 * (squares(False) + l2_on_output * squares(True)))
-
-
-def create_schedule(
-    peak: ArrayLike, kind: ArrayLike, warmup_steps: ArrayLike, num_steps: ArrayLike
-) -> Callable[[ArrayLike], Array]:
-    """Returns the learning rate as a function of the number of steps done; all may be traced.
-
-    It rises in equal parts to the peak over `warmup_steps`. Then, by `kind`, the index of one of
-    `SCHEDULES`, it stays, or falls towards 0, which it would reach after step `num_steps`: as half
-    a cosine (I. Loshchilov, F. Hutter, "SGDR", 2017) or in equal parts. Optax has these schedules
-    too, but wants their lengths as Python numbers, which a grid's axis is not.
-    """
-
-    def learning_rate(step: ArrayLike) -> Array:
-        warmup = jnp.asarray(warmup_steps)
-        done = jnp.maximum(step - warmup, 0) / (num_steps - warmup)
-        falls = {
-            "constant": jnp.ones_like(done),
-            "cosine": (1 + jnp.cos(jnp.pi * done)) / 2,
-            "linear": 1 - done,
-        }
-        risen = jnp.minimum(1, (jnp.asarray(step) + 1) / jnp.maximum(warmup, 1))
-        share = risen * jnp.stack([falls[name] for name in SCHEDULES])[jnp.asarray(kind)]
-        return jnp.asarray(peak) * share
-
-    return learning_rate

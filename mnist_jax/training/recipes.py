@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mnist_jax import UserError
 from mnist_jax.config import axes
 from mnist_jax.config.axes import Axis
 from mnist_jax.config.experiment import Experiment
@@ -13,7 +14,7 @@ from mnist_jax.config.grid import Point
 from mnist_jax.config.keys import find_own
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data.datasets import CLASS_NAMES
-from mnist_jax.training import metrics, models, optimizers
+from mnist_jax.training import metrics, models, networks, optimizers
 from mnist_jax.training.trial import Hyperparameters, Recipe
 
 EVAL_BATCH_SIZE = 400
@@ -99,7 +100,7 @@ def create_recipe(
         network.output,
     )
     if own:
-        params = models.shapes(network)["params"]
+        params = networks.shapes(network)["params"]
         optimizers.check_optimizer(made, spec, params, trials.optimizer)
     protocol = PROTOCOLS[experiment.protocol]
     recipe = Recipe(
@@ -131,7 +132,7 @@ def create_network(
     point: Point,
     image_shape: tuple[int, int, int],
     num_classes: int,
-) -> models.Network:
+) -> networks.Network:
     """Returns the network of the points that have the static choices of one in common.
 
     Raises:
@@ -145,19 +146,19 @@ def create_network(
     if axes.NUM_CLASSES in kind.__dataclass_fields__:
         options[axes.NUM_CLASSES] = num_classes
     traced = [key for key in fields if key not in static]
-    found = models.describe(kind(**options), image_shape, num_classes, traced)
+    found = networks.describe(kind(**options), image_shape, num_classes, traced)
     if not (fixed := [key for key in traced if key not in found.numbers]):
         return found
     for key in fixed:
         same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
         if len(values := {p[key]: None for p in same}) > 1:
-            raise models.UserError(
+            raise UserError(
                 f"--config.{key}={','.join(map(str, values))}: expected one value, since shapes or"
                 f" branches in {name} depend on it; annotate it Annotated[float, 'static'], or use"
                 " what takes a traced number, as mnist_jax.layers.Dropout does"
             )
         options[key] = point[key]
-    return models.describe(kind(**options), image_shape, num_classes, found.numbers)
+    return networks.describe(kind(**options), image_shape, num_classes, found.numbers)
 
 
 def _metrics(experiment: Experiment, num_classes: int) -> tuple[tuple[str, Callable], ...]:

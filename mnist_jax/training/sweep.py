@@ -21,7 +21,8 @@ from jaxtyping import PyTree
 
 from mnist_jax.data.loading import Dataset
 from mnist_jax.training import hosts, trial
-from mnist_jax.training.machine import describe_devices, devices_for, keep_compiled
+from mnist_jax.training.devices import describe_devices, devices_for
+from mnist_jax.training.jax_setup import keep_compiled
 from mnist_jax.training.trial import Hyperparameters, Recipe, Split, TrialState
 
 

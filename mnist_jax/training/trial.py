@@ -18,8 +18,9 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
-from mnist_jax.training.models import Network
-from mnist_jax.training.optimizers import Optimizer, create_schedule
+from mnist_jax.training.networks import Network
+from mnist_jax.training.optimizers import Optimizer
+from mnist_jax.training.schedules import create_schedule
 
 HostOrDevice = Array | np.ndarray
 Variables = dict[str, PyTree]

@@ -1,0 +1,319 @@
+"""What must be known of a Flax module to train it, found by tracing it; nothing is computed."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import errors
+from flax import linen as nn
+
+from mnist_jax import UserError
+from mnist_jax.config import user_code
+from mnist_jax.layers import Conv
+
+
+class Network(NamedTuple):
+    """A module, and what must be known of it to train it.
+
+    Attributes:
+        module: Gives logits [batch, classes] of images [batch, height, width, channels]; with
+            `train`, a keyword, if it computes otherwise in training.
+        image_shape: (height, width, channels).
+        collections: Those that it has beside `params`, such as `batch_stats`.
+        draws: Whether it draws random numbers in training, as dropout does.
+        output: Where the parameters of the layer lie that is called last and has a kernel.
+        first_kernel: The kernel of the layer that is called first and has one, as
+            `chosen_trial.npz` names it; empty if none has.
+        takes_train: Whether it takes that keyword.
+        numbers: Its fields that each trial gives a number of its own, traced.
+        plain_conv: Whether it has an `nn.Conv`, in place of which `layers.Conv` is faster on a CPU.
+    """
+
+    module: nn.Module
+    image_shape: tuple[int, int, int]
+    collections: tuple[str, ...]
+    draws: bool
+    output: tuple[str, ...]
+    first_kernel: str
+    takes_train: bool
+    numbers: tuple[str, ...] = ()
+    plain_conv: bool = False
+
+    def bound(self, numbers: Mapping[str, Any]) -> nn.Module:
+        """Returns the module with the numbers of a trial, which may be traced, in its fields."""
+        return self.module.clone(**numbers) if numbers else self.module
+
+    @property
+    def evaluating(self) -> dict[str, Any]:
+        """The keywords with which it is called to score images."""
+        return {"train": False} if self.takes_train else {}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The keywords with which it is called in training."""
+        return {"train": True} if self.takes_train else {}
+
+
+class Layer(NamedTuple):
+    """A call of a module that has parameters of its own.
+
+    Attributes:
+        path: Where they lie.
+        shape: Of its result.
+        num_parameters: How many they are.
+        has_kernel: Whether one of them is a kernel.
+        kind: The module's class.
+    """
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    num_parameters: int
+    has_kernel: bool
+    kind: type[nn.Module]
+
+
+def describe(
+    module: nn.Module,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    numbers: Sequence[str] = (),
+) -> Network:
+    """Finds out what must be known of a module, without computing anything.
+
+    Args:
+        module: A Flax module, with a value of each field.
+        image_shape: (height, width, channels).
+        num_classes: Of its logits.
+        numbers: Fields that are to be traced. Those that cannot be, because shapes or branches of
+            Python depend on them, are not among the network's.
+
+    Raises:
+        UserError: It cannot be called as it must be, or gives something else than logits.
+    """
+    network = Network(module, image_shape, (), False, (), "", _takes_train(module))
+    network = network._replace(numbers=tuple(n for n in numbers if _may_be_traced(network, n)))
+    layers, variables, logits = _trace(network)
+    name = type(module).__name__
+    if getattr(logits, "shape", None) != (2, num_classes):
+        got = getattr(logits, "shape", type(logits).__name__)
+        raise UserError(
+            f"--config.model: {name} gives {got} for 2 images; expected logits of shape"
+            f" (2, {num_classes})"
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise UserError(f"--config.model: {name} gives {logits.dtype}; expected logits, floats")
+    if "params" not in variables:
+        raise UserError(f"--config.model: {name} has no parameters; expected a module that learns")
+    places = jax.tree_util.tree_leaves_with_path(variables)
+    if odd := next((place for place, _ in places if not _is_of_dicts(place)), None):
+        raise UserError(
+            f"--config.model: {name} has variables that no run can keep, at"
+            f" {jax.tree_util.keystr(odd)}; expected dicts of arrays, without tuples or boxes"
+        )
+    kernels = [layer.path for layer in layers if layer.has_kernel]
+    network = network._replace(
+        collections=tuple(sorted(variables.keys() - {"params"})),
+        output=kernels[-1] if kernels else (),
+        first_kernel="/".join(("params", *kernels[0], "kernel")) if kernels else "",
+        plain_conv=any(
+            issubclass(layer.kind, nn.Conv) and not issubclass(layer.kind, Conv) for layer in layers
+        ),
+    )
+    network = network._replace(draws=_draws(network, variables))
+    _check_calls(network, variables, logits.shape)
+    return network
+
+
+def _is_of_dicts(place: tuple) -> bool:
+    return all(isinstance(key, jax.tree_util.DictKey) for key in place)
+
+
+_MODES = {"training", "is_training", "deterministic", "use_running_average"}
+"""What a module may call `train`, or its opposite, that nobody here would set."""
+
+
+def _takes_train(module: nn.Module) -> bool:
+    """Says whether a module takes the keyword `train`.
+
+    Raises:
+        UserError: It takes another in its place, and would never know that it is trained.
+    """
+    taken = inspect.signature(type(module).__call__).parameters.keys()
+    if "train" not in taken and (others := sorted(taken & _MODES)):
+        raise UserError(
+            f"--config.model: {type(module).__name__} takes {others[0]}, of which nothing is said;"
+            f" {_WITH_TRAIN}"
+        )
+    return "train" in taken
+
+
+_WITH_TRAIN = "expected train, as in __call__(self, images, *, train)"
+
+
+def _may_be_traced(network: Network, number: str) -> bool:
+    alone = network._replace(numbers=(number,))
+    try:
+        _, variables, _ = _evaluate(alone)
+        alone = alone._replace(collections=tuple(variables.keys() - {"params"}))
+        _apply(alone, variables, True, ("params", "dropout"))
+    except (Exception, SystemExit):  # of a branch, a shape, ...; what else is wrong, `_trace` says
+        return False
+    return True
+
+
+def _draws(network: Network, variables: Any) -> bool:
+    """Says whether a module draws random numbers in training.
+
+    Raises:
+        UserError: The module fails.
+    """
+    try:
+        _apply(network, variables, True, ())
+    except errors.InvalidRngError:
+        return True
+    except (Exception, SystemExit) as error:  # a program may raise anything
+        raise _failed(network, error) from None
+    return False
+
+
+def _check_calls(network: Network, variables: Any, shape: tuple[int, ...]) -> None:
+    """Calls a module as it is in training and where images are scored.
+
+    Raises:
+        UserError: It fails, gives no logits of the shape, or changes what cannot be carried on.
+    """
+    name = type(network.module).__name__
+    try:
+        logits, changed = _apply(network, variables, True, ("params", "dropout"))
+    except (Exception, SystemExit) as error:  # a program may raise anything
+        raise _failed(network, error) from None
+    if (got := getattr(logits, "shape", type(logits).__name__)) != shape:
+        raise UserError(
+            f"--config.model: {name} gives {got} in training; expected logits of shape {shape}"
+        )
+    for collection in network.collections:
+        if jax.tree.map(_kind, changed[collection]) != jax.tree.map(_kind, variables[collection]):
+            raise UserError(
+                f"--config.model: {name} changes the structure, shapes or types of its collection"
+                f" {collection} in training; expected arrays that stay, as those of nn.BatchNorm"
+            )
+    try:
+        _apply(network, variables, False, ())
+    except (errors.InvalidRngError, errors.ModifyScopeVariableError):
+        raise UserError(
+            f"--config.model: {name} draws random numbers, or changes its collections, where images"
+            f" are scored; {_WITH_TRAIN}, and neither without it"
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise _failed(network, error) from None
+
+
+def _kind(array: Any) -> tuple:
+    return array.shape, array.dtype
+
+
+def _apply(network: Network, variables: Any, training: bool, streams: Sequence[str]) -> Any:
+    """Calls a module with random numbers of some kinds.
+
+    Returns:
+        Shapes and types of what it gives; in training also of its collections after that.
+    """
+
+    def call(variables, images, numbers):
+        module = network.bound(numbers)
+        options = {"rngs": {name: jax.random.key(0) for name in streams}}
+        if not training:
+            return module.apply(variables, images, **network.evaluating, **options)
+        options["mutable"] = list(network.collections)
+        return module.apply(variables, images, **network.training, **options)
+
+    return jax.eval_shape(call, variables, *_inputs(network))
+
+
+def _inputs(network: Network) -> tuple[jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns shapes of two images and of the numbers of a trial."""
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, *network.image_shape), jnp.float32)
+    return images, dict.fromkeys(network.numbers, number)
+
+
+def _trace(network: Network) -> tuple[list[Layer], Any, Any]:
+    """Returns the layers in the order of calls, and shapes of variables and of what is returned.
+
+    Raises:
+        UserError: The module fails.
+    """
+    try:
+        return _evaluate(network)
+    except (Exception, SystemExit) as error:  # a program may raise anything
+        raise _failed(network, error) from None
+
+
+def _failed(network: Network, error: BaseException) -> UserError:
+    kind, shape = type(network.module), (2, *network.image_shape)
+    return UserError(
+        f"--config.model: {kind.__name__} fails on images of shape {shape}:"
+        f" {user_code.why(error, user_code.path_of(kind))}; mend it"
+    )
+
+
+def _evaluate(network: Network) -> tuple[list[Layer], Any, Any]:
+    layers = []
+
+    def note(call, arguments, options, context):
+        result = call(*arguments, **options)
+        if context.method_name == "__call__" and context.module.scope is not None:
+            own = context.module.variables.get("params", {})
+            arrays = {name: leaf for name, leaf in own.items() if hasattr(leaf, "shape")}
+            if arrays:
+                size = sum(math.prod(leaf.shape) for leaf in arrays.values())
+                shape = tuple(getattr(result, "shape", ()))
+                module, has_kernel = context.module, "kernel" in arrays
+                layers.append(Layer(module.path, shape, size, has_kernel, type(module)))
+        return result
+
+    def init(images, numbers):
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+        return network.bound(numbers).init_with_output(keys, images, **network.evaluating)
+
+    with nn.intercept_methods(note):
+        logits, variables = jax.eval_shape(init, *_inputs(network))
+    return layers, variables, logits
+
+
+def shapes(network: Network) -> Any:
+    """Returns the shapes and types of a module's variables."""
+    _, variables, _ = _trace(network)
+    return variables
+
+
+def layer_table(network: Network) -> str:
+    """Returns a table of layers, output shapes and parameter counts, as Keras' `summary()`."""
+    layers, _, _ = _trace(network)
+    sizes = {layer.path: layer.num_parameters for layer in layers}  # a layer may be called twice
+    shapes = [f"({', '.join(['batch', *map(str, layer.shape[1:])])})" for layer in layers]
+    width = max(20, *map(len, shapes))
+    rows = [("Layer", "Output shape", "Parameters")]
+    for layer, shape in zip(layers, shapes, strict=True):
+        name = _cut(layer.path, 80 - len(f" {'':{width}} {'Parameters':>11}"))
+        rows.append((name or "model", shape, f"{layer.num_parameters:,}"))
+    rows.append(("total", "", f"{sum(sizes.values()):,}"))
+    widths = [max(10, *(len(name) for name, _, _ in rows)), width, 11]
+    return "\n".join(
+        f"{name:<{widths[0]}} {shape:<{widths[1]}} {count:>{widths[2]}}"
+        for name, shape, count in rows
+    )
+
+
+def _cut(path: Sequence[str], most: int) -> str:
+    """Joins the names of a path; of too many characters, the longest names lose their middle."""
+    text = "/".join(path)
+    for limit in range(max(map(len, path), default=0), 4, -1):
+        head, tail = (limit - 1) // 2, limit // 2
+        names = (x if len(x) <= limit else f"{x[:head]}…{x[-tail:]}" for x in path)
+        if len(text := "/".join(names)) <= most:
+            break
+    return text
