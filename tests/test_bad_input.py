@@ -524,7 +524,8 @@ BAD_INPUT = {
         ("--config={tmp}/nowhere.py", "nowhere.py: no such file; expected a config file such as"),
         ("--config={tmp}/nowhere/a.py:7", "a.py:7: no such file; expected a config file such as"),
         ("--config=~nobody_here/a.py", "--config=~nobody_here/a.py: no such home directory; give"),
-        (["--config=" + "n" * 300], "nnn: cannot be read (File name too long); expected a config"),
+        (["--config=" + "n" * 300], "nnn: no config has that name; expected baseline,"),
+        (["--config=" + "n" * 300 + ".py"], "n.py: cannot be read (File name too long); expected"),
         (
             "--config={tmp}/confg",
             "no such file; did you mean {tmp}/config.py? expected a config file",

@@ -15,7 +15,12 @@ from mnist_jax.config import old_records, user_code
 from mnist_jax.config.user_code import OwnFile
 from mnist_jax.disk import local_path
 
-EXPECTED = "expected a config file such as configs/l2_sweep.py, or the config.json of a run"
+EXPECTED = (
+    "expected a config file such as configs/l2_sweep.py, the name of one that comes with the "
+    "package such as l2_sweep, or the config.json of a run"
+)
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""The configs that come with the package, in a checkout a link to those at its top."""
 
 # By what other tools call it, written small and in one word: what to do here.
 _ADVICE = {
@@ -96,7 +101,8 @@ def read_file(given: str) -> Found:
 
     Args:
         given: The path of a Python file, whose `get_config` is called with what follows a colon if
-            anything does; or of the `config.json` of a run.
+            anything does; or of the `config.json` of a run; or NAME, for NAME.py in the current
+            directory or, if there is none, among the configs that come with the package.
 
     Raises:
         UserError: There is none, it fails, or returns no config.
@@ -105,6 +111,9 @@ def read_file(given: str) -> Found:
     if not os.path.exists(path):
         start, colon, argument = str(path).partition(":")
         path = Path(start)
+    is_name = path.name == str(path) and not path.suffix
+    if is_name and (os.path.isdir(path) or not os.path.lexists(path)):
+        path = _find_by_name(path.name, given)
     if path.suffix == ".json" and os.path.isfile(path):
         return _read_record(given, path)
     if path.suffix != ".py" and os.path.exists(path) and not path.is_dir():
@@ -125,6 +134,20 @@ def read_file(given: str) -> Found:
         if "cannot be casted" in reason:  # ConfigDict's types
             reason += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"
         raise UserError(f"--config={given}: {reason}; mend the config file") from None
+
+
+def _find_by_name(name: str, given: str) -> Path:
+    """Returns the path of NAME.py here, or else among the configs that come with the package."""
+    for path in (Path(f"{name}.py"), CONFIGS / f"{name}.py"):
+        if os.path.lexists(path):
+            return path
+    known = sorted(path.stem for path in CONFIGS.glob("*.py"))
+    close = difflib.get_close_matches(name, [*known, *(x.stem for x in Path().glob("*.py"))], n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise UserError(
+        f"--config={given}: no config has that name; {meant}expected {', '.join(known)}, or a file:"
+        " FILE.py, or the config.json of a run"
+    )
 
 
 def _call(path: Path, content: bytes, arguments: list[str]) -> Any:
