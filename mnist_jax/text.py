@@ -1,4 +1,8 @@
-"""Names and errors as one line of text, whatever they hold."""
+"""What is printed: names and errors as one line, whatever they hold; tables."""
+
+import itertools
+import textwrap
+from collections.abc import Collection, Sequence
 
 
 def one_line(text: str) -> str:
@@ -11,3 +15,54 @@ def one_line(text: str) -> str:
 def error_line(error: BaseException, limit: int = 300) -> str:
     """Returns the type of an error and its message, of at most `limit` characters."""
     return one_line(" ".join(f"{type(error).__name__}: {error}".split())[:limit])
+
+
+def text_table(
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    groups: Sequence[str] = (),
+    left: Collection[int] = (0,),
+    width: int = 0,
+) -> str:
+    """Lays out cells in columns, two spaces apart.
+
+    Args:
+        names: Of the columns; may have several lines.
+        rows: The cells below them, as many a row; may have several lines, too.
+        groups: By column, what stands above it and above neighbours of the same group.
+        left: Numbers of the columns that hold text; the others, of numbers, end on the right.
+        width: Characters in a line, or 0 for any number: the widest of the columns with text
+            continues in further lines where it must.
+    """
+    cells = [[cell.split("\n") for cell in row] for row in (names, *rows)]
+    widths = [
+        max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)
+    ]
+    spans = [(group, len(list(members))) for group, members in itertools.groupby(groups)]
+    start, above = 0, list[str]()
+    for group, span in spans:
+        gaps = 2 * (span - 1)
+        widths[start] += max(0, len(group) - sum(widths[start : start + span]) - gaps)
+        above.append(group.center(sum(widths[start : start + span]) + gaps))
+        start += span
+    excess = sum(widths) + 2 * (len(widths) - 1) - width
+    if width and left and excess > 0:
+        widest = max(left, key=widths.__getitem__)
+        room = widths[widest] - excess
+        if room >= 10:
+            wrapped = [list(row) for row in rows]
+            for row in wrapped:
+                row[widest] = textwrap.fill(row[widest], room, break_on_hyphens=False)
+            return text_table(names, wrapped, groups=groups, left=left)
+    lines: list[Sequence[str]] = [above] if any(groups) else []
+    for i, row_cells in enumerate(cells):
+        height = max(map(len, row_cells))
+        padded = []
+        for j, cell in enumerate(row_cells):
+            filler = [""] * (height - len(cell))
+            align = str.ljust if j in left else str.rjust
+            whole = filler + cell if i == 0 else cell + filler
+            padded.append([align(line, widths[j]) for line in whole])
+        lines += zip(*padded, strict=True)
+    return "\n".join("  ".join(line).rstrip() for line in lines)

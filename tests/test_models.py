@@ -67,7 +67,7 @@ class Deep(nn.Module):
 def test_layers_of_layers_have_names_of_their_own_in_80_columns():
     lines = layer_table(describe(Deep(), (28, 28, 1), 10)).splitlines()
     assert len(lines) == 2 * 31 + 3
-    assert {len(line) for line in lines} == {80}
+    assert max(map(len, lines)) <= 80
     names = [line.split()[0] for line in lines[1:]]
     assert len(set(names)) == len(names)
     assert names[0] == "resi…ck_4/resi…ck_3/resi…ck_2/resi…ck_1/Conv_0"

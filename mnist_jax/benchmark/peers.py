@@ -25,6 +25,7 @@ from mnist_jax import UserError
 from mnist_jax.config.axes import MODELS
 from mnist_jax.config.grid import Point
 from mnist_jax.data.loading import Dataset
+from mnist_jax.text import text_table
 
 PACKAGES = {
     "keras": ("keras", "tensorflow"),
@@ -219,19 +220,16 @@ def compare_peers(
 
 
 def peer_lines(compared: Mapping[str, Mapping], left_out: Mapping[str, str]) -> list[str]:
-    """Returns the peers' part of the table."""
-    lines = []
-    if compared:
-        header = f"{'peer, one network at a time':<28}{'ms a step':>11}{'ours is faster':>18}"
-        lines += ["", f"{header}{'(min to max)':>20}"]
+    """Returns what is printed about the peers: a table, and why others are not in it."""
+    rows = []
     for name, peer in compared.items():
         label = f"{name} ({' '.join(f'{k} {v}' for k, v in peer['versions'].items() if k == name)})"
         times = peer["ratio"]
-        extremes = f"({times['min']:.2f} to {times['max']:.2f})"
-        lines.append(
-            f"{label:<28}{peer['ms_per_step']:>11.3f}{times['median']:>12.2f} times{extremes:>20}"
-        )
-    return lines + [f"{name} is left out: {why}" for name, why in left_out.items()]
+        extremes = f"{times['min']:.2f} to {times['max']:.2f}"
+        rows.append([label, f"{peer['ms_per_step']:.3f}", f"{times['median']:.2f} times", extremes])
+    names = ("peer, one network at a time", "ms a step", "ours is faster", "min to max")
+    tables = [text_table(names, rows)] if rows else []
+    return tables + [f"{name} is left out: {why}" for name, why in left_out.items()]
 
 
 class Timings(NamedTuple):

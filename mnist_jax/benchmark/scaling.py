@@ -32,6 +32,7 @@ from mnist_jax.benchmark.peers import Epoch, PeerError, Side, Timings, say, with
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data.loading import Dataset
 from mnist_jax.runs.provenance import provenance
+from mnist_jax.text import text_table
 from mnist_jax.training.jax_setup import start_jax
 
 WORK_PER_ROUND = 150e9
@@ -154,20 +155,19 @@ def table(record: Mapping[str, Any]) -> str:
         f" a trial's parameters: {rows[0]['memory']['parameter_bytes'] / 1e6:,.3f} MB, its whole"
         f" state: {rows[0]['memory']['state_bytes'] / 1e6:,.3f} MB",
         "",
-        f"{'':>8}{'ms a step and trial':>33}{'images':>12}{'seconds to':>12}{'MB a':>11}"
-        f"{'MB a trial,':>13}{'peak MB':>11}",
-        f"{'trials':>8}{'median':>11}{'min':>11}{'max':>11}{'a second':>12}{'compile':>12}"
-        f"{'device':>11}{'data apart':>13}{'a device':>11}",
     ]
+    names = ["trials", "median", "min", "max", "images\na second", "seconds to\ncompile"]
+    names += ["MB a\ndevice", "MB a trial,\ndata apart", "peak MB\na device"]
+    cells = []
     for row in rows:
         memory = row["memory"]
         peak = "" if memory["peak_bytes"] is None else f"{memory['peak_bytes'] / 1e6:,.1f}"
-        lines.append(
-            f"{row['trials']:>8}{row['ms_per_step']:>11,.4f}{row['ms_per_step_min']:>11,.4f}"
-            f"{row['ms_per_step_max']:>11,.4f}{row['images_per_second']:>12,.0f}"
-            f"{row['compile_seconds']:>12.1f}{memory['device_bytes'] / 1e6:>11,.1f}"
-            f"{memory['trial_bytes'] / 1e6:>13,.3f}{peak:>11}".rstrip()
-        )
+        ms = [f"{row[f'ms_per_step{which}']:,.4f}" for which in ("", "_min", "_max")]
+        speed = [f"{row['images_per_second']:,.0f}", f"{row['compile_seconds']:.1f}"]
+        sizes = [f"{memory['device_bytes'] / 1e6:,.1f}", f"{memory['trial_bytes'] / 1e6:,.3f}"]
+        cells.append([str(row["trials"]), *ms, *speed, *sizes, peak])
+    groups = ["", *["ms a step and trial"] * 3, *[""] * 5]
+    lines.append(text_table(names, cells, groups=groups, left=()))
     lines += [f"{name} is left out: {why}" for name, why in record["left_out"].items()]
     return "\n".join(lines)
 

@@ -36,6 +36,7 @@ from mnist_jax.benchmark.peers import (
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data import loading
 from mnist_jax.runs.provenance import provenance
+from mnist_jax.text import text_table
 from mnist_jax.training.jax_setup import start_jax
 
 WORK_PER_ROUND = 150e9
@@ -398,22 +399,22 @@ def table(record: Mapping[str, Any]) -> str:
         f" matmul precision {devices['matmul_precision']}",
         f"{r['mflop_per_step']:.1f} MFLOP a step if computed plainly; {r['steps_per_round']} of"
         f" {r['steps_per_epoch']} steps a round; load average {r['load_average']:.1f} before",
-        "",
-        f"{'':<28}{'median':>11}{'min':>11}{'max':>11}",
-        _row("ms a step and trial", r, "ms_per_step", ",.3f"),
-        _row("images a second, all trials", r, "images_per_second", ",.0f"),
-        f"{'GFLOP/s':<28}{r['gflops']:>11.1f}   {r['share_of_peak']:.0%} of the"
-        f" {r['matmul_peak_gflops']:.1f} that matrix products reach",
-        f"{'seconds to lower':<28}{r['lower_seconds']:>11.2f}",
-        f"{'seconds to compile':<28}{r['compile_seconds']:>11.2f}",
-        "",
-        f"{'where a step goes':<28}{'ms':>11}{'of a step':>11}",
+        f"{r['gflops']:.1f} GFLOP/s, {r['share_of_peak']:.0%} of the"
+        f" {r['matmul_peak_gflops']:.1f} that matrix products reach;"
+        f" {r['lower_seconds']:.2f} seconds to lower, {r['compile_seconds']:.2f} to compile",
     ]
-    for name, ms in stages.items():
-        lines.append(f"{STAGES[name]:<28}{ms:>11.4f}{ms / r['ms_per_step']:>11.1%}")
-    return "\n".join(lines + peer_lines(r["peers"], r["peers_left_out"]))
-
-
-def _row(label: str, record: Mapping[str, Any], name: str, style: str) -> str:
-    cells = (format(record[key], style) for key in (name, f"{name}_min", f"{name}_max"))
-    return f"{label:<28}{''.join(f'{cell:>11}' for cell in cells)}"
+    speed = [
+        [what, *(format(r[f"{name}{which}"], style) for which in ("", "_min", "_max"))]
+        for what, name, style in (
+            ("ms a step and trial", "ms_per_step", ",.3f"),
+            ("images a second, all trials", "images_per_second", ",.0f"),
+        )
+    ]
+    parts = [
+        [STAGES[name], f"{ms:.4f}", f"{ms / r['ms_per_step']:.1%}"] for name, ms in stages.items()
+    ]
+    tables = [
+        text_table(("", "median", "min", "max"), speed),
+        text_table(("where a step goes", "ms", "of a step"), parts),
+    ]
+    return "\n\n".join(["\n".join(lines), *tables, *peer_lines(r["peers"], r["peers_left_out"])])

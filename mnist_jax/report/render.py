@@ -22,7 +22,7 @@ from mnist_jax.report import canvas
 from mnist_jax.report.tables import Table
 from mnist_jax.runs import workdirs
 from mnist_jax.runs.results import Row, Run
-from mnist_jax.text import error_line, one_line
+from mnist_jax.text import error_line, one_line, text_table
 
 _GENERATOR = '<meta name="generator" content="mnist_jax.report">'  # marks what may be overwritten
 
@@ -58,16 +58,9 @@ def _groups(table: Table) -> list[tuple[str, int]]:
 
 def to_terminal(table: Table) -> str:
     """Renders a table for a fixed-width font."""
-    lines = [[name for _, name in table.columns], *([*map(one_line, row)] for row in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    head, start = [], 0
-    for group, span in _groups(table):
-        gaps = 2 * (span - 1)
-        widths[start] += max(0, len(group) - sum(widths[start : start + span]) - gaps)
-        head.append(group.center(sum(widths[start : start + span]) + gaps))
-        start += span
-    lines = [head, *([*map(str.rjust, line, widths)] for line in lines)]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    groups, names = zip(*table.columns, strict=True)
+    rows = [[one_line(cell) for cell in row] for row in table.rows]
+    return text_table(names, rows, groups=groups, left=())
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

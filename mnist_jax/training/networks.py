@@ -13,6 +13,7 @@ from flax import linen as nn
 from mnist_jax import UserError
 from mnist_jax.config import user_code
 from mnist_jax.layers import Conv
+from mnist_jax.text import text_table
 
 
 class Network(NamedTuple):
@@ -295,17 +296,13 @@ def layer_table(network: Network) -> str:
     layers, _, _ = _trace(network)
     sizes = {layer.path: layer.num_parameters for layer in layers}  # a layer may be called twice
     shapes = [f"({', '.join(['batch', *map(str, layer.shape[1:])])})" for layer in layers]
-    width = max(20, *map(len, shapes))
-    rows = [("Layer", "Output shape", "Parameters")]
-    for layer, shape in zip(layers, shapes, strict=True):
-        name = _cut(layer.path, 80 - len(f" {'':{width}} {'Parameters':>11}"))
-        rows.append((name or "model", shape, f"{layer.num_parameters:,}"))
+    room = 80 - max(map(len, shapes)) - len("    Parameters")
+    rows = [
+        (_cut(layer.path, room) or "model", shape, f"{layer.num_parameters:,}")
+        for layer, shape in zip(layers, shapes, strict=True)
+    ]
     rows.append(("total", "", f"{sum(sizes.values()):,}"))
-    widths = [max(10, *(len(name) for name, _, _ in rows)), width, 11]
-    return "\n".join(
-        f"{name:<{widths[0]}} {shape:<{widths[1]}} {count:>{widths[2]}}"
-        for name, shape, count in rows
-    )
+    return text_table(("Layer", "Output shape", "Parameters"), rows, left=(0, 1))
 
 
 def _cut(path: Sequence[str], most: int) -> str:

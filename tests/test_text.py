@@ -1,0 +1,35 @@
+"""Tables in a terminal."""
+
+import pytest
+
+from mnist_jax.text import text_table
+
+
+def test_numbers_end_and_texts_begin_below_each_other():
+    rows = [("a", "1.5", "10"), ("long", "20.0", "3")]
+    assert text_table(("", "seconds to\ncompile", "MB"), rows).splitlines() == [
+        "      seconds to",
+        "         compile  MB",
+        "a            1.5  10",
+        "long        20.0   3",
+    ]
+
+
+@pytest.mark.parametrize("group", ["ab", "wider than both columns"])
+def test_a_group_stands_above_its_columns(group):
+    rows = [("1", "22", "333")]
+    above, *table = text_table("nab", rows, groups=("", group, group), left=()).splitlines()
+    assert above.index(group) >= 3
+    assert len(above) <= len(table[0])
+    assert {len(line) for line in table} == {len(table[0])}
+    assert table[0].split() == ["n", "a", "b"]
+
+
+def test_a_text_without_room_continues_in_further_lines_and_nothing_is_lost():
+    rows = [("98.12", "optimizer=adamw, learning_rate=0.001", "3"), ("7.00", "optimizer=sgd", "3")]
+    assert text_table(("mean", "point", "n"), rows, left=(1,), width=32).splitlines() == [
+        " mean  point                n",
+        "98.12  optimizer=adamw,     3",
+        "       learning_rate=0.001",
+        " 7.00  optimizer=sgd        3",
+    ]
