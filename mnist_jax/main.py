@@ -19,7 +19,7 @@ from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.data import cache
-from mnist_jax.runs import results, workdirs
+from mnist_jax.runs import choosing, records, results, summaries, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.training import hosts
 from mnist_jax.training.jax_setup import start_jax
@@ -90,7 +90,7 @@ def run(
                 made = process.record() | {"devices": trials.devices}
                 made["data_checksum"] = dataset.checksum
                 run = workdirs.digest(config, dataset.checksum)
-                results.write_summary(
+                summaries.write_summary(
                     path,
                     trials.rows,
                     axes_of(config),
@@ -130,8 +130,8 @@ def _report(path: Path) -> str:
         return one_run.describe(path)
 
 
-def _end(rows: list[results.Row]) -> None:
-    if results.count_diverged(rows) == len(rows):
+def _end(rows: list[records.Row]) -> None:
+    if choosing.count_diverged(rows) == len(rows):
         print("every trial diverged; lower the learning rate", file=sys.stderr)
         sys.exit(3)
 

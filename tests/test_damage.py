@@ -18,7 +18,7 @@ from test_shards import make_shards
 from mnist_jax import UserError
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.report import epoch_figures, one_run, render, tables
-from mnist_jax.runs import records, results, runner, shards, workdirs
+from mnist_jax.runs import records, runner, shards, workdirs
 from mnist_jax.runs.provenance import Process
 
 RECORDS = ("config.json", "summary.json", "results.csv", "metrics.jsonl", "chosen_trial.npz")

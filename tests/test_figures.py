@@ -21,7 +21,7 @@ from mnist_jax.report import (
     several_runs,
     trial_figures,
 )
-from mnist_jax.runs import results
+from mnist_jax.runs import choosing, labels
 from mnist_jax.runs.workdirs import NAMES
 
 
@@ -100,9 +100,9 @@ def test_of_many_points_best_median_and_worst_are_drawn(tmp_path):
     rates = (0.1, 0.2, 0.3, 0.4)
     run = make_run(tmp_path / "run", "validation", learning_rate=rates)
     figure, caption = epoch_figures.draw_curves(run)
-    order = results.ranked(run.summary["grid"], "best_validation_accuracy")
-    axes = results.varying(order)
-    wanted = [results.label(order[i], axes) for i in (0, 6, 11)]
+    order = choosing.ranked(run.summary["grid"], "best_validation_accuracy")
+    axes = labels.varying(order)
+    wanted = [labels.label(order[i], axes) for i in (0, 6, 11)]
     assert [ax.get_title() for ax in figure.axes] == wanted
     assert "of 12 grid points the best, the median and the worst" in caption
     same = make_run(tmp_path / "same", "last_epoch", learning_rate=rates, seeds=1)
@@ -203,7 +203,7 @@ def test_only_the_best_lines_of_many_are_drawn(tmp_path):
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(names) == 6
     assert "Of 8 combinations, 6 are drawn, those with the best points." in caption
-    best = results.ranked(run.summary["grid"], "best_test_accuracy")[0]
+    best = choosing.ranked(run.summary["grid"], "best_test_accuracy")[0]
     assert f"l2 {best['l2']:g}" in names
 
 

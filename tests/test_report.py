@@ -23,7 +23,7 @@ from mnist_jax.config.old_records import upgrade_record
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data.loading import Dataset
 from mnist_jax.report import one_run, render, several_runs, tables
-from mnist_jax.runs import records, results, workdirs
+from mnist_jax.runs import choosing, chosen_trial, labels, records, summaries, workdirs
 from mnist_jax.runs.provenance import provenance
 
 L2S = (1e-3, 7.5e-4, 1e-6)
@@ -69,7 +69,7 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     for num_epochs in dict.fromkeys(point["num_epochs"] for point in points):
         mine = [trial for trial in trials if trial["num_epochs"] == num_epochs]
         lost = [i for i, trial in enumerate(mine) if trial["trial"] in diverging]
-        recorder = records.Recorder(path, mine, results.varying(trials), protocol, metrics)
+        recorder = records.Recorder(path, mine, labels.varying(trials), protocol, metrics)
         for epoch in range(num_epochs):
             found = {}
             for split in filter(None, ("train", p.held_out)):
@@ -111,17 +111,17 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     probabilities[np.arange(40), LABELS] = 0.55
     probabilities[:3] = np.roll(probabilities[:3], 1, axis=1)  # three mistakes
     params = {"hidden_1": {"kernel": generator.normal(size=(784, 8)), "bias": np.zeros(8)}}
-    chosen = results.choose_trial(rows, protocol)["trial"]
+    chosen = choosing.choose_trial(rows, protocol)["trial"]
     if chosen in diverging:
         probabilities = np.full((40, 10), math.nan)
-    results.write_chosen_trial(path, chosen, {"params": params}, probabilities, data)
+    chosen_trial.write_chosen_trial(path, chosen, {"params": params}, probabilities, data)
     seconds = {"load": 1.0, "compile": 2.0, "train": 3.0, "total": 6.0}
     made = provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
     made["command"] = "python -m mnist_jax.main --config=made_up.py"
     made["data_checksum"] = data.checksum
     num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
     run = workdirs.digest(config, made["data_checksum"])
-    results.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, run=run)
+    summaries.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, run=run)
     return one_run.read_run(path)
 
 
@@ -350,8 +350,8 @@ def test_accuracies_of_more_than_all_images_are_damage(tmp_path, column, value):
     ],
 )
 def test_the_scale_of_a_metric_is_known_if_it_is_built_in(column, scale):
-    assert results.scale_of(column, {"train": 10, "validation": 20, "test": 30}) == scale
-    assert set(axes.METRICS) == results.MEASURES.keys()
+    assert summaries.scale_of(column, {"train": 10, "validation": 20, "test": 30}) == scale
+    assert set(axes.METRICS) == summaries.MEASURES.keys()
 
 
 # --- what can be told apart ---
@@ -504,7 +504,7 @@ def test_identical_trials_are_called_identical(tmp_path):
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.1, 0.2))
     for rows in (run.results[3:6], run.results[6:]):  # both as the best
         for row, same in zip(rows, run.results, strict=False):
-            row.update({c: same[c] for c in results.measured(same, run.axes)})
+            row.update({c: same[c] for c in summaries.measured(same, run.axes)})
     assert "It has identical results, trial by trial, to l2 0.00075; l2 1e-06." in verdict(run)
     assert "told apart" not in verdict(run)
     [row, _] = cells(tables.comparison_table(run, one_run.compare_best(run).others))
@@ -1051,8 +1051,8 @@ def test_no_two_rows_have_one_name(tmp_path):
     names = [cell["l2"] + cell["momentum"] for cell in cells(tables.results_table(run))]
     assert len(set(names)) == 6
     assert {name[:9] for name in names} == {"00.999999", "0.1234567", "0.1234568"}
-    axes = results.varying(run.summary["grid"])
-    assert len({results.label(point, axes) for point in run.summary["grid"]}) == 6
+    axes = labels.varying(run.summary["grid"])
+    assert len({labels.label(point, axes) for point in run.summary["grid"]}) == 6
     assert "0.1234567" in verdict(run)
     assert ["l2", "0, 0.1234567, 0.1234568"] in tables.key_values(run.config).rows
 
@@ -1089,9 +1089,9 @@ OPTIMIZERS = {
 def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
     run = own_run(tmp_path / "run", **OPTIMIZERS)
     grid = run.summary["grid"]
-    axes = results.varying(grid)
+    axes = labels.varying(grid)
     assert set(axes) == {"optimizer", "momentum", "b2"}  # of nesterov there is one value
-    assert [results.label(point, axes) for point in grid] == [
+    assert [labels.label(point, axes) for point in grid] == [
         "optimizer sgd, momentum 0",
         "optimizer sgd, momentum 0.9",
         "optimizer adamw, b2 0.99",
@@ -1103,8 +1103,8 @@ def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
     assert table["lion—"]["momentum"] == "—"
     assert "None" not in page(run)
     del grid[0]["b2"]  # of a run that has no such axis, beside others
-    assert results.label(grid[0], axes) == "optimizer sgd, momentum 0"
-    assert results.varying(grid) == axes
+    assert labels.label(grid[0], axes) == "optimizer sgd, momentum 0"
+    assert labels.varying(grid) == axes
 
 
 @pytest.mark.parametrize(
@@ -1138,5 +1138,5 @@ def test_networks_are_named(tmp_path, model, name, options):
     ],
 )
 def test_digits_tell_values_apart(values, texts):
-    digits = results.num_digits(values)
-    assert tuple(results.shown(value, digits) for value in values) == texts
+    digits = labels.num_digits(values)
+    assert tuple(labels.shown(value, digits) for value in values) == texts

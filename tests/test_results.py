@@ -15,7 +15,16 @@ from base import BASE as SMALL
 from mnist_jax import UserError, disk, stats
 from mnist_jax.config.protocol import PROTOCOLS, protocol_name
 from mnist_jax.data.loading import Dataset
-from mnist_jax.runs import records, results, workdirs
+from mnist_jax.runs import (
+    choosing,
+    chosen_trial,
+    comparing,
+    labels,
+    records,
+    results,
+    summaries,
+    workdirs,
+)
 from mnist_jax.runs.provenance import provenance
 
 BASE = SMALL | {"hidden_sizes": (64, 32), "num_epochs": 3}
@@ -72,7 +81,7 @@ def finished_run(path, protocol="test"):
     rows = rows_of(workdir, protocol)
     records.write_results(workdir, rows)
     data = dataset()
-    results.write_summary(workdir, rows, list(BASE), protocol, data.name, data.num_images, MADE)
+    summaries.write_summary(workdir, rows, list(BASE), protocol, data.name, data.num_images, MADE)
     return results.read_run(workdir)
 
 
@@ -83,7 +92,7 @@ def test_trials_are_named_by_every_axis():
     assert set(TRIALS[0]) == {"trial", "point", "seed", "dataset", *BASE}
     assert TRIALS[0]["hidden_sizes"] == "64-32"
     assert TRIALS[0]["conv_features"] == "none"  # an empty cell would be a missing value
-    assert results.varying(TRIALS) == ("l2",)
+    assert labels.varying(TRIALS) == ("l2",)
 
 
 def test_metrics_have_one_row_per_epoch_and_trial(tmp_path):
@@ -134,13 +143,13 @@ def test_the_protocol_chooses(tmp_path, protocol, point, trial):
 @pytest.mark.parametrize("protocol", ["validation", "validation_last_epoch", "last_epoch"])
 def test_an_honest_choice_is_the_same_whatever_the_test_scores(tmp_path, protocol):
     rows = rows_of(tmp_path / "run", protocol)
-    chosen = results.choose_trial(rows, protocol)["trial"]
+    chosen = choosing.choose_trial(rows, protocol)["trial"]
     rng = np.random.default_rng(0)
     for _ in range(20):
         other = [
             row | {name: rng.random() for name in row if name.startswith("test")} for row in rows
         ]
-        assert results.choose_trial(other, protocol)["trial"] == chosen
+        assert choosing.choose_trial(other, protocol)["trial"] == chosen
 
 
 @pytest.mark.parametrize(
@@ -174,7 +183,7 @@ def test_a_grid_points_statistics_are_those_of_its_trials(tmp_path):
         ("validation_objective", (0, 0, math.inf)),
     ):
         num_images = {"train": 10, "validation": 20, "test": 30}
-        assert results.scale_of(column, num_images) == scale
+        assert summaries.scale_of(column, num_images) == scale
     assert results.by_seed(run, point, "best_test_accuracy") == {0: 0.7, 1: 0.4}
 
 
@@ -187,8 +196,8 @@ def test_diverged_trials_are_named_and_left_out(tmp_path):
         recorder.add(epoch, {"train_loss": loss, "test_accuracy": accuracy})
     rows = recorder.rows({})
     assert [row["diverged_epoch"] for row in rows] == [0, 2, 0, 0]
-    assert results.count_diverged(rows) == 1
-    first, second = results.summarise(rows, list(BASE), dataset().num_images)
+    assert choosing.count_diverged(rows) == 1
+    first, second = summaries.summarise(rows, list(BASE), dataset().num_images)
     assert first["diverged_seeds"] == [1]
     assert first["statistics"]["test_accuracy"]["n"] == 1
     run = finished_run(tmp_path / "run")._replace(results=rows)
@@ -198,9 +207,9 @@ def test_diverged_trials_are_named_and_left_out(tmp_path):
     compared = stats.compare(by_seed, second_by_seed, stats.Scale(1 / 4))
     assert (compared.n, compared.paired) == (1, True)
     assert first["statistics"]["test_accuracy"]["mean"] == 0.5
-    ranked = results.ranked([first, second], "best_test_accuracy")
+    ranked = choosing.ranked([first, second], "best_test_accuracy")
     assert [point["point"] for point in ranked] == [1, 0]  # although 0.5 is more than 0.45
-    assert results.choose_trial(rows, "test")["trial"] == 2
+    assert choosing.choose_trial(rows, "test")["trial"] == 2
 
 
 def test_a_trial_that_its_last_update_loses_has_diverged_too(tmp_path):
@@ -213,9 +222,9 @@ def test_a_trial_that_its_last_update_loses_has_diverged_too(tmp_path):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_trial_is_chosen_even_if_all_diverged(tmp_path, protocol):
     rows = [row | {"diverged_epoch": 1} for row in rows_of(tmp_path / "run", protocol)]
-    assert results.choose_trial(rows, protocol)["trial"] in range(4)
+    assert choosing.choose_trial(rows, protocol)["trial"] in range(4)
     data = dataset()
-    results.write_summary(tmp_path, rows, list(BASE), protocol, data.name, data.num_images, {})
+    summaries.write_summary(tmp_path, rows, list(BASE), protocol, data.name, data.num_images, {})
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["grid"][0]["statistics"]["train_loss"]["mean"] is None
 
@@ -228,7 +237,7 @@ def test_points_are_compared_by_seed_and_corrected_for_all_pairs(tmp_path):
         for point, accuracy in enumerate((0.9, 0.55))
     ]
     run = run._replace(results=run.results + third)
-    (found,) = results.compare_points(run, first, [second])
+    (found,) = comparing.compare_points(run, first, [second])
     scale = stats.Scale(1 / 4, 0.0, 1.0)
     expected = stats.compare({0: 0.8, 1: 0.9, 2: 0.9}, {0: 0.7, 1: 0.4, 2: 0.55}, scale)
     assert {k: found[k] for k in expected._fields} == expected._asdict()
@@ -238,9 +247,9 @@ def test_points_are_compared_by_seed_and_corrected_for_all_pairs(tmp_path):
         summary=run.summary | {"grid": three},
         results=run.results + [row | {"point": 2} for row in run.results if row["point"]],
     )
-    found = results.compare_points(run, first, three[1:])
+    found = comparing.compare_points(run, first, three[1:])
     assert found[0]["p_holm"] == pytest.approx(min(1, 3 * found[0]["p"]))
-    (same,) = results.compare_points(run, second, three[2:])
+    (same,) = comparing.compare_points(run, second, three[2:])
     assert same["identical"]
     assert (same["difference"], same["p_holm"]) == (0, pytest.approx(math.nan, nan_ok=True))
 
@@ -261,7 +270,7 @@ def claims(counts, num_images):
     run = made_up(counts / num_images, num_images)
     order = np.argsort(-counts.mean(1), kind="stable")
     best, *others = (run.summary["grid"][i] for i in order)
-    return any(test["p_holm"] < 0.05 for test in results.compare_points(run, best, others))
+    return any(test["p_holm"] < 0.05 for test in comparing.compare_points(run, best, others))
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
@@ -289,7 +298,7 @@ def test_ten_seeds_show_as_much_as_before_counts_were_allowed_for(num_images, sc
         pair[0] = np.rint(pair[0] + effect)
         run = made_up(pair / num_images, num_images)
         first, second = run.summary["grid"]
-        (test,) = results.compare_points(run, first, [second])
+        (test,) = comparing.compare_points(run, first, [second])
         shown += test["p"] < 0.05 / family
     assert shown / 300 == pytest.approx(0.8, abs=0.07)  # three standard errors
 
@@ -298,7 +307,7 @@ def test_a_chosen_trial_shows_its_most_confident_mistakes(tmp_path):
     probabilities = np.full((4, 10), 0.01, np.float32)
     probabilities[[0, 1, 2, 3], [3, 7, 8, 9]] = (0.99, 0.6, 0.9, 0.3)  # the first is right
     params = {"output": {"kernel": np.ones((2, 3), np.float32)}}
-    results.write_chosen_trial(tmp_path, 5, {"params": params}, probabilities, dataset())
+    chosen_trial.write_chosen_trial(tmp_path, 5, {"params": params}, probabilities, dataset())
     with np.load(tmp_path / "chosen_trial.npz", allow_pickle=False) as saved:
         assert saved["trial"] == 5
         assert saved["mistakes"].tolist() == [2, 1, 3]
@@ -583,7 +592,7 @@ def test_equal_trials_tie_in_any_order():
         for point, order in [(0, (0, 1, 2)), (1, (2, 1, 0))]
         for i in order
     ]
-    grid = results.summarise(rows, list(BASE), dataset().num_images)
+    grid = summaries.summarise(rows, list(BASE), dataset().num_images)
     first, second = (point["statistics"]["test_accuracy"]["mean"] for point in grid)
     assert first == second
 

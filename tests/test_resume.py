@@ -28,7 +28,7 @@ from mnist_jax import UserError, cli, main
 from mnist_jax.config.experiment import Experiment, read_config, read_experiment
 from mnist_jax.data.loading import Dataset
 from mnist_jax.report import one_run
-from mnist_jax.runs import records, results, runner, signals, workdirs
+from mnist_jax.runs import choosing, chosen_trial, records, results, runner, signals, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.training import machine, memory, recipes, sweep
 
@@ -1150,8 +1150,8 @@ def test_the_weights_are_those_of_the_chosen_trial(cut, tmp_path, size, cuts):
     """However memory parts the trials, and wherever the run is stopped."""
     trials = cut(tmp_path, size, cuts)
     assert [row["trial"] for row in trials.rows] == list(range(6))
-    assert results.choose_trial(trials.rows, "test")["trial"] == 0
-    assert results.trial_of_weights(tmp_path) == 0
+    assert choosing.choose_trial(trials.rows, "test")["trial"] == 0
+    assert chosen_trial.trial_of_weights(tmp_path) == 0
     assert rows(tmp_path) == 6
     cut(tmp_path / "whole", 6, False)
     with (
@@ -1187,7 +1187,7 @@ def test_weights_that_are_lost_are_made_again(cut, tmp_path, monkeypatch, lost):
 
     monkeypatch.setattr(records, "write_results", lose)
     cut(tmp_path, 2, False)
-    assert results.trial_of_weights(tmp_path) == 0
+    assert chosen_trial.trial_of_weights(tmp_path) == 0
     assert rows(tmp_path) == 6
 
 

@@ -13,7 +13,7 @@ from test_report import make_run
 from mnist_jax import UserError, disk
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.report import one_run, render, several_runs
-from mnist_jax.runs import provenance, records, results, shards, workdirs
+from mnist_jax.runs import provenance, records, shards, summaries, workdirs
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -197,7 +197,7 @@ def split(run, n, name="shard"):
         disk.write_text(path / "config.json", disk.to_json(config, indent=2))
         made["command"] = f"python -m mnist_jax.main --shard={i}/{n}"
         dataset, num_images = run.summary["dataset"], run.summary["num_images"]
-        results.write_summary(path, rows, run.axes, p, dataset, num_images, made)
+        summaries.write_summary(path, rows, run.axes, p, dataset, num_images, made)
         shutil.copy(run.workdir / "chosen_trial.npz", path)
         found.append(one_run.read_run(path))
     return found

@@ -17,7 +17,7 @@ from mnist_jax import UserError
 from mnist_jax.config import grid
 from mnist_jax.config.axes import SCHEDULES
 from mnist_jax.data.loading import Dataset
-from mnist_jax.runs import results
+from mnist_jax.runs import chosen_trial
 from mnist_jax.training import jax_setup, machine, sweep
 from mnist_jax.training.metrics import METRICS
 
@@ -223,8 +223,8 @@ def test_a_model_may_compute_in_fewer_bits(tmp_path):
     seen = sweep.predict(program.recipe, hyper, variables, dataset.test_images)
     of_labels = seen[np.arange(len(seen)), dataset.test_labels]
     assert metrics["test_loss"] == pytest.approx(-np.log(of_labels).mean())
-    results.write_chosen_trial(tmp_path, 0, variables, seen, dataset)
-    kept = results.read_chosen_trial(tmp_path)
+    chosen_trial.write_chosen_trial(tmp_path, 0, variables, seen, dataset)
+    kept = chosen_trial.read_chosen_trial(tmp_path)
     weights = variables["params"]["Dense_0"]["kernel"]
     assert weights.dtype == jnp.bfloat16
     np.testing.assert_array_equal(kept["params/Dense_0/kernel"], weights.astype(np.float32))

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from mnist_jax import stats
 from mnist_jax.report import canvas
 from mnist_jax.report.render import fill_in, markdown_table, record
-from mnist_jax.runs import results
+from mnist_jax.runs import choosing, labels, results
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
 
@@ -69,12 +69,12 @@ def percent(share: float) -> str:
 def ranking(run: Run, most: int) -> str:
     """Lists the best points of a search, by their accuracy on validation images."""
     rows = []
-    for point in results.ranked(run.summary["grid"], results.protocol(run).criterion)[:most]:
+    for point in choosing.ranked(run.summary["grid"], results.protocol(run).criterion)[:most]:
         found = point["statistics"]["validation_accuracy"]
         accuracy = percent(found["mean"])
         if found["n"] > 1:
             accuracy += f" ± {percent(found['std_ddof1'])}"
-        rows.append([results.shown(point[axis]) for axis in SEARCHED] + [str(found["n"]), accuracy])
+        rows.append([labels.shown(point[axis]) for axis in SEARCHED] + [str(found["n"]), accuracy])
     names = [axis.replace("_", " ") for axis in SEARCHED]
     return markdown_table([*names, "seeds", "validation accuracy, %: mean ± sd"], rows)
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnist_jax.config.protocol import Protocol
+from mnist_jax.runs.labels import count
 from mnist_jax.runs.records import Row
-from mnist_jax.runs.results import Run, count
+from mnist_jax.runs.results import Run
 
 MAX_POINTS = 20  # of many, that are listed
 # Colour-blind safe: M. Okabe, K. Ito, "Color Universal Design", 2008.

@@ -25,8 +25,10 @@ from mnist_jax.report.canvas import (
     subplots,
 )
 from mnist_jax.run_files import BadFileError
+from mnist_jax.runs.choosing import ranked
+from mnist_jax.runs.labels import label, varying
 from mnist_jax.runs.records import Row
-from mnist_jax.runs.results import Run, label, protocol, ranked, unreadable, varying
+from mnist_jax.runs.results import Run, protocol, unreadable
 
 MAX_PANELS = 9
 MAX_CURVES = 12  # in one panel

@@ -25,17 +25,10 @@ from mnist_jax.report.canvas import (
     sound_trials,
     subplots,
 )
-from mnist_jax.runs.results import (
-    Row,
-    Run,
-    count,
-    label,
-    num_digits,
-    protocol,
-    ranked,
-    shown,
-    varying,
-)
+from mnist_jax.runs.choosing import ranked
+from mnist_jax.runs.labels import count, label, num_digits, shown, varying
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run, protocol
 
 MAX_CELLS = 100  # of a heat map, with numbers in them
 _KNOWN = {

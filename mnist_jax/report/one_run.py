@@ -35,18 +35,12 @@ from mnist_jax.report.tables import (
 from mnist_jax.report.trial_figures import chosen_words
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import results, shards, workdirs
-from mnist_jax.runs.records import columns_of
-from mnist_jax.runs.results import (
-    Row,
-    Run,
-    compare_points,
-    count,
-    count_diverged,
-    is_finite,
-    label,
-    protocol,
-    varying,
-)
+from mnist_jax.runs.choosing import count_diverged, is_finite
+from mnist_jax.runs.chosen_trial import read_chosen_trial as read_arrays
+from mnist_jax.runs.comparing import compare_points
+from mnist_jax.runs.labels import count, label, varying
+from mnist_jax.runs.records import Row, columns_of
+from mnist_jax.runs.results import Run, protocol
 from mnist_jax.text import one_line
 
 
@@ -170,12 +164,12 @@ def _is_whole(run: Run) -> bool:
 
 
 def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
-    """Reads the arrays of `results.write_chosen_trial`.
+    """Reads the arrays of `write_chosen_trial`.
 
     Raises:
         BadFileError: They are missing or damaged, or not of the run's chosen trial.
     """
-    chosen = results.read_chosen_trial(run.workdir)
+    chosen = read_arrays(run.workdir)
     classes, trial = len(datasets.CLASS_NAMES[run.summary["dataset"]]), run.summary["chosen_trial"]
     if chosen["probabilities"].shape[1] != classes or chosen["trial"] != trial:
         said = f"it is not of trial {trial}, which was chosen"
@@ -235,7 +229,7 @@ class Found(NamedTuple):
 
     Attributes:
         point: The point.
-        others: Each other one, with what `results.compare_points` returns of it.
+        others: Each other one, with what `comparing.compare_points` returns of it.
     """
 
     point: Row

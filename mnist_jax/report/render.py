@@ -21,7 +21,8 @@ from mnist_jax import UserError, disk, run_files
 from mnist_jax.report import canvas
 from mnist_jax.report.tables import Table
 from mnist_jax.runs import workdirs
-from mnist_jax.runs.results import Row, Run
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run
 from mnist_jax.text import error_line, one_line, text_table
 
 _GENERATOR = '<meta name="generator" content="mnist_jax.report">'  # marks what may be overwritten

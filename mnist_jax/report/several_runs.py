@@ -25,7 +25,10 @@ from mnist_jax.report.tables import (
     signed,
 )
 from mnist_jax.runs import workdirs
-from mnist_jax.runs.results import Run, compare, count, is_finite, label, protocol, varying
+from mnist_jax.runs.choosing import is_finite
+from mnist_jax.runs.comparing import compare
+from mnist_jax.runs.labels import count, label, varying
+from mnist_jax.runs.results import Run, protocol
 from mnist_jax.text import one_line
 
 _SHAPES_TRIALS = (

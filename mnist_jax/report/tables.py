@@ -12,21 +12,11 @@ from typing import Any, NamedTuple
 from mnist_jax.config.axes import metric_name
 from mnist_jax.report.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.runs import records
-from mnist_jax.runs.records import at_best
-from mnist_jax.runs.results import (
-    MEASURES,
-    Row,
-    Run,
-    count,
-    count_diverged,
-    is_finite,
-    label,
-    num_digits,
-    protocol,
-    ranked,
-    shown,
-    varying,
-)
+from mnist_jax.runs.choosing import count_diverged, is_finite, ranked
+from mnist_jax.runs.labels import count, label, num_digits, shown, varying
+from mnist_jax.runs.records import Row, at_best
+from mnist_jax.runs.results import Run, protocol
+from mnist_jax.runs.summaries import MEASURES
 from mnist_jax.text import one_line
 
 LEVEL = 0.05  # corrected p-values below it tell grid points apart
@@ -217,7 +207,7 @@ _COMPARISON_COLUMNS = (
 
 
 def _comparison_cells(test: Row) -> list[str]:
-    """Shows a comparison, as `results.compare_points` returns it, in `_COMPARISON_COLUMNS`."""
+    """Shows a comparison, as `compare_points` returns it, in `_COMPARISON_COLUMNS`."""
     n = test["n"]
     kind = f"paired, n = {n}" if test["paired"] else f"Welch, n = {n} or more"
     if not is_finite(test["p"]):
@@ -227,7 +217,7 @@ def _comparison_cells(test: Row) -> list[str]:
 
 
 def comparison_table(run: Run, compared: Sequence[tuple[Row, Row]]) -> Table:
-    """Returns a row per compared point, with what `results.compare_points` returns of it."""
+    """Returns a row per compared point, with what `compare_points` returns of it."""
     axes = varying(run.summary["grid"])
     names = [("", axis.replace("_", " ")) for axis in axes]
     rows = [

@@ -8,7 +8,8 @@ import numpy as np
 from mnist_jax.data import datasets
 from mnist_jax.data.loading import image_shape
 from mnist_jax.report.canvas import COLORS, NothingToDrawError, add_title, subplots
-from mnist_jax.runs.results import Run, label, protocol, varying
+from mnist_jax.runs.labels import label, varying
+from mnist_jax.runs.results import Run, protocol
 
 MAX_UNITS = 48
 

@@ -23,7 +23,7 @@ from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data.loading import Dataset, image_shape
-from mnist_jax.runs import records, results, workdirs
+from mnist_jax.runs import choosing, chosen_trial, labels, records, workdirs
 from mnist_jax.runs.checkpoints import MANIFEST, Checkpoints
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.records import Recorder, Row
@@ -124,7 +124,7 @@ class Runner:
         if part := next((part for part in self._parts if not done.issuperset(part)), None):
             return part
         chosen = self._choose(self.rows)
-        if hosts.first(lambda: results.trial_of_weights(self._path)) == chosen:
+        if hosts.first(lambda: chosen_trial.trial_of_weights(self._path)) == chosen:
             return None
         if chosen in self._taken_up:
             said = f"the weights of trial {chosen} cannot be read back; the report lacks them"
@@ -135,7 +135,7 @@ class Runner:
         return next(part for part in self._parts if chosen in part)
 
     def _choose(self, rows: Sequence[Row]) -> int:
-        return results.choose_trial(rows, self._experiment.protocol)["trial"]
+        return choosing.choose_trial(rows, self._experiment.protocol)["trial"]
 
     def _compile(self, part: Part) -> sweep.Sweep:
         dataset, devices = self._dataset, self._experiment.devices
@@ -156,7 +156,7 @@ class Runner:
         experiment = self._experiment
         num_epochs: int = self._experiment.point_of(part[0])["num_epochs"]
         names = [self._names[trial] for trial in part]
-        axes = results.varying(self._names)
+        axes = labels.varying(self._names)
         path = self._path if hosts.is_first() else None
         recorder = Recorder(path, names, axes, experiment.protocol, experiment.metrics)
         folder, kept = checkpoint_folder(self._path, part), experiment.checkpoints_kept
@@ -227,7 +227,7 @@ class Runner:
                 hyper = sweep.trial_of(program.trials, part.index(chosen))
                 seen = sweep.predict(recipe, hyper, weights, dataset.test_images)
                 first = recipe.network.first_kernel
-                results.write_chosen_trial(self._path, chosen, weights, seen, dataset, first)
+                chosen_trial.write_chosen_trial(self._path, chosen, weights, seen, dataset, first)
             self._seconds["train"] = before + time.monotonic() - started
             self._process.note()
             records.write_results(self._path, rows)
@@ -257,7 +257,7 @@ class Runner:
             f"{dataset.name} ({dataset.source}): {len(dataset.train_labels)} training images;"
             f" {scored}"
         )
-        size = f"{results.count(num_trials, 'trial')} of {results.count(num_epochs, 'epoch')}"
+        size = f"{labels.count(num_trials, 'trial')} of {labels.count(num_epochs, 'epoch')}"
         print(size + f", going on after epoch {start}" * bool(start), flush=True)
 
     # --- what is done, and how the trials are parted ---
@@ -279,7 +279,7 @@ class Runner:
         if short := [trial for trial in known if there[trial] < known[trial]]:
             print(
                 f"warning: {self._path / 'metrics.jsonl'} was lost or cut: it holds "
-                f"{there[short[0]]} of {results.count(known[short[0]], 'epoch')} that trial "
+                f"{there[short[0]]} of {labels.count(known[short[0]], 'epoch')} that trial "
                 f"{short[0]} had done{', and less of others' * (len(short) > 1)}; what is missing "
                 "is trained again",
                 file=sys.stderr,

@@ -22,7 +22,7 @@ from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.config.old_records import with_files
 from mnist_jax.run_files import BadFileError
-from mnist_jax.runs import provenance, records, results, workdirs
+from mnist_jax.runs import choosing, chosen_trial, provenance, records, results, summaries, workdirs
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
 from mnist_jax.training.jax_setup import start_jax
@@ -79,7 +79,7 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
         if trials != list(range(number, len(rows), len(runs))):
             raise workdirs.damaged(run.workdir, "results.csv does not hold the trials of its shard")
     protocol = runs[0].summary["protocol"]
-    chosen = results.choose_trial(rows, protocol)
+    chosen = choosing.choose_trial(rows, protocol)
     experiment = read_experiment(str(runs[0].workdir / "config.json"), {}, shard="0/1")
     lines = _merge_metrics(runs, rows, experiment)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     config = runs[0].config | {"shard": "0/1"}
     more = missing | {"run": workdirs.digest(config, _checksum(runs[0]))}
     made = _provenance(runs)
-    results.write_summary(folder, rows, runs[0].axes, protocol, dataset, num_images, made, **more)
+    summaries.write_summary(folder, rows, runs[0].axes, protocol, dataset, num_images, made, **more)
     # Written last: with it, the folder holds a run.
     disk.write_text(folder / "config.json", disk.to_json(config, indent=2) + "\n")
 
@@ -218,7 +218,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     Raises:
         UserError: The shard chose another trial, whose weights cannot be had any more.
     """
-    if results.trial_of_weights(run.workdir) == chosen["trial"]:
+    if chosen_trial.trial_of_weights(run.workdir) == chosen["trial"]:
         path = run.workdir / "chosen_trial.npz"
         disk.write_bytes(folder / path.name, path.read_bytes())
         return
@@ -235,8 +235,8 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set that is found now is another, {dataset.checksum}")
     probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images)
-    first = recipe.network.first_kernel
-    results.write_chosen_trial(folder, chosen["trial"], variables, probabilities, dataset, first)
+    first, number = recipe.network.first_kernel, chosen["trial"]
+    chosen_trial.write_chosen_trial(folder, number, variables, probabilities, dataset, first)
 
 
 def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, Any]:

@@ -1,0 +1,92 @@
+"""`chosen_trial.npz`: the weights of one trial, and what it predicts of the test images."""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_jax import run_files
+from mnist_jax.data.loading import Dataset
+from mnist_jax.disk import write_bytes
+from mnist_jax.run_files import BadFileError
+
+NUM_MISTAKES = 24
+
+
+def write_chosen_trial(
+    workdir: Path,
+    trial: int,
+    variables: Mapping,
+    probabilities: np.ndarray,
+    dataset: Dataset,
+    first_kernel: str = "",
+) -> None:
+    """Writes `chosen_trial.npz`: what a report shows of one trial, readable by `numpy.load`.
+
+    It holds `trial`, the weights as `params/LAYER/NAME`, a module's other collections in the same
+    way, `first_kernel`, the name of the one that sees the images, if there is one, `labels` [n] of
+    the test images and `probabilities` [n, classes] given to them, and of the most confident
+    mistakes the `mistakes` (numbers of the test images) and their `mistake_images`.
+    """
+    from flax import traverse_util
+
+    labels = dataset.test_labels
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    confident = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
+    mistakes = wrong[confident][:NUM_MISTAKES]
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    weights: dict[str, Any] = {name: _in_numpys_types(value) for name, value in flat.items()}
+    if first_kernel:
+        weights["first_kernel"] = np.asarray(first_kernel)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        trial=trial,
+        labels=labels,
+        probabilities=probabilities,
+        mistakes=mistakes,
+        mistake_images=dataset.test_images[mistakes],
+        **weights,
+    )
+    write_bytes(workdir / "chosen_trial.npz", buffer.getvalue())
+
+
+def _in_numpys_types(value: Any) -> np.ndarray:
+    """Returns an array that NumPy's files can hold, which do not know 8 bits and bfloat16."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
+
+
+def read_chosen_trial(workdir: Path) -> dict[str, np.ndarray]:
+    """Reads what `write_chosen_trial` wrote, whichever trial it is.
+
+    Raises:
+        BadFileError: It is missing or damaged.
+    """
+    path = workdir / "chosen_trial.npz"
+    arrays = run_files.read_arrays(path)
+    kinds = {"trial": ("iu", ()), "labels": ("iu", (-1,)), "probabilities": ("f", (-1, -1))}
+    images = arrays.get("mistake_images")
+    sizes = (-1,) * (4 if images is not None and images.ndim == 4 else 3)  # with channels, or not
+    kinds |= {"mistakes": ("iu", (-1,)), "mistake_images": ("u", sizes)}
+    run_files.check_arrays(path, arrays, kinds)
+    labels, mistakes = arrays["labels"].tolist(), arrays["mistakes"].tolist()
+    if not (
+        0 < len(labels) == len(arrays["probabilities"])
+        and len(mistakes) == len(arrays["mistake_images"])
+        and 0 <= min(labels) <= max(labels) < arrays["probabilities"].shape[1]
+        and 0 <= min(mistakes, default=0) <= max(mistakes, default=0) < len(labels)
+    ):
+        raise BadFileError(path, "its arrays do not belong together")
+    return arrays
+
+
+def trial_of_weights(workdir: Path) -> int | None:
+    """Returns the trial that `chosen_trial.npz` is of; None if all of it cannot be read."""
+    with contextlib.suppress(BadFileError):
+        return int(read_chosen_trial(workdir)["trial"])
+    return None

@@ -1,0 +1,124 @@
+"""The statistics of each grid point, and the file that holds them: `summary.json`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnist_jax import stats
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.disk import to_json, write_text
+from mnist_jax.runs.choosing import by_point, choose_trial, sound_values
+from mnist_jax.runs.records import Row
+
+
+def summarise(
+    rows: Sequence[Row], axes: Sequence[str], num_images: Mapping[str, int]
+) -> list[dict]:
+    """Returns, per grid point, the statistics of every measured column over its trials.
+
+    Trials that diverged are named and left out of the statistics, whose `n` says how many are in.
+
+    Args:
+        rows: Those of `results.csv`.
+        axes: Names of the axes.
+        num_images: By split, how many it has.
+    """
+    scales = {column: scale_of(column, num_images) for column in measured(rows[0], axes)}
+    return [
+        {
+            "point": number,
+            **{axis: trials[0][axis] for axis in axes},
+            "num_trials": len(trials),
+            "diverged_seeds": [row["seed"] for row in trials if row["diverged_epoch"]],
+            "statistics": {
+                column: stats.describe(sound_values(trials, column), scale)
+                for column, scale in scales.items()
+            },
+        }
+        for number, trials in by_point(rows).items()
+    ]
+
+
+def measured(row: Row, axes: Sequence[str]) -> list[str]:
+    """Returns the columns of `results.csv` that training gives; the others name the trial."""
+    named = {"trial", "point", "seed", "dataset", "diverged_epoch", *axes}
+    return [column for column in row if column not in named]
+
+
+class Measure(NamedTuple):
+    """What is known of a built-in metric.
+
+    Attributes:
+        words: What it is, for readers.
+        high: The largest value; the smallest is 0.
+        counts: Whether it counts images, and is a share of them.
+    """
+
+    words: str
+    high: float
+    counts: bool = False
+
+
+MEASURES = {
+    "top_2_accuracy": Measure(
+        "the share of images whose class is among the two likeliest ones", 1.0, counts=True
+    ),
+    "brier_score": Measure(
+        "the sum over classes of (probability - target) squared, from 0, which is best, to 2", 2.0
+    ),
+    "confidence": Measure(
+        "the probability of the likeliest class, be it right or wrong: where a network is"
+        " calibrated, its mean is the accuracy",
+        1.0,
+    ),
+}
+
+
+def scale_of(column: str, num_images: Mapping[str, int]) -> stats.Scale:
+    """Returns which values a measured column can have; of a metric of one's own, any."""
+    parts = re.fullmatch(r"(?:best_)?(train|validation|test)_(.+?)(?:_at_best_\w+)?", column)
+    split, what = parts.groups() if parts else ("", "")
+    if what == "accuracy" or (what in MEASURES and MEASURES[what].counts):
+        return stats.Scale(step=1 / num_images[split], low=0.0, high=1.0)
+    if what == "epoch":
+        return stats.Scale(step=1.0, low=1.0)
+    if what in ("loss", "objective"):  # cross-entropy, and what the penalty adds to it
+        return stats.Scale(low=0.0)
+    return stats.Scale(low=0.0, high=MEASURES[what].high) if what in MEASURES else stats.ANY
+
+
+def write_summary(
+    workdir: Path,
+    rows: Sequence[Row],
+    axes: Sequence[str],
+    protocol: str,
+    dataset: str,
+    num_images: Mapping[str, int],
+    provenance: Row,
+    **more: Any,
+) -> None:
+    """Writes `summary.json`: protocol, what was chosen, statistics by grid point, provenance.
+
+    Args:
+        workdir: The work directory.
+        rows: Those of `results.csv`.
+        axes: Names of the axes.
+        protocol: What chose, a key of `PROTOCOLS`.
+        dataset: Name of what was trained on.
+        num_images: By split, how many it has.
+        provenance: What made them.
+        **more: What else a reader must know.
+    """
+    chosen = choose_trial(rows, protocol)
+    summary = {
+        "dataset": dataset,
+        "num_images": dict(num_images),
+        "protocol": protocol,
+        "chosen_point": chosen["point"] if PROTOCOLS[protocol].criterion else None,
+        "chosen_trial": chosen["trial"],
+        "grid": summarise(rows, axes, num_images),
+        "provenance": provenance,
+        **more,
+    }
+    write_text(workdir / "summary.json", to_json(summary, indent=2) + "\n")
