@@ -1,10 +1,16 @@
-"""The README says what is true of every key."""
+"""Writes the table of keys in docs/grid.md, as the package has them.
 
-from server import ROOT
+python docs/make_grid.py
+"""
+
+from pathlib import Path
 
 from mnist_jax.config import axes
 from mnist_jax.config.keys import find_axes
 from mnist_jax.config.settings import SETTINGS
+
+FILE = Path(__file__).with_name("grid.md")
+START = "| key | default | kind | what it is |\n|---|---|---|---|\n"
 
 
 def rows():
@@ -20,8 +26,15 @@ def rows():
                 yield axis.name, axis.default, f"{axis.how}, {name}", axis.text
 
 
-def test_the_table_of_keys_is_that_of_the_code():
-    table = "\n".join(
-        f"| `{name}` | `{default!r}` | {kind} | {text} |" for name, default, kind, text in rows()
-    )
-    assert table in (ROOT / "README.md").read_text(), f"the table is now:\n{table}"
+def page():
+    """Returns docs/grid.md with its table, which is the last thing in it, made anew."""
+    text = FILE.read_text(encoding="utf-8").partition(START)[0]
+    lines = [
+        f"| `{name}` | `{default!r}` | {kind} | {meaning} |\n"
+        for name, default, kind, meaning in rows()
+    ]
+    return text + START + "".join(lines)
+
+
+if __name__ == "__main__":
+    FILE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,138 @@
+"""README and docs: their links, their table of keys, and every command in them."""
+
+import configparser
+import re
+import runpy
+import shlex
+import shutil
+
+import pytest
+from server import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = ["--config.dataset=digits", "--config.num_epochs=1", "--config.num_seeds=2"]
+"""What makes a run of every command short."""
+
+
+def code_blocks(text):
+    """Yields the language and the content of each block of code."""
+    for fenced in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+        yield fenced[1], fenced[2]
+    for indented in re.finditer(r"(?:^    \S.*\n(?:^     .*\n)*)+", text, re.M):
+        yield "", re.sub("^    ", "", indented[0], flags=re.M)
+
+
+def commands():
+    """Yields the page and the words of every command, without what starts it on a cluster."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = [block for language, block in code_blocks(text) if language in ("", "sh")]
+        spans = re.findall(r"`((?:pip|python|ruff) [^`]+)`", text)
+        strings = re.findall(r'"(python -m [^"]+)"', text)
+        for block in (*blocks, *spans, *strings):
+            for line in re.sub(r"\\\n\s*|\n(?!\S)", "", block).splitlines():
+                for command in line.split(" && "):
+                    words = shlex.split(command, comments=True)
+                    if words[:1] == ["srun"]:
+                        words = words[words.index("python") :]
+                    if words[:1] in (["pip"], ["python"], ["ruff"], ["mypy"]):
+                        yield page.name, words
+
+
+def programs(name):
+    """Returns the commands that start a program of the package, once each, as parameters."""
+    start = ["python", "-m", f"mnist_jax.{name}"]
+    found = {" ".join(words[3:]): words[3:] for _, words in commands() if words[:3] == start}
+    return [pytest.param(words, id=line[:80]) for line, words in found.items() if words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!http)([^)#]+)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    paths = re.findall(r"`((?:mnist_jax|configs|experiments|tests|docs)/[\w/.*]*)`", text)
+    paths += re.findall(r"`(\w+/[\w*]+\.py)`", text)  # in a room of the package
+    roots = (ROOT, ROOT / "mnist_jax")
+    assert [path for path in paths if not any([*root.glob(path)] for root in roots)] == []
+
+
+def test_the_table_of_keys_is_that_of_the_code():
+    made = runpy.run_path(ROOT / "docs" / "make_grid.py")
+    assert made["page"]() == made["FILE"].read_text(encoding="utf-8"), "python docs/make_grid.py"
+
+
+def test_the_readme_fits_its_purpose():
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") <= 150
+
+
+def test_every_command_is_one_that_a_test_or_the_set_up_runs():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    packages = [".", *(f".[{extra}]" for extra in parser["options.extras_require"])]
+    modules = ["pytest", "mnist_jax.main", "mnist_jax.report", "mnist_jax.benchmark"]
+    known = [["pip", "install", "-e", package] for package in packages]
+    known += [["python", "-m", module] for module in modules]
+    known += [["python", str(path.relative_to(ROOT))] for path in ROOT.glob("*/*.py")]
+    known += [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
+    unknown = [x for x in commands() if not any(x[1][: len(start)] == start for start in known)]
+    assert unknown == []
+
+
+@pytest.fixture(scope="module")
+def folder(server, tmp_path_factory):
+    """Where a reader is who has followed the pages: configs, a model, two runs and eight shards."""
+    path = tmp_path_factory.mktemp("reader")
+    for name in ("configs", "experiments"):
+        (path / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "experiments/own_model/lenet.py", path / "my_net.py")
+    small = ["--config=configs/baseline.py", *SMALL, "--config.hidden_sizes=4"]
+    runs = {"RUN": [], "OTHER_RUN": ["--config.l2=1e-3"]}
+    runs |= {f"runs/l2/{i}": ["--config.num_seeds=8", f"--shard={i}/8"] for i in range(8)}
+    for name, arguments in runs.items():
+        done = server.run("main", *small, *arguments, f"--workdir={name}", cwd=path)
+        assert done.status == 0, done.err
+    shutil.copytree(path / "RUN", path / "DIR")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", programs("main"))
+def test_a_run_of_the_pages(server, folder, tmp_path, words):
+    words = [word.replace("$SLURM_ARRAY_TASK_ID", "0") for word in words]
+    words = [word for word in words if word != "--distributed=auto"]  # the rest is the same
+    if "--workdir=RUN" not in words:
+        words = [*words, *SMALL, f"--workdir={tmp_path / 'run'}"]
+    done = server.run("main", *words, cwd=folder)
+    assert (done.status, done.err) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", programs("report"))
+def test_a_report_of_the_pages(server, folder, words):
+    words = [str(path) for word in words for path in sorted(folder.glob(word)) or [word]]
+    done = server.run("report", *words, cwd=folder, draw=True)
+    assert (done.status, done.err) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", programs("benchmark"))
+def test_a_benchmark_of_the_pages(server, folder, words):
+    done = server.run("benchmark", *words, *SMALL, "--rounds=1", cwd=folder)
+    assert done.status == 0, done.err
+
+
+@pytest.mark.slow
+def test_the_configs_of_the_pages(server, folder, tmp_path):
+    count = 0
+    for page in PAGES:
+        for language, block in code_blocks(page.read_text(encoding="utf-8")):
+            if language == "python" and "get_config" in block:
+                count += 1
+                (folder / "config.py").write_text(block)
+                arguments = ["--config=config.py", *SMALL, f"--workdir={tmp_path / str(count)}"]
+                done = server.run("main", *arguments, cwd=folder)
+                assert (done.status, done.err) == (0, ""), page
+            elif language == "python":
+                compile(block, page, "exec")
+    assert count == 2
