@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import re
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -173,3 +174,8 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def main() -> None:
+    """The command `mnist-jax`: what `python -m mnist_jax.main` does, and the same help."""
+    runpy.run_module("mnist_jax.main", run_name="__main__", alter_sys=True)

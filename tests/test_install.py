@@ -1,5 +1,13 @@
 """The package as it is installed: the configs by name, the wheel, and where it is imported from."""
 
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+
 import pytest
 from server import ROOT
 
@@ -47,3 +55,103 @@ def test_a_name_that_no_config_has_is_told_those_that_there_are(here, given, sai
         read_file(given)
     assert str(error.value).startswith(f"--config={given}: ")
     assert said in str(error.value)
+
+
+def pip(*words):
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, words)]
+    subprocess.run([*command, "--quiet", "--no-deps"], check=True)
+
+
+def copy_checkout(folder):
+    """Copies what is built into a wheel, with the link to the configs."""
+    for name in ("mnist_jax", "configs"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def create_environment(folder):
+    """Returns the programs of a fresh environment, which has the packages that the tests have."""
+    venv.create(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A wheel, and the programs of an environment that it is installed in."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", f"--wheel-dir={folder}", copy_checkout(folder / "checkout"))
+    (wheel,) = folder.glob("*.whl")
+    programs = create_environment(folder / "venv")
+    pip("--python", programs / "python", "install", wheel)
+    return wheel, programs
+
+
+def run(*words, cwd, **environment):
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        list(map(str, words)),
+        cwd=cwd,
+        env=variables | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_wheel_has_every_module_and_config(installed):
+    package = ROOT / "mnist_jax"
+    files = {*package.rglob("*.py"), *(package / "configs").glob("*.py"), package / "py.typed"}
+    with zipfile.ZipFile(installed[0]) as wheel:
+        found = {name for name in wheel.namelist() if name.startswith("mnist_jax/")}
+    assert found == {str(file.relative_to(ROOT)) for file in files}
+
+
+@pytest.mark.slow
+def test_an_installed_package_runs_anywhere(installed, here):
+    _, programs = installed
+    options = ("--config.dataset=digits", "--config.num_epochs=1", "--config.hidden_sizes=8")
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    done = run("mnist-jax", "--config=baseline", *options, "--workdir=run", cwd=here, PATH=path)
+    assert done.returncode == 0, done.stderr
+    command = f"mnist-jax --config=baseline {' '.join(options)} --workdir=run"
+    assert f"    {command}\n" in (here / "run" / "report.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--help"], ["--sed=1"], ["--config=nothing"]])
+def test_the_command_is_the_module(installed, here, words):
+    python = installed[1] / "python"
+    command, module = (
+        run(*program, *words, cwd=here)
+        for program in ([python.with_name("mnist-jax")], [python, "-m", "mnist_jax.main"])
+    )
+    assert command.returncode == module.returncode == (0 if words == ["--help"] else 2)
+    assert (command.stdout, command.stderr) == (module.stdout, module.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["lenient", "strict"])
+def test_an_editable_package_is_found_beside_its_checkout(here, mode):
+    """There Python could take the checkout's folder itself for a package without a file."""
+    checkout, programs = copy_checkout(here / "mnist_jax"), create_environment(here / "venv")
+    python = programs / "python"
+    setting = f"--config-settings=editable_mode={mode}"
+    pip("--python", python, "install", setting, "--editable", checkout)
+    code = "import mnist_jax\nmnist_jax.UserError"
+    (here / "script.py").write_text(code)
+    (here / "test_it.py").write_text(f"{code}\ndef test_it(): pass")
+    for words in (
+        ["-c", code],
+        ["script.py"],
+        ["-m", "pytest", "test_it.py"],
+        ["-c", f"import sys; sys.path.insert(0, {str(here)!r})\n{code}"],  # a notebook's kernel
+        ["-m", "mnist_jax.main", "--help"],
+        [programs / "mnist-jax", "--help"],
+    ):
+        done = run(python, *words, cwd=here)
+        assert done.returncode == 0, done.stderr

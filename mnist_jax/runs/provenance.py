@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -37,7 +38,7 @@ def provenance() -> Row:
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     commit, missing = _commit()
     return {
-        "command": shlex.join(["python", *_repeatable(sys.orig_argv[1:])]),
+        "command": shlex.join(_command()),
         "commit": commit,
         **({"commit_missing": missing} if missing else {}),
         "versions": {
@@ -230,9 +231,17 @@ def _agree(one: Row, other: Row) -> bool:
     return all(one[key] == other[key] for key in one.keys() & other.keys())
 
 
-def _repeatable(arguments: Sequence[str]) -> list[str]:
-    """Drops `--overwrite`: who repeats a command is not asking to lose what lies there by then."""
-    return [given for given in arguments if not re.fullmatch("--?(no)?overwrite(=.*)?", given)]
+def _command() -> list[str]:
+    """Returns the command that repeats this one, as it was typed.
+
+    It has no `--overwrite`: who repeats a command does not ask to lose what is there by then.
+    """
+    overwrite = re.compile("--?(no)?overwrite(=.*)?")
+    words = [word for word in sys.orig_argv[1:] if not overwrite.fullmatch(word)]
+    if not (words and os.path.basename(words[0]) == "mnist-jax"):
+        return ["python", *words]
+    found = shutil.which("mnist-jax") == words[0]  # the shell has typed its folder
+    return ["mnist-jax" if found else words[0], *words[1:]]
 
 
 def _machine() -> str:
