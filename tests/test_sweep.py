@@ -433,25 +433,3 @@ def test_the_program_has_nothing_slow_in_it(conv_features, hidden_sizes):
                  "convolution(", "select-and-scatter"):  # fmt: skip
         assert slow not in program
     assert "dot(" in program
-
-
-def test_tqdm_can_be_turned_off(monkeypatch, capsys):
-    epochs = [("state", metrics) for metrics in run(trials(seeds=(0, 1)))]
-    for value, lines in (("1", 2), ("0", 0), ("", 0)):
-        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-        monkeypatch.setenv("TQDM_DISABLE", value)
-        list(sweep.show_progress(iter(epochs), num_epochs=2, num_trials=2))
-        out, err = capsys.readouterr()
-        assert out.count("\n") == lines
-        assert bool(err) == (not lines)
-
-
-def test_progress_is_one_line_an_epoch_where_there_is_no_terminal(capsys):
-    epochs = [("state", metrics) for metrics in run(trials(seeds=(0, 1)))]
-    shown = list(sweep.show_progress(iter(epochs), num_epochs=2, num_trials=2))
-    assert shown == epochs
-    lines = capsys.readouterr().out.splitlines()
-    mean = epochs[0][1]["train_loss"].mean()
-    assert lines[0].startswith(f"Epoch 1/2 - loss: {mean:.4f} - accuracy: ")
-    assert len(lines) == 2
-    assert "val_accuracy: " in lines[1]

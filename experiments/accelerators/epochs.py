@@ -18,6 +18,7 @@ import numpy as np
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.config.settings import PRECISIONS
 from mnist_jax.data import loading
+from mnist_jax.data.datasets import num_batches
 from mnist_jax.training import jax_setup, memory, recipes, sweep
 
 ROUNDS = 3
@@ -47,7 +48,7 @@ def time_case(case: str, dataset: loading.Dataset) -> dict:
         seconds.append(time.perf_counter() - start)
     first, *others = seconds
     planned = memory.memory_of(compiled)
-    steps = -(-num_images // recipe.batch_size)
+    steps = num_batches(num_images, recipe.batch_size)
     correct = np.asarray(sums.held_out.correct)[:num_trials]
     return {
         "config": config,

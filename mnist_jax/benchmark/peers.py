@@ -24,6 +24,7 @@ import numpy as np
 from mnist_jax import UserError
 from mnist_jax.config.axes import MODELS
 from mnist_jax.config.grid import Point
+from mnist_jax.data.datasets import num_batches
 from mnist_jax.data.loading import Dataset
 from mnist_jax.text import text_table
 
@@ -350,7 +351,7 @@ def keras_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
         history = model.fit(
             images, labels, batch_size=task.batch_size, epochs=1, verbose=0, callbacks=[clock]
         )
-        steps = -(-len(labels) // task.batch_size)
+        steps = num_batches(len(labels), task.batch_size)
         return Epoch(clock.seconds, steps, history.history["loss"][0])
 
     return train, {

@@ -30,6 +30,7 @@ from mnist_jax import UserError
 from mnist_jax.benchmark import peers
 from mnist_jax.benchmark.peers import Epoch, PeerError, Side, Timings, say, with_extremes
 from mnist_jax.config.experiment import Experiment
+from mnist_jax.data.datasets import num_batches
 from mnist_jax.data.loading import Dataset
 from mnist_jax.runs.provenance import provenance
 from mnist_jax.text import text_table
@@ -209,7 +210,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         jax.block_until_ready(whole.run_epoch(state, orders, *whole.inputs))
         peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
     budget = WORK_PER_ROUND * (whole.devices["cores"] if on_cpu else 100 * whole.devices["count"])
-    epoch_steps = -(-epoch_images // point["batch_size"])
+    epoch_steps = num_batches(epoch_images, point["batch_size"])
     flop = work.flop(work.of_step(recipe, trials))
     steps = int(budget / (max(flop, 1) * num_trials))
     steps = max(1, min(steps, epoch_steps))

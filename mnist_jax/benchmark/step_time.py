@@ -35,6 +35,7 @@ from mnist_jax.benchmark.peers import (
 )
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data import loading
+from mnist_jax.data.datasets import num_batches
 from mnist_jax.runs.provenance import provenance
 from mnist_jax.text import text_table
 from mnist_jax.training.jax_setup import start_jax
@@ -169,7 +170,7 @@ def partial_epochs() -> dict[str, Callable]:
             labels = split.labels[indices].astype(jnp.float32)
             return total + labels + jnp.sum(images, (1, 2)), None
 
-        steps = -(-len(order) // recipe.batch_size)
+        steps = num_batches(len(order), recipe.batch_size)
         batches = jnp.resize(order.astype(jnp.int32), (steps, recipe.batch_size))
         return state, jax.lax.scan(step, jnp.zeros(recipe.batch_size), batches)[0]
 
@@ -182,7 +183,7 @@ def partial_epochs() -> dict[str, Callable]:
             params = optax.apply_updates(state.params, updates)
             return state._replace(params=params, opt_state=opt_state), None
 
-        steps = -(-len(order) // recipe.batch_size)
+        steps = num_batches(len(order), recipe.batch_size)
         return jax.lax.scan(step, state, length=steps)[0], ()
 
     def evaluation(recipe, hyper, state, order, split, held_out):
@@ -300,7 +301,7 @@ def measure(
     ours = Ours(experiment, dataset)
     cut, batch_size = ours.dataset, point["batch_size"]
     num_images, epoch_images = len(cut.train_labels), len(dataset.train_labels)
-    steps, epoch_steps = (-(-n // batch_size) for n in (num_images, epoch_images))
+    steps, epoch_steps = (num_batches(n, batch_size) for n in (num_images, epoch_images))
     devices = ours.sweep.devices
     say(
         f"compiled in {ours.sweep.compile_seconds:.1f} s; a round is {steps} of an epoch's"

@@ -336,7 +336,7 @@ def _check_point(point: Point, model: str, num_images: int) -> None:
     batch_size, num_epochs = point["batch_size"], point["num_epochs"]
     if batch_size > num_images:
         raise bad_value("batch_size", batch_size, f"at most {num_images}, the training images")
-    num_steps = num_epochs * -(-num_images // batch_size)
+    num_steps = num_epochs * datasets.num_batches(num_images, batch_size)
     if num_steps >= 2**31:
         raise bad_value("num_epochs", num_epochs, f"fewer than {2**31} training steps")
     if point["warmup_steps"] >= num_steps:

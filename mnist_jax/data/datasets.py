@@ -28,3 +28,8 @@ def canonical_name(given: Any) -> Any:
 def plain(name: str) -> str:
     """Returns a name without what people write differently: case, `-` and `_`."""
     return re.sub("[-_]", "", name.lower())
+
+
+def num_batches(num_images: int, batch_size: int) -> int:
+    """Returns how many batches hold all images; the last one may be partial."""
+    return -(-num_images // batch_size)

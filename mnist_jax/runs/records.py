@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,9 +84,8 @@ class Recorder:
             rows = _rows(self._names, {"epoch": epoch}, metrics)
             with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write("".join(to_json(row) + "\n" for row in rows))
-        lost = self._lost(metrics)
         diverged = self.columns["diverged_epoch"]
-        diverged = np.where((diverged == 0) & lost, epoch, diverged)
+        diverged = np.where((diverged == 0) & ~is_sound(metrics), epoch, diverged)
         best = self._best(epoch, metrics) if self._protocol.choose_epoch else {}
         self.columns = {"diverged_epoch": diverged, **metrics, **best}
 
@@ -115,20 +115,29 @@ class Recorder:
         Where nothing else was scored after the last update, they show whether it diverged.
         """
         columns = {**self.columns, **test_scores}
-        lost = self._lost(columns)
         last = np.array([trial["num_epochs"] for trial in self._trials])
         diverged = columns["diverged_epoch"]
-        columns["diverged_epoch"] = np.where((diverged == 0) & lost, last, diverged)
+        columns["diverged_epoch"] = np.where((diverged == 0) & ~is_sound(columns), last, diverged)
         return _rows(self._trials, {}, columns)
 
-    def _lost(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Says of which trials loss, accuracy or objective is not finite."""
-        sound = [np.isfinite(values) for name, values in columns.items() if not self._is_own(name)]
-        return ~np.all(sound, axis=0)
 
-    def _is_own(self, column: str) -> bool:
-        what = column.partition("_at_best_")[0].partition("_")[2]
-        return what in self._metrics
+def split_column(column: str) -> tuple[str, str]:
+    """Returns the split and the measure that a column of `results.csv` is of, or empty strings.
+
+    For `best_test_accuracy`, say, they are `test` and `accuracy`.
+    """
+    parts = re.fullmatch(r"(?:best_)?(train|validation|test)_(.+?)(?:_at_best_\w+)?", column)
+    return (parts[1], parts[2]) if parts else ("", "")
+
+
+def is_sound(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Says of which trials every loss, accuracy and objective is finite; others have diverged.
+
+    A metric of the user's may be anything.
+    """
+    judged = ("loss", "accuracy", "objective")
+    found = [values for name, values in columns.items() if split_column(name)[1] in judged]
+    return np.all(np.isfinite(found), axis=0)
 
 
 def at_best(held_out: str | None, metric: str) -> str:

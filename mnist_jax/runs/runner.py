@@ -25,6 +25,7 @@ from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data.loading import Dataset, image_shape
 from mnist_jax.runs import choosing, chosen_trial, labels, records, workdirs
 from mnist_jax.runs.checkpoints import MANIFEST, Checkpoints
+from mnist_jax.runs.progress import show_progress
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.records import Recorder, Row
 from mnist_jax.runs.signals import StopSignals
@@ -194,7 +195,7 @@ class Runner:
                 return bool(due or wanted)
 
             epochs = sweep.run(program, num_epochs, start, state, keep)
-            epochs = sweep.show_progress(epochs, num_epochs, len(part), start)
+            epochs = show_progress(epochs, num_epochs, start)
             for epoch, (state, metrics) in enumerate(epochs, start=start + 1):
                 recorder.add(epoch, metrics)
                 now = time.monotonic()

@@ -1,6 +1,5 @@
 """The statistics of each grid point, and the file that holds them: `summary.json`."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from mnist_jax import stats
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.disk import to_json, write_text
 from mnist_jax.runs.choosing import by_point, choose_trial, sound_values
-from mnist_jax.runs.records import Row
+from mnist_jax.runs.records import Row, split_column
 
 
 def summarise(
@@ -77,8 +76,7 @@ MEASURES = {
 
 def scale_of(column: str, num_images: Mapping[str, int]) -> stats.Scale:
     """Returns which values a measured column can have; of a metric of one's own, any."""
-    parts = re.fullmatch(r"(?:best_)?(train|validation|test)_(.+?)(?:_at_best_\w+)?", column)
-    split, what = parts.groups() if parts else ("", "")
+    split, what = split_column(column)
     if what == "accuracy" or (what in MEASURES and MEASURES[what].counts):
         return stats.Scale(step=1 / num_images[split], low=0.0, high=1.0)
     if what == "epoch":

@@ -13,7 +13,7 @@ from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.grid import Point
 from mnist_jax.config.keys import find_own
 from mnist_jax.config.protocol import PROTOCOLS
-from mnist_jax.data.datasets import CLASS_NAMES
+from mnist_jax.data.datasets import CLASS_NAMES, num_batches
 from mnist_jax.training import metrics, models, networks, optimizers
 from mnist_jax.training.trial import Hyperparameters, Recipe
 
@@ -47,7 +47,7 @@ def create_trials(
         traced = [axis for axis in known.values() if axis.traced and axis.of == what]
         return {axis.name: numbers(axis.name) for axis in traced}
 
-    steps = [point["num_epochs"] * -(-num_images // point["batch_size"]) for point in points]
+    steps = [point["num_epochs"] * num_batches(num_images, point["batch_size"]) for point in points]
     return Hyperparameters(
         seed=np.tile(np.array(seeds, np.uint32), len(points)),
         num_steps=np.repeat(np.array(steps, np.int32), len(seeds)),

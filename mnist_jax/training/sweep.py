@@ -7,7 +7,6 @@ together (`vmap`).
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -281,49 +280,3 @@ def _metrics(
     if penalty is not None:
         metrics[f"{name}_objective"] = loss + penalty
     return metrics | {f"{name}_{what}": mean(total) for what, total in sums.metrics.items()}
-
-
-def show_progress(
-    epochs: Iterator[tuple[TrialState | None, dict[str, np.ndarray]]],
-    num_epochs: int,
-    num_trials: int,
-    start: int = 0,
-) -> Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]:
-    """Passes the epochs on, showing mean metrics: a bar in a terminal, a line an epoch elsewhere.
-
-    The words are Keras': `val_` is the validation split or, in the notebook's protocol, the test
-    set. Means are over the trials that have not diverged; the others are counted.
-    """
-    from tqdm import tqdm
-
-    off = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false", "no", "off")
-
-    width = len(str(num_epochs))
-    size = {"total": num_trials * num_epochs, "initial": num_trials * start}
-    with tqdm(**size, unit="trial epochs", disable=off or None) as bar:
-        for epoch, (state, metrics) in enumerate(epochs, start=start + 1):
-            columns = {"loss": "train_loss", "accuracy": "train_accuracy"}
-            for held_out in ("validation", "test"):
-                if f"{held_out}_loss" in metrics:
-                    columns |= {
-                        "val_loss": f"{held_out}_loss",
-                        "val_accuracy": f"{held_out}_accuracy",
-                    }
-            judged = [
-                f"{split}_{what}"
-                for split in ("train", "validation", "test")
-                for what in ("loss", "accuracy", "objective")
-            ]
-            sound = np.all([np.isfinite(metrics[c]) for c in judged if c in metrics], axis=0)
-            words = [
-                f"{word}: {metrics[column][sound].mean():.4f}"
-                for word, column in columns.items()
-                if sound.any()
-            ]
-            if not sound.all():
-                words.append(f"{num_trials - sound.sum()} of {num_trials} trials diverged")
-            bar.set_postfix_str(" - ".join(words), refresh=False)
-            bar.update(num_trials)
-            if bar.disable:
-                print(f"Epoch {epoch:{width}d}/{num_epochs} - {' - '.join(words)}", flush=True)
-            yield state, metrics

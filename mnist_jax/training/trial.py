@@ -18,6 +18,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
+from mnist_jax.data.datasets import num_batches
 from mnist_jax.training.networks import Network
 from mnist_jax.training.optimizers import Optimizer
 from mnist_jax.training.schedules import create_schedule
@@ -339,7 +340,7 @@ def _zero(recipe: Recipe) -> Sums:
 
 def _batches(order: Integer[Array, " n"], batch_size: int) -> tuple[Array, Array]:
     """Cuts an order of images into [steps, batch] indices and weights, filling up with weight 0."""
-    steps = -(-len(order) // batch_size)
+    steps = num_batches(len(order), batch_size)
     padding = (0, steps * batch_size - len(order))
     indices = jnp.pad(order.astype(jnp.int32), padding)
     weights = jnp.pad(jnp.ones(len(order)), padding)

@@ -1,0 +1,104 @@
+"""What a run shows while it trains: a bar in a terminal, a line an epoch elsewhere."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from mnist_jax.runs.records import is_sound
+from mnist_jax.training.trial import TrialState
+
+Epochs = Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]
+"""What `sweep.run` yields: the state, where it is wanted, and metrics of shape [trials]."""
+
+TICK = 1.0
+"""Seconds after which the clock in a terminal moves, during an epoch too."""
+PATIENCE = 60.0
+"""Seconds of the first epoch after which a log gets a line about it."""
+_BAR = "{n_fmt}/{total_fmt} epochs |{bar:10}| {elapsed}<{remaining}{postfix}"
+
+
+def show_progress(epochs: Epochs, num_epochs: int, start: int = 0) -> Epochs:
+    """Passes the epochs on and shows their mean metrics.
+
+    The words are Keras': `val_` is the validation split or, in the notebook's protocol, the test
+    set. Means are over the trials that have not diverged; the others are counted.
+
+    Args:
+        epochs: Those of `sweep.run`.
+        num_epochs: The number of the last epoch.
+        start: How many epochs have been done.
+    """
+    off = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false", "no", "off")
+    show = _in_log if off or not sys.stderr.isatty() else _in_terminal
+    return show(epochs, num_epochs, start)
+
+
+def _in_terminal(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
+    from tqdm import tqdm
+
+    size = {"total": num_epochs, "initial": start, "bar_format": _BAR, "disable": False}
+    with tqdm(**size, dynamic_ncols=True) as bar, _repeated(bar.refresh, TICK):
+        for state, metrics in epochs:
+            means = _means(metrics)
+            # As much as 80 columns hold: what an epoch is judged by comes first.
+            scored = "val_accuracy" if "val_accuracy" in means else "accuracy"
+            words = [means[word] for word in (scored, "diverged", "loss") if word in means]
+            bar.set_postfix_str(" - ".join(words), refresh=False)
+            bar.update()
+            yield state, metrics
+
+
+def _in_log(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
+    began, width = time.monotonic(), len(str(num_epochs))
+
+    def report_first_epoch() -> None:
+        seconds = time.monotonic() - began
+        print(f"Epoch {start + 1:{width}d}/{num_epochs} - {seconds:.0f} s so far", flush=True)
+
+    with contextlib.ExitStack() as until_first:
+        until_first.enter_context(_repeated(report_first_epoch, PATIENCE))
+        for epoch, (state, metrics) in enumerate(epochs, start=start + 1):
+            until_first.close()
+            words = " - ".join(_means(metrics).values())
+            print(f"Epoch {epoch:{width}d}/{num_epochs} - {words}", flush=True)
+            yield state, metrics
+
+
+@contextlib.contextmanager
+def _repeated(action: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Calls a function from another thread, again and again, until the context ends."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        with contextlib.suppress(OSError):  # of a terminal that is closed, or a reader that left
+            while not ended.wait(seconds):
+                action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _means(metrics: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns words on the means over the sound trials, by metric, and on the diverged ones."""
+    columns = {"loss": "train_loss", "accuracy": "train_accuracy"}
+    for held_out in ("validation", "test"):
+        if f"{held_out}_loss" in metrics:
+            columns["val_loss"] = f"{held_out}_loss"
+            columns["val_accuracy"] = f"{held_out}_accuracy"
+    sound = is_sound(metrics)
+    words = {}
+    if sound.any():
+        words = {w: f"{w}: {metrics[column][sound].mean():.4f}" for w, column in columns.items()}
+    if not sound.all():
+        words["diverged"] = f"{(~sound).sum()} of {len(sound)} trials diverged"
+    return words
