@@ -1,11 +1,17 @@
-"""Every config runs: a little on digits, one epoch on real MNIST."""
+"""Every config can be trained: traced in the fast tests, run on digits and MNIST in the slow."""
 
 import csv
+import functools
 import importlib.util
 import os
 
+import jax
+import numpy as np
 import pytest
 from server import ROOT
+
+from mnist_jax.config.experiment import read_experiment
+from mnist_jax.training import recipes, sweep, trial
 
 NOTEBOOK = {  # hidden sizes, convolution features, batch size, epochs, L2 factors, seeds
     "baseline": ((64, 64), (), 128, 10, (0.0,), 1),
@@ -54,6 +60,27 @@ def test_config_is_the_notebooks_experiment(name):
     assert (c.dataset, c.protocol) == ("mnist", "test")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_epoch_of_a_config_can_be_traced(name):
+    asked = read_experiment(str(ROOT / "configs" / f"{name}.py"), {"dataset": "digits"})
+    *_, factors, seeds = (NOTEBOOK | BEYOND)[name]
+    assert tuple(point["l2"] for point in asked.points) == factors
+    assert list(asked.seeds) == list(range(seeds))
+    dataset = asked.load_data(None)
+    (part,) = asked.parts.values()
+    recipe, trials = recipes.create_recipe(asked, part, len(dataset.train_labels))
+    hyper = sweep.trial_of(trials, 0)
+    train = trial.Split(dataset.train_images, dataset.train_labels)
+    test = trial.Split(dataset.test_images, dataset.test_labels)
+    state = jax.eval_shape(functools.partial(trial.init, recipe), hyper)
+    order = np.arange(len(dataset.train_labels))
+    epoch = functools.partial(trial.run_epoch, recipe)
+    after, sums = jax.eval_shape(epoch, hyper, state, order, train, test)
+    assert after == state
+    assert sums.train.loss.shape == ()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_config_runs_on_digits(server, name, tmp_path):
     rows = run(server, name, tmp_path, "--config.dataset=digits")

@@ -69,30 +69,46 @@ def assert_same(workdir, other):
     assert grids[0] == grids[1]
 
 
+TINY = ("--config=configs/baseline.py", "--config.dataset=digits", "--config.devices=1")
+TINY += ("--config.hidden_sizes=8", "--config.num_seeds=3")  # which two cannot share evenly
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(server, tmp_path_factory):
     """What one process makes of three epochs."""
     path = tmp_path_factory.mktemp("alone")
-    status, _, err = end(start(path, num_epochs=3))
-    assert status == 0, err
+    done = server.run("main", *TINY, "--config.num_epochs=3", f"--workdir={path}")
+    assert done.status == 0, done.err
     return path
 
 
-def test_two_processes_write_the_files_of_one(tmp_path, alone):
-    job = start_job(tmp_path / "two", num_epochs=3)
-    (status, out, err), (other_status, other_out, other_err) = map(end, job)
-    assert (status, other_status) == (0, 0), err + other_err
-    assert out.startswith("Runs on 2 cpu devices of 2 processes")
-    assert "Report: " in out
-    assert not other_out  # the first one alone speaks
-    assert_same(tmp_path / "two", alone)
-    devices = json.loads((tmp_path / "two" / "summary.json").read_text())["provenance"]["devices"]
+def run_job(server, *arguments):
+    """Runs a job of two processes to its end."""
+    address = f"127.0.0.1:{free_port()}"
+    job = [server.start("main", *arguments, f"--distributed={i}/2@{address}") for i in range(2)]
+    for process in job:
+        process.wait()
+    return job
+
+
+def test_two_processes_write_the_files_of_one(server, tmp_path, alone):
+    two = tmp_path / "two"
+    first, second = run_job(server, *TINY, "--config.num_epochs=3", f"--workdir={two}")
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert "Runs on 2 cpu devices of 2 processes" in first.out
+    assert "Epoch 3/3" in first.out
+    lines = [line for line in second.out.splitlines() if not line.startswith("[Gloo]")]
+    assert lines == []  # the first one alone speaks
+    assert_same(two, alone)
+    devices = json.loads((two / "summary.json").read_text())["provenance"]["devices"]
     assert (devices["count"], devices["processes"]) == (2, 2)
 
-    refused, silent = map(end, start_job(alone, num_epochs=4))
-    assert (refused[0], silent[0]) == (2, 2)
-    assert "holds another run, which differs in num_epochs ([3], not [4])" in refused[2]
-    assert (refused[2].count("\n"), silent[2]) == (1, "")
+
+def test_a_job_is_refused_the_directory_of_another_run(server, alone):
+    refused, silent = run_job(server, *TINY, "--config.num_epochs=4", f"--workdir={alone}")
+    assert (refused.status, silent.status) == (2, 2)
+    assert "differs in num_epochs ([3], not [4])" in said(refused)
+    assert (said(refused).count("\n"), said(silent)) == (1, "")
 
 
 @pytest.mark.slow
@@ -229,13 +245,17 @@ def test_ctrl_c_ends_the_wait_for_a_job(server, tmp_path, number):
     assert said(process) == "interrupted\n"
 
 
-def test_a_number_that_comes_twice_is_refused_and_the_job_goes_on(server, tmp_path):
-    """The second process of a number must not harm those that are there; nor must a proxy."""
+def test_a_number_that_comes_twice_is_refused_and_the_job_comes_together(server, tmp_path):
+    """The second process of a number must not harm those that are there; nor must a proxy.
+
+    The job has come together where its last process is found to differ, which saves training it.
+    """
     address = f"127.0.0.1:{free_port()}"
 
-    def start(number, folder):
+    def start(number, folder, num_seeds=3):
         given = [*RUN, f"--workdir={tmp_path / folder}", f"--distributed={number}/3@{address}"]
-        return server.start("main", *given, "--config.num_seeds=3", http_proxy="http://127.0.0.1:9")
+        given.append(f"--config.num_seeds={num_seeds}")
+        return server.start("main", *given, http_proxy="http://127.0.0.1:9")
 
     job = [start(0, "job")]
     assert job[0].wait_until(lambda: "waiting for processes 1, 2" in job[0].err)
@@ -249,10 +269,10 @@ def test_a_number_that_comes_twice_is_refused_and_the_job_goes_on(server, tmp_pa
     assert refused[0].status == 2
     assert "another process of the job has the number 1" in said(refused[0])
     assert said(refused[0]).count("\n") == 1
-    job += [p for p in twice if p is not refused[0]] + [start(2, "job")]
+    job += [p for p in twice if p is not refused[0]] + [start(2, "job", num_seeds=4)]
     for process in job:
-        assert process.wait() == 0, process.err
-        assert said(process) == ""
+        assert process.wait() == 2, process.err
+        assert "differ in num_seeds (3 in process 0, " in said(process)
 
 
 def test_an_address_that_is_none_is_refused(server):
@@ -291,8 +311,12 @@ cli.run_command(main.main, main.define_flags)
 """
 
 
-def test_where_one_is_out_of_memory_all_halve_the_part(tmp_path, alone):
+@pytest.mark.slow
+def test_where_one_is_out_of_memory_all_halve_the_part(tmp_path):
     """Also, what they agree on may take more than 32 bits."""
+    alone = tmp_path / "alone"
+    status, _, err = end(start(alone, num_epochs=3))
+    assert status == 0, err
     job = start_job(tmp_path / "job", 3, ("-c", SHORT_OF_MEMORY))
     for status, out, err in map(end, job):
         assert status == 0, err
