@@ -40,7 +40,7 @@ def test_it_is_one_line_an_epoch_where_there_is_no_terminal(capsys):
     assert list(show_progress(iter(epochs), num_epochs=12, start=10)) == epochs
     means = "loss: 0.1750 - accuracy: 0.1750 - val_loss: 0.1750 - val_accuracy: 0.1750"
     assert capsys.readouterr().out.splitlines() == [
-        f"Epoch {epoch}/12 - {means} - 1 of 3 trials diverged" for epoch in (11, 12)
+        f"Epoch {epoch}/12 - {means} - 1 of 3 diverged" for epoch in (11, 12)
     ]
 
 
@@ -48,9 +48,9 @@ def test_it_is_one_line_an_epoch_where_there_is_no_terminal(capsys):
     ("held_out", "diverged", "words"),
     [
         ("validation", 0, "val_accuracy: 0.1500 - loss: 0.1500"),
-        ("test", 1, "val_accuracy: 0.2000 - 1 of 2 trials diverged"),
+        ("test", 1, "val_accuracy: 0.2000 - 1 of 2 diverged"),
         (None, 0, "accuracy: 0.1500 - loss: 0.1500"),
-        ("validation", 2, "2 of 2 trials diverged"),
+        ("validation", 2, "2 of 2 diverged"),
     ],
 )
 def test_80_columns_hold_what_is_scored_and_the_time_left(
@@ -60,7 +60,7 @@ def test_80_columns_hold_what_is_scored_and_the_time_left(
     epochs = make_epochs(40, held_out=held_out, diverged=diverged)
     list(show_progress(iter(epochs), num_epochs=40))
     shown = capsys.readouterr().err.replace("\n", "").split("\r")
-    assert shown[-1].startswith("40/40 epochs |██████████| 00:00<00:00, ")
+    assert shown[-1].startswith("40/40 epochs |████████| 00:00<00:00, ")
     assert words in shown[-1]
     assert max(map(len, shown)) <= 80
 

@@ -19,7 +19,7 @@ TICK = 1.0
 """Seconds after which the clock in a terminal moves, during an epoch too."""
 PATIENCE = 60.0
 """Seconds of the first epoch after which a log gets a line about it."""
-_BAR = "{n_fmt}/{total_fmt} epochs |{bar:10}| {elapsed}<{remaining}{postfix}"
+_BAR = "{n_fmt}/{total_fmt} epochs |{bar:8}| {elapsed}<{remaining}{postfix}"
 
 
 def show_progress(epochs: Epochs, num_epochs: int, start: int = 0) -> Epochs:
@@ -100,5 +100,5 @@ def _means(metrics: Mapping[str, np.ndarray]) -> dict[str, str]:
     if sound.any():
         words = {w: f"{w}: {metrics[column][sound].mean():.4f}" for w, column in columns.items()}
     if not sound.all():
-        words["diverged"] = f"{(~sound).sum()} of {len(sound)} trials diverged"
+        words["diverged"] = f"{(~sound).sum()} of {len(sound)} diverged"
     return words
