@@ -13,11 +13,11 @@ import pytest
 from base import BASE
 from server import ROOT
 
-from mnist_jax.benchmark import peers, step_time
+from mnist_jax.benchmark import peer_loops, peers, processes, rounds, stages
 from mnist_jax.data import loading
 from mnist_jax.training import trial
 
-TASK = peers.Task([8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
+TASK = peer_loops.Task([8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
 
 
 def run(*arguments, cwd=ROOT):
@@ -28,13 +28,13 @@ def run(*arguments, cwd=ROOT):
 
 def test_ratio_is_taken_pair_by_pair():
     # The medians' ratio would be 20 / 4 = 5.
-    assert peers.ratio([10.0, 20.0, 60.0], [5.0, 2.0, 4.0]) == {
+    assert rounds.ratio([10.0, 20.0, 60.0], [5.0, 2.0, 4.0]) == {
         "median": 10.0,
         "min": 2.0,
         "max": 15.0,
     }
     with pytest.raises(ValueError, match="zip"):
-        peers.ratio([1.0, 2.0], [1.0])
+        rounds.ratio([1.0, 2.0], [1.0])
 
 
 def test_breakdown_sums_to_the_step():
@@ -47,8 +47,8 @@ def test_breakdown_sums_to_the_step():
         "evaluation": 3.0,
         "shuffle": 0.25,
     }
-    stages = step_time.breakdown(seconds, num_steps=100, epoch_steps=1000)
-    assert stages == pytest.approx(
+    parts = stages.breakdown(seconds, num_steps=100, epoch_steps=1000)
+    assert parts == pytest.approx(
         {
             "gather": 5.0,
             "forward": 30.0,
@@ -59,19 +59,19 @@ def test_breakdown_sums_to_the_step():
             "shuffle": 0.25,
         }
     )
-    assert sum(list(stages.values())[:5]) == pytest.approx(100.0)  # 10 s / 100 steps
-    assert list(stages) == list(step_time.STAGES)
+    assert sum(list(parts.values())[:5]) == pytest.approx(100.0)  # 10 s / 100 steps
+    assert list(parts) == list(stages.STAGES)
 
 
-def side(rounds):
-    answers = iter(rounds)
+def side(told):
+    answers = iter(told)
 
     def train():
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         ms, loss = answer
-        return peers.Epoch(seconds=ms, steps=1000, loss=loss)
+        return rounds.Epoch(seconds=ms, steps=1000, loss=loss)
 
     return train
 
@@ -81,9 +81,9 @@ def test_rounds_count_no_warm_up_and_leave_out_who_does_not_train(capsys):
         "ours": side([(9.0, 2.3), (1.0, 1.0), (2.0, 0.5)]),
         "keras": side([(9.0, 2.3), (4.0, 2.4), (4.0, 2.3)]),
         "torch": side([(9.0, 2.3), (4.0, math.nan), (4.0, math.nan)]),
-        "flax": side([(9.0, 2.3), peers.PeerError("it died")]),
+        "flax": side([(9.0, 2.3), rounds.PeerError("it died")]),
     }
-    timings, left_out = peers.run_rounds(sides, rounds=2)
+    timings, left_out = rounds.run_rounds(sides, rounds=2)
     assert timings == {"ours": ([9.0, 1.0, 2.0], [2.3, 1.0, 0.5])}
     assert left_out.keys() == {"keras", "torch", "flax"}
     assert left_out["flax"] == "it died"
@@ -102,25 +102,25 @@ def test_rounds_alternate_their_order():
     def named(name):
         def train():
             called.append(name)
-            return peers.Epoch(1.0, 1, 1.0 / len(called))
+            return rounds.Epoch(1.0, 1, 1.0 / len(called))
 
         return train
 
-    peers.run_rounds({"ours": named("ours"), "keras": named("keras")}, rounds=2)
+    rounds.run_rounds({"ours": named("ours"), "keras": named("keras")}, rounds=2)
     assert called == ["keras", "ours", "ours", "keras", "keras", "ours"]
 
 
 def test_peers_speak_in_lines():
     answers = io.StringIO()
-    epochs = iter([peers.Epoch(2.0, 10, 0.5), peers.Epoch(1.0, 10, 0.25)])
-    peers.serve(lambda: next(epochs), {"platform": "cpu"}, ["epoch\n", "epoch\n"], answers)
+    epochs = iter([rounds.Epoch(2.0, 10, 0.5), rounds.Epoch(1.0, 10, 0.25)])
+    processes.serve(lambda: next(epochs), {"platform": "cpu"}, ["epoch\n", "epoch\n"], answers)
     assert [json.loads(line) for line in answers.getvalue().splitlines()] == [
         {"platform": "cpu"},
         {"seconds": 2.0, "steps": 10, "loss": 0.5},
         {"seconds": 1.0, "steps": 10, "loss": 0.25},
     ]
     with pytest.raises(ValueError, match="expected 'epoch'"):
-        peers.serve(lambda: next(epochs), {}, ["stop\n"], answers)
+        processes.serve(lambda: next(epochs), {}, ["stop\n"], answers)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def archive(tmp_path):
 
 def test_a_peer_that_dies_says_why(archive):
     peer = peers.start_peer("flax", TASK._replace(batch_size=0), archive, dict(os.environ))
-    with pytest.raises(peers.PeerError, match=r"^its process ended with status 1: \w*Error"):
+    with pytest.raises(rounds.PeerError, match=r"^its process ended with status 1: \w*Error"):
         peer.train_epoch()
 
 
@@ -141,7 +141,7 @@ def test_a_peer_that_dies_says_why(archive):
 def test_flax_peer_trains(archive, conv_features):
     with np.load(archive) as arrays:
         task = TASK._replace(conv_features=conv_features)
-        train, about = peers.flax_trainer(task, arrays["images"], arrays["labels"])
+        train, about = peer_loops.flax_trainer(task, arrays["images"], arrays["labels"])
     epochs = [train() for _ in range(4)]
     assert about["platform"] == "cpu"
     assert [epoch.steps for epoch in epochs] == [4] * 4
@@ -179,8 +179,8 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
     assert flax["ms_per_step"] > 0
     assert flax["ratio"]["min"] <= flax["ratio"]["median"] <= flax["ratio"]["max"]
     pairs = zip(record["rounds"]["flax"]["ms"], record["rounds"]["ours"]["ms"], strict=True)
-    assert flax["ratio"] == peers.spread([t / o for t, o in list(pairs)[1:]])
-    assert set(record["breakdown_ms_per_step"]) == set(step_time.STAGES)
+    assert flax["ratio"] == rounds.spread([t / o for t, o in list(pairs)[1:]])
+    assert set(record["breakdown_ms_per_step"]) == set(stages.STAGES)
     assert all(map(math.isfinite, record["breakdown_ms_per_step"].values()))
     assert record["trials"] == record["devices"]["count"]
     assert "flax" in done.stdout
@@ -238,7 +238,7 @@ def test_partial_epochs_do_their_work():
     )._replace(eval_batch_size=4)
     hyper = jax.tree.map(lambda x: jnp.asarray(x[0]), trials)
     state, order = trial.init(recipe, hyper), jnp.asarray(rng.permutation(8))
-    epochs = step_time.partial_epochs()
+    epochs = stages.partial_epochs()
     results = jax.jit(
         lambda *inputs: {name: epoch(recipe, *inputs) for name, epoch in epochs.items()}
     )(hyper, state, order, split, split)

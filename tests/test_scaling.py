@@ -13,7 +13,7 @@ import pytest
 from server import ROOT
 
 from mnist_jax import UserError
-from mnist_jax.benchmark import peers, scaling
+from mnist_jax.benchmark import rounds, scaling
 from mnist_jax.config.experiment import read_config
 from mnist_jax.data import loading
 from mnist_jax.training import jax_setup, machine, memory
@@ -94,7 +94,7 @@ class FakeSide:
     def __init__(self, command, log, environment):
         self.number = int(command[2])
         if self.number > 300:
-            raise peers.PeerError(f"memory holds 300 of {self.number} trials")
+            raise rounds.PeerError(f"memory holds 300 of {self.number} trials")
         memory = {"device_bytes": 9, "data_bytes": 1, "trial_bytes": 8, "peak_bytes": 10**7}
         self.about = {
             **dict.fromkeys(("images", "steps", "epoch_steps"), 4),
@@ -111,7 +111,7 @@ class FakeSide:
     def train_epoch(self):
         assert self.number in self.living
         self.loss /= 2
-        return peers.Epoch(seconds=1.0, steps=4 * self.number, loss=self.loss)
+        return rounds.Epoch(seconds=1.0, steps=4 * self.number, loss=self.loss)
 
     def close(self):
         self.living.remove(self.number)
@@ -162,7 +162,7 @@ def test_a_long_epoch_is_cut_to_its_first_steps(monkeypatch, prepared, job):
 
 def test_what_memory_does_not_hold_is_not_trained(monkeypatch, prepared, job):
     monkeypatch.setattr(memory, "trials_that_fit", lambda program: 2)
-    with pytest.raises(peers.PeerError, match=r"^memory holds 2 of 3 trials$"):
+    with pytest.raises(rounds.PeerError, match=r"^memory holds 2 of 3 trials$"):
         scaling.prepare(job, 3)
 
 
@@ -172,7 +172,7 @@ def test_a_full_device_is_one_line(monkeypatch, tmp_path, job):
 
     (tmp_path / "job").write_bytes(pickle.dumps(job))
     monkeypatch.setattr(scaling, "prepare", fail)
-    monkeypatch.setattr(peers, "take_output", lambda: None)
+    monkeypatch.setattr(scaling, "take_output", lambda: None)
     monkeypatch.setattr(sys, "argv", ["scaling", "4", str(tmp_path / "job")])
     with pytest.raises(SystemExit, match=r"^RESOURCE_EXHAUSTED: Out of memory$"):
         scaling.main()

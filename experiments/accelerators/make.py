@@ -27,7 +27,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from mnist_jax import disk
-from mnist_jax.benchmark import peers
+from mnist_jax.benchmark import peers, rounds
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.data import loading
 from mnist_jax.report import canvas
@@ -180,7 +180,7 @@ def time_peers(folder: Path, size: Size) -> None:
             for name, side in running.items():
                 epochs = [side.train_epoch() for _ in range(1 + size.rounds)]
                 side.close()
-                found = peers.spread([1e6 * e.seconds / e.steps for e in epochs[1:]])
+                found = rounds.spread([1e6 * e.seconds / e.steps for e in epochs[1:]])
                 rows.append({"config": config, "peer": name, "us_step": found["median"],
                              "precision": size.precision, **side.about})  # fmt: skip
     if rows:

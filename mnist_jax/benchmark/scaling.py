@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnist_jax import UserError
-from mnist_jax.benchmark import peers
-from mnist_jax.benchmark.peers import Epoch, PeerError, Side, Timings, say, with_extremes
+from mnist_jax.benchmark.processes import Side, serve, take_output
+from mnist_jax.benchmark.rounds import Epoch, PeerError, Timings, run_rounds, say, with_extremes
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data.datasets import num_batches
 from mnist_jax.data.loading import Dataset
@@ -84,7 +84,7 @@ def measure(job: Job, numbers: Sequence[int], rounds: int) -> dict[str, Any]:
     left_out: dict[str, str] = {}
 
     def time_rounds(sides: Mapping[str, Side]) -> None:
-        timed, lost = peers.run_rounds({n: s.train_epoch for n, s in sides.items()}, rounds)
+        timed, lost = run_rounds({n: s.train_epoch for n, s in sides.items()}, rounds)
         timings.update(timed)
         left_out.update(lost)
 
@@ -250,11 +250,11 @@ def main() -> None:
     import jax
 
     number, file = sys.argv[1:]
-    answers = peers.take_output()
+    answers = take_output()
     job = pickle.loads(Path(file).read_bytes())  # `measure` wrote it, in a folder of its own
     try:
         train, about = prepare(job, int(number))
-        peers.serve(train, about, sys.stdin, answers)
+        serve(train, about, sys.stdin, answers)
     except UserError as error:
         print(json.dumps({"error": str(error)}), file=answers, flush=True)
     except (PeerError, jax.errors.JaxRuntimeError) as error:  # memory, as far as is known

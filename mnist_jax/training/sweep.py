@@ -90,7 +90,7 @@ def compile_sweep(
         trials: Arrays of shape [trials].
         dataset: All of its training images are trained on.
         num_devices: How many devices to use at most; 0 for all.
-        epoch: What a trial does in an epoch; `benchmark/step_time.py` times parts of it.
+        epoch: What a trial does in an epoch; `benchmark/stages.py` times parts of it.
     """
     held_out = recipe.held_out
     num_trials = len(trials.seed)
