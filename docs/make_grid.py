@@ -20,9 +20,9 @@ def rows():
     for axis in find_axes("mlp", ("sgd",)).values():
         if not axis.of:
             yield axis.name, axis.default, axis.how, axis.text
-    for classes in (axes.MODELS, axes.OPTIMIZERS):
-        for name, cls in classes.items():
-            for axis in axes.read_class(cls):
+    for built_in in (axes.MODELS, axes.OPTIMIZERS):
+        for name, parameters in built_in.items():
+            for axis in parameters:
                 yield axis.name, axis.default, f"{axis.how}, {name}", axis.text
 
 

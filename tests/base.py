@@ -1,12 +1,10 @@
 """A point of a grid that tests change where they need another, and what trains it."""
 
-from mnist_jax.config import axes
+from mnist_jax.config.keys import find_axes
 from mnist_jax.training import models, networks, optimizers, recipes, sweep, trial
 from mnist_jax.training.trial import Hyperparameters, Recipe
 
-AXES = axes.arrange(
-    axes.read_class(axes.CNN, of="model"), {"sgd": axes.read_class(axes.SGD, of="optimizer")}
-)
+AXES = find_axes("cnn", ("sgd",))
 """Those of a config whose model is "cnn", which without blocks is "mlp"."""
 BASE = {axis.name: axis.default for axis in AXES.values()} | {
     "conv_features": (),

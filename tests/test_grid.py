@@ -8,12 +8,12 @@ from mnist_jax import UserError
 from mnist_jax.config import grid
 from mnist_jax.config.grid import make_points
 
-SPREADS = {name: axis.spread for name, axis in AXES.items()}
+SCALES = {name: axis.scale for name, axis in AXES.items()}
 
 
 def points(kind="product", num_points=0, seed=0, **axes):
     given = {name: (value,) for name, value in BASE.items()} | axes
-    return make_points(given, SPREADS, kind, num_points, seed)
+    return make_points(given, SCALES, kind, num_points, seed)
 
 
 def test_a_product_is_every_combination_and_the_last_axis_varies_fastest():
@@ -123,7 +123,7 @@ def test_ranges_that_make_no_sense_are_refused(axes, said):
     ],
 )
 def test_more_points_than_a_range_holds_are_refused_before_any_is_drawn(monkeypatch, axis, ends):
-    drawn = {grid._between(SPREADS[axis], ends, u) for u in np.arange(0, 1, 1e-4)}
+    drawn = {grid._between(SCALES[axis], ends, u) for u in np.arange(0, 1, 1e-4)}
     monkeypatch.setattr(grid, "_between", None)
     with pytest.raises(UserError, match="num_points=1000000: the ranges hold at most") as refused:
         points("halton", 10**6, **{axis: ends})

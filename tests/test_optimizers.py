@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mnist_jax import UserError
-from mnist_jax.config.axes import OPTIMIZERS, SCHEDULES, read_class
+from mnist_jax.config.axes import OPTIMIZERS, SCHEDULES
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.training import models, networks, trial
 from mnist_jax.training.optimizers import (
@@ -309,7 +309,7 @@ def test_one_momentum_among_the_trials_is_a_buffer_for_all(params):
 
 def test_parameters_and_defaults_are_those_of_a_config_and_of_optax():
     for name, make in MAKERS.items():
-        axes_of = {axis.name: axis.default for axis in read_class(OPTIMIZERS[name])}
+        axes_of = {axis.name: axis.default for axis in OPTIMIZERS[name]}
         defaults = {n: p.default for n, p in inspect.signature(make).parameters.items()}
         if make is sgd:
             assert axes_of.keys() == defaults.keys() - {"learning_rate", "output"}

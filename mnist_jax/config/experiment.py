@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from mnist_jax import UserError
-from mnist_jax.config import axes, grid, old_records
-from mnist_jax.config.axes import Axis
+from mnist_jax.config import grid, old_records
+from mnist_jax.config.axes import MODELS, OPTIMIZERS, Axis
+from mnist_jax.config.columns import check_metrics
 from mnist_jax.config.config_files import advice, plain, read_file, read_value, values_in
 from mnist_jax.config.grid import Point
-from mnist_jax.config.keys import Code, axes_of_optimizer, bad_value, find_axes, recorded_as
+from mnist_jax.config.keys import Resolver, bad_value, find_axes, parameters_of, recorded_as
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS, Settings
 from mnist_jax.config.user_code import OwnFile
@@ -69,11 +71,11 @@ class Experiment(Settings):
     def points(self) -> list[Point]:
         """The points of the grid; an axis that a point's optimizer does not take is None there."""
         known = self.axes
-        spreads = {name: axis.spread for name, axis in known.items()}
-        found = grid.make_points(self.values, spreads, self.grid, self.num_points, self.design_seed)
+        scales = {name: axis.scale for name, axis in known.items()}
+        found = grid.make_points(self.values, scales, self.grid, self.num_points, self.design_seed)
         if len(self._optimizers) == 1:
             return found
-        taken = {o: axes_of_optimizer(o, self.own_files) for o in self._optimizers}
+        taken = {o: parameters_of("optimizer", o, self.own_files) for o in self._optimizers}
         return grid.distinct(_own_values(point, known, taken) for point in found)
 
     @property
@@ -190,17 +192,18 @@ def read_config(
         UserError: A key is unknown, or has a value that makes no sense.
     """
     given = {str(key): plain(config[key]) for key in config}
-    given = _merge(given, typed, Code(folders, copies))
-    code = Code(folders, copies, typed)
-    models = [code.find("model", spec) for spec in values_in(given.get("model", "mlp"))]
+    given = _merge(given, typed, Resolver(folders, copies))
+    resolver = Resolver(folders, copies, typed)
+    models = [resolver.resolve("model", spec) for spec in values_in(given.get("model", "mlp"))]
     if len(models) != 1:
         said = "one, since its fields are keys of the config; make a run of each"
         raise bad_value("model", ",".join(models), said)
     (model,) = models
-    optimizers = [code.find("optimizer", spec) for spec in values_in(given.get("optimizer", "sgd"))]
-    metrics = tuple(code.find("metrics", spec) for spec in _one(given, "metrics"))
-    axes.check_metrics(metrics)
-    known = find_axes(model, tuple(dict.fromkeys(optimizers)), code.files)
+    specs = values_in(given.get("optimizer", "sgd"))
+    optimizers = [resolver.resolve("optimizer", spec) for spec in specs]
+    metrics = tuple(resolver.resolve("metrics", spec) for spec in _one(given, "metrics"))
+    known = find_axes(model, tuple(dict.fromkeys(optimizers)), resolver.files)
+    check_metrics(metrics, known)
     for key in given:
         if key not in known and key not in SETTINGS:
             raise _unknown(key, key in typed, known, model, optimizers)
@@ -220,7 +223,7 @@ def read_config(
         values={key: _axis(given, axis, mixed) for key, axis in known.items()},
         seed=first,
         shard=shard,
-        own_files=code.files,
+        own_files=resolver.files,
     )
     searches = experiment.grid in ("random", "halton")
     if bool(experiment.num_points) != searches:
@@ -247,7 +250,7 @@ def read_config(
     return experiment
 
 
-def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
+def _merge(given: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
     """Returns what a file says, in the keys of this version, with what was typed in its place.
 
     What the file says of a model or an optimizer in whose place another is typed is left out, and
@@ -262,9 +265,10 @@ def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
         before = values_in(given.get(key, "mlp" if key == "model" else "sgd"))
         now = list(map(recorded_as, values_in(late[key])))
         if now != list(map(recorded_as, before)):
-            was = [code.find(key, spec) for spec in before]
-            stays = _parameters(key, [spec for spec in now if spec in was], code.files)
-            for name, axis in _parameters(key, was, code.files).items():
+            was = [resolver.resolve(key, spec) for spec in before]
+            axes_of = {spec: parameters_of(key, spec, resolver.files) for spec in was}
+            stays = {name for spec in now if spec in axes_of for name in axes_of[spec]}
+            for name, axis in ChainMap(*axes_of.values()).items():
                 # A default is that of the optimizer whose it is: others beside it have their own,
                 # which is what None says.
                 silent = (None, (None,), axis.default, (axis.default,))
@@ -273,26 +277,15 @@ def _merge(given: dict, typed: Mapping[str, Any], code: Code) -> dict:
     return {k: value for k, value in given.items() if k not in gone - typed.keys()} | late
 
 
-def _parameters(key: str, specs: Sequence[str], files: tuple[OwnFile, ...]) -> dict[str, Axis]:
-    found: dict[str, Axis] = {}
-    for spec in specs:
-        if key == "optimizer":
-            found |= axes_of_optimizer(spec, files)
-        else:
-            every = find_axes(spec, ("sgd",), files)
-            found |= {name: axis for name, axis in every.items() if axis.of == "model"}
-    return found
-
-
 def _unknown(
     key: str, typed: bool, known: Mapping[str, Axis], model: str, optimizers: Sequence[str]
 ) -> UserError:
     said = f"--config.{key}: no such key" if typed else f"config key {key}: unknown"
-    for what, named, classes in (
-        ("model", [model], axes.MODELS),
-        ("optimizer", optimizers, axes.OPTIMIZERS),
+    for what, named, built_in in (
+        ("model", [model], MODELS),
+        ("optimizer", optimizers, OPTIMIZERS),
     ):
-        takers = [n for n, cls in classes.items() if key in {a.name for a in axes.read_class(cls)}]
+        takers = [n for n, axes in built_in.items() if key in {axis.name for axis in axes}]
         if takers:
             own = [name for name, axis in known.items() if axis.of == what]
             takes = f"{' and '.join(named)} take{'s' * (len(named) == 1)} no {key}"
@@ -348,7 +341,7 @@ def _check_point(point: Point, model: str, num_images: int) -> None:
         raise bad_value(
             "nesterov", True, "False, or a momentum above 0: without one there is nothing"
         )
-    has_kernels = point["l2_on_output"] or model not in axes.MODELS or _has_hidden(point)
+    has_kernels = point["l2_on_output"] or model not in MODELS or _has_hidden(point)
     for key in ("l2", "weight_decay"):
         if point[key] and not has_kernels:
             expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"

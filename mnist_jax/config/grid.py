@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mnist_jax import UserError
-from mnist_jax.config.axes import LOG, LOG_OF_REST, Spread
+from mnist_jax.config.values import LOG, LOG_OF_REST, SearchScale
 
 GRIDS = ("product", "list", "random", "halton")
 Point = dict[str, Any]
@@ -18,7 +18,7 @@ Point = dict[str, Any]
 
 def make_points(
     axes: Mapping[str, Sequence[Any]],
-    spreads: Mapping[str, Spread | None],
+    scales: Mapping[str, SearchScale | None],
     grid: str,
     num_points: int,
     seed: int,
@@ -27,7 +27,7 @@ def make_points(
 
     Args:
         axes: By name, the values.
-        spreads: By name, how a search draws from a range between two values; of an axis without
+        scales: By name, how a search draws from a range between two values; of an axis without
             it takes one of the values.
         grid: `product` takes every combination, the last axis varying fastest. `list` reads the
             axes side by side: point i has the i-th value of every axis with more than one.
@@ -53,7 +53,7 @@ def make_points(
         rows = zip(*(axes[name] for name in several), strict=True) if several else [()]
         points = [dict(zip(several, row, strict=True)) for row in rows]
     else:
-        points = _search(axes, several, spreads, grid, num_points, seed)
+        points = _search(axes, several, scales, grid, num_points, seed)
     fixed = {name: values[0] for name, values in axes.items()}
     return distinct([fixed | point for point in points])
 
@@ -63,10 +63,10 @@ def distinct(points: Iterable[Point]) -> list[Point]:
     return list({tuple(point.values()): point for point in points}.values())
 
 
-def _search(axes, several, spreads, grid: str, num_points: int, seed: int) -> list[dict[str, Any]]:
+def _search(axes, several, scales, grid: str, num_points: int, seed: int) -> list[dict[str, Any]]:
     for name, n in several.items():
-        log = spreads[name] is LOG
-        if spreads[name] and (n > 2 or (log and min(axes[name]) <= 0)):
+        log = scales[name] is LOG
+        if scales[name] and (n > 2 or (log and min(axes[name]) <= 0)):
             expected = "two positive numbers" if log else "two numbers"
             raise UserError(
                 f"--config.{name}={tuple(axes[name])}: expected {expected}, the ends of the range "
@@ -77,7 +77,7 @@ def _search(axes, several, spreads, grid: str, num_points: int, seed: int) -> li
             f"--config.grid={grid}: nothing to search; give an axis two values, the ends of its "
             "range, as in --config.learning_rate=0.01,1"
         )
-    if (most := math.prod(_most(spreads[name], axes[name]) for name in several)) < num_points:
+    if (most := math.prod(_most(scales[name], axes[name]) for name in several)) < num_points:
         raise _too_many(num_points, f"at most {most} different points")
     import numpy as np
     from scipy.stats import qmc
@@ -89,7 +89,7 @@ def _search(axes, several, spreads, grid: str, num_points: int, seed: int) -> li
         cube = halton.random(num_points) if halton else rng.random((num_points, len(several)))
         for row in cube:
             values = zip(several, row, strict=True)
-            drawn = (_between(spreads[name], axes[name], float(u)) for name, u in values)
+            drawn = (_between(scales[name], axes[name], float(u)) for name, u in values)
             points[tuple(drawn)] = None
         if len(points) >= num_points:
             return [dict(zip(several, point, strict=True)) for point in points][:num_points]
@@ -103,9 +103,9 @@ def _too_many(num_points: int, there: str) -> UserError:
     )
 
 
-def _most(spread: Spread | None, values: Sequence[Any]) -> int:
+def _most(scale: SearchScale | None, values: Sequence[Any]) -> int:
     """Returns how many values of an axis a search can draw, or a few more."""
-    if spread is None:
+    if scale is None:
         return len(values)
     low, high = sorted(values)
     if isinstance(low, int):
@@ -120,21 +120,20 @@ def _most(spread: Spread | None, values: Sequence[Any]) -> int:
         num = place(-low) + place(high) if high > 0 else place(-low) - place(-high)
     else:
         num = place(high) - place(low)
-    if spread is LOG_OF_REST:
+    if scale is LOG_OF_REST:
         num += place(1 - low) - place(1 - high)
     return int(num) + 3
 
 
-def _between(spread: Spread | None, values: Sequence[Any], u: float) -> Any:
+def _between(scale: SearchScale | None, values: Sequence[Any], u: float) -> Any:
     """Places `u`, from 0 to below 1, between the ends of a range or among the values."""
-    if spread is None:
+    if scale is None:
         return values[int(u * len(values))]
-    to, back = spread
-    low, high = (to(value) for value in values)
-    value = back(low + u * (high - low))
+    low, high = map(scale.forward, values)
+    value = scale.inverse(low + u * (high - low))
     if isinstance(value, int):
         return value
     # Short enough to be typed; of a momentum near 1 it is the distance from 1 that counts.
-    near_1 = spread is LOG_OF_REST and value > 0.9
+    near_1 = scale is LOG_OF_REST and value > 0.9
     short = round(value, 2 - math.floor(math.log10(1 - value))) if near_1 else float(f"{value:.3g}")
     return min(max(short, min(values)), max(values))

@@ -2,15 +2,14 @@
 
 import difflib
 import functools
-import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mnist_jax import UserError
-from mnist_jax.config import axes, user_code
-from mnist_jax.config.axes import Axis
+from mnist_jax.config import columns, user_axes, user_code
+from mnist_jax.config.axes import MODELS, OPTIMIZERS, Axis, in_grid_order
 from mnist_jax.config.config_files import plain, values_in
 from mnist_jax.config.settings import SETTINGS
 from mnist_jax.config.user_code import OwnFile
@@ -18,8 +17,12 @@ from mnist_jax.config.user_code import OwnFile
 _RESERVED = {"name", "seed", "shard", "files", *SETTINGS}
 _RESERVED |= {"trial", "point", "epoch", "diverged_epoch"}
 _RESERVED |= {"num_trials", "diverged_seeds", "statistics"}
-_COLUMN = re.compile("(best_)?(train|validation|test)_(loss|accuracy|objective|epoch)")
-"""Names that no axis of one's own may have: keys and columns of a run."""
+"""Names of keys and columns of a run, which no axis of a user's file may have."""
+_BUILT_IN: Mapping[str, Collection[str]] = {
+    "model": MODELS,
+    "optimizer": OPTIMIZERS,
+    "metrics": columns.METRICS,
+}
 
 
 @functools.lru_cache
@@ -31,17 +34,15 @@ def find_axes(
     Args:
         model: A name of `axes.MODELS`, or `FILE.py:CLASS`.
         optimizers: Each a name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`.
-        files: Where one's own are.
+        files: The user's files that they name.
 
     Raises:
-        UserError: One cannot be had, or two keys have one name.
+        UserError: One cannot be loaded, or two keys have one name.
     """
-    if model in axes.MODELS:
-        fields = axes.read_class(axes.MODELS[model], of="model")
-    else:
-        fields = axes.of_module(find_own(model, "model", files), model)
-    taken = {spec: list(axes_of_optimizer(spec, files).values()) for spec in optimizers}
-    found = axes.arrange(fields, taken)
+    found = in_grid_order(
+        parameters_of("model", model, files).values(),
+        {spec: parameters_of("optimizer", spec, files).values() for spec in optimizers},
+    )
     if clash := next(filter(_is_reserved, found.values()), None):
         raise UserError(
             f"{clash.name}: the {clash.of} has a parameter of this name, which a run uses itself;"
@@ -51,16 +52,23 @@ def find_axes(
 
 
 def _is_reserved(axis: Axis) -> bool:
-    return axis.name in _RESERVED or bool(_COLUMN.match(axis.name))
+    return axis.name in _RESERVED or columns.split_column(axis.name)[1] in columns.ALWAYS
 
 
-def axes_of_optimizer(spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
-    """Returns the axes that an optimizer takes, by name; arguments as of `find_axes`."""
-    if spec in axes.OPTIMIZERS:
-        found = axes.read_class(axes.OPTIMIZERS[spec], of="optimizer")
+def parameters_of(key: str, spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
+    """Returns the axes that a model or an optimizer has, by name.
+
+    Args:
+        key: `model` or `optimizer`.
+        spec: What the config says of it.
+        files: The user's files that it may name.
+    """
+    found: Iterable[Axis]
+    if key == "model":
+        found = MODELS.get(spec) or user_axes.model_axes(find_own(spec, key, files), spec)
     else:
-        found = axes.of_function(find_own(spec, "optimizer", files), spec)
-    return {axis.name: axis for axis in found}
+        found = OPTIMIZERS.get(spec) or user_axes.optimizer_axes(find_own(spec, key, files), spec)
+    return {axis.name: axis._replace(of=key) for axis in found}
 
 
 def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
@@ -106,11 +114,11 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
     while frame:  # the file that calls this comes first, but for what may be wrapped around it
         callers.append(Path(frame.f_code.co_filename).parent)
         frame = frame.f_back
-    code = Code(list(dict.fromkeys(callers)), {})
+    resolver = Resolver(list(dict.fromkeys(callers)), {})
 
     def known(model: Any, optimizer: Any) -> dict[str, Axis]:
-        specs = dict.fromkeys(code.find("optimizer", o) for o in values_in(plain(optimizer)))
-        return find_axes(code.find("model", model), tuple(specs), code.files)
+        specs = dict.fromkeys(resolver.resolve("optimizer", o) for o in values_in(plain(optimizer)))
+        return find_axes(resolver.resolve("model", model), tuple(specs), resolver.files)
 
     config = Config(type_safe=False)  # every value is checked when it is read
     for name, setting in SETTINGS.items():
@@ -132,8 +140,8 @@ def recorded_as(spec: Any) -> str:
     return user_code.record_name(spec) if user_code.names_file(spec) else spec
 
 
-class Code:
-    """Finds what a config names, and gathers the files of one's own."""
+class Resolver:
+    """Finds the models, optimizers and metrics that a config names, and collects their files."""
 
     def __init__(
         self, folders: Sequence[Path], copies: Mapping[str, OwnFile], typed: Collection[str] = ()
@@ -147,9 +155,9 @@ class Code:
         """Those that were found so far."""
         return tuple(self._found.values())
 
-    def find(self, key: str, spec: Any) -> str:
+    def resolve(self, key: str, spec: Any) -> str:
         """Returns how the record names what a key says."""
-        known = {"model": axes.MODELS, "optimizer": axes.OPTIMIZERS, "metrics": axes.METRICS}[key]
+        known = _BUILT_IN[key]
         if isinstance(spec, str) and spec in known:
             return spec
         if not (isinstance(spec, str) and user_code.names_file(spec)):

@@ -4,9 +4,10 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from mnist_jax.config.axes import COUNT, FLAG, WHOLE, WORD, Kind, choice
+from mnist_jax.config.columns import METRICS
 from mnist_jax.config.grid import GRIDS
 from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.config.values import COUNT, FLAG, SEED, WHOLE, WORD, WORDS, ValueKind, choice
 from mnist_jax.data import datasets
 
 PRECISIONS = {
@@ -27,17 +28,7 @@ def _is_dataset(value: Any) -> bool:
     return isinstance(value, str) and datasets.canonical_name(value) in datasets.DATASETS
 
 
-def _is_words(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(WORD.valid, value))
-
-
-_DATASET = Kind(f"one of {', '.join(datasets.DATASETS)}", _is_dataset, str)
-_SEED = Kind(
-    f"a whole number from 0 to {2**32 - 1}",
-    lambda value: type(value) is int and 0 <= value < 2**32,
-    int,
-)
-_WORDS = Kind("names, as in top_2_accuracy,brier_score", _is_words, tuple)
+_DATASET = ValueKind(f"one of {', '.join(datasets.DATASETS)}", _is_dataset, str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +41,8 @@ class Settings:
     model: Annotated[str, WORD, "mlp, cnn, or a Flax module of one's own, as FILE.py:CLASS"] = "mlp"
     metrics: Annotated[
         tuple[str, ...],
-        _WORDS,
-        "measured beside loss and accuracy: top_2_accuracy, brier_score, confidence, or one's own,"
+        WORDS,
+        f"measured beside loss and accuracy: {', '.join(METRICS)}, or one's own,"
         " as FILE.py:FUNCTION",
     ] = ()
     protocol: Annotated[
@@ -63,12 +54,12 @@ class Settings:
     num_validation: Annotated[
         int, COUNT, "training images held out to choose on; 0: a sixth, if the protocol wants them"
     ] = 0
-    validation_seed: Annotated[int, _SEED, "of the cut of the validation images"] = 0
+    validation_seed: Annotated[int, SEED, "of the cut of the validation images"] = 0
     grid: Annotated[
         str, choice(GRIDS), "product of the axes; list, side by side; random or halton, a search"
     ] = "product"
     num_points: Annotated[int, COUNT, "points of a search"] = 0
-    design_seed: Annotated[int, _SEED, "of the search"] = 0
+    design_seed: Annotated[int, SEED, "of the search"] = 0
     num_seeds: Annotated[
         int, WHOLE, "repeated trials of each point, with the seeds --seed, --seed + 1, ..."
     ] = 5
@@ -91,7 +82,7 @@ class Settings:
 class Setting(typing.NamedTuple):
     """A key of `Settings`: what its value is, the default, what it is."""
 
-    kind: Kind
+    kind: ValueKind
     default: Any
     text: str
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax.config import axes
+from mnist_jax.config.axes import MODELS, OPTIMIZERS, SMOOTHING, TRAINING
+from mnist_jax.config.values import LINEAR, LOG, LOG_OF_REST
 from mnist_jax.report.canvas import (
     COLORS,
     MARKERS,
@@ -32,12 +33,12 @@ from mnist_jax.runs.results import Run, protocol
 
 MAX_CELLS = 100  # of a heat map, with numbers in them
 _KNOWN = {
-    axis.name: axis.spread
-    for named in (axes.Traced, axes.TracedLast, *axes.MODELS.values(), *axes.OPTIMIZERS.values())
-    for axis in axes.read_class(named)
-    if axis.spread
+    axis.name: axis.scale
+    for axes in (TRAINING, SMOOTHING, *MODELS.values(), *OPTIMIZERS.values())
+    for axis in axes
+    if axis.scale
 }
-_KNOWN |= {"num_epochs": axes.LOG, "batch_size": axes.LOG}
+_KNOWN |= {"num_epochs": LOG, "batch_size": LOG}
 _SHARES = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -257,10 +258,10 @@ def _spread_of(axis: str, values: Sequence[Any]) -> str:
         return "names"
     positive = [value for value in values if value > 0]
     wide = bool(positive) and max(positive) >= 10 * min(positive)
-    spread = _KNOWN.get(axis, axes.LOG if wide else axes.LINEAR)
-    if spread is axes.LOG and min(values) >= 0:
+    spread = _KNOWN.get(axis, LOG if wide else LINEAR)
+    if spread is LOG and min(values) >= 0:
         return "log"
-    return "1 - x" if spread is axes.LOG_OF_REST and max(values) < 1 else "linear"
+    return "1 - x" if spread is LOG_OF_REST and max(values) < 1 else "linear"
 
 
 def _order(grid: Sequence[Row], axis: str) -> dict[Any, int]:

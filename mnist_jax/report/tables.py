@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from mnist_jax.config.axes import metric_name
+from mnist_jax.config.columns import METRICS, at_best, metric_name
 from mnist_jax.report.canvas import MAX_POINTS, Line, criterion_words
 from mnist_jax.runs import records
 from mnist_jax.runs.choosing import count_diverged, is_finite, ranked
 from mnist_jax.runs.labels import count, label, num_digits, shown, varying
-from mnist_jax.runs.records import Row, at_best
+from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
-from mnist_jax.runs.summaries import MEASURES
 from mnist_jax.text import one_line
 
 LEVEL = 0.05  # corrected p-values below it tell grid points apart
@@ -152,7 +151,7 @@ def metrics_table(run: Run) -> Table:
     """Returns what else was measured of test images, at the epoch that counts."""
     columns: list[Column] = []
     for name, column in _metrics(run):
-        known, group = MEASURES.get(name), name.replace("_", " ")
+        known, group = METRICS.get(name), name.replace("_", " ")
         show = measure if known is None else percent if known.counts else number
         group += " %" * (show is percent)
         columns.append((group, "mean", column, "mean", show))
@@ -167,7 +166,7 @@ def metrics_words(run: Run) -> str:
     num_sound = len(run.results) - count_diverged(run.results)
     said, missing = [f"{sentence(when)} values of the test images; means over the n trials."], []
     for spec, (name, column) in zip(run.config["metrics"], _metrics(run), strict=True):
-        what = MEASURES[name].words if name in MEASURES else f"as {one_line(spec)} computes it"
+        what = METRICS[name].words if name in METRICS else f"as {one_line(spec)} computes it"
         said.append(f"{sentence(name.replace('_', ' '))}: {what}.")
         if sum(point["statistics"][column]["n"] for point in run.summary["grid"]) < num_sound:
             missing.append(name.replace("_", " "))

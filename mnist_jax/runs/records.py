@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mnist_jax import UserError, run_files
-from mnist_jax.config.axes import metric_name
+from mnist_jax.config.columns import at_best, metric_name, split_column
 from mnist_jax.config.grid import Point
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
@@ -121,15 +120,6 @@ class Recorder:
         return _rows(self._trials, {}, columns)
 
 
-def split_column(column: str) -> tuple[str, str]:
-    """Returns the split and the measure that a column of `results.csv` is of, or empty strings.
-
-    For `best_test_accuracy`, say, they are `test` and `accuracy`.
-    """
-    parts = re.fullmatch(r"(?:best_)?(train|validation|test)_(.+?)(?:_at_best_\w+)?", column)
-    return (parts[1], parts[2]) if parts else ("", "")
-
-
 def is_sound(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Says of which trials every loss, accuracy and objective is finite; others have diverged.
 
@@ -138,11 +128,6 @@ def is_sound(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     judged = ("loss", "accuracy", "objective")
     found = [values for name, values in columns.items() if split_column(name)[1] in judged]
     return np.all(np.isfinite(found), axis=0)
-
-
-def at_best(held_out: str | None, metric: str) -> str:
-    """Returns the column of a metric of the test set, at the epoch that a split chose."""
-    return f"test_{metric}_at_best_{held_out}"
 
 
 def columns_of(protocol: str, axes: Sequence[str], metrics: Sequence[str] = ()) -> dict[str, type]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mnist_jax import stats
+from mnist_jax.config.columns import METRICS, split_column
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.disk import to_json, write_text
 from mnist_jax.runs.choosing import by_point, choose_trial, sound_values
-from mnist_jax.runs.records import Row, split_column
+from mnist_jax.runs.records import Row
 
 
 def summarise(
@@ -45,45 +46,16 @@ def measured(row: Row, axes: Sequence[str]) -> list[str]:
     return [column for column in row if column not in named]
 
 
-class Measure(NamedTuple):
-    """What is known of a built-in metric.
-
-    Attributes:
-        words: What it is, for readers.
-        high: The largest value; the smallest is 0.
-        counts: Whether it counts images, and is a share of them.
-    """
-
-    words: str
-    high: float
-    counts: bool = False
-
-
-MEASURES = {
-    "top_2_accuracy": Measure(
-        "the share of images whose class is among the two likeliest ones", 1.0, counts=True
-    ),
-    "brier_score": Measure(
-        "the sum over classes of (probability - target) squared, from 0, which is best, to 2", 2.0
-    ),
-    "confidence": Measure(
-        "the probability of the likeliest class, be it right or wrong: where a network is"
-        " calibrated, its mean is the accuracy",
-        1.0,
-    ),
-}
-
-
 def scale_of(column: str, num_images: Mapping[str, int]) -> stats.Scale:
     """Returns which values a measured column can have; of a metric of one's own, any."""
     split, what = split_column(column)
-    if what == "accuracy" or (what in MEASURES and MEASURES[what].counts):
+    if what == "accuracy" or (what in METRICS and METRICS[what].counts):
         return stats.Scale(step=1 / num_images[split], low=0.0, high=1.0)
     if what == "epoch":
         return stats.Scale(step=1.0, low=1.0)
     if what in ("loss", "objective"):  # cross-entropy, and what the penalty adds to it
         return stats.Scale(low=0.0)
-    return stats.Scale(low=0.0, high=MEASURES[what].high) if what in MEASURES else stats.ANY
+    return stats.Scale(low=0.0, high=METRICS[what].high) if what in METRICS else stats.ANY
 
 
 def write_summary(

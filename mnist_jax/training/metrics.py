@@ -1,7 +1,7 @@
 """What is measured of every image beside loss and accuracy.
 
 A metric is a function from logits [batch, classes] and labels [batch] to one number an image, of
-which a run reports the mean over a split.
+which a run reports the mean over a split. Those here have the names of `columns.METRICS`.
 """
 
 from collections.abc import Callable
@@ -45,14 +45,6 @@ def confidence(logits: Logits, labels: Labels) -> Numbers:
     On average it is as high as the accuracy where a network is calibrated.
     """
     return jax.nn.softmax(logits).max(axis=1)
-
-
-METRICS: dict[str, Callable] = {
-    "top_2_accuracy": top_2_accuracy,
-    "brier_score": brier_score,
-    "confidence": confidence,
-}
-"""By the names of `axes.METRICS`."""
 
 
 def check_metric(function: Callable, name: str, num_classes: int) -> None:

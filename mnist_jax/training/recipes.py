@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from mnist_jax import UserError
-from mnist_jax.config import axes
-from mnist_jax.config.axes import Axis
+from mnist_jax.config.axes import OPTIMIZERS, SCHEDULES, Axis
+from mnist_jax.config.columns import METRICS, metric_name
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.grid import Point
 from mnist_jax.config.keys import find_own
 from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.config.user_axes import NUM_CLASSES
 from mnist_jax.data.datasets import CLASS_NAMES, num_batches
 from mnist_jax.training import metrics, models, networks, optimizers
 from mnist_jax.training.trial import Hyperparameters, Recipe
@@ -39,7 +40,7 @@ def create_trials(
         values = [point[name] or 0 for point in points]
         kind = known[name].kind.convert
         if kind is str:
-            values = list(map(axes.SCHEDULES.index, values))
+            values = list(map(SCHEDULES.index, values))
         dtype = np.int32 if kind in (int, str) else np.float32
         return np.repeat(np.array(values, dtype), len(seeds))
 
@@ -91,7 +92,7 @@ def create_recipe(
     trials = trials._replace(
         optimizer={name: trials.optimizer[name] for name in takes if known[name].traced}
     )
-    own = spec not in axes.OPTIMIZERS
+    own = spec not in OPTIMIZERS
     static = {name: point[name] for name in takes if not known[name].traced}
     made = optimizers.create_optimizer(
         find_own(spec, "optimizer", experiment.own_files) if own else spec,
@@ -143,8 +144,8 @@ def create_network(
     fields = [axis.name for axis in experiment.axes.values() if axis.of == "model"]
     static = experiment.static
     options = {key: point[key] for key in fields if key in static}
-    if axes.NUM_CLASSES in kind.__dataclass_fields__:
-        options[axes.NUM_CLASSES] = num_classes
+    if NUM_CLASSES in kind.__dataclass_fields__:
+        options[NUM_CLASSES] = num_classes
     traced = [key for key in fields if key not in static]
     found = networks.describe(kind(**options), image_shape, num_classes, traced)
     if not (fixed := [key for key in traced if key not in found.numbers]):
@@ -164,10 +165,10 @@ def create_network(
 def _metrics(experiment: Experiment, num_classes: int) -> tuple[tuple[str, Callable], ...]:
     found = []
     for spec in experiment.metrics:
-        if spec in axes.METRICS:
-            measure = metrics.METRICS[spec]
+        if spec in METRICS:
+            measure = getattr(metrics, spec)
         else:
             measure = find_own(spec, "metrics", experiment.own_files)
             metrics.check_metric(measure, spec, num_classes)
-        found.append((axes.metric_name(spec), measure))
+        found.append((metric_name(spec), measure))
     return tuple(found)

@@ -1,0 +1,116 @@
+"""The axes that a user's model or optimizer has: its fields or parameters, by their annotations."""
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+from mnist_jax import UserError
+from mnist_jax.config.axes import Axis
+from mnist_jax.config.values import FLAG, INTEGER, LINEAR, NUMBER, SIZES, TEXT, is_sizes
+
+STATIC = "static"
+"""Marks a float that shapes the program, as in `width: Annotated[float, STATIC] = 1.0`."""
+NUM_CLASSES = "num_classes"
+"""A module's field of this name is given the number of classes of the data set."""
+_KIND_OF_TYPE = {bool: FLAG, int: INTEGER, float: NUMBER, str: TEXT, tuple: SIZES}
+_NO_DEFAULT = (dataclasses.MISSING, inspect.Parameter.empty)
+
+
+def optimizer_axes(function: Callable, spec: str) -> list[Axis]:
+    """Returns the axes of a user's optimizer: its parameters after the learning rate.
+
+    Raises:
+        UserError: It cannot be called as an optimizer is.
+    """
+    what = f"--config.optimizer={spec}"
+    try:
+        first, *others = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{what}: expected a function of a learning rate and keyword parameters that returns an"
+            " optax.GradientTransformation"
+        ) from None
+    if first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        raise UserError(f"{what}: expected the learning rate as its first parameter")
+    variadic = (first.VAR_POSITIONAL, first.VAR_KEYWORD)
+    defaults = {p.name: p.default for p in others if p.kind not in variadic}
+    return _read_axes(what, defaults, _hints(function))
+
+
+def model_axes(module: Any, spec: str) -> list[Axis]:
+    """Returns the axes of a user's Flax module: its fields, except those that the data set decides.
+
+    Raises:
+        UserError: It is not a class of Flax modules.
+    """
+    from flax import linen as nn
+
+    what = f"--config.model={spec}"
+    if not (isinstance(module, type) and issubclass(module, nn.Module)):
+        raise UserError(f"{what}: expected a class of flax.linen.Module, which this is not")
+    defaults = {
+        field.name: field.default
+        if field.default_factory is dataclasses.MISSING
+        else field.default_factory()
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in ("parent", "name", NUM_CLASSES)
+    }
+    return _read_axes(what, defaults, _hints(module))
+
+
+def _hints(thing: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(thing, include_extras=True)
+    except Exception:  # of names that exist for type checkers alone
+        return dict(getattr(thing, "__annotations__", {}))
+
+
+def _read_axes(what: str, defaults: Mapping[str, Any], hints: Mapping[str, Any]) -> list[Axis]:
+    axes = []
+    for name, default in defaults.items():
+        if any(default is missing for missing in _NO_DEFAULT):
+            raise UserError(
+                f"{what}: {name} has no default; give it one, which a config then may change"
+            )
+        if axis := _read_axis(what, name, hints.get(name, Any), _as_tuple(default)):
+            axes.append(axis)
+    return axes
+
+
+def _read_axis(what: str, name: str, hint: Any, default: Any) -> Axis | None:
+    """Returns an axis; None for a parameter that keeps its default, such as a function."""
+    plain, *marks = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+    if isinstance(plain, str):  # a hint that could not be looked up
+        plain = Any
+    type_ = _type_of(plain, default)
+    if type_ is None:
+        return None
+    kind, traced = _KIND_OF_TYPE[type_], type_ is float and STATIC not in marks
+    if not kind.valid(default):
+        raise UserError(f"{what}: {name} is {default!r:.60} by default; expected {kind.expected}")
+    return Axis(name, kind, kind.convert(default), traced, LINEAR if traced else None)
+
+
+def _type_of(hint: Any, default: Any) -> type | None:
+    """Returns bool, int, float, str, or tuple for sizes; None if this is not an axis."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):  # as float | None, or jax.typing.ArrayLike
+        choices = {_type_of(each, default) for each in arguments if each is not type(None)}
+        hint = float if float in choices else choices.pop() if len(choices) == 1 else Any
+    elif origin in (tuple, list, Sequence, Iterable) or hint in (tuple, list, Sequence):
+        are_sizes = all(each in (int, ...) for each in arguments) and is_sizes(default)
+        return tuple if are_sizes else None
+    if hint in (bool, int, float, str):
+        return hint if isinstance(default, (int, float) if hint is float else hint) else None
+    if hint in (Any, inspect.Parameter.empty):
+        if is_sizes(default):
+            return tuple
+        return type(default) if type(default) in (bool, int, float, str) else None
+    return None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
