@@ -121,11 +121,11 @@ def _show(path: Path) -> None:
 
 def _report(path: Path) -> str:
     """Writes the report of a finished run, if that can be done, and returns what to print."""
-    from mnist_jax.report import one_run, render
+    from mnist_jax.report import one_run, saving
 
     try:
         return one_run.write_report(path)
-    except render.UnwritableError as error:
+    except saving.UnwritableError as error:
         print(f"warning: {error}", file=sys.stderr)
         return one_run.describe(path)
 

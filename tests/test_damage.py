@@ -17,8 +17,9 @@ from test_shards import make_shards
 
 from mnist_jax import UserError
 from mnist_jax.config.experiment import read_experiment
-from mnist_jax.report import epoch_figures, one_run, render, tables
-from mnist_jax.runs import records, runner, shards, workdirs
+from mnist_jax.report import epochs, one_run, reading, saving, tables
+from mnist_jax.report.figures import canvas, curves
+from mnist_jax.runs import records, results, runner, shards, workdirs
 from mnist_jax.runs.provenance import Process
 
 RECORDS = ("config.json", "summary.json", "results.csv", "metrics.jsonl", "chosen_trial.npz")
@@ -221,14 +222,14 @@ def undrawn(monkeypatch):
 
     def read(folder, drawn):
         for draw in drawn.values():
-            if draw.func is epoch_figures.draw_curves:
+            if draw.func is curves.draw_curves:
                 [run] = draw.args
                 grid = run.summary["grid"]
-                trials = epoch_figures.sound_trials(run, grid)
-                epoch_figures._read_curves(run, grid, trials)
+                trials = canvas.sound_trials(run, grid)
+                epochs.read_curves(run, grid, trials)
         return []
 
-    monkeypatch.setattr(render, "save_figures", read)
+    monkeypatch.setattr(saving, "save_figures", read)
 
 
 @pytest.mark.parametrize("protocol", ["test", "validation"])
@@ -239,7 +240,7 @@ def test_a_finished_run(tmp_path, undrawn, protocol):
         with sound_or_one_line(said):
             text = one_run.write_report(copy)
             assert "nan" not in text.lower(), said
-            assert said.startswith("results.csv") or means(one_run.read_run(copy)) == wanted, said
+            assert said.startswith("results.csv") or means(reading.read_run(copy)) == wanted, said
 
 
 def means(run):
@@ -255,7 +256,7 @@ def test_shards(tmp_path, undrawn):
     for copy, said in copies(runs[1].workdir, tmp_path, NUM // 2, RECORDS, rng):
         with sound_or_one_line(said):
             merged = tmp_path / "merged"
-            shards.merge(one_run.read_runs([runs[0].workdir, copy, runs[2].workdir]), merged)
+            shards.merge(reading.read_runs([runs[0].workdir, copy, runs[2].workdir]), merged)
             one_run.write_report(merged)
         shutil.rmtree(tmp_path / "merged", ignore_errors=True)
 
@@ -267,11 +268,11 @@ def test_what_may_not_be_read_is_told(tmp_path):
     if user == 0:  # who may read everything
         os.seteuid(65534)
     try:
-        for read in (one_run.write_report, lambda path: one_run.read_runs([path])):
+        for read in (one_run.write_report, lambda path: reading.read_runs([path])):
             with pytest.raises(UserError, match="json: Permission denied; make it readable"):
                 read(run)
         with pytest.raises(UserError, match=r"cannot be looked at \(Permission denied\)"):
-            render.check_output(run)
+            saving.check_output(run)
     finally:
         os.seteuid(user)
         run.chmod(0o700)

@@ -12,14 +12,17 @@ from test_report import IMAGES, OPTIMIZERS, RECIPE, gaps, make_run, own_run
 from mnist_jax import UserError
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data import datasets
-from mnist_jax.report import (
+from mnist_jax.report import formatting, one_run, reading, render, saving, several_runs
+from mnist_jax.report.figures import (
+    accuracy_by_point,
+    accuracy_vs_axis,
     canvas,
-    epoch_figures,
-    grid_figures,
-    one_run,
-    render,
-    several_runs,
-    trial_figures,
+    confusion_matrix,
+    curves,
+    first_layer,
+    heat_map,
+    mistakes,
+    search,
 )
 from mnist_jax.runs import choosing, labels
 from mnist_jax.runs.workdirs import NAMES
@@ -38,7 +41,7 @@ def drawn(figure):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol, schedule=("constant", "cosine"), seeds=2)
-    drawings = one_run.figures_of_run(*one_run.with_weights(run))
+    drawings = one_run.figures_of_run(*reading.with_weights(run))
     assert len(drawings) == 8
     assert all(re.fullmatch(NAMES["figures"], f"{name}.png") for name in drawings)
     for draw in drawings.values():
@@ -55,7 +58,7 @@ def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
 def test_curves_are_those_of_the_rows(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol)
     p = PROTOCOLS[protocol]
-    figure, caption = epoch_figures.draw_curves(run)
+    figure, caption = curves.draw_curves(run)
     assert [ax.get_title() for ax in figure.axes] == ["l2 0.001", "l2 0.00075", "l2 1e-06"]
     for i, ax in enumerate(figure.axes):
         lines = {line.get_label(): line for line in ax.lines}
@@ -90,7 +93,7 @@ def run_rows(run):
 
 def test_curves_have_the_lengths_of_their_points(tmp_path):
     run = make_run(tmp_path / "run", num_epochs=(2, 6), l2=(0.0,))
-    figure, _ = epoch_figures.draw_curves(run)
+    figure, _ = curves.draw_curves(run)
     lengths = [len(ax.lines[0].get_xdata()) for ax in figure.axes]
     assert lengths == [2, 6]
     assert figure.axes[0].get_xlim() == (0.5, 6.5)
@@ -99,14 +102,14 @@ def test_curves_have_the_lengths_of_their_points(tmp_path):
 def test_of_many_points_best_median_and_worst_are_drawn(tmp_path):
     rates = (0.1, 0.2, 0.3, 0.4)
     run = make_run(tmp_path / "run", "validation", learning_rate=rates)
-    figure, caption = epoch_figures.draw_curves(run)
+    figure, caption = curves.draw_curves(run)
     order = choosing.ranked(run.summary["grid"], "best_validation_accuracy")
     axes = labels.varying(order)
     wanted = [labels.label(order[i], axes) for i in (0, 6, 11)]
     assert [ax.get_title() for ax in figure.axes] == wanted
     assert "of 12 grid points the best, the median and the worst" in caption
     same = make_run(tmp_path / "same", "last_epoch", learning_rate=rates, seeds=1)
-    figure, caption = epoch_figures.draw_curves(same)
+    figure, caption = curves.draw_curves(same)
     assert figure.axes[0].get_title() == "learning rate 0.1, l2 0.001"
     assert "the first, the middle one and the last" in caption
     assert "best" not in caption
@@ -114,7 +117,7 @@ def test_of_many_points_best_median_and_worst_are_drawn(tmp_path):
 
 def test_diverged_trials_are_left_out_of_curves_and_counted(tmp_path):
     run = make_run(tmp_path / "run", diverging=[1, 3, 4, 5])
-    figure, caption = epoch_figures.draw_curves(run)
+    figure, caption = curves.draw_curves(run)
     titles = [" ".join(ax.get_title().split()) for ax in figure.axes]
     assert titles[:2] == ["l2 0.001 (1 of 3 diverged)", "l2 0.00075 (3 of 3 diverged)"]
     assert np.isfinite(figure.axes[0].lines[0].get_ydata()).all()
@@ -129,7 +132,7 @@ def test_overlay_has_a_line_for_each_run(tmp_path):
         make_run(tmp_path / "b", "last_epoch", l2=(0.0,), name="two"),
     ]
     lines = several_runs.name_lines(several_runs.name_runs(runs))
-    figure, caption = epoch_figures.draw_overlay(lines, "digits (protocols differ)")
+    figure, caption = curves.draw_overlay(lines, "digits (protocols differ)")
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == [line.name for line in lines]
     assert right.lines[0].get_label() == lines[0].name
@@ -145,7 +148,7 @@ def test_overlay_has_a_line_for_each_run(tmp_path):
 
 def test_axis_shows_means_intervals_and_trials(tmp_path):
     run = make_run(tmp_path / "run")
-    figure, caption = grid_figures.draw_axis(run, "l2")
+    figure, caption = accuracy_vs_axis.draw_axis(run, "l2")
     [ax] = drawn(figure).axes
     assert ax.get_xscale() == "log"
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1e-06", "0.00075", "0.001"]
@@ -164,7 +167,7 @@ def test_axis_shows_means_intervals_and_trials(tmp_path):
 
 def test_zero_has_a_place_on_a_log_axis(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0, 1e-4, 1e-3), seeds=1)
-    figure, caption = grid_figures.draw_axis(run, "l2")
+    figure, caption = accuracy_vs_axis.draw_axis(run, "l2")
     [ax] = drawn(figure).axes
     assert ax.get_xscale() == "symlog"
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "0.0001", "0.001"]
@@ -188,7 +191,7 @@ def test_zero_has_a_place_on_a_log_axis(tmp_path):
 )
 def test_every_kind_of_axis_has_its_values_as_ticks(tmp_path, axis, values, names):
     run = make_run(tmp_path / "run", **{"l2": (0.0,), axis: values})
-    figure, _ = grid_figures.draw_axis(run, axis)
+    figure, _ = accuracy_vs_axis.draw_axis(run, axis)
     [ax] = drawn(figure).axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == names
     places = ax.transAxes.inverted().transform(ax.transData.transform(ax.lines[0].get_xydata()))
@@ -199,7 +202,7 @@ def test_every_kind_of_axis_has_its_values_as_ticks(tmp_path, axis, values, name
 def test_only_the_best_lines_of_many_are_drawn(tmp_path):
     l2 = tuple(i * 1e-3 for i in range(8))
     run = make_run(tmp_path / "run", l2=l2, learning_rate=(0.1, 0.2), seeds=1)
-    figure, caption = grid_figures.draw_axis(run, "learning_rate")
+    figure, caption = accuracy_vs_axis.draw_axis(run, "learning_rate")
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(names) == 6
     assert "Of 8 combinations, 6 are drawn, those with the best points." in caption
@@ -214,23 +217,23 @@ def test_what_lies_far_below_or_diverged_is_written_at_the_edge(tmp_path):
         l2=(0, 1, 2, 3),
         diverging=[9, 10, 11],
     )
-    figure, caption = grid_figures.draw_axis(run, "l2")
+    figure, caption = accuracy_vs_axis.draw_axis(run, "l2")
     assert figure.axes[0].get_ylim()[0] > 50
     assert shown_texts(figure) == ["◂ 14.27", "diverged"]
     assert "leaves out lower values" in caption
     assert "Trials that diverged are left out." in caption
-    lines = [canvas.Line(str(x["point"]), run, x) for x in run.summary["grid"]]
-    figure, _ = grid_figures.draw_points(lines, "digits")
+    lines = [formatting.Line(str(x["point"]), run, x) for x in run.summary["grid"]]
+    figure, _ = accuracy_by_point.draw_points(lines, "digits")
     assert shown_texts(figure) == ["◂ 14.27", "diverged"]
 
 
 def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
-    search = {"grid": "halton", "num_points": 9, "learning_rate": (0.01, 1.0), "l2": (1e-6, 1e-3)}
-    search |= {"schedule": ("constant", "cosine"), "momentum": (0.0, 0.9)}
-    run = make_run(tmp_path / "run", "validation", diverging=[2], seeds=1, **search)
-    assert {"search", "accuracy_by_point"} < set(one_run.figures_of_run(*one_run.with_weights(run)))
+    options = {"grid": "halton", "num_points": 9, "learning_rate": (0.01, 1.0), "l2": (1e-6, 1e-3)}
+    options |= {"schedule": ("constant", "cosine"), "momentum": (0.0, 0.9)}
+    run = make_run(tmp_path / "run", "validation", diverging=[2], seeds=1, **options)
+    assert {"search", "accuracy_by_point"} < set(one_run.figures_of_run(*reading.with_weights(run)))
     assert re.fullmatch(NAMES["figures"], "search.svg")
-    figure, caption = grid_figures.draw_search(run)
+    figure, caption = search.draw_search(run)
     scales = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
     assert list(scales) == ["learning rate", "schedule", "momentum", "l2"]
     ax = scales["learning rate"]
@@ -250,11 +253,9 @@ def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
 
 @pytest.mark.parametrize("highest", [0.03, 0.1, 1.0, 10.0])
 def test_labels_of_a_log_axis_stand_apart(tmp_path, highest):
-    search = {"grid": "halton", "num_points": 12, "learning_rate": (0.01, highest)}
-    search |= {"l2": (1e-6, 1e-3), "label_smoothing": (0.0, 0.2)}
-    figure, _ = grid_figures.draw_search(
-        make_run(tmp_path / "run", "validation", seeds=1, **search)
-    )
+    options = {"grid": "halton", "num_points": 12, "learning_rate": (0.01, highest)}
+    options |= {"l2": (1e-6, 1e-3), "label_smoothing": (0.0, 0.2)}
+    figure, _ = search.draw_search(make_run(tmp_path / "run", "validation", seeds=1, **options))
     ax = drawn(figure).axes[0]
     texts = [*ax.get_xticklabels(), *ax.get_xticklabels(minor=True)]
     boxes = [t.get_window_extent(figure._get_renderer()) for t in texts if t.get_text()]
@@ -265,7 +266,7 @@ def test_labels_of_a_log_axis_stand_apart(tmp_path, highest):
 
 def test_heat_map_has_a_cell_for_each_pair(tmp_path):
     run = make_run(tmp_path / "run", "validation", schedule=("cosine", "constant"), diverging=[0])
-    figure, caption = grid_figures.draw_heat_map(run)
+    figure, caption = heat_map.draw_heat_map(run)
     ax = figure.axes[0]
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("schedule", "l2")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1e-06", "0.00075", "0.001"]
@@ -377,7 +378,7 @@ def test_points_stand_below_each_other(tmp_path):
         for x, y in zip("ab", ("test", "last_epoch"), strict=True)
     ]
     lines = several_runs.name_lines(runs)
-    figure, _ = grid_figures.draw_points(lines, "digits: two")
+    figure, _ = accuracy_by_point.draw_points(lines, "digits: two")
     [ax] = figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_ylim() == (1.5, -0.5)
@@ -395,7 +396,7 @@ def test_points_stand_below_each_other(tmp_path):
 
 def test_classes_are_those_of_the_predictions(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,))
-    figure, caption = trial_figures.draw_classes(run, one_run.read_chosen_trial(run))
+    figure, caption = confusion_matrix.draw_classes(run, reading.read_chosen_trial(run))
     left, ax = figure.axes
     expected = [75, 75, 75, *[100] * 7]  # the first three of forty images are mistaken
     np.testing.assert_allclose(left.lines[0].get_xdata(), expected)
@@ -411,7 +412,7 @@ def test_classes_are_those_of_the_predictions(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), dataset="fashion_mnist")
-    figure, caption = trial_figures.draw_mistakes(run, one_run.read_chosen_trial(run))
+    figure, caption = mistakes.draw_mistakes(run, reading.read_chosen_trial(run))
     names = datasets.CLASS_NAMES["fashion_mnist"]
     assert shown_texts(figure) == [
         f"true: {names[i]}\npredicted: {names[i + 1]}\n55.0 %" for i in range(3)
@@ -423,10 +424,10 @@ def test_mistakes_are_named(tmp_path):
 @pytest.mark.parametrize("size", [(28, 28), (8, 30, 1), (30, 8, 3)])
 def test_mistakes_have_the_proportions_of_the_images(tmp_path, size):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
-    chosen = one_run.read_chosen_trial(run)
+    chosen = reading.read_chosen_trial(run)
     images = np.random.default_rng(0).integers(0, 255, (3, *size)).astype(np.uint8)
     np.savez(run.workdir / "chosen_trial.npz", **chosen | {"mistake_images": images})
-    figure, _ = trial_figures.draw_mistakes(run, one_run.read_chosen_trial(run))
+    figure, _ = mistakes.draw_mistakes(run, reading.read_chosen_trial(run))
     for i, image in enumerate(figure.axes[0].images):
         left, right, bottom, top = image.get_extent()
         assert (bottom - top) / (right - left) == pytest.approx(size[0] / size[1])
@@ -456,7 +457,7 @@ def test_weights_of_the_first_layer_are_images(tmp_path, layer, shape, said):
     chosen |= {name: kernel, "params/output/kernel": kernel} | SEEN
     if "/" in layer:  # first by name is not first
         chosen |= {"first_kernel": np.asarray(name)}
-    figure, caption = trial_figures.draw_weights(run, chosen)
+    figure, caption = first_layer.draw_weights(run, chosen)
     image = figure.axes[0].images[0]
     assert said in caption
     assert f"the first layer ({layer}) of trial" in caption
@@ -474,7 +475,7 @@ def test_weights_of_colours_are_colours(tmp_path, shape):
     kernel = np.random.default_rng(0).normal(size=shape)
     images = np.zeros((2, 16, 8, 3), np.uint8)
     chosen = {"params/hidden_1/kernel": kernel, "mistake_images": images}
-    figure, caption = trial_figures.draw_weights(run, chosen)
+    figure, caption = first_layer.draw_weights(run, chosen)
     [ax] = figure.axes  # no scale of one colour stands beside it
     shades, limit = np.asarray(ax.images[0].get_array()), np.abs(kernel).max()
     height, width = (16, 8) if len(shape) == 2 else (5, 5)
@@ -503,8 +504,8 @@ def test_weights_that_are_no_images_are_a_line_and_no_failure(tmp_path, capsys, 
     arrays = dict(np.load(run.workdir / "chosen_trial.npz")) | {"mistake_images": images}
     kernel = {"params/hidden_1/kernel": np.ones(shape), "params/output/kernel": np.ones((2, 3))}
     np.savez(run.workdir / "chosen_trial.npz", **arrays | kernel)
-    drawn = one_run.figures_of_run(*one_run.with_weights(run))
-    [said] = render.save_figures(run.workdir, {"first_layer": drawn["first_layer"]})
+    drawn = one_run.figures_of_run(*reading.with_weights(run))
+    [said] = saving.save_figures(run.workdir, {"first_layer": drawn["first_layer"]})
     assert re.fullmatch(
         r"There is no figure first_layer: the kernel of the first layer \(hidden_1\) has the shape"
         rf" {re.escape(str(shape))}, and is neither pictures of {size[0]} x {size[1]} pixels nor"
@@ -517,7 +518,7 @@ def test_weights_that_are_no_images_are_a_line_and_no_failure(tmp_path, capsys, 
     del arrays["params/hidden_1/kernel"]
     np.savez(run.workdir / "chosen_trial.npz", **arrays)
     with pytest.raises(canvas.NothingToDrawError, match="no layer of the network has a kernel"):
-        one_run.figures_of_run(*one_run.with_weights(run))["first_layer"]()
+        one_run.figures_of_run(*reading.with_weights(run))["first_layer"]()
 
 
 def test_trial_without_mistakes_or_numbers_has_no_such_figures(tmp_path):
@@ -525,20 +526,20 @@ def test_trial_without_mistakes_or_numbers_has_no_such_figures(tmp_path):
     path = run.workdir / "chosen_trial.npz"
     arrays = dict(np.load(path)) | {"mistakes": np.zeros(0, int), "mistake_images": IMAGES[:0]}
     np.savez(path, **arrays)
-    assert list(one_run.figures_of_run(*one_run.with_weights(run))) == [
+    assert list(one_run.figures_of_run(*reading.with_weights(run))) == [
         "accuracy_curves",
         "classes",
         "first_layer",
     ]
     np.savez(path, **arrays | {"probabilities": np.full((40, 10), math.nan)})
-    assert list(one_run.figures_of_run(*one_run.with_weights(run))) == ["accuracy_curves"]
+    assert list(one_run.figures_of_run(*reading.with_weights(run))) == ["accuracy_curves"]
 
 
 def test_nothing_is_cut_or_collapses(tmp_path, recwarn):
-    search = {"grid": "random", "num_points": 40, "learning_rate": (0.01, 1.0)}
-    search |= {"momentum": (0.0, 0.9), "schedule": ("constant", "cosine"), "batch_size": (32, 64)}
-    run = make_run(tmp_path / "run", "validation_last_epoch", l2=(0.0,), seeds=1, **search)
-    for draw in one_run.figures_of_run(*one_run.with_weights(run)).values():
+    options = {"grid": "random", "num_points": 40, "learning_rate": (0.01, 1.0)}
+    options |= {"momentum": (0.0, 0.9), "schedule": ("constant", "cosine"), "batch_size": (32, 64)}
+    run = make_run(tmp_path / "run", "validation_last_epoch", l2=(0.0,), seeds=1, **options)
+    for draw in one_run.figures_of_run(*reading.with_weights(run)).values():
         figure, _ = draw()
         drawn(figure)
         renderer = figure._get_renderer()
@@ -566,7 +567,7 @@ def failing(error):
     ],
 )
 def test_a_figure_that_fails_is_a_line(tmp_path, capsys, error, said):
-    [line] = render.save_figures(tmp_path, {"mine": failing(error)})
+    [line] = saving.save_figures(tmp_path, {"mine": failing(error)})
     assert line == f"The figure mine is missing, since it cannot be drawn ({said})."
     assert isinstance(line, render.Warn)
 
@@ -575,7 +576,7 @@ def test_beside_a_figure_that_fails_the_others_are_drawn(tmp_path, monkeypatch, 
     run = make_run(tmp_path / "run", num_epochs=(1,))
     (run.workdir / "figures").mkdir()
     (run.workdir / "figures" / "accuracy_vs_l2.png").write_text("an older one")
-    monkeypatch.setattr(grid_figures, "draw_axis", failing(RuntimeError("no font\nhere")))
+    monkeypatch.setattr(accuracy_vs_axis, "draw_axis", failing(RuntimeError("no font\nhere")))
     text = one_run.write_report(run.workdir)
     said = "he figure accuracy_vs_l2 is missing, since it cannot be drawn"
     assert capsys.readouterr().err.startswith(f"warning: t{said}")
@@ -590,7 +591,7 @@ def test_beside_a_figure_that_fails_the_others_are_drawn(tmp_path, monkeypatch, 
 
 def test_a_figure_of_several_runs_that_fails_is_a_line(tmp_path, monkeypatch, capsys):
     runs = [make_run(tmp_path / name, num_epochs=(1,), name=name) for name in "ab"]
-    monkeypatch.setattr(epoch_figures, "draw_overlay", failing(ValueError("odd")))
+    monkeypatch.setattr(curves, "draw_overlay", failing(ValueError("odd")))
     assert "No difference can be judged" in several_runs.write_comparison(runs, tmp_path / "both")
     said = "he figure accuracy_curves is missing, since it cannot be drawn (ValueError: odd)."
     assert capsys.readouterr().err == f"warning: t{said}\n"
@@ -637,7 +638,7 @@ def test_without_the_weights_of_the_chosen_trial_the_report_says_so(tmp_path, ch
 def test_ticks_of_close_values_differ(tmp_path):
     close = (0.1234567, 0.1234568)
     run = make_run(tmp_path / "map", l2=close, momentum=(0.0, 0.5, 0.9999999), seeds=1)
-    figure, _ = grid_figures.draw_heat_map(run)
+    figure, _ = heat_map.draw_heat_map(run)
     ax = figure.axes[0]
     down, across = (
         [x.get_text() for x in ticks()] for ticks in (ax.get_yticklabels, ax.get_xticklabels)
@@ -645,7 +646,7 @@ def test_ticks_of_close_values_differ(tmp_path):
     assert (down, across) == (["0", "0.5", "0.9999999"], ["0.1234567", "0.1234568"])
     axes = {"l2": (0.0,), "hidden_sizes": ((8,), (9,)), "label_smoothing": close}
     run = make_run(tmp_path / "axis", seeds=1, **axes)
-    figure, _ = grid_figures.draw_axis(run, "hidden_sizes")
+    figure, _ = accuracy_vs_axis.draw_axis(run, "hidden_sizes")
     texts = set(figure.axes[0].get_legend_handles_labels()[1])
     assert texts == {"label smoothing 0.1234567", "label smoothing 0.1234568"}
 
@@ -660,4 +661,4 @@ def test_curves_that_are_not_those_of_the_table_are_not_drawn(tmp_path, protocol
     for column, value in changed.items():
         other = [r | {column: value} if r is row else r for r in run.results]
         with pytest.raises(UserError, match=r"accuracy of trial 4: not that of results\.csv"):
-            epoch_figures.draw_curves(run._replace(results=other))
+            curves.draw_curves(run._replace(results=other))

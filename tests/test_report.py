@@ -21,7 +21,17 @@ from mnist_jax.config.grid import make_points
 from mnist_jax.config.old_records import upgrade_record
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data.loading import Dataset
-from mnist_jax.report import one_run, render, several_runs, tables
+from mnist_jax.report import (
+    formatting,
+    one_run,
+    reading,
+    render,
+    saving,
+    several_runs,
+    studies,
+    tables,
+    verdict,
+)
 from mnist_jax.runs import choosing, chosen_trial, labels, records, summaries, workdirs
 from mnist_jax.runs.provenance import provenance
 
@@ -121,13 +131,13 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
     run = workdirs.digest(config, made["data_checksum"])
     summaries.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, run=run)
-    return one_run.read_run(path)
+    return reading.read_run(path)
 
 
 def sections(run):
     """Returns what a report says, without drawing."""
-    found = one_run.compare_best(run)
-    said = [*one_run.verdict(run, found), one_run.chosen_trial(run)]
+    found = verdict.compare_best(run)
+    said = [*verdict.paragraphs(run, found), verdict.chosen_trial(run)]
     return one_run.make_sections(run, found, said, [])
 
 
@@ -135,8 +145,8 @@ def page(run):
     return render.to_markdown("title", sections(run))
 
 
-def verdict(run):
-    return " ".join(one_run.verdict(run, one_run.compare_best(run)))
+def verdict_of(run):
+    return " ".join(verdict.paragraphs(run, verdict.compare_best(run)))
 
 
 def cells(table):
@@ -233,7 +243,7 @@ def test_last_epoch_is_told_beside_the_chosen_one(tmp_path):
 )
 def test_page_says_the_protocol(tmp_path, protocol, right, wrong):
     run = make_run(tmp_path / "run", protocol)
-    for place in (one_run.headline(run), verdict(run), page(run)):
+    for place in (one_run.headline(run), verdict_of(run), page(run)):
         assert right in place
         assert wrong not in place
     assert ("biased upwards" in page(run)) is (protocol == "test")
@@ -241,12 +251,12 @@ def test_page_says_the_protocol(tmp_path, protocol, right, wrong):
 
 def test_where_nothing_was_chosen_no_point_is_named_the_best(tmp_path):
     run = make_run(tmp_path / "run", "last_epoch", accuracy=lambda point, seed: 0.9 + point / 100)
-    said = verdict(run)
+    said = verdict_of(run)
     assert said.startswith("Nothing was chosen")
     assert "the first, l2 0.001, is compared" in said
     assert "Best" not in said
     assert "Trial that is shown (the first; nothing chose it): trial 0" in page(run)
-    found = cells(tables.comparison_table(run, one_run.compare_best(run).others))
+    found = cells(tables.comparison_table(run, verdict.compare_best(run).others))
     assert [row["l2"] for row in found] == ["0.00075", "1e-06"]
     assert [row["difference in percentage points mean"] for row in found] == ["-1.00", "-2.00"]
 
@@ -256,7 +266,7 @@ def test_validation_chooses_the_grid_point_and_the_test_set_does_not(tmp_path):
     for i, point in enumerate(run.summary["grid"]):
         point["statistics"]["best_validation_accuracy"]["mean"] = 0.9 - i / 10
         point["statistics"]["test_accuracy_at_best_validation"]["mean"] = 0.5 + i / 10
-    said = verdict(run)
+    said = verdict_of(run)
     assert "Best of 3 grid points by mean best-epoch validation accuracy: l2 0.001. Its" in said
     assert "test accuracy (epoch chosen on validation images): 50.00 %" in said
 
@@ -314,7 +324,7 @@ def test_a_metric_of_ones_own_may_be_any_number_and_none(tmp_path):
     run = make_run(tmp_path / "run", "last_epoch", metrics=METRICS)
     column = "test_my_accuracy_ratio"
     change_csv(run, column, {0: -1e9, 1: math.nan, 3: math.nan, 4: math.inf, 5: -math.inf})
-    run = one_run.read_run(run.workdir)
+    run = reading.read_run(run.workdir)
     table = cells(tables.metrics_table(run))
     assert [row["my accuracy ratio mean"] for row in table][:2] == ["-5.000e+08", "—"]
     assert {row["n"] for row in table} == {"3"}
@@ -330,7 +340,7 @@ def test_accuracies_of_more_than_all_images_are_damage(tmp_path, column, value):
     run = make_run(tmp_path / "run", metrics=METRICS)
     change_csv(run, column, {2: value})
     with pytest.raises(UserError, match="damaged"):
-        one_run.read_run(run.workdir)
+        reading.read_run(run.workdir)
 
 
 @pytest.mark.parametrize(
@@ -372,15 +382,15 @@ def gaps(*less):
 )
 def test_verdict_compares_points_seed_by_seed(tmp_path, less, said):
     run = make_run(tmp_path / "run", accuracy=gaps(*less))
-    assert said in verdict(run)
+    assert said in verdict_of(run)
     assert "Judged at the 5 % level by t-tests over the seeds, corrected by Holm for all 3" in (
-        verdict(run)
+        verdict_of(run)
     )
 
 
 def test_comparisons_are_those_of_the_seeds_and_corrected(tmp_path):
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.01, 0.02), seeds=4)
-    row = cells(tables.comparison_table(run, one_run.compare_best(run).others))[0]
+    row = cells(tables.comparison_table(run, verdict.compare_best(run).others))[0]
     assert row["l2"] == "0.00075"
     from scipy import stats
 
@@ -400,18 +410,18 @@ def test_smallest_difference_that_the_seeds_can_show(tmp_path):
     expected = 100 * stats.minimum_difference((a - b).std(ddof=1), 5)
     assert (
         f"5 seeds are likely (four times in five) to show a difference of {expected:.2f} points"
-        in (verdict(run))
+        in (verdict_of(run))
     )
-    assert "correction" not in verdict(run)  # of one pair there is none
+    assert "correction" not in verdict_of(run)  # of one pair there is none
 
 
 def test_verdict_goes_by_the_corrected_p(tmp_path):
     from mnist_jax import stats
 
     run = make_run(tmp_path / "run", accuracy=gaps(0.0, 0.007, 0.0095))
-    found = one_run.compare_best(run)
+    found = verdict.compare_best(run)
     assert all(test["p"] < 0.05 < test["p_holm"] for _, test in found.others)
-    assert "It cannot be told apart from any other point." in verdict(run)
+    assert "It cannot be told apart from any other point." in verdict_of(run)
     scatter = sorted(test["std"] for _, test in found.others)
     alone, corrected = (
         [f"{100 * stats.minimum_difference(std, 3, level=level):.2f}" for std in scatter]
@@ -421,7 +431,7 @@ def test_verdict_goes_by_the_corrected_p(tmp_path):
     assert (
         f"to show a difference of {' to '.join(alone)} points between two points that are compared"
         f" alone, of {' to '.join(corrected)} points with that correction, depending on the pair."
-    ) in verdict(run)
+    ) in verdict_of(run)
 
 
 def test_one_seed_has_no_uncertainty_and_no_nan(tmp_path):
@@ -430,7 +440,7 @@ def test_one_seed_has_no_uncertainty_and_no_nan(tmp_path):
     assert row["best-epoch test accuracy % sd"] == "—"
     assert row["best-epoch test accuracy % 95 % interval"] == "—"
     accuracy = f"{100 * run.results[0]['best_test_accuracy']:.2f} %"
-    assert verdict(run) == (
+    assert verdict_of(run) == (
         f"Best-epoch test accuracy (epoch chosen on the test set): {accuracy} of one trial. With"
         " one seed nothing can be said about its uncertainty."
     )
@@ -439,22 +449,24 @@ def test_one_seed_has_no_uncertainty_and_no_nan(tmp_path):
 
 def test_one_seed_a_point_cannot_tell_points_apart(tmp_path):
     run = make_run(tmp_path / "run", seeds=1)
-    assert "With fewer than 3 sound trials at a point, the scatter between seeds is" in verdict(run)
+    assert "With fewer than 3 sound trials at a point, the scatter between seeds is" in verdict_of(
+        run
+    )
     assert "Comparisons" not in page(run)
 
 
 def test_two_seeds_that_agree_prove_nothing(tmp_path):
     run = make_run(tmp_path / "run", seeds=2, accuracy=lambda point, seed: 0.7 + point / 10)
-    assert "are not judged" in verdict(run)
-    assert "differs from" not in verdict(run)
+    assert "are not judged" in verdict_of(run)
+    assert "differs from" not in verdict_of(run)
     assert "Comparisons" not in page(run)
 
 
 def test_three_seeds_that_agree_scatter_by_the_rounding_of_a_count(tmp_path):
     l2s = (0.0, 1e-3)
     run = make_run(tmp_path / "run", l2=l2s, accuracy=lambda point, seed: 0.9 + point / 10_000)
-    assert "It cannot be told apart from any other point." in verdict(run)
-    assert "0.00 points" not in verdict(run)
+    assert "It cannot be told apart from any other point." in verdict_of(run)
+    assert "0.00 points" not in verdict_of(run)
     [best, *_] = cells(tables.results_table(run))
     assert best["best-epoch test accuracy % 95 % interval"] == "90.00 to 90.02"
 
@@ -482,7 +494,7 @@ def test_statistics_are_those_of_the_trials_whatever_an_older_version_wrote(tmp_
             point["statistics"] = {"best_test_accuracy": {"interval_95": [-6.58, 7.58]}}
 
     changed_summary(run, age)
-    again = one_run.read_run(run.workdir)
+    again = reading.read_run(run.workdir)
     assert again.summary["num_images"] == {"train": 1437, "validation": 0, "test": 360}
     found = [point["statistics"]["best_test_accuracy"] for point in again.summary["grid"]]
     assert [x["interval_95"] for x in found] == 3 * [[0, 1]]
@@ -495,7 +507,7 @@ def test_a_summary_of_other_trials_is_refused(tmp_path):
         other = run._replace(workdir=tmp_path / key)
         changed_summary(other, lambda s, k=key, v=value: s["grid"][0].update({k: v}))
         with pytest.raises(UserError, match=r"results\.csv: it does not hold the trials"):
-            one_run.read_run(other.workdir)
+            reading.read_run(other.workdir)
 
 
 def test_identical_trials_are_called_identical(tmp_path):
@@ -503,9 +515,9 @@ def test_identical_trials_are_called_identical(tmp_path):
     for rows in (run.results[3:6], run.results[6:]):  # both as the best
         for row, same in zip(rows, run.results, strict=False):
             row.update({c: same[c] for c in summaries.measured(same, run.axes)})
-    assert "It has identical results, trial by trial, to l2 0.00075; l2 1e-06." in verdict(run)
-    assert "told apart" not in verdict(run)
-    [row, _] = cells(tables.comparison_table(run, one_run.compare_best(run).others))
+    assert "It has identical results, trial by trial, to l2 0.00075; l2 1e-06." in verdict_of(run)
+    assert "told apart" not in verdict_of(run)
+    [row, _] = cells(tables.comparison_table(run, verdict.compare_best(run).others))
     assert row["test"] == "none: identical trials"
     assert row["p"] == "—"
 
@@ -516,25 +528,25 @@ def test_identical_trials_are_called_identical(tmp_path):
 def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
     run = make_run(tmp_path / "run", diverging=[1])
     assert "Of 9 trials, 1 diverged and is left out of every mean: l2 0.001 (seed 1)." in (
-        verdict(run)
+        verdict_of(run)
     )
     last = cells(tables.results_table(run))[-1]  # it comes last, however good the others are
     assert (last["l2"], last["n"]) == ("0.001", "2 of 3")
     values = [run.results[i]["best_test_accuracy"] for i in (0, 2)]
     assert last["best-epoch test accuracy % mean"] == f"{100 * np.mean(values):.2f}"
-    tests = cells(tables.comparison_table(run, one_run.compare_best(run).others))
+    tests = cells(tables.comparison_table(run, verdict.compare_best(run).others))
     assert [row["test"] for row in tests] == ["paired, n = 3", "none"]
-    assert "1 point cannot be judged, with fewer than 3 sound trials." in verdict(run)
+    assert "1 point cannot be judged, with fewer than 3 sound trials." in verdict_of(run)
     assert not re.search(r"\b(nan|None|inf)\b", page(run))
 
 
 def test_where_everything_diverged_there_is_no_result(tmp_path):
     run = make_run(tmp_path / "run", diverging=range(9), num_epochs=(1,))
     one_run.write_report(run.workdir)
-    assert verdict(run).startswith("Every trial diverged, so there is no result. Of 9 trials, 9")
+    assert verdict_of(run).startswith("Every trial diverged, so there is no result. Of 9 trials, 9")
     run = make_run(tmp_path / "one", diverging=range(2), l2=(0.0,), seeds=2, num_epochs=(1,))
-    assert verdict(run).endswith("2 diverged and are left out of every mean (seeds 0, 1).")
-    assert "which diverged" in one_run.chosen_trial(run)
+    assert verdict_of(run).endswith("2 diverged and are left out of every mean (seeds 0, 1).")
+    assert "which diverged" in verdict.chosen_trial(run)
     assert not list((run.workdir / "figures").glob("classes*"))
 
 
@@ -558,13 +570,13 @@ def test_of_many_points_the_best_are_shown_and_the_reader_is_told(tmp_path):
     means = [float(row["best-epoch validation accuracy % mean"]) for row in table]
     assert means == sorted(means, reverse=True)
     assert "Of 30 the first 20 are here; all are in summary.json" in page(run)
-    assert "any of the 19 next best points" in verdict(run)
-    assert len(one_run.compare_best(run).others) == 19
+    assert "any of the 19 next best points" in verdict_of(run)
+    assert len(verdict.compare_best(run).others) == 19
 
 
 def test_names_in_a_sentence_are_cut():
-    assert tables.listed(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
-    assert tables.listed(["a"]) == "a"
+    assert formatting.listed(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
+    assert formatting.listed(["a"]) == "a"
 
 
 # --- the files ---
@@ -826,7 +838,7 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     make_run(tmp_path / "a", l2=(0.0,), name="one", diverging=[1])
     make_run(tmp_path / "b", "last_epoch", name="two", conv_features=((4,),))
     monkeypatch.chdir(tmp_path)
-    text = several_runs.write_comparison(one_run.read_runs(["a", "b"]))
+    text = several_runs.write_comparison(reading.read_runs(["a", "b"]))
     assert "WARNING" in text
     [folder] = (tmp_path / "runs/report").iterdir()
     assert re.fullmatch(r"\d{8}T\d{6}\.\d{6}Z", folder.name)
@@ -839,7 +851,7 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
     assert len([x for x in parsed(folder / "report.html").attributes if x[1] == "src"]) == 2
     again = several_runs.write_comparison(
-        one_run.read_runs(["a", "b"]), folder
+        reading.read_runs(["a", "b"]), folder
     )  # its own report may be replaced
     assert str(folder) in again
     said = (folder / "report.md").read_text(encoding="utf-8")
@@ -950,8 +962,8 @@ def test_output_that_would_be_overwritten_is_refused(tmp_path):
         ("figs", "did not make"),
     ):
         with pytest.raises(UserError, match=said):
-            render.check_output(tmp_path / name)
-    assert render.check_output(tmp_path / "new") == tmp_path / "new"
+            saving.check_output(tmp_path / name)
+    assert saving.check_output(tmp_path / "new") == tmp_path / "new"
     assert (tmp_path / "own/report.html").read_text() == "mine"
 
 
@@ -1025,14 +1037,14 @@ def test_fill_in_replaces_what_stands_between_the_marks(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
     for _ in range(2):
-        render.fill_in(path, {"x": render.markdown_table(["h", "n"], [["1", "`2`"]])})
+        studies.fill_in(path, {"x": render.markdown_table(["h", "n"], [["1", "`2`"]])})
     expected = "| h | n |\n| --- | ---: |\n| 1 | `2` |"
     assert path.read_text() == f"a\n<!-- x -->\n{expected}\n<!-- end x -->\nb\n"
 
 
 def test_commit_is_shortened_and_a_changed_checkout_is_told():
-    assert render.commit_of({"commit": "a" * 40}) == "a" * 12
-    assert render.commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
+    assert studies.commit_of({"commit": "a" * 40}) == "a" * 12
+    assert studies.commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
 
 
 def test_the_made_up_recipe_has_every_axis():
@@ -1051,7 +1063,7 @@ def test_no_two_rows_have_one_name(tmp_path):
     assert {name[:9] for name in names} == {"00.999999", "0.1234567", "0.1234568"}
     axes = labels.varying(run.summary["grid"])
     assert len({labels.label(point, axes) for point in run.summary["grid"]}) == 6
-    assert "0.1234567" in verdict(run)
+    assert "0.1234567" in verdict_of(run)
     assert ["l2", "0, 0.1234567, 0.1234568"] in tables.key_values(run.config).rows
 
 

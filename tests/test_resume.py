@@ -27,7 +27,7 @@ from server import OURS, ROOT
 from mnist_jax import UserError, cli, main
 from mnist_jax.config.experiment import Experiment, read_config, read_experiment
 from mnist_jax.data.loading import Dataset
-from mnist_jax.report import one_run
+from mnist_jax.report import one_run, reading
 from mnist_jax.runs import choosing, chosen_trial, records, results, runner, signals, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.training import machine, memory, recipes, sweep
@@ -710,7 +710,7 @@ def test_states_of_optimizers_and_averages_of_weights_go_on(server, tmp_path, op
     assert "going on after epoch" in done.out
     assert server.run("main", *asked, f"--workdir={alone}").status == 0
     assert_same(path, alone)
-    last = {row["ema_decay"]: row for row in one_run.read_run(path).results}
+    last = {row["ema_decay"]: row for row in reading.read_run(path).results}
     assert last[0.0]["train_loss"] == last[0.9]["train_loss"]  # the average is scored alone
     assert last[0.0]["validation_loss"] != last[0.9]["validation_loss"]
 
@@ -962,7 +962,7 @@ def test_a_run_of_an_earlier_version_goes_on_in_the_words_of_its_record(server, 
     axes = [key for key, value in RECORD.items() if isinstance(value, list)]
     assert header[: 4 + len(axes)] == ["trial", "point", "seed", "dataset", *axes]
     assert lines == table(today)[1]
-    found, expected = one_run.read_run(path), one_run.read_run(today)
+    found, expected = reading.read_run(path), reading.read_run(today)
     assert {*found.axes} == {*expected.axes}
     assert found.summary["grid"] == expected.summary["grid"]
     assert found.summary["run"] == workdirs.digest(RECORD, checksum)
@@ -982,7 +982,7 @@ def test_shards_of_an_earlier_version_are_put_together(server, today, tmp_path, 
     assert (done.status, done.err) == (0, "")
     assert_same(output, today, ("metrics.jsonl", "chosen_trial.npz"))
     assert table(output)[1] == table(today)[1]
-    assert one_run.read_run(output).summary["grid"] == one_run.read_run(today).summary["grid"]
+    assert reading.read_run(output).summary["grid"] == reading.read_run(today).summary["grid"]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/**/config.json")), ids=str)

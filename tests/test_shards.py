@@ -12,7 +12,7 @@ from test_report import make_run
 
 from mnist_jax import UserError, disk
 from mnist_jax.config.protocol import PROTOCOLS
-from mnist_jax.report import one_run, render, several_runs
+from mnist_jax.report import one_run, reading, saving, several_runs
 from mnist_jax.runs import provenance, records, shards, summaries, workdirs
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
@@ -70,7 +70,7 @@ def assert_same(path, whole, names):
 
 def test_shards_make_the_files_of_the_whole_run(server, trained):
     for i in range(3):
-        rows = one_run.read_run(trained / f"s{i}").results
+        rows = reading.read_run(trained / f"s{i}").results
         assert [row["trial"] for row in rows] == list(range(i, 16, 3))
     path = merged(server, trained, "s2", "s0", "s1")
     assert_same(path, trained / "whole", (*EXACT, "chosen_trial.npz"))
@@ -141,7 +141,7 @@ def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_
     assert "chosen-epoch test accuracy" in done.out
     copies = ("files/my_net.py", "files/my_opt.py")
     assert_same(output, own_trained / "whole", (*EXACT, "chosen_trial.npz", *copies))
-    files = one_run.read_run(output).summary["provenance"]["files"]
+    files = reading.read_run(output).summary["provenance"]["files"]
     assert {name: file["path"] for name, file in files.items()} == {
         "my_net.py": "my_net.py",
         "my_opt.py": "my_opt.py",
@@ -149,7 +149,7 @@ def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_
 
 
 def test_shards_of_different_files_are_refused_by_name(own_trained, tmp_path):
-    first, second = one_run.read_runs([own_trained / "s0", own_trained / "s1"])
+    first, second = reading.read_runs([own_trained / "s0", own_trained / "s1"])
     other = second.config | {"files": second.config["files"] | {"my_net.py": "another"}}
     files = first.config["files"]
     refused(
@@ -162,17 +162,17 @@ def test_shards_of_different_files_are_refused_by_name(own_trained, tmp_path):
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_copy_that_a_shard_has_lost_is_told_where_it_is_needed(own_trained, tmp_path, number):
     """The first shard's serve the whole run, and the chosen trial is the second's."""
-    assert one_run.read_run(own_trained / "whole").summary["chosen_trial"] % 2 == 1
+    assert reading.read_run(own_trained / "whole").summary["chosen_trial"] % 2 == 1
     for name in ("s0", "s1"):
         (shutil.copytree(own_trained / name, tmp_path / name) / "chosen_trial.npz").unlink()
     (tmp_path / f"s{number}" / "files" / "my_opt.py").write_text("x = 1")
-    runs = one_run.read_runs([tmp_path / "s0", tmp_path / "s1"])
+    runs = reading.read_runs([tmp_path / "s0", tmp_path / "s1"])
     said = f"{tmp_path}/s{number}/files/my_opt.py: it is not what the run was made with (SHA-256"
     if number == 0:
         refused(runs, tmp_path, said)
     else:
         shards.merge(runs, tmp_path / "merged")
-        merged = one_run.read_run(tmp_path / "merged")
+        merged = reading.read_run(tmp_path / "merged")
         assert merged.summary["chosen_trial_missing"].startswith(said)
 
 
@@ -199,7 +199,7 @@ def split(run, n, name="shard"):
         dataset, num_images = run.summary["dataset"], run.summary["num_images"]
         summaries.write_summary(path, rows, run.axes, p, dataset, num_images, made)
         shutil.copy(run.workdir / "chosen_trial.npz", path)
-        found.append(one_run.read_run(path))
+        found.append(reading.read_run(path))
     return found
 
 
@@ -240,7 +240,7 @@ def test_provenance_tells_what_differs(tmp_path):
     whole, runs = make_shards(tmp_path)
     runs[1].summary["provenance"]["devices"] = {"platform": "gpu"}
     shards.merge(runs, tmp_path / "merged")
-    made = one_run.read_run(tmp_path / "merged").summary["provenance"]
+    made = reading.read_run(tmp_path / "merged").summary["provenance"]
     assert made["versions"] == whole.summary["provenance"]["versions"]
     assert made["seconds"]["train"] == 9.0
     assert "devices" not in made
@@ -354,7 +354,7 @@ def test_missing_shards_are_named(tmp_path):
 def test_a_shard_given_twice_is_refused(tmp_path):
     _, runs = make_shards(tmp_path)
     shutil.copytree(runs[1].workdir, tmp_path / "copy")
-    again = one_run.read_run(tmp_path / "copy")
+    again = reading.read_run(tmp_path / "copy")
     refused([*runs, again], tmp_path, "shard_1", "copy", "both hold shard 1/3")
 
 
@@ -412,9 +412,9 @@ def test_files_of_the_users_are_not_replaced(tmp_path, theirs, ours):
     folder = tmp_path / "there"
     folder.mkdir()
     if ours:  # but a report may be made anew
-        render.write(folder, "of two runs", [])
+        saving.write(folder, "of two runs", [])
         if theirs.startswith(("report", "figures")):
-            assert render.check_output(folder, of_run=True) == folder
+            assert saving.check_output(folder, of_run=True) == folder
             return
     if theirs in workdirs.FOLDERS:
         (folder / theirs).mkdir()
@@ -447,8 +447,8 @@ def test_another_config_than_that_of_the_trials_is_told(tmp_path, key, value):
         path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
         (run.workdir / "chosen_trial.npz").unlink()
     with contextlib.suppress(UserError):
-        shards.merge(one_run.read_runs([run.workdir for run in runs]), tmp_path / "merged")
-        assert one_run.read_run(tmp_path / "merged").summary["chosen_trial_missing"]
+        shards.merge(reading.read_runs([run.workdir for run in runs]), tmp_path / "merged")
+        assert reading.read_run(tmp_path / "merged").summary["chosen_trial_missing"]
 
 
 def test_the_command_tells_shards_from_runs_to_compare(server, tmp_path):
@@ -484,7 +484,7 @@ def test_a_shard_alone_says_what_it_is(tmp_path):
 def test_a_merged_run_may_be_compared_as_any(tmp_path):
     whole, runs = make_shards(tmp_path)
     shards.merge(runs, tmp_path / "merged")
-    both = one_run.read_runs([whole.workdir, tmp_path / "merged"])
+    both = reading.read_runs([whole.workdir, tmp_path / "merged"])
     text = several_runs.write_comparison(both, tmp_path / "c")
     assert "identical results, trial by trial" in " ".join(text.split())
     assert Path(tmp_path / "c/report.html").exists()

@@ -30,8 +30,9 @@ from mnist_jax import disk
 from mnist_jax.benchmark import peers, rounds
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.data import loading
-from mnist_jax.report import canvas
-from mnist_jax.report.render import commit_of, fill_in, markdown_table
+from mnist_jax.report.figures import canvas
+from mnist_jax.report.render import markdown_table
+from mnist_jax.report.studies import commit_of, fill_in
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 CPU = HERE.parent / "step_time"

@@ -15,8 +15,9 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from mnist_jax import stats
-from mnist_jax.report import canvas
-from mnist_jax.report.render import fill_in, markdown_table, record
+from mnist_jax.report.figures import canvas
+from mnist_jax.report.render import markdown_table
+from mnist_jax.report.studies import fill_in, record
 from mnist_jax.runs import choosing, labels, results
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run

@@ -20,8 +20,9 @@ import scipy.stats
 from numpy.typing import ArrayLike
 
 from mnist_jax import stats
-from mnist_jax.report.render import fill_in, markdown_table, record
-from mnist_jax.report.tables import LEVEL
+from mnist_jax.report.formatting import LEVEL
+from mnist_jax.report.render import markdown_table
+from mnist_jax.report.studies import fill_in, record
 from mnist_jax.runs import results
 from mnist_jax.runs.results import Run
 

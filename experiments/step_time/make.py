@@ -20,8 +20,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mnist_jax import disk
-from mnist_jax.report import canvas
-from mnist_jax.report.render import commit_of, fill_in, markdown_table
+from mnist_jax.report.figures import canvas
+from mnist_jax.report.render import markdown_table
+from mnist_jax.report.studies import commit_of, fill_in
 from mnist_jax.runs import results
 from mnist_jax.runs.provenance import provenance
 

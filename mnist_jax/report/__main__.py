@@ -11,7 +11,7 @@ trained.
 from absl import flags
 
 from mnist_jax import UserError, cli, disk
-from mnist_jax.report import one_run, several_runs
+from mnist_jax.report import one_run, reading, several_runs
 from mnist_jax.runs import shards
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
         expected = "one, a finished run's directory, or several"
         raise UserError(f"0 arguments: expected {expected}; see --help")
     paths = [disk.local_path(path) for path in argv[1:]]
-    runs = one_run.read_runs(paths) if len(paths) > 1 else []
+    runs = reading.read_runs(paths) if len(paths) > 1 else []
     if any(shards.shard_of(run.config)[1] > 1 for run in runs):
         print(
             one_run.write_merged(

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 from mnist_jax import stats
-from mnist_jax.report import epoch_figures, grid_figures, render, tables
-from mnist_jax.report.canvas import MAX_POINTS, Line
-from mnist_jax.report.render import Code, Picture, Section, Warn
-from mnist_jax.report.tables import (
+from mnist_jax.report import render, saving, tables
+from mnist_jax.report.figures import accuracy_by_point, curves
+from mnist_jax.report.formatting import (
     LEVEL,
-    Pair,
+    MAX_POINTS,
+    Line,
     diverged,
     interval,
     level_words,
@@ -24,6 +24,8 @@ from mnist_jax.report.tables import (
     shown_points,
     signed,
 )
+from mnist_jax.report.render import Code, Picture, Section, Warn
+from mnist_jax.report.tables import Pair
 from mnist_jax.runs import workdirs
 from mnist_jax.runs.choosing import is_finite
 from mnist_jax.runs.comparing import compare
@@ -56,14 +58,14 @@ def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = Non
     Raises:
         UserError: The report cannot be written.
     """
-    folder = render.check_output(output or workdirs.new_workdir("report"))
+    folder = saving.check_output(output or workdirs.new_workdir("report"))
     runs = name_runs(runs)
     lines = name_lines(runs)
     pairs = compare_lines(lines)
     said = comparison_verdict(runs, lines, pairs)
     title = f"{len(runs)} runs side by side"
-    pictures = render.save_figures(folder, figures_of_lines(lines))
-    render.write(folder, title, make_comparison(output, runs, lines, pairs, said, pictures))
+    pictures = saving.save_figures(folder, figures_of_lines(lines))
+    saving.write(folder, title, make_comparison(output, runs, lines, pairs, said, pictures))
     return render.to_print(title, tables.lines_table(lines), said, folder)
 
 
@@ -73,10 +75,10 @@ def figures_of_lines(lines: Sequence[Line]) -> dict[str, Callable[[], Any]]:
     words = list(dict.fromkeys(protocol(line.run).words for line in lines))
     how = words[0] if len(words) == 1 else "protocols differ: beware"
     points = partial(
-        grid_figures.draw_points, lines, f"{datasets}: test accuracy of the runs ({how})"
+        accuracy_by_point.draw_points, lines, f"{datasets}: test accuracy of the runs ({how})"
     )
-    curves = partial(epoch_figures.draw_overlay, lines, f"{datasets}: accuracy by epoch ({how})")
-    return {"accuracy_by_run": points, "accuracy_curves": curves}
+    overlay = partial(curves.draw_overlay, lines, f"{datasets}: accuracy by epoch ({how})")
+    return {"accuracy_by_run": points, "accuracy_curves": overlay}
 
 
 def name_runs(runs: Sequence[Run]) -> list[Run]:

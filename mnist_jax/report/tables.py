@@ -1,6 +1,6 @@
-"""Numbers in print, and the tables of runs: what a report shows of results, before it is rendered.
+"""The tables of runs, before they are rendered.
 
-What is said between the tables is in `one_run.py` and `several_runs.py`; `render.py` renders them.
+What is said between them is in `one_run.py` and `several_runs.py`; `render.py` renders them.
 """
 
 import itertools
@@ -10,16 +10,26 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mnist_jax.config.columns import METRICS, at_best, metric_name
-from mnist_jax.report.canvas import MAX_POINTS, Line, criterion_words
+from mnist_jax.report.formatting import (
+    MAX_POINTS,
+    Line,
+    criterion_words,
+    interval,
+    listed,
+    measure,
+    number,
+    p_value,
+    percent,
+    sentence,
+    shown_points,
+    signed,
+)
 from mnist_jax.runs import records
-from mnist_jax.runs.choosing import count_diverged, is_finite, ranked
-from mnist_jax.runs.labels import count, label, num_digits, shown, varying
+from mnist_jax.runs.choosing import count_diverged, is_finite
+from mnist_jax.runs.labels import count, num_digits, shown, varying
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
 from mnist_jax.text import one_line
-
-LEVEL = 0.05  # corrected p-values below it tell grid points apart
-MAX_NAMES = 8  # in a sentence
 
 
 class Table(NamedTuple):
@@ -27,91 +37,6 @@ class Table(NamedTuple):
 
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[str]]
-
-
-# --- numbers in print ---
-
-
-def percent(value: object) -> str:
-    """Shows a share of 1 in percent, without the sign."""
-    return f"{100 * value:.2f}" if is_finite(value) else "—"
-
-
-def signed(value: object) -> str:
-    """Shows a difference of shares in percentage points, never as -0."""
-    return f"{round(100 * value, 2) + 0.0:+.2f}" if is_finite(value) else "—"
-
-
-def number(value: object) -> str:
-    """Shows a loss."""
-    return f"{value:.4f}" if is_finite(value) else "—"
-
-
-def measure(value: object) -> str:
-    """Shows what a metric of one's own may be."""
-    return f"{value:#.4g}".rstrip(".") if is_finite(value) else "—"
-
-
-def p_value(value: object) -> str:
-    """Shows a p-value."""
-    if not is_finite(value):
-        return "—"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def interval(ends: Any, show: Callable[[object], str] = percent) -> str:
-    """Shows the two ends of an interval."""
-    return " to ".join(map(show, ends)) if is_finite(ends[0]) else "—"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Writes names in a row, the first ones if they are many."""
-    more = len(names) - MAX_NAMES
-    return "; ".join([*names[:MAX_NAMES], *[f"and {more} more"] * (more > 0)])
-
-
-def sentence(text: str) -> str:
-    """Begins with a capital letter."""
-    return text[0].upper() + text[1:]
-
-
-def _num_sound(point: Row) -> str:
-    """Counts the trials of a grid point that did not diverge."""
-    n, lost = point["num_trials"], len(point["diverged_seeds"])
-    return f"{n - lost} of {n}" if lost else str(n)
-
-
-def diverged(run: Run) -> list[str]:
-    """Says which trials diverged, in a paragraph if any did."""
-    lost, axes = count_diverged(run.results), varying(run.summary["grid"])
-    names = [
-        f"{label(point, axes)} {_seed_words(seeds)}".strip()
-        for point in run.summary["grid"]
-        if (seeds := point["diverged_seeds"])
-    ]
-    are = "is" if lost == 1 else "are"
-    said = (
-        f"Of {count(len(run.results), 'trial')}, {lost} diverged and {are} left out of every mean"
-    )
-    return [f"{said}{': ' if axes else ' '}{listed(names)}."] * bool(lost)
-
-
-def _seed_words(seeds: Sequence[int]) -> str:
-    return f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
-
-
-def level_words(family: int, what: str) -> str:
-    """Says what a difference was judged by."""
-    corrected = f", corrected by Holm for all {family} {what}" if family > 1 else ""
-    return f"Judged at the {100 * LEVEL:g} % level by t-tests over the seeds{corrected}"
-
-
-# --- tables ---
-
-
-def shown_points(run: Run) -> list[Row]:
-    """Returns the points that tables show: from best to worst, or in order if nothing chooses."""
-    return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]
 
 
 # A column of a table: its group and name, the column of results.csv, a statistic, how it is shown.
@@ -193,6 +118,12 @@ def _points_table(run: Run, columns: Sequence[Column]) -> Table:
         rows.append(cells)
     names = [("", axis.replace("_", " ")) for axis in axes]
     return Table([*names, ("", "n"), *(column[:2] for column in columns)], rows)
+
+
+def _num_sound(point: Row) -> str:
+    """Counts the trials of a grid point that did not diverge."""
+    n, lost = point["num_trials"], len(point["diverged_seeds"])
+    return f"{n - lost} of {n}" if lost else str(n)
 
 
 _DIFFERENCE = "difference in percentage points"

@@ -1,21 +1,18 @@
 """Accuracy by epoch: of the grid points of a run, and of several runs over each other."""
 
 import math
-import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from mnist_jax import run_files
-from mnist_jax.report.canvas import (
+from mnist_jax.report.epochs import read_curves
+from mnist_jax.report.figures.canvas import (
     COLORS,
     MARKERS,
-    Line,
     View,
     add_legend,
     add_title,
-    criterion_words,
     legend_name,
     lost_words,
     mean_interval,
@@ -24,15 +21,14 @@ from mnist_jax.report.canvas import (
     sound_trials,
     subplots,
 )
-from mnist_jax.run_files import BadFileError
+from mnist_jax.report.formatting import Line, criterion_words
 from mnist_jax.runs.choosing import ranked
 from mnist_jax.runs.labels import label, varying
 from mnist_jax.runs.records import Row
-from mnist_jax.runs.results import Run, protocol, unreadable
+from mnist_jax.runs.results import Run, protocol
 
 MAX_PANELS = 9
 MAX_CURVES = 12  # in one panel
-_TRIAL = re.compile(rb'"trial": ?(\d+)')
 
 
 def draw_curves(run: Run):
@@ -54,7 +50,7 @@ def draw_curves(run: Run):
     size = (6.4, 4.2) if len(points) == 1 else (2.7 * num_columns + 0.5, 2.3 * num_rows + 1.1)
     figure, panels = subplots(size, num_rows, num_columns, sharex=True, sharey=True)
     trials, view = sound_trials(run, points), View()
-    for ax, point, curves in zip(panels, points, _read_curves(run, points, trials), strict=False):
+    for ax, point, curves in zip(panels, points, read_curves(run, points, trials), strict=False):
         title = label(point, axes)
         if lost := len(point["diverged_seeds"]):
             title += f" ({lost} of {point['num_trials']} diverged)"
@@ -100,7 +96,7 @@ def draw_overlay(lines: Sequence[Line], title: str):
     for i, (name, run, point) in enumerate(drawn):
         p, color, dash = protocol(run), COLORS[i % len(COLORS)], "-" if i < len(COLORS) else "--"
         trials = sound_trials(run, [point])
-        [curves] = _read_curves(run, [point], trials)
+        [curves] = read_curves(run, [point], trials)
         for split, values in curves.items():
             _plot_band(panels[split != "train"], values, view, name, color, dash)
         if not p.held_out and trials[point["point"]]:
@@ -122,57 +118,6 @@ def draw_overlay(lines: Sequence[Line], title: str):
     if len(drawn) < len(lines):
         caption += f" Of {len(lines)} lines the first {len(drawn)} are drawn."
     return figure, caption + view.words()
-
-
-def _read_curves(run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[Row]]):
-    """Reads accuracies by epoch in percent: per point, by split, [its trials, epochs].
-
-    Only the rows of those trials are parsed, since the file may have millions of others.
-
-    Raises:
-        UserError: The file does not hold what it should.
-    """
-    splits = ["train", *filter(None, [protocol(run).held_out])]
-    found, places = [], {}
-    for point in points:
-        mine = trials[point["point"]]
-        empty = np.full((len(splits), len(mine), point["num_epochs"]), math.nan)
-        arrays = dict(zip(splits, empty, strict=True))
-        found.append(arrays)
-        places.update({b"%d" % row["trial"]: (arrays, i) for i, row in enumerate(mine)})
-    path = run.workdir / "metrics.jsonl"
-    shape = {"epoch": int} | {f"{split}_accuracy": float for split in splits}
-    try:
-        for line in run_files.lines(path):
-            trial = _TRIAL.search(line)
-            if trial and trial[1] in places:
-                row, (arrays, i) = run_files.parse_json(line, shape), places[trial[1]]
-                if not 0 < row["epoch"] <= len(arrays["train"][i]):
-                    raise ValueError(f"trial {int(trial[1])} has an epoch too many")
-                for split in splits:
-                    arrays[split][i, row["epoch"] - 1] = 100 * row[f"{split}_accuracy"]
-        if any(np.isnan(values).any() for arrays in found for values in arrays.values()):
-            raise ValueError("some epochs of some trials are missing")
-        for point, arrays in zip(points, found, strict=True):
-            _check_curves(run, trials[point["point"]], arrays)
-    except (ValueError, RecursionError, BadFileError) as error:
-        bad = error if isinstance(error, BadFileError) else BadFileError(path, error)
-        raise unreadable(run.workdir, bad) from None
-    return found
-
-
-def _check_curves(run: Run, trials: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError where curves in percent, [trials, epochs], are not those of the trials."""
-    p = protocol(run)
-    for i, row in enumerate(trials):
-        told = {(split, -1): row[f"{split}_accuracy"] for split in arrays}
-        if p.choose_epoch:
-            best = row[f"best_{p.held_out}_epoch"] - 1
-            told[str(p.held_out), best] = row[f"best_{p.held_out}_accuracy"]
-        for (split, place), accuracy in told.items():
-            if not math.isclose(arrays[split][i, place], 100 * accuracy):
-                said = f"{split} accuracy of trial {row['trial']}: not that of results.csv"
-                raise ValueError(said)
 
 
 def _plot_band(ax, curves: np.ndarray, view: View, name: str, color: str, dash: str) -> None:

@@ -1,23 +1,21 @@
 """What all figures of runs are drawn on: sizes, colours, panels, and which values an axis shows.
 
-The figures are in `epoch_figures.py`, `grid_figures.py` and `trial_figures.py`: each function there
-returns a matplotlib Figure and its caption. Every figure names data set and protocol. Trials that
-diverged are left out of means, bands and intervals, and the reader is told so.
+Each function that draws a figure returns a matplotlib Figure and its caption. Every figure names
+data set and protocol. Trials that diverged are left out of means, bands and intervals, and the
+reader is told so.
 """
 
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from mnist_jax.config.protocol import Protocol
 from mnist_jax.runs.labels import count
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
 
-MAX_POINTS = 20  # of many, that are listed
 # Colour-blind safe: M. Okabe, K. Ito, "Color Universal Design", 2008.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
@@ -41,19 +39,6 @@ STYLE = {
 
 class NothingToDrawError(Exception):
     """What a figure would show is not there, or is no picture; the words say why."""
-
-
-class Line(NamedTuple):
-    """A grid point of a run, and the name by which it is shown beside others."""
-
-    name: str
-    run: Run
-    point: Row
-
-
-def criterion_words(p: Protocol) -> str:
-    """Names the accuracy that chooses grid point and trial."""
-    return f"{'best' if p.choose_epoch else 'last'}-epoch {p.held_out} accuracy"
 
 
 def mean_interval(point: Row, column: str) -> np.ndarray:
@@ -81,6 +66,16 @@ def seeds_words(points: Sequence[Row]) -> str:
     """Counts the seeds of points."""
     numbers = sorted({point["num_trials"] for point in points})
     return f"{numbers[0]} to " * (len(numbers) > 1) + count(numbers[-1], "seed")
+
+
+def interval_words(points: Sequence[Row]) -> str:
+    """Says what markers, intervals and small points are."""
+    if (seeds := seeds_words(points)) == "1 seed":
+        return " One seed each, so nothing is known of the scatter between seeds."
+    return (
+        f" Markers: means over {seeds}, with 95 % intervals of the mean (Student). Small points"
+        " beside them: single trials."
+    )
 
 
 class View:

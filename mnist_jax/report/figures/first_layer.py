@@ -1,0 +1,88 @@
+"""The weights of one trial's first layer, as images."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mnist_jax.data.loading import image_shape
+from mnist_jax.report.figures.canvas import NothingToDrawError, add_title, subplots
+from mnist_jax.report.verdict import chosen_words
+from mnist_jax.runs.results import Run, protocol
+
+MAX_UNITS = 48
+
+
+def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
+    """Draws the weights of the chosen trial's first layer as images.
+
+    Raises:
+        NothingToDrawError: They are none.
+    """
+    p, dataset = protocol(run), run.summary["dataset"]
+    layer, images = _first_weights(chosen)
+    num_units, height, width, channels = images.shape
+    units, order = np.arange(num_units), "in the order of the classes"
+    if sum(name.endswith("/kernel") for name in chosen) > 1:  # it is not the only layer
+        norms = np.linalg.norm(images.reshape(num_units, -1), axis=1)
+        units, order = np.argsort(-norms, kind="stable")[:MAX_UNITS], "by falling norm"
+    num_columns = min(8, math.ceil(math.sqrt(1.5 * len(units))))
+    num_rows = math.ceil(len(units) / num_columns)
+    down, across = (
+        size + max(1, size // 9) for size in (height, width)
+    )  # with what separates them
+    tiles = np.full((num_rows * down, num_columns * across, channels), math.nan)
+    for i, unit in enumerate(units):
+        y, x = down * (i // num_columns), across * (i % num_columns)
+        tiles[y : y + height, x : x + width] = images[unit]
+    wide, high = (0.8 * pixels / max(down, across) for pixels in (across, down))  # inches
+    figure, [ax] = subplots((max(wide * num_columns + 1.2, 4.5), high * num_rows + 0.7))
+    limit = np.nanmax(np.abs(tiles)) or 1.0
+    ax.axis("off")
+    if channels == 1:
+        colors = {"vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+        image = ax.imshow(tiles[..., 0], "RdBu_r", **colors)
+        figure.colorbar(image, ax=ax, label="weight", shrink=0.9, aspect=30)
+        meaning = "Red adds, blue takes away."
+    else:
+        shades = np.nan_to_num(0.5 + 0.5 * tiles / limit, nan=1.0)  # white between them
+        ax.imshow(shades, interpolation="nearest")
+        meaning = (
+            "Red, green and blue are the weights of those colours of the images, from"
+            f" {-limit:.2g} (dark) to {limit:.2g} (bright); grey is 0."
+        )
+    add_title(figure, f"{dataset}: weights of the first layer, one trial ({p.words})")
+    which = f"all {num_units}" if len(units) == num_units else f"{len(units)} of {num_units}"
+    return figure, (
+        f"Weights into the first layer ({layer}) of {chosen_words(run)}, trained on {dataset}"
+        f" ({p.words}): {which} units {order}, each as {height} x {width} pixels. {meaning}"
+    )
+
+
+def _first_weights(chosen: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """Returns the first layer's name, and its kernel as images [units, height, width, channels].
+
+    Raises:
+        NothingToDrawError: It is not one that sees images.
+    """
+    known = [f"params/{layer}/kernel" for layer in ("conv_1", "hidden_1", "output")]
+    if "first_kernel" in chosen:  # which older versions did not note
+        known = [str(chosen["first_kernel"])]
+    name = next((name for name in known if name in chosen), None)
+    if name is None:
+        raise NothingToDrawError("no layer of the network has a kernel")
+    kernel, seen = chosen[name], image_shape(chosen["mistake_images"])
+    layer = "/".join(name.split("/")[1:-1]) or "the network"
+    match kernel.shape:
+        case (size, _) if size == math.prod(seen):
+            shape: Sequence[int] = seen
+        case (height, width, channels, _) if height * width > 1 and channels in (1, seen[-1]):
+            shape = (height, width, channels)
+        case _:
+            shape = ()
+    if not shape or shape[-1] not in (1, 3):
+        raise NothingToDrawError(
+            f"the kernel of the first layer ({layer}) has the shape {kernel.shape}, and is neither"
+            f" pictures of {seen[0]} x {seen[1]} pixels nor filters of them"
+        )
+    return layer, np.moveaxis(kernel.reshape(*shape, -1), -1, 0)

@@ -1,0 +1,67 @@
+"""The points of a random or quasi-random search, against each of their axes."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mnist_jax.report.figures.canvas import (
+    COLORS,
+    View,
+    add_title,
+    mean_interval,
+    num_columns_of,
+    seeds_words,
+    subplots,
+)
+from mnist_jax.report.figures.scales import axis_values, having, set_scale, spread_of
+from mnist_jax.report.formatting import criterion_words
+from mnist_jax.runs.labels import count, varying
+from mnist_jax.runs.results import Run, protocol
+
+
+def draw_search(run: Run):
+    """Draws the accuracy that chose, of every point, against each axis; one panel per axis."""
+    p, grid, dataset = protocol(run), run.summary["grid"], run.summary["dataset"]
+    column, words = p.criterion or p.column, criterion_words(p) if p.criterion else p.measure
+    accuracies = np.array([mean_interval(point, column)[0] for point in grid])
+    sound = np.array([not point["diverged_seeds"] for point in grid])
+    chosen = np.array([point["point"] == run.summary["chosen_point"] for point in grid])
+    view = View()
+    view.add(accuracies[sound])
+    low, high = view.limits()
+    outside = ~(sound & (accuracies >= low))
+    heights = np.where(outside, low + 0.03 * (high - low), accuracies)
+    panelled = varying(grid)
+    num_columns = num_columns_of(len(panelled))
+    num_rows = math.ceil(len(panelled) / num_columns)
+    size = (max(2.7 * num_columns + 0.5, 4.5), 2.5 * num_rows + 0.8)
+    figure, panels = subplots(size, num_rows, num_columns, sharey=True)
+    panels[0].set_ylim(low, high)
+    scatter = np.random.default_rng(0).uniform(-0.2, 0.2, len(grid))
+    for ax in panels[len(panelled) :]:
+        ax.set_visible(False)
+    for i, (ax, axis) in enumerate(zip(panels, panelled, strict=False)):
+        places = set_scale(ax, axis, grid, 2.3)
+        x = np.array([places.get(point[axis], math.nan) for point in grid])
+        x += scatter * (spread_of(axis, list(places)) == "names")
+        many = len(grid) > 1000
+        look: dict[str, Any] = {"alpha": 0.7, "mew": 0, "rasterized": many}
+        ax.plot(x[~outside], heights[~outside], "o", color=COLORS[0], ms=2 if many else 4, **look)
+        ax.plot(x[outside], heights[outside], "v", color=COLORS[1], ms=6, **look)
+        ax.plot(x[chosen], heights[chosen], "o", color="black", ms=9, mfc="none", mew=1.5)
+        ax.set_ylabel(f"{words} (%)" if i % num_columns == 0 else "")
+    add_title(figure, f"{dataset}: {words} of {count(len(grid), 'point')} ({p.words})")
+    caption = (
+        f"Each point of the search on {dataset}, against each axis: mean {words} over"
+        f" {seeds_words(grid)} ({p.words})."
+    )
+    if chosen.any():
+        caption += " Ring: the chosen point."
+    if any(spread_of(axis, axis_values(grid, axis)) == "names" for axis in panelled):
+        caption += " Over names, points are scattered sideways."
+    if any(len(having(grid, axis)) < len(grid) for axis in panelled):
+        caption += " A panel leaves out the points that do not have its axis."
+    if outside.any():
+        caption += " Triangles at the lower edge: points below the axis, or with diverged trials."
+    return figure, caption

@@ -1,0 +1,100 @@
+"""Finished runs, read for a report and checked."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mnist_jax import UserError
+from mnist_jax.config.experiment import MAX_TRIALS
+from mnist_jax.data import datasets
+from mnist_jax.run_files import BadFileError
+from mnist_jax.runs import results, shards, workdirs
+from mnist_jax.runs.choosing import is_finite
+from mnist_jax.runs.chosen_trial import read_chosen_trial as read_arrays
+from mnist_jax.runs.labels import varying
+from mnist_jax.runs.records import columns_of
+from mnist_jax.runs.results import Run
+
+
+def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
+    """Reads finished runs.
+
+    Raises:
+        UserError: As `read_run`, or a directory is named twice.
+    """
+    paths = [Path(workdir).resolve() for workdir in workdirs]
+    for path, workdir in zip(paths, workdirs, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"{workdir}: named twice; expected different runs, name each once")
+    return [read_run(workdir) for workdir in workdirs]
+
+
+def read_run(workdir: str | os.PathLike) -> Run:
+    """Reads a finished run, and checks that a report can be made of it.
+
+    Raises:
+        UserError: It is not finished, damaged, or not of this version.
+    """
+    try:
+        run = results.read_run(workdir)
+        whole = _is_whole(run)
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise workdirs.damaged(workdir, "its files are damaged, or another version wrote them")
+    path, num_rows = run.workdir / "metrics.jsonl", sum(row["num_epochs"] for row in run.results)
+    if path.stat().st_size < 20 * num_rows:  # bytes; a row has more
+        error = BadFileError(path, "some epochs of some trials are missing")
+        raise results.unreadable(run.workdir, error)
+    return run
+
+
+def _is_whole(run: Run) -> bool:
+    """Says whether a run has all that a report reads of it, or raises what a gap in it raises."""
+    summary, rows = run.summary, run.results
+    varying(summary["grid"])
+    shards.cautions(run)
+    number, num_shards = shards.shard_of(run.config)
+    sound = [row for row in rows if not row["diverged_epoch"]]
+    axes = {point["point"]: [str(point[axis]) for axis in run.axes] for point in summary["grid"]}
+    kinds = columns_of(summary["protocol"], ())  # without metrics of one's own, which may be any
+    columns = [column for column, kind in kinds.items() if kind is float]
+    shares = [column for column in columns if "accuracy" in column]
+    return (
+        0 <= number < num_shards <= MAX_TRIALS
+        and run.config.get("dataset", summary["dataset"]) == summary["dataset"]
+        and all([str(row[axis]) for axis in run.axes] == axes[row["point"]] for row in rows)
+        and all(row["num_epochs"] > 0 for row in rows)
+        and len({row["trial"] for row in rows}) == len(rows)
+        and len({(row["point"], row["seed"]) for row in rows}) == len(rows)
+        and all(is_finite(row[column]) for row in sound for column in columns)
+        and all(0 <= row[column] <= 1 for row in sound for column in shares)
+        and {row["dataset"] for row in rows} == {summary["dataset"]} <= datasets.CLASS_NAMES.keys()
+    )
+
+
+def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
+    """Reads the arrays of `write_chosen_trial`.
+
+    Raises:
+        BadFileError: They are missing or damaged, or not of the run's chosen trial.
+    """
+    chosen = read_arrays(run.workdir)
+    classes, trial = len(datasets.CLASS_NAMES[run.summary["dataset"]]), run.summary["chosen_trial"]
+    if chosen["probabilities"].shape[1] != classes or chosen["trial"] != trial:
+        said = f"it is not of trial {trial}, which was chosen"
+        raise BadFileError(run.workdir / "chosen_trial.npz", said)
+    return chosen
+
+
+def with_weights(run: Run) -> tuple[Run, dict[str, np.ndarray] | None]:
+    """Returns a run and the arrays of its chosen trial; without them it says why there are none."""
+    if "chosen_trial_missing" in run.summary:
+        return run, None
+    try:
+        return run, read_chosen_trial(run)
+    except BadFileError as error:  # which is for show: the results are in other files
+        missing = {"chosen_trial_missing": str(error)}
+        return run._replace(summary=run.summary | missing), None

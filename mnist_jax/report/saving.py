@@ -1,0 +1,142 @@
+"""The files of a report: where they may go, and how they are written."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_jax import UserError, disk, run_files
+from mnist_jax.report.figures import canvas
+from mnist_jax.report.render import GENERATOR, Picture, Section, Warn, to_html, to_markdown
+from mnist_jax.runs import workdirs
+from mnist_jax.text import error_line, one_line
+
+
+def check_output(output: str | os.PathLike, of_run: bool = False) -> Path:
+    """Refuses a directory in which a report would replace what this command did not make.
+
+    Args:
+        output: The directory.
+        of_run: Whether the other files of a run go there too.
+
+    Raises:
+        UserError: It holds a run or another report, is a file, or an address.
+    """
+    path = disk.local_path(os.fspath(output), "--output")
+    report = ("report.html", "report.md", "figures")
+    try:
+        there = {name for name in (*workdirs.FILES, *workdirs.FOLDERS) if _lies(path / name)}
+        ours = "report.html" in there and _is_ours(path / "report.html")
+        if _lies(path) and not path.is_dir():
+            problem = "is a file"
+        elif "config.json" in there:
+            problem = "holds a run"
+        elif others := sorted(there.difference(report)) if of_run else []:
+            problem = f"holds {', '.join(others)}, which would be replaced"
+        elif there.intersection(report) and not ours:
+            problem = "holds a report that this command did not make"
+        else:
+            return path
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        problem = f"cannot be looked at ({getattr(error, 'strerror', None) or error})"
+    raise UserError(f"--output={path}: {problem}; expected a directory without; choose another")
+
+
+def _lies(path: Path) -> bool:
+    """Says whether there is anything by a name, be it a link to nowhere."""
+    try:
+        return bool(path.lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        with run_files.opened(page) as file:
+            return GENERATOR.encode() in file.read(4096)
+    except run_files.BadFileError:
+        return False
+
+
+def save_figures(
+    folder: Path, drawn: Mapping[str, Callable[[], Any]]
+) -> list[Picture | Warn | str]:
+    """Draws figures, each a function by its name, and saves them as PNG and SVG.
+
+    What a run found does not hang on them: one that fails, or has nothing to show, is a line in
+    place of the picture. Of one that fails a warning is printed too.
+    """
+    shown: list[Picture | Warn | str] = []
+    for name, draw in drawn.items():
+        paths = [folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg")]
+        try:
+            *contents, caption = _draw(draw)
+        except UserError:  # a damaged file, which is no matter of figures
+            raise
+        except Exception as error:  # of ours, of matplotlib, its fonts, its settings
+            shown.append(_why_missing(name, error))
+            with contextlib.suppress(OSError):
+                for path in paths:  # of an older report
+                    path.unlink(missing_ok=True)
+            continue
+        with writing(folder / "figures"):
+            (folder / "figures").mkdir(parents=True, exist_ok=True)
+            for path, content in zip(paths, contents, strict=True):
+                disk.write_bytes(path, content)
+        shown.append(Picture(name, caption, contents[1]))
+    return shown
+
+
+def _why_missing(name: str, error: Exception) -> Warn | str:
+    """Returns the line in place of a figure; if it failed, that is printed as well."""
+    if isinstance(error, canvas.NothingToDrawError):
+        return f"There is no figure {name}: {one_line(str(error))}."
+    said = error_line(error, 200)
+    missing = Warn(f"The figure {name} is missing, since it cannot be drawn ({said}).")
+    print(f"warning: {missing[0].lower()}{missing[1:]}", file=sys.stderr, flush=True)
+    return missing
+
+
+def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:
+    """Returns a figure as PNG and as SVG, and its caption."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and none is needed
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    # Reset first: whatever the user's own matplotlibrc says.
+    with style.context(canvas.STYLE, after_reset=True):
+        figure, caption = draw()
+        png, svg = io.BytesIO(), io.BytesIO()
+        # As figure.savefig does, but that draws everything twice and lays it out each time.
+        FigureCanvasAgg(figure).print_png(png)
+        figure.set_layout_engine("none")
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    return png.getvalue(), svg.getvalue(), caption
+
+
+def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
+    """Writes report.md and report.html, and makes the folder if there is none."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        disk.write_text(folder / "report.md", to_markdown(title, sections))
+        disk.write_text(folder / "report.html", to_html(title, sections))
+
+
+class UnwritableError(UserError):
+    """A report cannot be written."""
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says in one line why something in a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableError(
+            f"{error.filename or folder} cannot be written ({error.strerror}); make the run's"
+            " directory writable, or name another by python -m mnist_jax.report DIR --output=DIR"
+        ) from None
