@@ -326,7 +326,7 @@ BAD_INPUT = {
             "momentum=0.8: adamw does not take it; with --config.grid=list give 0.0 where the",
         ),
         ("--config.metrics=loss", "metrics=loss: expected top_2_accuracy, brier_score, confiden"),
-        ("--config.metrics=1", "metrics=1: expected names, as in top_2_accuracy,brier_score"),
+        ("--config.metrics=1", "metrics=1: expected names between commas"),
         ("--config.metrics=confidence,confidence", "confidence: expected a name of its own"),
         ("--config.ema_decay=1", "ema_decay=1: expected a finite number, from 0 to below 1"),
         # Epochs and batches.

@@ -17,6 +17,7 @@ from mnist_jax.config.experiment import read_config, read_experiment
 from mnist_jax.config.keys import find_axes
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS
+from mnist_jax.runs import records
 from mnist_jax.training import jax_setup, optimizers, recipes
 from mnist_jax.training.jax_setup import start_jax
 
@@ -408,6 +409,10 @@ REFUSED = [
         " kind, bias, rate; leave it out, or choose --config.model=mlp",
     ),
     (
+        {"model": "my_net.py:Mixer", "kernel_init": 5},
+        "--config.kernel_init: my_net.py:Mixer has a parameter kernel_init, but no config can give",
+    ),
+    (
         {"model": "my_net.py:Mixer", "num_classes": 5},
         "num_classes: ...; the classes are those of the data set, which a model may take as num_c",
     ),
@@ -446,6 +451,12 @@ REFUSED = [
         "--config.nesterov=False: lion does not take it; with --config.grid=list give True where",
     ),
     ({"metrics": ("my_opt.py:measure",) * 2}, "metrics=my_opt.py:measure: expected a name of its"),
+    (
+        {"model": "my_net.py:Measured", "metrics": "my_opt.py:measure"},
+        "metrics=my_opt.py:measure: it has a column best_test_measure_at_best_epoch, and so has",
+    ),
+    ({"metrics": "top2"}, "metrics=top2: expected top_2_ac...; did you mean top_2_accuracy?"),
+    ({"optimizer": "Adam"}, "optimizer=Adam: expected sgd...; did you mean adamw?"),
 ]
 TO_REFUSE = """
 
@@ -460,6 +471,9 @@ class Named(nn.Module):
 
 class Column(nn.Module):
     train_loss: float = 0.0
+
+class Measured(nn.Module):
+    best_test_measure_at_best_epoch: float = 0.0
 
 class Twice(nn.Module):
     l2: float = 0.0
@@ -505,6 +519,20 @@ def test_fields_and_parameters_of_ones_own_are_axes(own):
     assert (recipe.network.module.width, recipe.network.module.num_classes) == (8, 7)
     assert trials.model["rate"].tolist() == [0, 0, 0.5, 0.5]
     assert trials.optimizer["decay"].tolist() == pytest.approx([0.5, 0.9] * 2)
+
+
+def test_a_string_may_be_empty(own):
+    (own / "my_net.py").write_text(NET.replace('"relu"', '""'))
+    assert asked({}, model=OWN["model"]).values["kind"] == ("",)
+    assert asked({}, model=OWN["model"], kind=("", "tanh")).values["kind"] == ("", "tanh")
+    assert records.as_text("") == "''"  # an empty cell of results.csv is no value
+
+
+def test_metrics_can_be_cleared(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("def get_config():\n    return {'metrics': ['confidence']}\n")
+    assert read_experiment(str(config), {}).metrics == ("confidence",)
+    assert read_experiment(str(config), {"metrics": ""}).metrics == ()
 
 
 @pytest.mark.parametrize("typed", [True, False])

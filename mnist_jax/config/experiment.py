@@ -16,9 +16,17 @@ from mnist_jax.config.axes import MODELS, OPTIMIZERS, Axis
 from mnist_jax.config.columns import check_metrics
 from mnist_jax.config.config_files import advice, plain, read_file, read_value, values_in
 from mnist_jax.config.grid import Point
-from mnist_jax.config.keys import Resolver, bad_value, find_axes, parameters_of, recorded_as
+from mnist_jax.config.keys import (
+    Resolver,
+    bad_value,
+    find_axes,
+    find_own,
+    parameters_of,
+    recorded_as,
+)
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS, Settings
+from mnist_jax.config.user_axes import defaults_of
 from mnist_jax.config.user_code import OwnFile
 from mnist_jax.data import datasets, loading
 from mnist_jax.data.loading import Dataset
@@ -206,7 +214,7 @@ def read_config(
     check_metrics(metrics, known)
     for key in given:
         if key not in known and key not in SETTINGS:
-            raise _unknown(key, key in typed, known, model, optimizers)
+            raise _unknown(key, key in typed, known, model, optimizers, resolver.files)
     given |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
     given["dataset"] = datasets.canonical_name(_one(given, "dataset"))
     if isinstance(first := plain(seed), tuple):
@@ -278,13 +286,26 @@ def _merge(given: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
 
 
 def _unknown(
-    key: str, typed: bool, known: Mapping[str, Axis], model: str, optimizers: Sequence[str]
+    key: str,
+    typed: bool,
+    known: Mapping[str, Axis],
+    model: str,
+    optimizers: Sequence[str],
+    files: tuple[OwnFile, ...],
 ) -> UserError:
+    """Returns the error of a key that is not in the config, with what to give in its place."""
     said = f"--config.{key}: no such key" if typed else f"config key {key}: unknown"
     for what, named, built_in in (
         ("model", [model], MODELS),
         ("optimizer", optimizers, OPTIMIZERS),
     ):
+        for spec in named:
+            if spec not in built_in and key in defaults_of(what, find_own(spec, what, files), spec):
+                return UserError(
+                    f"--config.{key}: {spec} has a parameter {key}, but no config can give it:"
+                    " expected one whose annotation and default are a bool, a whole number, a"
+                    " float, a string or a tuple of whole numbers; set it in your file"
+                )
         takers = [n for n, axes in built_in.items() if key in {axis.name for axis in axes}]
         if takers:
             own = [name for name, axis in known.items() if axis.of == what]
@@ -358,7 +379,7 @@ def _one(given: Mapping[str, Any], key: str) -> Any:
     kind = SETTINGS[key].kind
     value = given.get(key, SETTINGS[key].default)
     if kind.convert is tuple:
-        value = values_in(value)
+        value = () if value == "" else values_in(value)  # as typed in `--config.metrics=`
     elif isinstance(value, tuple) and len(value) == 1:
         (value,) = value
     if not kind.valid(value):

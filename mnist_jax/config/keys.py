@@ -2,8 +2,9 @@
 
 import difflib
 import functools
+import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,8 @@ def parameters_of(key: str, spec: str, files: tuple[OwnFile, ...]) -> dict[str, 
         spec: What the config says of it.
         files: The user's files that it may name.
     """
-    found: Iterable[Axis]
-    if key == "model":
-        found = MODELS.get(spec) or user_axes.model_axes(find_own(spec, key, files), spec)
-    else:
-        found = OPTIMIZERS.get(spec) or user_axes.optimizer_axes(find_own(spec, key, files), spec)
+    built_in = MODELS if key == "model" else OPTIMIZERS
+    found = built_in.get(spec) or user_axes.read_axes(key, find_own(spec, key, files), spec)
     return {axis.name: axis._replace(of=key) for axis in found}
 
 
@@ -161,7 +159,9 @@ class Resolver:
         if isinstance(spec, str) and spec in known:
             return spec
         if not (isinstance(spec, str) and user_code.names_file(spec)):
-            close = difflib.get_close_matches(str(spec).lower(), known, n=1)
+            word = re.sub("[-_]", "", str(spec).lower())
+            close = [x for x in known if len(word) > 2 and x.replace("_", "").startswith(word)]
+            close += difflib.get_close_matches(str(spec).lower(), known, n=1)
             meant = f"; did you mean {close[0]}?" if close else ""
             raise bad_value(key, spec, f"{', '.join(known)} or FILE.py:NAME{meant}")
         name = user_code.record_name(spec)

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 from mnist_jax import UserError
@@ -19,12 +19,53 @@ _KIND_OF_TYPE = {bool: FLAG, int: INTEGER, float: NUMBER, str: TEXT, tuple: SIZE
 _NO_DEFAULT = (dataclasses.MISSING, inspect.Parameter.empty)
 
 
-def optimizer_axes(function: Callable, spec: str) -> list[Axis]:
-    """Returns the axes of a user's optimizer: its parameters after the learning rate.
+def read_axes(key: str, thing: Any, spec: str) -> list[Axis]:
+    """Returns the axes of a user's model or optimizer.
+
+    Args:
+        key: `model` or `optimizer`.
+        thing: The class or function.
+        spec: What the config says of it, for errors.
 
     Raises:
-        UserError: It cannot be called as an optimizer is.
+        UserError: It is of another kind, or one of its parameters has no default that an axis may
+            have.
     """
+    what, hints, axes = f"--config.{key}={spec}", _hints(thing), []
+    for name, default in defaults_of(key, thing, spec).items():
+        if any(default is missing for missing in _NO_DEFAULT):
+            raise UserError(
+                f"{what}: {name} has no default; give it one, which a config then may change"
+            )
+        if axis := _read_axis(what, name, hints.get(name, Any), default):
+            axes.append(axis)
+    return axes
+
+
+def defaults_of(key: str, thing: Any, spec: str) -> dict[str, Any]:
+    """Returns what may be an axis, by name, with its default; arguments as of `read_axes`."""
+    return _fields(thing, spec) if key == "model" else _parameters(thing, spec)
+
+
+def _fields(module: Any, spec: str) -> dict[str, Any]:
+    """Returns the fields of a Flax module, except those that the data set decides."""
+    from flax import linen as nn
+
+    if not (isinstance(module, type) and issubclass(module, nn.Module)):
+        raise UserError(
+            f"--config.model={spec}: expected a class of flax.linen.Module, which this is not"
+        )
+    return {
+        field.name: field.default
+        if field.default_factory is dataclasses.MISSING
+        else field.default_factory()
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in ("parent", "name", NUM_CLASSES)
+    }
+
+
+def _parameters(function: Callable, spec: str) -> dict[str, Any]:
+    """Returns the parameters of an optimizer after the learning rate."""
     what = f"--config.optimizer={spec}"
     try:
         first, *others = inspect.signature(function).parameters.values()
@@ -36,29 +77,7 @@ def optimizer_axes(function: Callable, spec: str) -> list[Axis]:
     if first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
         raise UserError(f"{what}: expected the learning rate as its first parameter")
     variadic = (first.VAR_POSITIONAL, first.VAR_KEYWORD)
-    defaults = {p.name: p.default for p in others if p.kind not in variadic}
-    return _read_axes(what, defaults, _hints(function))
-
-
-def model_axes(module: Any, spec: str) -> list[Axis]:
-    """Returns the axes of a user's Flax module: its fields, except those that the data set decides.
-
-    Raises:
-        UserError: It is not a class of Flax modules.
-    """
-    from flax import linen as nn
-
-    what = f"--config.model={spec}"
-    if not (isinstance(module, type) and issubclass(module, nn.Module)):
-        raise UserError(f"{what}: expected a class of flax.linen.Module, which this is not")
-    defaults = {
-        field.name: field.default
-        if field.default_factory is dataclasses.MISSING
-        else field.default_factory()
-        for field in dataclasses.fields(module)
-        if field.init and field.name not in ("parent", "name", NUM_CLASSES)
-    }
-    return _read_axes(what, defaults, _hints(module))
+    return {p.name: p.default for p in others if p.kind not in variadic}
 
 
 def _hints(thing: Any) -> dict[str, Any]:
@@ -68,20 +87,9 @@ def _hints(thing: Any) -> dict[str, Any]:
         return dict(getattr(thing, "__annotations__", {}))
 
 
-def _read_axes(what: str, defaults: Mapping[str, Any], hints: Mapping[str, Any]) -> list[Axis]:
-    axes = []
-    for name, default in defaults.items():
-        if any(default is missing for missing in _NO_DEFAULT):
-            raise UserError(
-                f"{what}: {name} has no default; give it one, which a config then may change"
-            )
-        if axis := _read_axis(what, name, hints.get(name, Any), _as_tuple(default)):
-            axes.append(axis)
-    return axes
-
-
 def _read_axis(what: str, name: str, hint: Any, default: Any) -> Axis | None:
     """Returns an axis; None for a parameter that keeps its default, such as a function."""
+    default = tuple(default) if isinstance(default, list) else default
     plain, *marks = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
     if isinstance(plain, str):  # a hint that could not be looked up
         plain = Any
@@ -110,7 +118,3 @@ def _type_of(hint: Any, default: Any) -> type | None:
             return tuple
         return type(default) if type(default) in (bool, int, float, str) else None
     return None
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -44,7 +44,9 @@ def trial_rows(
 
 
 def as_text(value: Any) -> Any:
-    """Writes the sizes of layers as in 500-300, or none; other values are as they are."""
+    """Writes sizes of layers as in 500-300, or none, and an empty string as '', as CSV needs."""
+    if value == "":
+        return "''"
     return "-".join(map(str, value)) or "none" if isinstance(value, tuple | list) else value
 
 
