@@ -59,7 +59,7 @@ def test_curves_are_those_of_the_rows(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol)
     p = PROTOCOLS[protocol]
     figure, caption = curves.draw_curves(run)
-    assert [ax.get_title() for ax in figure.axes] == ["l2 0.001", "l2 0.00075", "l2 1e-06"]
+    assert [ax.get_title() for ax in figure.axes] == ["l2=0.001", "l2=0.00075", "l2=1e-06"]
     for i, ax in enumerate(figure.axes):
         lines = {line.get_label(): line for line in ax.lines}
         dots = "chosen epochs" if p.choose_epoch else "test accuracy at the end"
@@ -110,7 +110,7 @@ def test_of_many_points_best_median_and_worst_are_drawn(tmp_path):
     assert "of 12 grid points the best, the median and the worst" in caption
     same = make_run(tmp_path / "same", "last_epoch", learning_rate=rates, seeds=1)
     figure, caption = curves.draw_curves(same)
-    assert figure.axes[0].get_title() == "learning rate 0.1, l2 0.001"
+    assert figure.axes[0].get_title() == "learning_rate=0.1, l2=0.001"
     assert "the first, the middle one and the last" in caption
     assert "best" not in caption
 
@@ -119,7 +119,7 @@ def test_diverged_trials_are_left_out_of_curves_and_counted(tmp_path):
     run = make_run(tmp_path / "run", diverging=[1, 3, 4, 5])
     figure, caption = curves.draw_curves(run)
     titles = [" ".join(ax.get_title().split()) for ax in figure.axes]
-    assert titles[:2] == ["l2 0.001 (1 of 3 diverged)", "l2 0.00075 (3 of 3 diverged)"]
+    assert titles[:2] == ["l2=0.001 (1 of 3 diverged)", "l2=0.00075 (3 of 3 diverged)"]
     assert np.isfinite(figure.axes[0].lines[0].get_ydata()).all()
     assert len(figure.axes[0].lines[-1].get_xdata()) == 2
     assert shown_texts(figure) == ["every trial diverged"]
@@ -207,7 +207,7 @@ def test_only_the_best_lines_of_many_are_drawn(tmp_path):
     assert len(names) == 6
     assert "Of 8 combinations, 6 are drawn, those with the best points." in caption
     best = choosing.ranked(run.summary["grid"], "best_test_accuracy")[0]
-    assert f"l2 {best['l2']:g}" in names
+    assert f"l2={best['l2']:g}" in names
 
 
 def test_what_lies_far_below_or_diverged_is_written_at_the_edge(tmp_path):
@@ -235,8 +235,8 @@ def test_search_shows_the_criterion_and_marks_the_best(tmp_path):
     assert re.fullmatch(NAMES["figures"], "search.svg")
     figure, caption = search.draw_search(run)
     scales = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
-    assert list(scales) == ["learning rate", "schedule", "momentum", "l2"]
-    ax = scales["learning rate"]
+    assert list(scales) == ["learning_rate", "schedule", "momentum", "l2"]
+    ax = scales["learning_rate"]
     assert (ax.get_xscale(), scales["momentum"].get_xscale()) == ("log", "function")
     assert ax.get_ylabel() == "best-epoch validation accuracy (%)"
     dots, triangles, ring = ax.lines
@@ -332,8 +332,8 @@ def test_points_without_an_axis_are_left_out_of_its_figure(tmp_path):
     assert "Left out: 6 grid points without momentum." in caption
     figure, caption = drawings["accuracy_vs_learning_rate"]()
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "optimizer lion" in names
-    assert "optimizer sgd, momentum 0" in names
+    assert "optimizer=lion" in names
+    assert "optimizer=sgd, momentum=0" in names
     assert len(names) == 5
     assert "Left out" not in caption
     paired = own_run(tmp_path / "list", learning_rate=rates, momentum=(0.0, 0.9))
@@ -346,7 +346,7 @@ def test_search_leaves_points_without_an_axis_out_of_its_panel(tmp_path):
     figure, caption = one_run.figures_of_run(run)["search"]()
     panels = {ax.get_xlabel().split(" (")[0]: ax for ax in drawn(figure).axes if ax.get_visible()}
     found = {name: np.isfinite(ax.lines[0].get_xdata()).sum() for name, ax in panels.items()}
-    assert found == {"learning rate": 5, "momentum": 2, "optimizer": 5, "b2": 2}
+    assert found == {"learning_rate": 5, "momentum": 2, "optimizer": 5, "b2": 2}
     assert "A panel leaves out the points that do not have its axis." in caption
     whole = own_run(tmp_path / "whole", grid="halton", **rates)
     assert "leaves out the points" not in one_run.figures_of_run(whole)["search"]()[1]
@@ -648,7 +648,7 @@ def test_ticks_of_close_values_differ(tmp_path):
     run = make_run(tmp_path / "axis", seeds=1, **axes)
     figure, _ = accuracy_vs_axis.draw_axis(run, "hidden_sizes")
     texts = set(figure.axes[0].get_legend_handles_labels()[1])
-    assert texts == {"label smoothing 0.1234567", "label smoothing 0.1234568"}
+    assert texts == {"label_smoothing=0.1234567", "label_smoothing=0.1234568"}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

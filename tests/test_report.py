@@ -253,7 +253,7 @@ def test_where_nothing_was_chosen_no_point_is_named_the_best(tmp_path):
     run = make_run(tmp_path / "run", "last_epoch", accuracy=lambda point, seed: 0.9 + point / 100)
     said = verdict_of(run)
     assert said.startswith("Nothing was chosen")
-    assert "the first, l2 0.001, is compared" in said
+    assert "the first, l2=0.001, is compared" in said
     assert "Best" not in said
     assert "Trial that is shown (the first; nothing chose it): trial 0" in page(run)
     found = cells(tables.comparison_table(run, verdict.compare_best(run).others))
@@ -267,7 +267,7 @@ def test_validation_chooses_the_grid_point_and_the_test_set_does_not(tmp_path):
         point["statistics"]["best_validation_accuracy"]["mean"] = 0.9 - i / 10
         point["statistics"]["test_accuracy_at_best_validation"]["mean"] = 0.5 + i / 10
     said = verdict_of(run)
-    assert "Best of 3 grid points by mean best-epoch validation accuracy: l2 0.001. Its" in said
+    assert "Best of 3 grid points by mean best-epoch validation accuracy: l2=0.001. Its" in said
     assert "test accuracy (epoch chosen on validation images): 50.00 %" in said
 
 
@@ -289,11 +289,11 @@ def test_metrics_are_those_of_the_test_images_at_the_epoch_that_counts(tmp_path,
     for l2, row in table.items():
         trials = [x for x in run.results if f"{x['l2']:g}" == l2 and not x["diverged_epoch"]]
         for name, shown, unit, least, most in (
-            ("top 2 accuracy %", lambda x: f"{100 * x:.2f}", 100, 0, 1),
-            ("brier score", lambda x: f"{x:.4f}", 1, 0, 2),
-            ("my accuracy ratio", lambda x: f"{x:#.4g}", 1, -math.inf, math.inf),
+            ("top_2_accuracy %", lambda x: f"{100 * x:.2f}", 100, 0, 1),
+            ("brier_score", lambda x: f"{x:.4f}", 1, 0, 2),
+            ("my_accuracy_ratio", lambda x: f"{x:#.4g}", 1, -math.inf, math.inf),
         ):
-            column = column_of(protocol, name.removesuffix(" %").replace(" ", "_"))
+            column = column_of(protocol, name.removesuffix(" %"))
             values = np.array([trial[column] for trial in trials])
             assert row[f"{name} mean"] == shown(values.mean())
             t = {3: 4.302653, 2: 12.706205}[len(values)]  # Student's
@@ -302,10 +302,10 @@ def test_metrics_are_those_of_the_test_images_at_the_epoch_that_counts(tmp_path,
             assert low == pytest.approx(max(values.mean() - half, least), rel=1e-3, abs=1e-4)
             assert high == pytest.approx(min(values.mean() + half, most), rel=1e-3, abs=1e-4)
     text = page(run).replace("\\", "")
-    assert "## Metrics\n\n| l2 | n | top 2 accuracy %: mean | " in text
+    assert "## Metrics\n\n| l2 | n | top_2_accuracy %: mean | " in text
     when = PROTOCOLS[protocol].measure.partition(" ")[0].capitalize()
-    assert f"{when} values of the test images; means over the n trials. Top 2 accuracy: the" in text
-    assert "My accuracy ratio: as my_metrics.py:my_accuracy_ratio computes it." in text
+    assert f"{when} values of the test images; means over the n trials. top_2_accuracy: the" in text
+    assert "my_accuracy_ratio: as my_metrics.py:my_accuracy_ratio computes it." in text
     assert "Trials without a finite number" not in text
     assert not re.search(r"\b(nan|None|inf)\b", text)
 
@@ -326,10 +326,10 @@ def test_a_metric_of_ones_own_may_be_any_number_and_none(tmp_path):
     change_csv(run, column, {0: -1e9, 1: math.nan, 3: math.nan, 4: math.inf, 5: -math.inf})
     run = reading.read_run(run.workdir)
     table = cells(tables.metrics_table(run))
-    assert [row["my accuracy ratio mean"] for row in table][:2] == ["-5.000e+08", "—"]
+    assert [row["my_accuracy_ratio mean"] for row in table][:2] == ["-5.000e+08", "—"]
     assert {row["n"] for row in table} == {"3"}
     said = tables.metrics_words(run)
-    assert said.endswith("Trials without a finite number are left out of: my accuracy ratio.")
+    assert said.endswith("Trials without a finite number are left out of: my_accuracy_ratio.")
     assert not re.search(r"\b(nan|None|inf)\b", page(run))
 
 
@@ -376,8 +376,8 @@ def gaps(*less):
     ("less", "said"),
     [
         ((0.0, 0.001, 0.0015), "It cannot be told apart from any other point."),
-        ((0.0, 0.001, 0.2), "apart from l2 0.00075. It differs from l2 1e-06 (by +19.87 points)"),
-        ((0.0, 0.1, 0.2), "It differs from every other point: l2 0.00075 (by +9.93 points);"),
+        ((0.0, 0.001, 0.2), "apart from l2=0.00075. It differs from l2=1e-06 (by +19.87 points)"),
+        ((0.0, 0.1, 0.2), "It differs from every other point: l2=0.00075 (by +9.93 points);"),
     ],
 )
 def test_verdict_compares_points_seed_by_seed(tmp_path, less, said):
@@ -515,7 +515,7 @@ def test_identical_trials_are_called_identical(tmp_path):
     for rows in (run.results[3:6], run.results[6:]):  # both as the best
         for row, same in zip(rows, run.results, strict=False):
             row.update({c: same[c] for c in summaries.measured(same, run.axes)})
-    assert "It has identical results, trial by trial, to l2 0.00075; l2 1e-06." in verdict_of(run)
+    assert "It has identical results, trial by trial, to l2=0.00075; l2=1e-06." in verdict_of(run)
     assert "told apart" not in verdict_of(run)
     [row, _] = cells(tables.comparison_table(run, verdict.compare_best(run).others))
     assert row["test"] == "none: identical trials"
@@ -527,7 +527,7 @@ def test_identical_trials_are_called_identical(tmp_path):
 
 def test_diverged_trials_are_named_counted_and_left_out(tmp_path):
     run = make_run(tmp_path / "run", diverging=[1])
-    assert "Of 9 trials, 1 diverged and is left out of every mean: l2 0.001 (seed 1)." in (
+    assert "Of 9 trials, 1 diverged and is left out of every mean: l2=0.001 (seed 1)." in (
         verdict_of(run)
     )
     last = cells(tables.results_table(run))[-1]  # it comes last, however good the others are
@@ -692,7 +692,7 @@ def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
     a = make_run(tmp_path / "a", "validation", accuracy=gaps(0.0, 0.1, 0.2), name="one")
     b = make_run(tmp_path / "b", "validation", l2=(0.0,), accuracy=gaps(0.05), name="two")
     lines, [pair] = compare(a, b)
-    assert [line.name for line in lines][1] == "two: l2 0"
+    assert [line.name for line in lines][1] == "two: l2=0"
     assert lines[0].point["point"] == a.summary["chosen_point"]
     start = 3 * a.summary["chosen_point"]
     less = [
@@ -713,8 +713,8 @@ def test_lines_say_in_what_they_differ_if_that_is_little(tmp_path):
     b = make_run(tmp_path / "b", "last_epoch", l2=(0.1,), name="same", conv_features=((4,),))
     c = make_run(tmp_path / "c", "last_epoch", l2=(0.1,), name="same", num_epochs=(3,))
     assert [line.name for line in compare(a, b)[0]] == [
-        "same (a): model mlp, l2 0",
-        "same (b): model cnn, l2 0.1",
+        "same (a): model=mlp, l2=0",
+        "same (b): model=cnn, l2=0.1",
     ]
     assert [line.name for line in compare(a, b, c)[0]] == ["same (a)", "same (b)", "same (c)"]
 
@@ -724,7 +724,7 @@ def test_difference_of_two_runs_is_told_and_tested(tmp_path):
     b = make_run(tmp_path / "b", l2=(1e-3,), accuracy=gaps(0.1), name="two", seeds=4)
     [said] = comparison_verdict(a, b)
     assert (
-        "Of 1 comparable pair, 1 can be told apart: one: l2 0 less two: l2 0.001 is +9.43 points"
+        "Of 1 comparable pair, 1 can be told apart: one: l2=0 less two: l2=0.001 is +9.43 points"
         in said
     )
     [row] = cells(tables.pairs_table(compare(a, b)[1]))
@@ -824,8 +824,8 @@ def test_where_nothing_was_chosen_every_point_is_a_line(tmp_path):
     b = make_run(tmp_path / "b", "last_epoch", l2=(0.0,), name="same")
     lines, pairs = compare(a, b)
     assert [line.name for line in lines] == [
-        *(f"same (a): l2 {l2}" for l2 in ("0.001", "0.00075", "1e-06")),
-        "same (b): l2 0",
+        *(f"same (a): l2={l2}" for l2 in ("0.001", "0.00075", "1e-06")),
+        "same (b): l2=0",
     ]
     assert len(pairs) == 3  # none within a run
     long = make_run(
@@ -1102,18 +1102,18 @@ def test_what_an_optimizer_does_not_take_is_not_there(tmp_path):
     axes = labels.varying(grid)
     assert set(axes) == {"optimizer", "momentum", "b2"}  # of nesterov there is one value
     assert [labels.label(point, axes) for point in grid] == [
-        "optimizer sgd, momentum 0",
-        "optimizer sgd, momentum 0.9",
-        "optimizer adamw, b2 0.99",
-        "optimizer adamw, b2 0.999",
-        "optimizer lion",
+        "optimizer=sgd, momentum=0",
+        "optimizer=sgd, momentum=0.9",
+        "optimizer=adamw, b2=0.99",
+        "optimizer=adamw, b2=0.999",
+        "optimizer=lion",
     ]
     table = {row["optimizer"] + row["b2"]: row for row in cells(tables.results_table(run))}
     assert table.keys() == {"sgd—", "adamw0.99", "adamw0.999", "lion—"}
     assert table["lion—"]["momentum"] == "—"
     assert "None" not in page(run)
     del grid[0]["b2"]  # of a run that has no such axis, beside others
-    assert labels.label(grid[0], axes) == "optimizer sgd, momentum 0"
+    assert labels.label(grid[0], axes) == "optimizer=sgd, momentum=0"
     assert labels.varying(grid) == axes
 
 

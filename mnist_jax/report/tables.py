@@ -76,7 +76,7 @@ def metrics_table(run: Run) -> Table:
     """Returns what else was measured of test images, at the epoch that counts."""
     columns: list[Column] = []
     for name, column in _metrics(run):
-        known, group = METRICS.get(name), name.replace("_", " ")
+        known, group = METRICS.get(name), name
         show = measure if known is None else percent if known.counts else number
         group += " %" * (show is percent)
         columns.append((group, "mean", column, "mean", show))
@@ -92,9 +92,9 @@ def metrics_words(run: Run) -> str:
     said, missing = [f"{sentence(when)} values of the test images; means over the n trials."], []
     for spec, (name, column) in zip(run.config["metrics"], _metrics(run), strict=True):
         what = METRICS[name].words if name in METRICS else f"as {one_line(spec)} computes it"
-        said.append(f"{sentence(name.replace('_', ' '))}: {what}.")
+        said.append(f"{name}: {what}.")
         if sum(point["statistics"][column]["n"] for point in run.summary["grid"]) < num_sound:
-            missing.append(name.replace("_", " "))
+            missing.append(name)
     if missing:
         said.append(f"Trials without a finite number are left out of: {listed(missing)}.")
     return " ".join(said)
@@ -116,7 +116,7 @@ def _points_table(run: Run, columns: Sequence[Column]) -> Table:
             found = point["statistics"][column]
             cells.append(show(found[statistic]))
         rows.append(cells)
-    names = [("", axis.replace("_", " ")) for axis in axes]
+    names = [("", str(axis)) for axis in axes]
     return Table([*names, ("", "n"), *(column[:2] for column in columns)], rows)
 
 
@@ -149,7 +149,7 @@ def _comparison_cells(test: Row) -> list[str]:
 def comparison_table(run: Run, compared: Sequence[tuple[Row, Row]]) -> Table:
     """Returns a row per compared point, with what `compare_points` returns of it."""
     axes = varying(run.summary["grid"])
-    names = [("", axis.replace("_", " ")) for axis in axes]
+    names = [("", str(axis)) for axis in axes]
     rows = [
         [*(shown(point[axis], axis.digits) for axis in axes), *_comparison_cells(test)]
         for point, test in compared
@@ -235,7 +235,7 @@ def _flat(record: Row, prefix: str = "") -> dict[str, list]:
     """Returns the values, one or several, by the keys of a record and of the records in it."""
     flat: dict[str, list] = {}
     for key, value in record.items():
-        name = prefix + (key if key.endswith(".py") else key.replace("_", " "))  # a file's stays
+        name = prefix + key
         if isinstance(value, dict):
             flat |= _flat(value, f"{name}: ")
         else:

@@ -39,11 +39,9 @@ def varying(grid: Sequence[Row]) -> tuple[Axis, ...]:
 
 
 def label(point: Row, axes: Sequence[Axis]) -> str:
-    """Names a grid point, or a trial, by its values on some axes, of those that it has."""
+    """Names a grid point, or a trial, by its values on those of the axes that it has."""
     return ", ".join(
-        f"{axis.replace('_', ' ')} {shown(point[axis], axis.digits)}"
-        for axis in axes
-        if point.get(axis) is not None
+        f"{axis}={shown(point[axis], axis.digits)}" for axis in axes if point.get(axis) is not None
     )
 
 

@@ -71,7 +71,7 @@ def draw_axis(run: Run, axis: str):
     add_title(figure, f"{dataset}: {p.measure} ({p.words})")
     if rest:
         add_legend(figure, [ax])
-    caption = f"Against {axis.replace('_', ' ')}, on {dataset}: {p.measure} ({p.words})."
+    caption = f"Against {axis}, on {dataset}: {p.measure} ({p.words})."
     caption += interval_words(grid)
     if rest:
         caption += " One line per combination of the other axes, moved apart."
@@ -79,5 +79,5 @@ def draw_axis(run: Run, axis: str):
         which = "those with the best points" if p.criterion else "the first"
         caption += f" Of {len(lines)} combinations, {len(kept)} are drawn, {which}."
     if without := len(run.summary["grid"]) - len(grid):
-        caption += f" Left out: {count(without, 'grid point')} without {axis.replace('_', ' ')}."
+        caption += f" Left out: {count(without, 'grid point')} without {axis}."
     return figure, caption + lost_words(grid) + view.words()

@@ -55,12 +55,12 @@ def draw_heat_map(run: Run):
         step = math.ceil(len(values) / 20)
         texts, is_flat = tick_texts(list(values), inches * step)
         set_ticks(range(0, len(values), step), texts[::step], rotation=0 if is_flat else 90)
-    names = (textwrap.fill(axis.replace("_", " "), 40) for axis in (across, down))
+    names = (textwrap.fill(axis, 40) for axis in (across, down))
     ax.set(**dict(zip(("xlabel", "ylabel"), names, strict=True)))
     extend = "min" if view.words() else "neither"
     figure.colorbar(image, ax=ax, label=f"{p.measure} (%)", extend=extend)
     add_title(figure, f"{dataset}: mean {p.measure} ({p.words})")
-    caption = f"Mean {p.measure} on {dataset} by {down} and {across} ({p.words})".replace("_", " ")
+    caption = f"Mean {p.measure} on {dataset} by {down} and {across} ({p.words})"
     caption += ", with the half-width of its 95 % interval (Student) where there are several seeds."
     if p.criterion:
         caption += f" Framed: the chosen point, best by mean {criterion_words(p)}."

@@ -74,7 +74,7 @@ def set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, fl
     from matplotlib.ticker import LogLocator, NullFormatter
 
     order = places_of(grid, axis)
-    name, values = axis.replace("_", " "), list(order)
+    name, values = str(axis), list(order)
     spread = spread_of(axis, values)
     places = {value: float(i if spread == "names" else value) for value, i in order.items()}
     if spread == "log":
