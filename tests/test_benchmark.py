@@ -13,7 +13,7 @@ import pytest
 from base import BASE
 from server import ROOT
 
-from mnist_jax.benchmark import peer_loops, peers, processes, rounds, stages
+from mnist_jax.benchmark import peer_loops, peers, processes, rounds, stages, step_time
 from mnist_jax.data import loading
 from mnist_jax.training import trial
 
@@ -28,13 +28,13 @@ def run(*arguments, cwd=ROOT):
 
 def test_ratio_is_taken_pair_by_pair():
     # The medians' ratio would be 20 / 4 = 5.
-    assert rounds.ratio([10.0, 20.0, 60.0], [5.0, 2.0, 4.0]) == {
+    assert rounds.ratio_by_round([10.0, 20.0, 60.0], [5.0, 2.0, 4.0]) == {
         "median": 10.0,
         "min": 2.0,
         "max": 15.0,
     }
     with pytest.raises(ValueError, match="zip"):
-        rounds.ratio([1.0, 2.0], [1.0])
+        rounds.ratio_by_round([1.0, 2.0], [1.0])
 
 
 def test_breakdown_sums_to_the_step():
@@ -60,11 +60,11 @@ def test_breakdown_sums_to_the_step():
         }
     )
     assert sum(list(parts.values())[:5]) == pytest.approx(100.0)  # 10 s / 100 steps
-    assert list(parts) == list(stages.STAGES)
+    assert list(parts) == list(step_time.STAGES)
 
 
-def side(told):
-    answers = iter(told)
+def trainer(epochs):
+    answers = iter(epochs)
 
     def train():
         answer = next(answers)
@@ -77,13 +77,13 @@ def side(told):
 
 
 def test_rounds_count_no_warm_up_and_leave_out_who_does_not_train(capsys):
-    sides = {
-        "ours": side([(9.0, 2.3), (1.0, 1.0), (2.0, 0.5)]),
-        "keras": side([(9.0, 2.3), (4.0, 2.4), (4.0, 2.3)]),
-        "torch": side([(9.0, 2.3), (4.0, math.nan), (4.0, math.nan)]),
-        "flax": side([(9.0, 2.3), rounds.PeerError("it died")]),
+    trainers = {
+        "ours": trainer([(9.0, 2.3), (1.0, 1.0), (2.0, 0.5)]),
+        "keras": trainer([(9.0, 2.3), (4.0, 2.4), (4.0, 2.3)]),
+        "torch": trainer([(9.0, 2.3), (4.0, math.nan), (4.0, math.nan)]),
+        "flax": trainer([(9.0, 2.3), rounds.TimingError("it died")]),
     }
-    timings, left_out = rounds.run_rounds(sides, rounds=2)
+    timings, left_out = rounds.run_rounds(trainers, rounds=2)
     assert timings == {"ours": ([9.0, 1.0, 2.0], [2.3, 1.0, 0.5])}
     assert left_out.keys() == {"keras", "torch", "flax"}
     assert left_out["flax"] == "it died"
@@ -133,7 +133,7 @@ def archive(tmp_path):
 
 def test_a_peer_that_dies_says_why(archive):
     peer = peers.start_peer("flax", TASK._replace(batch_size=0), archive, dict(os.environ))
-    with pytest.raises(rounds.PeerError, match=r"^its process ended with status 1: \w*Error"):
+    with pytest.raises(rounds.TimingError, match=r"^its process ended with status 1: \w*Error"):
         peer.train_epoch()
 
 
@@ -141,9 +141,9 @@ def test_a_peer_that_dies_says_why(archive):
 def test_flax_peer_trains(archive, conv_features):
     with np.load(archive) as arrays:
         task = TASK._replace(conv_features=conv_features)
-        train, about = peer_loops.flax_trainer(task, arrays["images"], arrays["labels"])
+        train, description = peer_loops.flax_trainer(task, arrays["images"], arrays["labels"])
     epochs = [train() for _ in range(4)]
-    assert about["platform"] == "cpu"
+    assert description["platform"] == "cpu"
     assert [epoch.steps for epoch in epochs] == [4] * 4
     assert epochs[-1].loss < epochs[0].loss
 
@@ -180,7 +180,7 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
     assert flax["ratio"]["min"] <= flax["ratio"]["median"] <= flax["ratio"]["max"]
     pairs = zip(record["rounds"]["flax"]["ms"], record["rounds"]["ours"]["ms"], strict=True)
     assert flax["ratio"] == rounds.spread([t / o for t, o in list(pairs)[1:]])
-    assert set(record["breakdown_ms_per_step"]) == set(stages.STAGES)
+    assert set(record["breakdown_ms_per_step"]) == set(step_time.STAGES)
     assert all(map(math.isfinite, record["breakdown_ms_per_step"].values()))
     assert record["trials"] == record["devices"]["count"]
     assert "flax" in done.stdout
@@ -262,7 +262,7 @@ def test_partial_epochs_do_their_work():
         (["--json=/no/such/folder/result.json"], "--json=/no/such/folder/result.json"),
         (["--workdir=there"], "--workdir=there"),
         (["--shard=0/1"], "--shard=0/1: a benchmark chooses its trials itself"),
-        (["--distributed=auto"], "--distributed=auto: a benchmark is of one process"),
+        (["--distributed=auto"], "--distributed=auto: a benchmark is one process"),
         (["--profile=/dev/null/trace"], "--profile=/dev/null/trace"),
         (["--config.dataset=digits", "--config.batch_size=5000"], "batch_size"),
     ],

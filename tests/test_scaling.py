@@ -84,7 +84,7 @@ def test_memory_of_a_trial_counts_what_it_must_hold(measured):
         assert memory["peak_bytes"] is None  # a CPU does not tell
 
 
-class FakeSide:
+class FakeProcess:
     """A process on some platform, of which the machine holds up to 300 trials."""
 
     platform = "cpu"
@@ -94,9 +94,9 @@ class FakeSide:
     def __init__(self, command, log, environment):
         self.number = int(command[2])
         if self.number > 300:
-            raise rounds.PeerError(f"memory holds 300 of {self.number} trials")
+            raise rounds.TimingError(f"memory holds 300 of {self.number} trials")
         memory = {"device_bytes": 9, "data_bytes": 1, "trial_bytes": 8, "peak_bytes": 10**7}
-        self.about = {
+        self.description = {
             **dict.fromkeys(("images", "steps", "epoch_steps"), 4),
             **dict.fromkeys(("lower_seconds", "compile_seconds"), 1.0),
             "mflop_per_step": 29.3,
@@ -105,7 +105,7 @@ class FakeSide:
             | {"matmul_precision": "float32"},
         }
         self.living.add(self.number)
-        FakeSide.most_living = max(self.most_living, len(self.living))
+        FakeProcess.most_living = max(self.most_living, len(self.living))
         self.loss = 1.0
 
     def train_epoch(self):
@@ -119,12 +119,12 @@ class FakeSide:
 
 @pytest.mark.parametrize(("platform", "most_living"), [("cpu", 3), ("gpu", 1)])
 def test_an_accelerator_has_one_process_at_a_time(monkeypatch, job, platform, most_living):
-    monkeypatch.setattr(scaling, "Side", FakeSide)
-    monkeypatch.setattr(FakeSide, "platform", platform)
-    monkeypatch.setattr(FakeSide, "most_living", 0)
+    monkeypatch.setattr(scaling, "TrainingProcess", FakeProcess)
+    monkeypatch.setattr(FakeProcess, "platform", platform)
+    monkeypatch.setattr(FakeProcess, "most_living", 0)
     record = scaling.measure(job, [1, 4, 256, 512], rounds=2)
-    assert FakeSide.most_living == most_living
-    assert set() == FakeSide.living
+    assert FakeProcess.most_living == most_living
+    assert set() == FakeProcess.living
     assert [row["trials"] for row in record["trials"]] == [1, 4, 256]
     assert record["left_out"] == {"512": "memory holds 300 of 512 trials"}
     lines = scaling.table(record).splitlines()
@@ -135,7 +135,7 @@ def test_an_accelerator_has_one_process_at_a_time(monkeypatch, job, platform, mo
 
 
 def test_nothing_to_time_is_bad_input(monkeypatch, job):
-    monkeypatch.setattr(scaling, "Side", FakeSide)
+    monkeypatch.setattr(scaling, "TrainingProcess", FakeProcess)
     with pytest.raises(UserError, match=r"^--trials=400: memory holds 300 of 400 trials; choose"):
         scaling.measure(job, [400], rounds=1)
 
@@ -151,9 +151,9 @@ def prepared(monkeypatch):
 def test_a_long_epoch_is_cut_to_its_first_steps(monkeypatch, prepared, job):
     work = 3 * 2 * 128 * (2 * 784 * 16 + 3 * 16 * 10)  # of a step of 3 trials
     monkeypatch.setattr(scaling, "WORK_PER_ROUND", 4.5 * work / machine.num_cores())
-    train_round, about = scaling.prepare(job, 3)
-    assert (about["steps"], about["images"], about["epoch_steps"]) == (4, 512, 12)
-    assert about["memory"]["data_bytes"] == 1797 * (28 * 28 + 1)
+    train_round, description = scaling.prepare(job, 3)
+    assert (description["steps"], description["images"], description["epoch_steps"]) == (4, 512, 12)
+    assert description["memory"]["data_bytes"] == 1797 * (28 * 28 + 1)
     first, *_, last = [train_round() for _ in range(20)]
     assert first.steps == 3 * 4
     assert first.loss == pytest.approx(math.log(10), rel=0.2)  # a mean over the images of a round
@@ -162,7 +162,7 @@ def test_a_long_epoch_is_cut_to_its_first_steps(monkeypatch, prepared, job):
 
 def test_what_memory_does_not_hold_is_not_trained(monkeypatch, prepared, job):
     monkeypatch.setattr(memory, "trials_that_fit", lambda program: 2)
-    with pytest.raises(rounds.PeerError, match=r"^memory holds 2 of 3 trials$"):
+    with pytest.raises(rounds.TimingError, match=r"^memory holds 2 of 3 trials$"):
         scaling.prepare(job, 3)
 
 

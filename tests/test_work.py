@@ -53,9 +53,9 @@ class LeNet(nn.Module):
         return nn.Dense(10)(x.reshape(len(x), -1))
 
 
-def step_of(model, batch_size=8):
+def products_of(model, batch_size=8):
     trials = base.create_trials([base.BASE], [0], num_images=100)
-    return work.of_step(base.create_recipe(model, trials, batch_size=batch_size), trials)
+    return work.step_products(base.create_recipe(model, trials, batch_size=batch_size), trials)
 
 
 def counted_by_xla(model, batch_size):
@@ -73,7 +73,7 @@ def counted_by_xla(model, batch_size):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_work_of_a_step_is_that_of_a_plain_one(name):
     conv_features, hidden_sizes, batch_size, mflop = NETWORKS[name]
-    products = step_of(base.create_model(conv_features, hidden_sizes), batch_size)
+    products = products_of(base.create_model(conv_features, hidden_sizes), batch_size)
     counted = counted_by_xla(Plain(conv_features, hidden_sizes), batch_size)
     assert work.flop(products) / 1e6 == pytest.approx(mflop, rel=2e-3)
     assert 0.96 * counted < work.flop(products) < counted  # which has the element-wise work, too
@@ -89,16 +89,16 @@ def test_work_of_a_step_is_that_of_a_plain_one(name):
 
 
 def test_the_largest_product_has_its_shape():
-    products = step_of(base.create_model((32, 64), (64,)), 64)
+    products = products_of(base.create_model((32, 64), (64,)), 64)
     largest = max(products, key=lambda product: product.multiply_adds)
     assert largest == (64 * 11 * 11, 9 * 32, 64, 64 * 11 * 11 * 9 * 32 * 64)
 
 
 def test_layers_that_are_fast_count_as_those_of_flax():
     ours, flax = LeNet(layers.Conv, staticmethod(layers.max_pool)), LeNet(nn.Conv)
-    assert step_of(ours) == step_of(flax)
+    assert products_of(ours) == products_of(flax)
     counted = counted_by_xla(flax, 8)
-    assert 0.9 * counted < work.flop(step_of(flax)) < counted
+    assert 0.9 * counted < work.flop(products_of(flax)) < counted
     x = jnp.zeros((8, 28, 28, 1))  # and they are themselves again
     text = str(jax.make_jaxpr(lambda: ours.init(jax.random.key(0), x))())
     assert "conv_general_dilated" not in text
@@ -106,7 +106,7 @@ def test_layers_that_are_fast_count_as_those_of_flax():
 
 def count(function, *shapes):
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return list(work._products(jax.make_jaxpr(function)(*arrays).jaxpr))
+    return list(work.count_products(jax.make_jaxpr(function)(*arrays).jaxpr))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_the_optimizers_products_count():
     trials = base.create_trials([base.BASE], [0], num_images=100)
     recipe = base.create_recipe(model, trials, batch_size=8)
     made = optimizers.create_optimizer("muon", {"ns_steps": 3}, {}, ())
-    muon = work.of_step(recipe._replace(optimizer=made), trials._replace(optimizer={}))
-    extra = work.flop(muon) - work.flop(work.of_step(recipe, trials))
+    muon = work.step_products(recipe._replace(optimizer=made), trials._replace(optimizer={}))
+    extra = work.flop(muon) - work.flop(work.step_products(recipe, trials))
     per_step = [2 * m * m * n + m**3 for m, n in ((6, 784), (6, 10))]
     assert extra == 2 * 3 * sum(per_step)

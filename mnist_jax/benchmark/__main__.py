@@ -1,12 +1,11 @@
-"""How fast training is on this machine, where a step's time goes, and how fast others are.
+"""How fast training is on this machine, where a step's time goes, and how fast its peers are.
 
     python -m mnist_jax.benchmark --config=configs/cnn.py [--config.KEY=VALUE ...]
         [--peers=keras,torch,flax] [--rounds=5] [--json=FILE] [--profile=DIR]
     python -m mnist_jax.benchmark --config=configs/cnn.py [--config.KEY=VALUE ...]
         --trials=1,2,4,8,16 [--rounds=5] [--json=FILE]
 
-The second answers how many trials to train at once, see `scaling.py`; the first is
-`step_time.py`.
+The first times a step and its peers. The second times numbers of trials that train at once.
 """
 
 import os
@@ -18,11 +17,11 @@ from mnist_jax import UserError, cli, disk
 from mnist_jax.benchmark import peers, scaling, step_time
 from mnist_jax.runs import workdirs
 
-UNWANTED = {
+REFUSED = {
     "workdir": "has no work directory; give --json=FILE",
     "overwrite": "has no work directory; give --json=FILE",
     "shard": "chooses its trials itself; leave the flag out",
-    "distributed": "is of one process; leave the flag out",
+    "distributed": "is one process; leave the flag out",
 }
 """Flags of `main` that mean nothing here, and why."""
 
@@ -30,12 +29,12 @@ UNWANTED = {
 def main(argv: list[str]) -> None:
     """Benchmarks the experiment that the flags name."""
     experiment = cli.read_flags(argv)
-    for name, why in UNWANTED.items():
+    for name, why in REFUSED.items():
         if cli.FLAGS[name].present:
             raise UserError(f"--{name}={cli.FLAGS[name].value}: a benchmark {why}")
     if cli.FLAGS.trials is not None and (cli.FLAGS.peers or cli.FLAGS.profile is not None):
-        given = ",".join(cli.FLAGS.trials)
-        raise UserError(f"--trials={given}: not with --peers or --profile; leave one of them out")
+        trials = ",".join(cli.FLAGS.trials)
+        raise UserError(f"--trials={trials}: not with --peers or --profile; leave one of them out")
     for name in cli.FLAGS.peers:
         if name not in peers.PACKAGES:
             raise UserError(
@@ -43,13 +42,14 @@ def main(argv: list[str]) -> None:
             )
     if cli.FLAGS.peers:
         peers.check_peers_can_train(experiment.model, experiment.points[0])
+    trial_counts = None
     if cli.FLAGS.trials is not None:
-        numbers = scaling.read_numbers(cli.FLAGS.trials, experiment)
+        trial_counts = scaling.read_trial_counts(cli.FLAGS.trials, experiment)
     file = None if cli.FLAGS.json is None else _file(cli.FLAGS.json)
     profile = None if cli.FLAGS.profile is None else _folder(cli.FLAGS.profile)
     dataset = experiment.load_data(cli.FLAGS.data_dir)
-    if cli.FLAGS.trials is not None:
-        record = scaling.measure(scaling.Job(experiment, dataset), numbers, cli.FLAGS.rounds)
+    if trial_counts:
+        record = scaling.measure(scaling.Job(experiment, dataset), trial_counts, cli.FLAGS.rounds)
         print(scaling.table(record))
     else:
         record = step_time.measure(
@@ -87,11 +87,9 @@ def define_flags() -> None:
     cli.define_flags()
     for name in cli.SHARED:
         flags.declare_key_flag(name)
-    flags.DEFINE_list(
-        "peers", [], f"Rivals to time in turn with ours: {', '.join(peers.PACKAGES)}."
-    )
+    flags.DEFINE_list("peers", [], f"Peers to time in turn with ours: {', '.join(peers.PACKAGES)}.")
     flags.DEFINE_list("trials", None, "Numbers of trials to time instead, as in 1,2,4,8,16.")
-    flags.DEFINE_integer("rounds", 5, "Epochs that every side is timed for.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "Epochs that each implementation trains.", lower_bound=1)
     flags.DEFINE_string("json", None, "File for the result.")
     flags.DEFINE_string("profile", None, "Folder for a profiler's trace of one warm epoch.")
 

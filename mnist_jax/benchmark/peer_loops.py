@@ -20,7 +20,7 @@ from mnist_jax.data.datasets import num_batches
 
 
 class Task(NamedTuple):
-    """What every peer trains: the numbers of one trial, and the precision of matrix products.
+    """What every peer trains: the hyper-parameters of one trial, and the precision of products.
 
     In bfloat16 Keras and PyTorch hold activations too, as their own switches for it do.
     """
@@ -97,8 +97,8 @@ def torch_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
     for kind in (torch.backends.cuda.matmul, torch.backends.cudnn):  # the latter's is on at first
         kind.allow_tf32 = task.precision == "tf32"
     bfloat16 = task.precision == "bfloat16"
-    place = {"device": device, "memory_format": torch.channels_last}  # 1.2 times faster than NCHW
-    inputs = torch.from_numpy(images).unsqueeze(1).to(dtype=torch.float32, **place).div(255)
+    layout = {"device": device, "memory_format": torch.channels_last}  # 1.2 times faster than NCHW
+    inputs = torch.from_numpy(images).unsqueeze(1).to(dtype=torch.float32, **layout).div(255)
     targets = torch.from_numpy(labels).to(device, torch.int64)
     layers: list[nn.Module] = []
     for features in task.conv_features:
@@ -108,8 +108,8 @@ def torch_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
         layers += [nn.LazyLinear(size), nn.ReLU()]
     layers.append(nn.LazyLinear(task.num_classes))
     model = nn.Sequential(*layers).to(device)
-    model(inputs[:1])  # the lazy layers take their sizes
-    model.to(**place)
+    model(inputs[:1])  # from which the lazy layers infer their sizes
+    model.to(**layout)
     loss_function = nn.CrossEntropyLoss()
     kernels = [layer.weight for layer in layers if hasattr(layer, "weight")]
     decayed = kernels if task.l2_on_output else kernels[:-1]
@@ -214,11 +214,11 @@ TRAINERS = {"keras": keras_trainer, "torch": torch_trainer, "flax": flax_trainer
 
 def main() -> None:
     """Trains on request."""
-    name, task, file = sys.argv[1:]
-    answers = take_output()
+    name, task_json, file = sys.argv[1:]
+    answers, task = take_output(), Task(**json.loads(task_json))
     with np.load(file) as arrays:
-        train, about = TRAINERS[name](Task(**json.loads(task)), arrays["images"], arrays["labels"])
-    serve(train, about, sys.stdin, answers)
+        train, description = TRAINERS[name](task, arrays["images"], arrays["labels"])
+    serve(train, description, sys.stdin, answers)
 
 
 if __name__ == "__main__":

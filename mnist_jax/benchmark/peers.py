@@ -1,4 +1,4 @@
-"""What a user would write instead: which peers can train a config, and how they compare."""
+"""Peers, what a user would write instead: which configs they can train, and how they compare."""
 
 import importlib.util
 import json
@@ -10,8 +10,14 @@ import numpy as np
 
 from mnist_jax import UserError
 from mnist_jax.benchmark.peer_loops import Task
-from mnist_jax.benchmark.processes import Side
-from mnist_jax.benchmark.rounds import PeerError, Timings, ratio, say, with_extremes
+from mnist_jax.benchmark.processes import TrainingProcess
+from mnist_jax.benchmark.rounds import (
+    TimingError,
+    Timings,
+    leave_out,
+    ratio_by_round,
+    with_extremes,
+)
 from mnist_jax.config.axes import MODELS
 from mnist_jax.config.grid import Point
 from mnist_jax.data.loading import Dataset
@@ -25,8 +31,10 @@ PACKAGES = {
 """What each peer imports."""
 
 
-def start_peer(name: str, task: Task, file: Path, environment: Mapping[str, str]) -> Side:
-    """Starts a peer, which says its versions, platform and threads.
+def start_peer(
+    name: str, task: Task, file: Path, environment: Mapping[str, str]
+) -> TrainingProcess:
+    """Starts a peer, which describes its versions, platform and threads.
 
     Args:
         name: One of `PACKAGES`.
@@ -35,17 +43,21 @@ def start_peer(name: str, task: Task, file: Path, environment: Mapping[str, str]
         environment: The environment variables of the process.
 
     Raises:
-        PeerError: A package is missing, or the process died.
+        TimingError: A package is missing, or the process died.
     """
     missing = [p for p in PACKAGES[name] if importlib.util.find_spec(p) is None]
     if missing:
-        raise PeerError(f"{missing[0]} is not installed; pip install 'mnist_jax[bench]'")
+        raise TimingError(f"{missing[0]} is not installed; pip install 'mnist_jax[bench]'")
     command = ["-m", "mnist_jax.benchmark.peer_loops", name, json.dumps(task._asdict()), str(file)]
-    return Side(command, file.with_name(f"{name}.log"), environment)
+    return TrainingProcess(command, file.with_name(f"{name}.log"), environment)
 
 
 def check_peers_can_train(model: str, point: Point) -> None:
-    """Refuses what only our side can do."""
+    """Refuses a config that the peers cannot train.
+
+    Raises:
+        UserError: It has another model, or is not trained by plain SGD.
+    """
     for key, value, known in (("model", model, MODELS), ("optimizer", point["optimizer"], ["sgd"])):
         if value not in known:
             raise UserError(
@@ -69,10 +81,10 @@ def start_peers(
     environment: Mapping[str, str],
     platform_name: str,
     precision: str,
-) -> tuple[dict[str, Side], dict[str, str]]:
-    """Returns the peers that run, and why the others do not."""
+) -> tuple[dict[str, TrainingProcess], dict[str, str]]:
+    """Returns the peers that run, by name; and, by name, why the others do not."""
     if not names:
-        return {}, {}  # whatever is trained
+        return {}, {}  # and any model and optimizer will do
     shared = {
         name: point.get(name, ()) for name in Task._fields if name in (*point, "conv_features")
     }
@@ -88,32 +100,31 @@ def start_peers(
     if platform_name == "cpu":
         environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     np.savez(folder / "images.npz", images=dataset.train_images, labels=dataset.train_labels)
-    running: dict[str, Side] = {}
-    missing = {}
+    running: dict[str, TrainingProcess] = {}
+    left_out: dict[str, str] = {}
     for name in names:
         try:
             peer = start_peer(name, task, folder / "images.npz", environment)
-            if peer.about["platform"] != platform_name:
+            if peer.description["platform"] != platform_name:
                 peer.close()
-                raise PeerError(
-                    f"it runs on {peer.about['platform']} here, ours on {platform_name}"
+                raise TimingError(
+                    f"it runs on {peer.description['platform']} here, ours on {platform_name}"
                 )
             running[name] = peer
-        except PeerError as error:
-            missing[name] = str(error)
-            say(f"{name} is left out: {error}")
-    return running, missing
+        except TimingError as error:
+            leave_out(left_out, name, error)
+    return running, left_out
 
 
 def compare_peers(
-    running: Mapping[str, Side], timings: Mapping[str, Timings]
+    running: Mapping[str, TrainingProcess], timings: Mapping[str, Timings]
 ) -> dict[str, dict[str, Any]]:
     """Returns the record of the peers that were timed, in pairs of rounds with `ours`."""
     return {
         name: {
             **with_extremes("ms_per_step", timings[name].ms[1:]),
-            "ratio": ratio(timings[name].ms[1:], timings["ours"].ms[1:]),
-            **peer.about,
+            "ratio": ratio_by_round(timings[name].ms[1:], timings["ours"].ms[1:]),
+            **peer.description,
         }
         for name, peer in running.items()
         if name in timings
@@ -121,7 +132,7 @@ def compare_peers(
 
 
 def peer_lines(compared: Mapping[str, Mapping], left_out: Mapping[str, str]) -> list[str]:
-    """Returns what is printed about the peers: a table, and why others are not in it."""
+    """Returns what is printed about the peers: a table, and why others are left out of it."""
     rows = []
     for name, peer in compared.items():
         label = f"{name} ({' '.join(f'{k} {v}' for k, v in peer['versions'].items() if k == name)})"

@@ -1,7 +1,7 @@
 """Processes that live through a benchmark and train one epoch on request.
 
-They talk in lines: first a process says what it is (a JSON object), then it answers every line
-`epoch` with an `Epoch` (a JSON object), and it leaves when its input ends.
+They talk in lines. First a process describes itself (a JSON object). Then it answers each line
+`epoch` with an `Epoch` (a JSON object). It ends when its input does.
 """
 
 import io
@@ -12,17 +12,17 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mnist_jax.benchmark.rounds import Epoch, PeerError, Trainer
+from mnist_jax.benchmark.rounds import Epoch, TimingError, Trainer
 
 
-class Side:
+class TrainingProcess:
     """The benchmark's end of a process that trains on request.
 
     Attributes:
-        about: What the process said of itself.
+        description: What the process says about itself.
 
     Raises:
-        PeerError: Here and in `train_epoch`: the process died.
+        TimingError: Here and in `train_epoch`: the process died.
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]):
@@ -46,7 +46,7 @@ class Side:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
-        self.about = self._answer()
+        self.description = self._read_answer()
 
     def train_epoch(self) -> Epoch:
         """Has the process train one epoch."""
@@ -54,27 +54,29 @@ class Side:
             self._requests.write("epoch\n")
             self._requests.flush()
         except BrokenPipeError:
-            pass  # it died; its answer will say so
-        return Epoch(**self._answer())
+            pass  # it died, as the missing answer will show
+        return Epoch(**self._read_answer())
 
     def close(self) -> None:
         """Ends the process, in whatever state it is."""
         self._process.kill()
         self._process.communicate()
 
-    def _answer(self) -> dict:
+    def _read_answer(self) -> dict:
         line = self._answers.readline()
         if not line:
             status = self._process.wait()
-            said = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = next((text for text in reversed(said) if text.strip()), "no message")
-            raise PeerError(f"its process ended with status {status}: {last}")
+            messages = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next((text for text in reversed(messages) if text.strip()), "no message")
+            raise TimingError(f"its process ended with status {status}: {last}")
         return json.loads(line)
 
 
-def serve(train: Trainer, about: dict, requests: Iterable[str], answers: io.TextIOBase) -> None:
-    """The process' end: says what it is, then trains one epoch for each request."""
-    print(json.dumps(about), file=answers, flush=True)
+def serve(
+    train: Trainer, description: dict, requests: Iterable[str], answers: io.TextIOBase
+) -> None:
+    """Is the process' end: describes itself, then trains one epoch for each request."""
+    print(json.dumps(description), file=answers, flush=True)
     for request in requests:
         if request != "epoch\n":
             raise ValueError(f"request {request!r}; expected 'epoch'")

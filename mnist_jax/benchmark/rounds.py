@@ -8,59 +8,70 @@ from typing import NamedTuple
 
 
 class Epoch(NamedTuple):
-    """What training once takes: wall-clock time, steps of all trials, and mean loss over them."""
+    """What training an epoch takes: wall-clock time, steps of all trials, and their mean loss."""
 
     seconds: float
     steps: int
     loss: float
 
 
-class PeerError(Exception):
-    """A side that cannot be measured; the message is one line."""
+class TimingError(Exception):
+    """An implementation cannot be timed; the message is one line."""
 
 
 Trainer = Callable[[], Epoch]
 
 
 class Timings(NamedTuple):
-    """One side's milliseconds a step and losses, a number for each round; the first warmed up."""
+    """Milliseconds a step and losses of an implementation, by round; the first round warms up."""
 
     ms: list[float]
     losses: list[float]
 
 
 def run_rounds(
-    sides: Mapping[str, Trainer], rounds: int
+    trainers: Mapping[str, Trainer], rounds: int
 ) -> tuple[dict[str, Timings], dict[str, str]]:
-    """Has all sides train in turn, in an order that is reversed from round to round.
+    """Lets all implementations train in turn, in an order that is reversed from round to round.
 
     Args:
-        sides: By name, a function that trains once.
+        trainers: By name, a function that trains an epoch.
         rounds: How often each is called after its warm-up.
 
     Returns:
-        Timings by side, and why a side was left out, by name: it failed, or it does not train.
+        Timings by name; and, by name, why an implementation is left out: it failed, or its loss
+        does not fall.
     """
-    timings = {name: Timings([], []) for name in sides}
-    left_out = {}
-    for number in range(rounds + 1):
-        names = [name for name in sides if name not in left_out]
-        for name in names if number % 2 else names[::-1]:
+    timings = {name: Timings([], []) for name in trainers}
+    left_out: dict[str, str] = {}
+    for i in range(rounds + 1):
+        names = [name for name in trainers if name not in left_out]
+        for name in names if i % 2 else names[::-1]:
             try:
-                epoch = sides[name]()
-            except PeerError as error:
-                left_out[name] = str(error)
-                say(f"{name} is left out: {error}")
+                epoch = trainers[name]()
+            except TimingError as error:
+                leave_out(left_out, name, error)
                 continue
             timings[name].ms.append(epoch.seconds * 1e3 / epoch.steps)
             timings[name].losses.append(epoch.loss)
         steps = (f"{n} {timings[n].ms[-1]:.3f}" for n in names if n not in left_out)
-        say(f"{f'round {number}/{rounds}' if number else 'warm-up'}: {', '.join(steps)} ms a step")
-    for name in sides.keys() - left_out.keys():
+        say(f"{f'round {i}/{rounds}' if i else 'warm-up'}: {', '.join(steps)} ms a step")
+    for name in trainers.keys() - left_out.keys():
         losses = timings[name].losses
         if not (all(map(math.isfinite, losses)) and losses[-1] < losses[0]):
             left_out[name] = f"it does not train: its loss went from {losses[0]} to {losses[-1]}"
     return {name: t for name, t in timings.items() if name not in left_out}, left_out
+
+
+def leave_out(left_out: dict[str, str], name: str, error: TimingError) -> None:
+    """Adds an implementation to those that are left out, and says so."""
+    left_out[name] = str(error)
+    say(f"{name} is left out: {error}")
+
+
+def say(line: str) -> None:
+    """Reports progress on the error stream."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -69,15 +80,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def with_extremes(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Returns the median under a name, and the extremes under names made of it."""
+    """Returns the median under a name, and the extremes under that name with an ending."""
     return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """Returns how many times as long theirs took, pair by pair."""
+def ratio_by_round(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """Returns how many times as long theirs took, from the ratio of each round."""
     return spread([t / o for t, o in zip(theirs, ours, strict=True)])
-
-
-def say(line: str) -> None:
-    """Tells of progress on the error stream."""
-    print(line, file=sys.stderr, flush=True)

@@ -1,14 +1,15 @@
 """How a step's time and memory change with the number of trials that train at once.
 
-It is `python -m mnist_jax.benchmark --config=FILE --trials=1,2,4,8`, and answers how many trials a
-machine should be given together. Each number has a process of its own,
-`python -m mnist_jax.benchmark.scaling NUMBER JOB`, because JAX is set up once per process, and
-differently where a CPU has fewer trials than cores: then they share the cores through threads, and
-otherwise each core takes its own. It also makes the peak of a GPU's memory that of one number.
+`python -m mnist_jax.benchmark --config=FILE --trials=1,2,4,8` tells how many trials a machine
+should train together. Each number of trials has a process of its own,
+`python -m mnist_jax.benchmark.scaling NUM_TRIALS JOB`, because JAX is set up once per process, and
+differently on a CPU with fewer trials than cores: there the trials share the cores through threads,
+where otherwise each core trains its own. It also makes the peak of a GPU's memory that of one
+number of trials.
 
-The processes of a CPU live side by side and train in turn, round by round, so that a machine whose
-speed drifts does so for all numbers alike. A GPU or TPU belongs to one process at a time; there the
-rounds of a number follow each other.
+The processes of a CPU live at the same time and train in turn, round by round, so that a machine
+whose speed drifts does so for all of them alike. A GPU or TPU belongs to one process at a time:
+there the rounds of one number of trials are timed before those of the next.
 """
 
 import dataclasses
@@ -27,8 +28,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnist_jax import UserError
-from mnist_jax.benchmark.processes import Side, serve, take_output
-from mnist_jax.benchmark.rounds import Epoch, PeerError, Timings, run_rounds, say, with_extremes
+from mnist_jax.benchmark.processes import TrainingProcess, serve, take_output
+from mnist_jax.benchmark.rounds import (
+    Epoch,
+    TimingError,
+    Timings,
+    leave_out,
+    run_rounds,
+    say,
+    with_extremes,
+)
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data.datasets import num_batches
 from mnist_jax.data.loading import Dataset
@@ -37,9 +46,9 @@ from mnist_jax.text import text_table
 from mnist_jax.training.jax_setup import start_jax
 
 WORK_PER_ROUND = 150e9
-"""Floating-point operations of a CPU core in a round; a GPU or TPU takes a hundred times as many.
+"""Floating-point operations of a CPU core in a round; a GPU or TPU does a hundred times as many.
 
-An epoch of more work is cut to its first steps. All images stay in memory and are drawn from.
+An epoch of more work is cut to its first steps, whose images are drawn from all of the data set.
 """
 
 
@@ -47,7 +56,7 @@ class Job(NamedTuple):
     """What every number of trials is timed on.
 
     Attributes:
-        experiment: Its first point is trained, with seeds from its first one on.
+        experiment: Its first point is trained, with as many seeds, counted from its first one.
         dataset: All of it is placed on the devices.
     """
 
@@ -55,11 +64,11 @@ class Job(NamedTuple):
     dataset: Dataset
 
 
-def read_numbers(given: Sequence[str], experiment: Experiment) -> list[int]:
-    """Returns the numbers of trials that a flag names, in order and without repeats.
+def read_trial_counts(given: Sequence[str], experiment: Experiment) -> list[int]:
+    """Returns the numbers of trials that `--trials` lists, sorted and without repeats.
 
     Raises:
-        UserError: One is none, or there are not so many seeds.
+        UserError: One is not a whole number, or there are fewer seeds.
     """
     most = 2**32 - experiment.seeds[0]
     for text in given or [""]:
@@ -70,76 +79,78 @@ def read_numbers(given: Sequence[str], experiment: Experiment) -> list[int]:
     return sorted(set(map(int, given)))
 
 
-def measure(job: Job, numbers: Sequence[int], rounds: int) -> dict[str, Any]:
+def measure(job: Job, trial_counts: Sequence[int], rounds: int) -> dict[str, Any]:
     """Times all numbers of trials; returns the record that `--json` writes.
 
     Raises:
         UserError: None of them trains.
     """
-    made = provenance()  # now: the checkout may change while this goes on
+    origin = provenance()  # now: the checkout may change in the meantime
     load_average = os.getloadavg()[0]
-    about: dict[str, dict] = {}
-    waiting: dict[str, Side] = {}
+    descriptions: dict[str, dict] = {}
+    waiting: dict[str, TrainingProcess] = {}
     timings: dict[str, Timings] = {}
     left_out: dict[str, str] = {}
 
-    def time_rounds(sides: Mapping[str, Side]) -> None:
-        timed, lost = run_rounds({n: s.train_epoch for n, s in sides.items()}, rounds)
-        timings.update(timed)
-        left_out.update(lost)
+    def time_rounds(processes: Mapping[str, TrainingProcess]) -> None:
+        trainers = {name: process.train_epoch for name, process in processes.items()}
+        new_timings, new_left_out = run_rounds(trainers, rounds)
+        timings.update(new_timings)
+        left_out.update(new_left_out)
 
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         (folder / "job").write_bytes(pickle.dumps(job))
-        for name in map(str, numbers):
+        for name in map(str, trial_counts):
             command = ["-m", "mnist_jax.benchmark.scaling", name, str(folder / "job")]
             try:
-                side = Side(command, folder / f"{name}.log", os.environ)
-            except PeerError as error:
-                left_out[name] = str(error)
-                say(f"{name} is left out: {error}")
+                process = TrainingProcess(command, folder / f"{name}.log", os.environ)
+            except TimingError as error:
+                leave_out(left_out, name, error)
                 continue
-            if "error" in side.about:
-                raise UserError(side.about["error"])
-            about[name] = side.about
+            description = process.description
+            if "error" in description:
+                raise UserError(description["error"])
+            descriptions[name] = description
             say(
-                f"trials {name}: compiled in {side.about['compile_seconds']:.1f} s; a round is"
-                f" {side.about['steps']} of an epoch's {side.about['epoch_steps']} steps"
+                f"trials {name}: compiled in {description['compile_seconds']:.1f} s; a round is"
+                f" {description['steps']} of an epoch's {description['epoch_steps']} steps"
             )
-            if side.about["devices"]["platform"] == "cpu":
-                stack.callback(side.close)
-                waiting[name] = side
+            if description["devices"]["platform"] == "cpu":
+                stack.callback(process.close)
+                waiting[name] = process
             else:
-                with closing(side):
-                    time_rounds({name: side})
+                with closing(process):
+                    time_rounds({name: process})
         if waiting:
             time_rounds(waiting)
     if not timings:
-        raise UserError(f"--trials={numbers[0]}: {left_out[str(numbers[0])]}; choose others")
+        first = trial_counts[0]
+        raise UserError(f"--trials={first}: {left_out[str(first)]}; choose others")
     return {
         "config": job.experiment.record(),
-        "trials": [_row(int(name), about[name], timings[name].ms[1:]) for name in timings],
+        "trials": [_row(int(name), descriptions[name], timings[name].ms[1:]) for name in timings],
         "left_out": left_out,
         "rounds": {name: t._asdict() for name, t in timings.items()},
         "batch_size": job.experiment.points[0]["batch_size"],
-        "mflop_per_step": about[next(iter(timings))]["mflop_per_step"],
+        "mflop_per_step": descriptions[next(iter(timings))]["mflop_per_step"],
         "load_average": load_average,
-        "provenance": {**made, "data_checksum": job.dataset.checksum},
+        "provenance": {**origin, "data_checksum": job.dataset.checksum},
     }
 
 
-def _row(number: int, about: Mapping[str, Any], ms: Sequence[float]) -> dict[str, Any]:
-    images_per_ms = about["images"] / about["steps"]
+def _row(num_trials: int, description: Mapping[str, Any], ms: Sequence[float]) -> dict[str, Any]:
+    images_per_step = description["images"] / description["steps"]
     return {
-        "trials": number,
+        "trials": num_trials,
         **with_extremes("ms_per_step", ms),
-        **with_extremes("images_per_second", [1e3 * images_per_ms / each for each in ms]),
-        "lower_seconds": about["lower_seconds"],
-        "compile_seconds": about["compile_seconds"],
-        "memory": about["memory"],
-        "steps_per_round": about["steps"],
-        "steps_per_epoch": about["epoch_steps"],
-        "devices": about["devices"],
+        **with_extremes("images_per_second", [1e3 * images_per_step / each for each in ms]),
+        "lower_seconds": description["lower_seconds"],
+        "compile_seconds": description["compile_seconds"],
+        "memory": description["memory"],
+        "steps_per_round": description["steps"],
+        "steps_per_epoch": description["epoch_steps"],
+        "devices": description["devices"],
     }
 
 
@@ -177,11 +188,11 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
     """Compiles a sweep of so many trials; must come before anything else asks JAX for its devices.
 
     Returns:
-        Function that trains a round, and what `measure` wants to know of the program of whole
-        epochs.
+        Function that trains a round; and the description of the process, for `measure`. Its memory
+        and compile time are those of the program of whole epochs.
 
     Raises:
-        PeerError: Memory does not hold the trials.
+        TimingError: Memory does not hold the trials.
         UserError: The machine does not have what the config asks for.
     """
     from mnist_jax.benchmark import work
@@ -201,7 +212,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
     )
     whole = compile_epoch(epoch=trial.run_epoch)
     if (most := memory.trials_that_fit(whole)) < num_trials:
-        raise PeerError(f"memory holds {most} of {num_trials} trials")
+        raise TimingError(f"memory holds {most} of {num_trials} trials")
     on_cpu = whole.devices["platform"] == "cpu"
     peak = None
     if not on_cpu:
@@ -211,21 +222,20 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
     budget = WORK_PER_ROUND * (whole.devices["cores"] if on_cpu else 100 * whole.devices["count"])
     epoch_steps = num_batches(epoch_images, point["batch_size"])
-    flop = work.flop(work.of_step(recipe, trials))
-    steps = int(budget / (max(flop, 1) * num_trials))
-    steps = max(1, min(steps, epoch_steps))
+    flop = work.flop(work.step_products(recipe, trials))
+    steps = max(1, min(int(budget / (max(flop, 1) * num_trials)), epoch_steps))
     images = min(steps * point["batch_size"], epoch_images)
 
     def train_round(recipe, hyper, state, order, split, held_out):
         return trial.train_epoch(recipe, hyper, state, order[:images], split)
 
     timed = compile_epoch(epoch=train_round)
-    state, number = timed.initialise(timed.inputs[0]), 0
+    state, epoch = timed.initialise(timed.inputs[0]), 0
 
     def time_round() -> Epoch:
-        nonlocal state, number
-        number += 1
-        orders = sweep.image_orders(timed.seeds, number, epoch_images)
+        nonlocal state, epoch
+        epoch += 1
+        orders = sweep.image_orders(timed.seeds, epoch, epoch_images)
         orders = jax.block_until_ready(jax.device_put(orders, timed.inputs[2].labels.sharding))
         start = time.perf_counter()
         state, sums = jax.block_until_ready(timed.run_epoch(state, orders, *timed.inputs))
@@ -246,18 +256,18 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
 
 
 def main() -> None:
-    """Trains on request; what ends it is the last line of its error stream."""
+    """Trains on request; if the process fails, the reason is the last line of its error stream."""
     import jax
 
-    number, file = sys.argv[1:]
+    num_trials, file = sys.argv[1:]
     answers = take_output()
     job = pickle.loads(Path(file).read_bytes())  # `measure` wrote it, in a folder of its own
     try:
-        train, about = prepare(job, int(number))
-        serve(train, about, sys.stdin, answers)
+        train, description = prepare(job, int(num_trials))
+        serve(train, description, sys.stdin, answers)
     except UserError as error:
         print(json.dumps({"error": str(error)}), file=answers, flush=True)
-    except (PeerError, jax.errors.JaxRuntimeError) as error:  # memory, as far as is known
+    except (TimingError, jax.errors.JaxRuntimeError) as error:  # as a rule, memory is lacking
         sys.exit(str(error).splitlines()[0])
 
 

@@ -1,92 +1,82 @@
-"""The stages of a training step: programs that do a part of an epoch's work, compiled and timed."""
+"""Where a training step's time goes: programs that do a part of an epoch's work, timed."""
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
+from mnist_jax.benchmark import work
+from mnist_jax.benchmark.rounds import say
 from mnist_jax.config.experiment import Experiment
-from mnist_jax.data import loading
 from mnist_jax.data.datasets import num_batches
+from mnist_jax.data.loading import Dataset
+from mnist_jax.training import machine, recipes, sweep, trial
+from mnist_jax.training.devices import devices_for
 from mnist_jax.training.jax_setup import start_jax
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of one trial in a round: a whole epoch of 784-500-300-10 fits."""
 
-STAGES = {
-    "gather": "input gather",
-    "forward": "forward",
-    "backward": "backward",
-    "update": "update",
-    "dispatch": "dispatch",
-    "evaluation": "+ evaluation, an epoch's",
-    "shuffle": "+ shuffle on the host",
-}
-"""Where time goes, in the table's words; the first five make `ms_per_step`, the rest is on top."""
 
-
-class Ours:
-    """Our side, compiled: whole epochs as `main` runs them, training alone, and its stages.
+class TimedSweep:
+    """A compiled sweep to be timed: whole epochs as `main` runs them, training alone, its stages.
 
     Attributes:
         sweep: The program of whole epochs, with the arrays on the devices.
-        dataset: What it trains on: of a larger data set the first images.
-        devices: What it runs on.
-        trials: Number of trials that run at once.
+        dataset: What it trains on: the first images of a data set that is too large for a round.
+        devices: The devices that it runs on.
+        num_trials: Number of trials that run at once.
         flop: Floating-point operations of a step, if computed plainly.
-        shapes: Rows, depth and columns of the product that is the most of them, if any.
+        shapes: (rows, depth, columns) of the step's product with the most of them, if it has any.
     """
 
-    def __init__(self, experiment: Experiment, dataset: loading.Dataset):
+    def __init__(self, experiment: Experiment, dataset: Dataset):
         """Compiles; must come before anything else asks JAX for its devices.
 
         Args:
-            experiment: What to train.
+            experiment: What to train: trials of its first compiled program.
             dataset: Its training images are those of an epoch.
         """
-        from mnist_jax.benchmark import work
-        from mnist_jax.training import machine, recipes, sweep, trial
-        from mnist_jax.training.devices import devices_for
-
         part = next(iter(experiment.parts.values()))
-        most = max(machine.num_cores(), len(part))
-        start_jax(experiment, most)
-
-        import jax
-
+        most_trials = max(machine.num_cores(), len(part))
+        start_jax(experiment, most_trials)
         jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
-        self.devices = devices_for(most, experiment.devices)
+        self.devices = devices_for(most_trials, experiment.devices)
         num_devices = len(self.devices)
         on_cpu = jax.default_backend() == "cpu"
-        self.trials = num_devices if on_cpu else max(num_devices, len(part))
-        chosen = np.arange(self.trials) * len(part) // self.trials
-        recipe, trials = recipes.create_recipe(experiment, part, num_images=1)
-        products = work.of_step(recipe, trials)
+        self.num_trials = num_devices if on_cpu else max(num_devices, len(part))
+        chosen = np.arange(self.num_trials) * len(part) // self.num_trials
+        recipe, trials = recipes.create_recipe(experiment, part, len(dataset.train_labels))
+        products = work.step_products(recipe, trials)
         self.flop = work.flop(products)
         largest = sorted(products, key=lambda product: -product.multiply_adds)[:1]
         self.shapes = [(product.rows, product.depth, product.columns) for product in largest]
-        self.dataset = dataset = _cut(dataset, recipe.batch_size, self.flop)
-        recipe, trials = recipes.create_recipe(experiment, part, len(dataset.train_labels))
+        most_steps = max(1, int(WORK_PER_ROUND / max(self.flop, 1)))
+        self.dataset = _first_images(dataset, most_steps * recipe.batch_size)
 
         def compile_epoch(epoch: Callable):
             return sweep.compile_sweep(
                 recipe,
                 jax.tree.map(lambda x: x[chosen], trials),
-                dataset,
+                self.dataset,
                 num_devices=experiment.devices,
                 epoch=epoch,
             )
 
         self.sweep = compile_epoch(trial.run_epoch)
-        epochs = partial_epochs()
-        self._stages = [name for name in epochs if name != "training"]
-        self._programs = {name: compile_epoch(epoch).run_epoch for name, epoch in epochs.items()}
+        self._programs = {
+            name: compile_epoch(epoch).run_epoch for name, epoch in partial_epochs().items()
+        }
+        self._stages = [name for name in self._programs if name != "training"]
         self._programs["whole"] = self.sweep.run_epoch
         self._states = {
             name: self.sweep.initialise(self.sweep.inputs[0]) for name in self._programs
         }
-        self._image_orders = sweep.image_orders
         self._epoch = 0
 
     def time_round(self, epoch_images: int) -> tuple[dict[str, float], float]:
@@ -98,34 +88,41 @@ class Ours:
         seconds, sums = self.time_epoch("training")
         stages = {name: self.time_epoch(name)[0] for name in self._stages}
         start = time.perf_counter()
-        self._image_orders(self.sweep.seeds, 0, epoch_images)
+        sweep.image_orders(self.sweep.seeds, 0, epoch_images)
         shuffle = time.perf_counter() - start
         loss = float(np.mean(sums.loss)) / self.sweep.sizes["train"]
         return {"training": seconds, **stages, "shuffle": shuffle}, loss
 
     def time_epoch(self, name: str) -> tuple[float, Any]:
         """Runs a program once; returns its seconds, until all is done, and its sums."""
-        import jax
-
         self._epoch += 1
-        orders = self._image_orders(self.sweep.seeds, self._epoch, self.sweep.sizes["train"])
+        orders = sweep.image_orders(self.sweep.seeds, self._epoch, self.sweep.sizes["train"])
         start = time.perf_counter()
         self._states[name], sums = jax.block_until_ready(
             self._programs[name](self._states[name], orders, *self.sweep.inputs)
         )
         return time.perf_counter() - start, sums
 
+    def trace(self, folder: Path) -> None:
+        """Writes a profiler's trace of one warm epoch, evaluation included."""
+        self.time_epoch("whole")
+        with jax.profiler.trace(str(folder), create_perfetto_trace=True):
+            self.time_epoch("whole")
+        trace = max(folder.glob("plugins/profile/*/perfetto_trace.json.gz"))
+        say(f"trace: open {trace} at https://ui.perfetto.dev, or run: xprof --logdir={folder}")
+
+
+def _first_images(dataset: Dataset, most: int) -> Dataset:
+    return dataset._replace(
+        train_images=dataset.train_images[:most], train_labels=dataset.train_labels[:most]
+    )
+
 
 def partial_epochs() -> dict[str, Callable]:
     """Returns epochs that do a part of the work, with the signature of `trial.run_epoch`.
 
-    Each carries something through its loop, or returns it, so that XLA cannot leave the work out.
+    Each carries a result through its loop, or returns it, so that XLA cannot skip the work.
     """
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from mnist_jax.training import trial
 
     def training(recipe, hyper, state, order, split, held_out):
         return trial.train_epoch(recipe, hyper, state, order, split)
@@ -173,8 +170,8 @@ def breakdown(seconds: Mapping[str, float], num_steps: int, epoch_steps: int) ->
     """Returns milliseconds a step by stage.
 
     Args:
-        seconds: Times of a round: `training`, and each partial program's, which have the dispatch
-            in them; `forward` has the gather in it, too.
+        seconds: Times of a round: that of `training`, and of each partial program. They contain
+            the dispatch, and `forward` contains the gather, too.
         num_steps: Steps of all trials in a round.
         epoch_steps: Steps of all trials in an epoch, over which its evaluation and its shuffle are
             spread.
@@ -193,17 +190,3 @@ def breakdown(seconds: Mapping[str, float], num_steps: int, epoch_steps: int) ->
         "evaluation": s["evaluation"] * 1e3 / epoch_steps,
         "shuffle": s["shuffle"] * 1e3 / epoch_steps,
     }
-
-
-def _cut(dataset: loading.Dataset, batch_size: int, flop: int) -> loading.Dataset:
-    """Returns the data set with the training images of a round, in whole batches if it is cut.
-
-    Args:
-        dataset: Its training images are those of an epoch.
-        batch_size: Images in a step.
-        flop: Floating-point operations of a step.
-    """
-    most = max(1, int(WORK_PER_ROUND / max(flop, 1))) * batch_size
-    return dataset._replace(
-        train_images=dataset.train_images[:most], train_labels=dataset.train_labels[:most]
-    )

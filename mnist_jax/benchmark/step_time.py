@@ -1,9 +1,9 @@
 """How fast a training step is here, where its time goes, and how fast others are.
 
-In a round every side trains one epoch, ours and each peer's, one at a time on the machine; a first
-epoch warms up and is not counted. Numbers are medians over the rounds, with their extremes. A peer
-is compared with ours pair by pair, within a round, since a machine's speed drifts. An epoch of more
-work than `WORK_PER_ROUND` is cut: then all sides train on the first part of the images.
+In a round every implementation trains one epoch, ours and each peer, one at a time on the machine.
+A first epoch warms up and is not counted. Numbers are medians over the rounds, with their extremes.
+A peer is compared with ours within a round, since a machine's speed drifts. An epoch of more work
+than `stages.WORK_PER_ROUND` is cut: then all train on the first part of the images.
 
 A CPU times one trial for each of its cores, as a sweep keeps them busy; a GPU or TPU times the
 config's own trials together, at least one a device. Trials are chosen evenly from those of the
@@ -20,42 +20,61 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax import UserError
-from mnist_jax.benchmark.matmul_peak import matmul_timer
 from mnist_jax.benchmark.peers import compare_peers, peer_lines, start_peers
 from mnist_jax.benchmark.rounds import Epoch, run_rounds, say, with_extremes
-from mnist_jax.benchmark.stages import STAGES, Ours, breakdown
 from mnist_jax.config.experiment import Experiment
-from mnist_jax.data import loading
 from mnist_jax.data.datasets import num_batches
+from mnist_jax.data.loading import Dataset
 from mnist_jax.runs.provenance import provenance
 from mnist_jax.text import text_table
+
+STAGES = {
+    "gather": "input gather",
+    "forward": "forward",
+    "backward": "backward",
+    "update": "update",
+    "dispatch": "dispatch",
+    "evaluation": "+ evaluation, an epoch's",
+    "shuffle": "+ shuffle on the host",
+}
+"""Where time goes, in the table's words; the first five make `ms_per_step`, the rest is on top."""
 
 
 def measure(
     experiment: Experiment,
-    dataset: loading.Dataset,
+    dataset: Dataset,
     *,
     peers: Sequence[str],
     rounds: int,
     profile: Path | None,
 ) -> dict[str, Any]:
-    """Times all sides; returns the record that `--json` writes.
+    """Times all implementations; returns the record that `--json` writes.
+
+    Args:
+        experiment: What to train.
+        dataset: What to train on.
+        peers: Names of those to time in turn with ours.
+        rounds: Epochs that each is timed for.
+        profile: Folder for a profiler's trace, if one is wanted.
 
     Raises:
-        UserError: Our side does not train with these hyper-parameters.
+        UserError: The loss of ours does not fall with these hyper-parameters.
     """
-    made = provenance()  # now: the checkout may change while this goes on
+    from mnist_jax.benchmark.matmul_peak import matmul_timer
+    from mnist_jax.benchmark.stages import TimedSweep, breakdown
+
+    origin = provenance()  # now: the checkout may change in the meantime
     load_average = os.getloadavg()[0]
-    environment = dict(os.environ)  # before our side's devices are prepared through it
+    environment = dict(os.environ)  # of peers; ours prepares its devices through variables
     point = experiment.points[0]
-    ours = Ours(experiment, dataset)
-    cut, batch_size = ours.dataset, point["batch_size"]
-    num_images, epoch_images = len(cut.train_labels), len(dataset.train_labels)
+    ours = TimedSweep(experiment, dataset)
+    batch_size = point["batch_size"]
+    num_images, epoch_images = len(ours.dataset.train_labels), len(dataset.train_labels)
     steps, epoch_steps = (num_batches(n, batch_size) for n in (num_images, epoch_images))
     devices = ours.sweep.devices
     say(
         f"compiled in {ours.sweep.compile_seconds:.1f} s; a round is {steps} of an epoch's"
-        f" {epoch_steps} steps in {ours.trials} trials on {devices['count']} {devices['kind']}"
+        f" {epoch_steps} steps in {ours.num_trials} trials on {devices['count']} {devices['kind']}"
     )
     if load_average > devices["cores"] / 2:
         say(f"load average {load_average:.1f}: other programs take part of the machine's speed")
@@ -67,24 +86,30 @@ def measure(
     def train_ours() -> Epoch:
         peaks.append(time_matmul())
         seconds, loss = ours.time_round(epoch_images)
-        stages.append(breakdown(seconds, steps * ours.trials, epoch_steps * ours.trials))
-        return Epoch(seconds["training"], steps * ours.trials, loss)
+        stages.append(breakdown(seconds, steps * ours.num_trials, epoch_steps * ours.num_trials))
+        return Epoch(seconds["training"], steps * ours.num_trials, loss)
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         running, missing = start_peers(
-            peers, point, cut, folder, environment, devices["platform"], experiment.precision
+            peers,
+            point,
+            ours.dataset,
+            folder,
+            environment,
+            devices["platform"],
+            experiment.precision,
         )
         for peer in running.values():
             stack.callback(peer.close)
-        sides = {"ours": train_ours} | {name: p.train_epoch for name, p in running.items()}
-        timings, left_out = run_rounds(sides, rounds)
+        trainers = {"ours": train_ours} | {name: p.train_epoch for name, p in running.items()}
+        timings, left_out = run_rounds(trainers, rounds)
     if "ours" in left_out:
         raise UserError(
             f"--config.learning_rate={point['learning_rate']}: {left_out['ours']}; choose another"
         )
     if profile:
-        _trace(ours, profile)
+        ours.trace(profile)
 
     our_ms = timings["ours"].ms[1:]
     images_per_second = [1e3 * num_images / (steps * ms) for ms in our_ms]
@@ -106,24 +131,13 @@ def measure(
         "peers": compare_peers(running, timings),
         "peers_left_out": missing | left_out,
         "rounds": {name: t._asdict() for name, t in timings.items()},
-        "trials": ours.trials,
+        "trials": ours.num_trials,
         "steps_per_round": steps,
         "steps_per_epoch": epoch_steps,
         "devices": devices,
         "load_average": load_average,
-        "provenance": {**made, "data_checksum": dataset.checksum},
+        "provenance": {**origin, "data_checksum": dataset.checksum},
     }
-
-
-def _trace(ours: Ours, folder: Path) -> None:
-    """Leaves a profiler's trace of one warm epoch, evaluation included."""
-    import jax
-
-    ours.time_epoch("whole")
-    with jax.profiler.trace(str(folder), create_perfetto_trace=True):
-        ours.time_epoch("whole")
-    trace = max(folder.glob("plugins/profile/*/perfetto_trace.json.gz"))
-    say(f"trace: open {trace} at https://ui.perfetto.dev, or run: xprof --logdir={folder}")
 
 
 def table(record: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """The work of a training step, counted in the program that JAX traces: any model, any optimizer.
 
 Matrix products and convolutions are counted, at 2 operations a multiply-add, as a plain
-implementation computes them. (`Compiled.cost_analysis` would count a loop's body once, however
-often it runs, and what our own ways do instead of a convolution.)
+implementation computes them. `Compiled.cost_analysis` would not do: it counts a loop's body once,
+however often that runs, and it counts what `layers.py` computes in place of a convolution.
 """
 
 import math
@@ -25,7 +25,7 @@ class Product(NamedTuple):
         rows: For a convolution, pixels of all images.
         depth: For a convolution, input channels times positions in the kernel.
         columns: For a convolution, features.
-        multiply_adds: All that the step does of them, which leaves out those with padding.
+        multiply_adds: All that the step does, without those with padding.
     """
 
     rows: int
@@ -34,12 +34,12 @@ class Product(NamedTuple):
     multiply_adds: int
 
 
-def of_step(recipe: trial.Recipe, trials: trial.Hyperparameters) -> list[Product]:
+def step_products(recipe: trial.Recipe, trials: trial.Hyperparameters) -> list[Product]:
     """Returns the products of one trial's training step, in their order.
 
     Args:
         recipe: What is static.
-        trials: Numbers of any shape.
+        trials: Hyper-parameters of any shape; only their types count.
     """
     hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), trials)
     batch = (recipe.batch_size,)
@@ -52,7 +52,7 @@ def of_step(recipe: trial.Recipe, trials: trial.Hyperparameters) -> list[Product
     with layers.traced_plainly():
         state = jax.eval_shape(lambda hyper: trial.init(recipe, hyper), hyper)
         program = jax.make_jaxpr(step)(hyper, state, images, labels, weights)
-    return list(_products(program.jaxpr))
+    return list(count_products(program.jaxpr))
 
 
 def flop(products: Sequence[Product]) -> int:
@@ -60,10 +60,10 @@ def flop(products: Sequence[Product]) -> int:
     return 2 * sum(product.multiply_adds for product in products)
 
 
-def _products(program: core.Jaxpr) -> Iterator[Product]:
+def count_products(program: core.Jaxpr) -> Iterator[Product]:
     """Yields the products of a program: in a scan as often as it runs, of branches the costliest.
 
-    A loop of which the program does not tell how often it runs counts once.
+    Any other loop counts once, since the program does not say how often it runs.
     """
     for equation in program.eqns:
         name, params = equation.primitive.name, equation.params
@@ -71,7 +71,7 @@ def _products(program: core.Jaxpr) -> Iterator[Product]:
             arrays: list[Any] = [v.aval for v in (*equation.invars[:2], *equation.outvars)]
             yield _COUNTERS[name](*(array.shape for array in arrays), **params)
             continue
-        inner = [list(_products(each)) for each in core.jaxprs_in_params(params)]
+        inner = [list(count_products(each)) for each in core.jaxprs_in_params(params)]
         if name == "cond":
             inner = [max(inner, key=flop)]
         times = params["length"] if name == "scan" else 1
@@ -79,7 +79,9 @@ def _products(program: core.Jaxpr) -> Iterator[Product]:
             yield product._replace(multiply_adds=times * product.multiply_adds)
 
 
-def _of_dot(left: tuple, right: tuple, out: tuple, *, dimension_numbers: Any, **_: Any) -> Product:
+def _matrix_product(
+    left: tuple, right: tuple, out: tuple, *, dimension_numbers: Any, **_: Any
+) -> Product:
     (contracted, _), (batch, _) = dimension_numbers
     depth = math.prod(left[axis] for axis in contracted)
     columns = math.prod(right) // depth // math.prod(left[axis] for axis in batch)
@@ -87,7 +89,7 @@ def _of_dot(left: tuple, right: tuple, out: tuple, *, dimension_numbers: Any, **
     return Product(rows, depth, columns, rows * depth * columns)
 
 
-def _of_convolution(
+def _convolution(
     left: tuple,
     right: tuple,
     out: tuple,
@@ -110,14 +112,14 @@ def _of_convolution(
         rhs_dilation,
         strict=True,
     )
-    read = math.prod(_num_read(*axis) for axis in axes)
+    overlaps = math.prod(_num_overlaps(*axis) for axis in axes)
     rows = out[batch] * math.prod(out[axis] for axis in pixels)
     depth = right[channels] * math.prod(right[axis] for axis in kernel)
-    multiply_adds = out[batch] * right[channels] * out[features] * read
+    multiply_adds = out[batch] * right[channels] * out[features] * overlaps
     return Product(rows, depth, out[features], multiply_adds)
 
 
-def _num_read(
+def _num_overlaps(
     size: int, taps: int, out: int, stride: int, low: int, dilation: int, tap_dilation: int
 ) -> int:
     """Returns how often, along one axis, a position of a kernel meets an entry of the input.
@@ -128,4 +130,4 @@ def _num_read(
     return int(np.sum((met >= 0) & (met <= (size - 1) * dilation) & (met % dilation == 0)))
 
 
-_COUNTERS = {"dot_general": _of_dot, "conv_general_dilated": _of_convolution}
+_COUNTERS = {"dot_general": _matrix_product, "conv_general_dilated": _convolution}
