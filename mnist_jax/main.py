@@ -31,7 +31,7 @@ def run(
     data_dir: str | None,
     overwrite: bool = False,
     job: str | None = None,
-    timeout: float = hosts.TIMEOUT,
+    timeout: int = hosts.TIMEOUT,
 ) -> None:
     """Runs an experiment from data to report, or goes on with it."""
     process = Process()

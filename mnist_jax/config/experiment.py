@@ -177,7 +177,7 @@ def read_experiment(
 def read_config(
     config: Any,
     name: str,
-    seed: int | Sequence[int],
+    seed: Any,
     shard: str = "0/1",
     *,
     typed: Mapping[str, Any] = MappingProxyType({}),

@@ -37,7 +37,7 @@ class OutOfMemoryError(Exception):
     """A process of a job has too little memory for what all of them do."""
 
 
-def join(job: str, timeout: float = TIMEOUT) -> None:
+def join(job: str, timeout: int = TIMEOUT) -> None:
     """Joins the processes of a job, and silences all but the first.
 
     Ctrl-C ends the wait, and the process.

@@ -53,7 +53,7 @@ def start_jax(
     experiment: Experiment,
     num_trials: int | None = None,
     job: str | None = None,
-    timeout: float = hosts.TIMEOUT,
+    timeout: int = hosts.TIMEOUT,
     common: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Sets JAX up for an experiment, as `configure_jax`.
@@ -93,7 +93,7 @@ def configure_jax(
     precision: str = "float32",
     deterministic: bool = False,
     job: str | None = None,
-    timeout: float = hosts.TIMEOUT,
+    timeout: int = hosts.TIMEOUT,
 ) -> None:
     """Sets JAX up for a sweep, and looks for devices; must come before anything else does.
 

@@ -67,7 +67,7 @@ def read_job(name: str) -> Job:
     return Job(name, int(number), int(of), host, int(port))
 
 
-def meet(job: Job, timeout: float) -> None:
+def meet(job: Job, timeout: int) -> None:
     """Waits until all processes of a job are there; says so if that takes a moment.
 
     Raises:
@@ -77,7 +77,7 @@ def meet(job: Job, timeout: float) -> None:
         (_wait_for_others if job.number == 0 else _wait_for_first)(job, timeout)
 
 
-def _wait_for_others(job: Job, timeout: float) -> None:
+def _wait_for_others(job: Job, timeout: int) -> None:
     ipv6 = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if ipv6 else socket.AF_INET
     try:  # gRPC would share the port with another first process
@@ -129,7 +129,7 @@ def _wait_for_others(job: Job, timeout: float) -> None:
                 caller.send(_GO)
 
 
-def _wait_for_first(job: Job, timeout: float) -> None:
+def _wait_for_first(job: Job, timeout: int) -> None:
     start, said = time.monotonic(), False
     while (waited := time.monotonic() - start) < timeout:
         if waited >= 1 and not said:
@@ -165,7 +165,7 @@ def _call(job: Job, patience: float) -> bytes:
     return b""
 
 
-def say(name: str, whom: str, timeout: float) -> bool:
+def say(name: str, whom: str, timeout: int) -> bool:
     """Says for whom a process waits."""
     print(
         f"--distributed={name}: waiting for {whom} for up to {timeout:g} s (--distributed_timeout)",
