@@ -7,11 +7,14 @@ import re
 import runpy
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
 from mnist_jax import UserError
+from mnist_jax.config.axes import MODELS, OPTIMIZERS
 from mnist_jax.config.config_files import EXPECTED, advice
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.config.keys import find_axes
@@ -109,9 +112,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         _define_keys(argv)
         return FLAGS(argv)
-    except SystemExit:
+    except SystemExit:  # absl has printed the help, and exits with status 1
+        keys = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
+        if "config" in keys and not any("helpxml" in word for word in argv):
+            print(_describe_keys(flags.get_help_width()))
         sys.stdout.flush()
-        sys.exit(0)  # absl exits with status 1 after printing the help
+        sys.exit(0)
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
         known = [*SETTINGS, *find_axes("mlp", ("sgd",))]
@@ -121,6 +127,29 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise UserError(f"{error}; {said or 'see --help'}") from None
     except flags.Error as error:
         raise UserError(f"{error}; see --help") from None
+
+
+def _describe_keys(width: int) -> str:
+    """Returns what `--help` says of the keys of a config, in lines of at most `width` columns."""
+
+    def typed(name: str, default: Any) -> str:
+        return f"{name}={','.join(map(str, default)) if isinstance(default, tuple) else default}"
+
+    common = [axis for axis in find_axes("mlp", ("sgd",)).values() if not axis.of]
+    axes = [f"{typed(axis.name, axis.default)}: {axis.text}" for axis in common]
+    for key, built_in in (("model", MODELS), ("optimizer", OPTIMIZERS)):
+        for name, parameters in built_in.items():
+            keys = " ".join(typed(axis.name, axis.default) for axis in parameters)
+            axes.append(f"with {key}={name}: {keys}")
+    settings = [f"{typed(name, x.default)}: {x.text}" for name, x in SETTINGS.items()]
+    return "\n".join(
+        [
+            "\nKeys of a config with their defaults, each set by --config.KEY=VALUE:",
+            *(textwrap.fill(f"  {line}", width, subsequent_indent=" " * 4) for line in settings),
+            "Those that take several values, as in 0,1e-4,1e-3, which span a grid:",
+            *(textwrap.fill(f"  {line}", width, subsequent_indent=" " * 4) for line in axes),
+        ]
+    )
 
 
 def is_of_output(error: OSError) -> bool:

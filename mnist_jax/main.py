@@ -1,11 +1,11 @@
 """Runs one experiment: every trial of a config's grid, in one compiled program.
 
-    python -m mnist_jax.main --config=configs/l2_sweep.py [--config.KEY=VALUE ...]
+    python -m mnist_jax.main --config=l2_sweep [--config.KEY=VALUE ...]
 
-The same command with the same --workdir goes on where an interrupted run stopped. Jax and the other
-heavy packages are imported after the input has been checked, so that `--help` and a mistake answer
-at once.
+The same command with the same --workdir resumes an interrupted run.
 """
+# JAX and the other heavy packages are imported once the input has been checked, so that `--help`
+# and an error answer at once.
 
 import signal
 import sys

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -11,6 +12,8 @@ import sys
 import pytest
 from server import ROOT
 
+from mnist_jax.config.keys import find_axes
+from mnist_jax.config.settings import SETTINGS
 from mnist_jax.runs.provenance import provenance
 from mnist_jax.training import machine
 
@@ -358,9 +361,20 @@ def test_help_and_mistakes_do_not_wait_for_jax(module, arguments):
         "    slow = {'jax', 'matplotlib', 'tensorflow_datasets', 'sklearn', 'scipy'}\n"
         "    assert not slow & set(sys.modules), slow & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if arguments == ["--help"]:
         assert (done.returncode, done.stderr) == (0, "")
+        assert max(map(len, done.stdout.splitlines())) <= 80
+        keys = {*SETTINGS, *find_axes("mlp", ("sgd", "adamw", "lion", "muon")), "conv_features"}
+        named = {*re.findall(r"[ ](\w+)=", done.stdout)}
+        assert (keys <= named) == (module == "mnist_jax.main")
     else:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("error: ")

@@ -66,19 +66,20 @@ def _traced(name: str, kind: ValueKind, default: Any, scale: SearchScale | None,
     return Axis(name, kind, default, True, scale, text)
 
 
-OPTIMIZER = _static("optimizer", WORD, "sgd", "what takes the steps")
 TRAINING = (
     _static("num_epochs", WHOLE, 10, "epochs of training, and the length of the schedule"),
     _static("batch_size", WHOLE, 128, "images in a training step"),
-    _traced("learning_rate", POSITIVE, 0.1, LOG, "its peak"),
+    _traced("learning_rate", POSITIVE, 0.1, LOG, "peak of the learning rate"),
     _traced(
         "schedule",
         choice(SCHEDULES),
         "constant",
         None,
-        "constant, or cosine or linear, which fall to 0",
+        "of the learning rate: constant; or cosine or linear, which fall to 0",
     ),
-    _traced("warmup_steps", COUNT, 0, WHOLE_LINEAR, "steps over which it first rises"),
+    _traced(
+        "warmup_steps", COUNT, 0, WHOLE_LINEAR, "steps over which the learning rate rises at first"
+    ),
 )
 """Axes of every recipe."""
 SMOOTHING = (
@@ -94,7 +95,7 @@ SMOOTHING = (
         SHARE,
         0.0,
         LOG_OF_REST,
-        "of the moving average of the weights, which is scored and kept; 0: none",
+        "decay of the moving average of the weights, which is scored and kept; 0: no average",
     ),
 )
 """Axes of every recipe that stand after the optimizer's."""
@@ -186,6 +187,9 @@ OPTIMIZERS = {
     ),
 }
 """The parameters of `training.optimizers.sgd` and of optax's `adamw`, `lion` and `contrib.muon`."""
+OPTIMIZER = _static(
+    "optimizer", WORD, "sgd", f"{', '.join(OPTIMIZERS)}, or your own, as FILE.py:FUNCTION"
+)
 
 
 def in_grid_order(

@@ -38,11 +38,11 @@ class Settings:
     dataset: Annotated[
         str, _DATASET, "mnist, fashion_mnist, kmnist, or digits, which needs no download"
     ] = "mnist"
-    model: Annotated[str, WORD, "mlp, cnn, or a Flax module of one's own, as FILE.py:CLASS"] = "mlp"
+    model: Annotated[str, WORD, "mlp, cnn, or your own Flax module, as FILE.py:CLASS"] = "mlp"
     metrics: Annotated[
         tuple[str, ...],
         WORDS,
-        f"measured beside loss and accuracy: {', '.join(METRICS)}, or one's own,"
+        f"measured beside loss and accuracy: {', '.join(METRICS)}, or your own,"
         " as FILE.py:FUNCTION",
     ] = ()
     protocol: Annotated[
@@ -52,31 +52,37 @@ class Settings:
         " the last epoch counts; last_epoch, nothing; test, the test set, as in the notebook",
     ] = "validation"
     num_validation: Annotated[
-        int, COUNT, "training images held out to choose on; 0: a sixth, if the protocol wants them"
+        int,
+        COUNT,
+        "training images held out for validation; 0: a sixth, if the protocol needs them",
     ] = 0
-    validation_seed: Annotated[int, SEED, "of the cut of the validation images"] = 0
+    validation_seed: Annotated[int, SEED, "seed of the choice of validation images"] = 0
     grid: Annotated[
         str, choice(GRIDS), "product of the axes; list, side by side; random or halton, a search"
     ] = "product"
-    num_points: Annotated[int, COUNT, "points of a search"] = 0
-    design_seed: Annotated[int, SEED, "of the search"] = 0
+    num_points: Annotated[int, COUNT, "number of points that a search draws"] = 0
+    design_seed: Annotated[int, SEED, "seed of the search"] = 0
     num_seeds: Annotated[
         int, WHOLE, "repeated trials of each point, with the seeds --seed, --seed + 1, ..."
     ] = 5
     checkpoint_epochs: Annotated[
-        int, WHOLE, "epochs between checkpoints, from which a stopped run goes on"
+        int, WHOLE, "epochs between checkpoints, from which a stopped run resumes"
     ] = 1
-    checkpoints_kept: Annotated[int, WHOLE, "how many of them, the newest"] = 2
+    checkpoints_kept: Annotated[int, WHOLE, "number of checkpoints kept, the newest"] = 2
     platform: Annotated[
-        str, choice(("", *COMPUTED)), "the first of TPU, GPU and CPU that there is, or that one"
+        str,
+        choice(("", *COMPUTED)),
+        "cpu, gpu or tpu; empty: the first available of TPU, GPU and CPU",
     ] = ""
-    devices: Annotated[int, COUNT, "that a process uses; 0: all there are, of a CPU its cores"] = 0
+    devices: Annotated[
+        int, COUNT, "number of devices that a process uses; 0: all; each core of a CPU is one"
+    ] = 0
     precision: Annotated[
-        str, choice(tuple(PRECISIONS)), "of matrix products; faster: tf32 (GPU), bfloat16"
+        str,
+        choice(tuple(PRECISIONS)),
+        "precision of matrix products: float32, or the faster tf32 (GPU) or bfloat16",
     ] = "float32"
-    deterministic: Annotated[
-        bool, FLAG, "whether a GPU too gives the same bits again, at some cost"
-    ] = False
+    deterministic: Annotated[bool, FLAG, "whether a GPU repeats its bits too, at some cost"] = False
 
 
 class Setting(typing.NamedTuple):
