@@ -28,7 +28,6 @@ from mnist_jax.report import (
     render,
     saving,
     several_runs,
-    studies,
     tables,
     verdict,
 )
@@ -1028,23 +1027,6 @@ def test_help_is_light_and_a_report_needs_no_jax(tmp_path, extra):
         assert "--output" in done.stdout
     else:
         assert done.stdout == one_run.write_report(run.workdir) + "\n"
-
-
-# --- for the studies in experiments/ ---
-
-
-def test_fill_in_replaces_what_stands_between_the_marks(tmp_path):
-    path = tmp_path / "README.md"
-    path.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
-    for _ in range(2):
-        studies.fill_in(path, {"x": render.markdown_table(["h", "n"], [["1", "`2`"]])})
-    expected = "| h | n |\n| --- | ---: |\n| 1 | `2` |"
-    assert path.read_text() == f"a\n<!-- x -->\n{expected}\n<!-- end x -->\nb\n"
-
-
-def test_commit_is_shortened_and_a_changed_checkout_is_told():
-    assert studies.commit_of({"commit": "a" * 40}) == "a" * 12
-    assert studies.commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
 
 
 def test_the_made_up_recipe_has_every_axis():

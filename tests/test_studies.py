@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 from server import ROOT
+
+from mnist_jax.report import render
 
 ACCELERATORS = ROOT / "experiments" / "accelerators"
 
@@ -23,11 +26,40 @@ def load(study):
     return module
 
 
+def copy_study(study, folder):
+    """Copies a study, with nothing between the markers of its page; returns what the page was."""
+    shutil.copytree(ROOT / "experiments" / study, folder)
+    page = (folder / "README.md").read_text()
+    blank = re.sub(r"<!-- (\w+) -->\n.*?\n<!-- end \1 -->", r"<!-- \1 --><!-- end \1 -->", page,
+                   flags=re.DOTALL)  # fmt: skip
+    assert len(blank) < len(page)
+    (folder / "README.md").write_text(blank)
+    return page
+
+
 def test_the_page_on_accelerators_is_that_of_its_records(tmp_path):
-    shutil.copytree(ACCELERATORS, tmp_path, dirs_exist_ok=True)
-    make = load("accelerators")
-    make.tell(tmp_path, make.WHOLE)
-    assert (tmp_path / "README.md").read_text() == (ACCELERATORS / "README.md").read_text()
+    page, make = copy_study("accelerators", tmp_path / "study"), load("accelerators")
+    make.write_page(tmp_path / "study", make.WHOLE)
+    assert (tmp_path / "study" / "README.md").read_text() == page
+
+
+@pytest.mark.parametrize("study", ["beyond_98_47", "dat407_a7", "step_time"])
+def test_a_page_is_that_of_its_records(study, tmp_path, monkeypatch):
+    """The kept files of runs stand for the runs: without the metrics and figures that are large."""
+    folder, runs = tmp_path / "study", tmp_path / "runs"
+    page, make = copy_study(study, folder), load(study)
+    shutil.copytree(folder, runs)
+    for record in runs.glob("*/config.json"):
+        record.with_name("metrics.jsonl").touch()
+        record.with_name("figures").mkdir()
+    for figure in folder.glob("*_accuracy_*.png"):
+        name, _, kind = figure.stem.partition("_accuracy_")
+        shutil.copy(figure, runs / name / "figures" / f"accuracy_{kind}.png")
+    monkeypatch.setattr(make, "HERE", folder)
+    monkeypatch.setattr(make, "RUNS", runs, raising=False)
+    monkeypatch.setattr(sys, "argv", ["make.py"])
+    make.main()
+    assert (folder / "README.md").read_text() == page
 
 
 def test_what_is_recorded_or_noted_is_not_measured_again(tmp_path, monkeypatch, capfd):
@@ -58,11 +90,30 @@ def test_a_run_is_cut_to_its_accuracies_on_the_test_set(tmp_path):
     assert all(0.97 < float(value) < 0.99 for value in accuracies)
 
 
-def test_the_page_on_the_notebook_has_what_many_seeds_say():
-    make = load("dat407_a7")
-    page = (ROOT / "experiments" / "dat407_a7" / "README.md").read_text()
-    for name, section in (("many_seeds", make.many_seeds()), ("many_cnns", make.many_cnns())):
-        assert f"<!-- {name} -->\n{section}\n<!-- end {name} -->" in page
+def test_a_run_is_trained_unless_it_is_finished(tmp_path, monkeypatch):
+    studies, trained = load("beyond_98_47").studies, []
+    monkeypatch.setattr(studies, "run", lambda *words: trained.append(words))
+    monkeypatch.setattr(studies.results, "read_run", lambda path: path)
+    assert studies.run_once(tmp_path, "--seed=1") == tmp_path
+    assert trained == [("main", "--seed=1", f"--workdir={tmp_path}")]
+    (tmp_path / "summary.json").touch()
+    studies.run_once(tmp_path, "--seed=1")
+    assert len(trained) == 1
+
+
+def test_a_page_is_filled_in_between_its_markers(tmp_path):
+    path, studies = tmp_path / "README.md", load("beyond_98_47").studies
+    path.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
+    for _ in range(2):
+        studies.fill_in(path, {"x": render.markdown_table(["h", "n"], [["1", "`2`"]])})
+    expected = "| h | n |\n| --- | ---: |\n| 1 | `2` |"
+    assert path.read_text() == f"a\n<!-- x -->\n{expected}\n<!-- end x -->\nb\n"
+
+
+def test_commit_is_shortened_and_a_changed_checkout_is_told():
+    commit_of = load("beyond_98_47").studies.commit_of
+    assert commit_of({"commit": "a" * 40}) == "a" * 12
+    assert commit_of({"commit": f"{'a' * 40}-dirty"}) == f"{'a' * 12}-dirty"
 
 
 @pytest.mark.slow
@@ -75,7 +126,7 @@ def test_accelerators_are_measured_in_small_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "failed" not in done.stdout
     make = load("accelerators")
-    rows = make.rows_of(tmp_path / "epochs.jsonl")
+    rows = make.studies.read_rows(tmp_path / "epochs.jsonl")
     assert [f"{r['config']}:{r['trials']}:{r['precision']}" for r in rows] == make.SMALL.cases
     assert all(row["test_accuracy"] > 0.2 and row["epoch_ms"] > 0 for row in rows)
     records = {*make.SMALL.records} - {"peers.jsonl"}  # PyTorch may not be there

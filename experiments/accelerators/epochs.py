@@ -4,7 +4,7 @@
 
 A case is CONFIG:TRIALS:PRECISION, as in l2_sweep:15:tf32. A line of JSON is added to the file as
 each ends. `python -m mnist_jax.benchmark --trials=...` times training alone, in a process for each
-number; here an epoch is scored too, and all share one process, since a GPU is lent by the minute.
+number of trials. Here an epoch is scored too, and all share one process, since GPU time is scarce.
 """
 
 import json

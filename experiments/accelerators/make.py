@@ -2,9 +2,9 @@
 
     pip install -e '.[cuda,bench]' && python experiments/accelerators/make.py [FOLDER] [--small]
 
-A record that lies in the folder (by default this one) is kept; what is missing is measured, in the
-order of `WHOLE.records`, and nothing is begun once `--minutes` are over: the same command goes on.
-By the recorded times an H200 has all but the last three in those minutes; that has not been tried.
+A record that is in the folder (by default this one) is kept. What is missing is measured, in the
+order of `WHOLE.records`. Nothing is begun once `--minutes` are over: the same command continues. By
+the recorded times an H200 measures all but the last three in that time, which has not been tried.
 Then the tables of the folder's README.md are written between its markers, and the figure. MNIST is
 that of MNIST_JAX_DATA_DIR, or downloaded. `--small` tries it on a CPU, on digits.
 """
@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib import style
 from matplotlib.figure import Figure
 
 from mnist_jax import disk
@@ -32,7 +31,9 @@ from mnist_jax.config.experiment import read_experiment
 from mnist_jax.data import loading
 from mnist_jax.report.figures import canvas
 from mnist_jax.report.render import markdown_table
-from mnist_jax.report.studies import commit_of, fill_in
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where studies.py is
+import studies
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 CPU = HERE.parent / "step_time"
@@ -44,9 +45,9 @@ class Sweep(NamedTuple):
     """A whole run.
 
     Attributes:
-        config: Its name.
-        options: What is typed besides.
-        words: What else the table says of it.
+        config: The name of its config.
+        options: Further command-line options.
+        words: Further words for the table.
     """
 
     config: str
@@ -55,7 +56,7 @@ class Sweep(NamedTuple):
 
 
 SWEEPS = {
-    "l2_15": Sweep("l2_sweep", words=", empty caches"),  # which the first one empties
+    "l2_15": Sweep("l2_sweep", words=", empty caches"),  # `time_sweep` empties them for it
     "l2_15_warm": Sweep("l2_sweep", words=", warm caches"),
     "l2_1000": Sweep("l2_sweep", ("--config.num_seeds=200",)),
     "cnn_64": Sweep("cnn", ("--config.num_seeds=64",)),
@@ -72,30 +73,30 @@ class Size(NamedTuple):
     """How much is measured.
 
     Attributes:
-        records: What is measured, in this order.
-        dataset: On which images.
-        precision: Of matrix products.
-        numbers: By config, how many trials train together.
-        others: (config, trials, precision) that are timed beside.
-        options: What every program is told besides.
-        rounds: Of a benchmark.
-        peers: Of a benchmark.
+        records: The files that are measured, in this order.
+        dataset: Name of the data set.
+        precision: The precision of matrix products.
+        trial_counts: By config, the numbers of trials that train together.
+        more_cases: Further (config, trials, precision) to time.
+        options: Command-line options of every program.
+        rounds: Rounds of a benchmark.
+        peers: Peers of a benchmark.
     """
 
     records: tuple[str, ...]
     dataset: str
     precision: str
-    numbers: dict[str, tuple[int, ...]]
-    others: tuple[tuple[str, int, str], ...]
+    trial_counts: dict[str, tuple[int, ...]]
+    more_cases: tuple[tuple[str, int, str], ...]
     options: tuple[str, ...]
     rounds: int
     peers: str
 
     @property
     def cases(self) -> list[str]:
-        """What `epochs.py` times."""
-        same = [(name, n, self.precision) for name, found in self.numbers.items() for n in found]
-        return [f"{name}:{n}:{precision}" for name, n, precision in (*same, *self.others)]
+        """The cases that `epochs.py` times."""
+        cases = [(name, n, self.precision) for name, ns in self.trial_counts.items() for n in ns]
+        return [f"{name}:{n}:{precision}" for name, n, precision in (*cases, *self.more_cases)]
 
 
 WHOLE = Size(
@@ -107,8 +108,12 @@ WHOLE = Size(
     ),
     dataset="mnist",
     precision="tf32",
-    numbers={"l2_sweep": (1, 15, 64, 200, 1000), "baseline": (15, 256, 1000), "cnn": (1, 15, 64)},
-    others=tuple(("l2_sweep", n, p) for n in (15, 1000) for p in ("bfloat16", "float32")),
+    trial_counts={
+        "l2_sweep": (1, 15, 64, 200, 1000),
+        "baseline": (15, 256, 1000),
+        "cnn": (1, 15, 64),
+    },
+    more_cases=tuple(("l2_sweep", n, p) for n in (15, 1000) for p in ("bfloat16", "float32")),
     options=("--config.precision=tf32",),
     rounds=3,
     peers="torch,flax",
@@ -120,8 +125,8 @@ SMALL = Size(
     ),
     dataset="digits",
     precision="float32",
-    numbers={"l2_sweep": (1, 2), "baseline": (2,)},
-    others=(),
+    trial_counts={"l2_sweep": (1, 2), "baseline": (2,)},
+    more_cases=(),
     options=("--config.dataset=digits", "--config.num_epochs=1"),
     rounds=1,
     peers="flax",
@@ -131,22 +136,11 @@ SMALL = Size(
 # --- measuring ---
 
 
-def run(module: str, *arguments: str, **environment: str) -> None:
-    """Runs a program of the package."""
-    command = (sys.executable, "-m", f"mnist_jax.{module}", *arguments)
-    subprocess.run(command, check=True, env=os.environ | environment)
-
-
-def rows_of(file: Path) -> list[dict]:
-    """Returns the rows of a file with a JSON object a line, none if there is no file."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def missing_cases(folder: Path, size: Size) -> list[str]:
     """Returns the cases of `epochs.py` that have no row yet."""
     there = {
         f"{row['config']}:{row['trials']}:{row['precision']}"
-        for row in rows_of(folder / "epochs.jsonl")
+        for row in studies.read_rows(folder / "epochs.jsonl")
         if "variant" not in row
     }
     return [case for case in size.cases if case not in there]
@@ -163,12 +157,12 @@ def time_benchmark(folder: Path, size: Size, num_trials: int, *arguments: str) -
     """Benchmarks the sweep of so many trials."""
     seeds = 1 if size is SMALL else num_trials // 5  # of five L2 factors
     file = folder / f"benchmark_{num_trials}.json"
-    run("benchmark", "--config=configs/l2_sweep.py", *size.options, *arguments,
+    studies.run("benchmark", "--config=configs/l2_sweep.py", *size.options, *arguments,
         f"--config.num_seeds={seeds}", f"--json={file}")  # fmt: skip
 
 
 def time_peers(folder: Path, size: Size) -> None:
-    """Times PyTorch's loop, an epoch of which warms up, on each network."""
+    """Times PyTorch's loop on each network; a first epoch warms up."""
     dataset, rows = loading.load_dataset(size.dataset), []
     platform = "cpu" if size is SMALL else "gpu"
     for config in NETWORKS:
@@ -178,28 +172,29 @@ def time_peers(folder: Path, size: Size) -> None:
                 ["torch"], point, dataset, Path(temporary), dict(os.environ), platform,
                 size.precision,
             )  # fmt: skip
-            for name, side in running.items():
-                epochs = [side.train_epoch() for _ in range(1 + size.rounds)]
-                side.close()
+            for name, process in running.items():
+                epochs = [process.train_epoch() for _ in range(1 + size.rounds)]
+                process.close()
                 found = rounds.spread([1e6 * e.seconds / e.steps for e in epochs[1:]])
                 rows.append({"config": config, "peer": name, "us_step": found["median"],
-                             "precision": size.precision, **side.about})  # fmt: skip
+                             "precision": size.precision, **process.description})  # fmt: skip
     if rows:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         disk.write_text(folder / "peers.jsonl", text)
 
 
 def time_sweep(folder: Path, size: Size, name: str) -> None:
-    """Runs a sweep, always from its start, and keeps its summary and its accuracies."""
+    """Runs a sweep from its start, and keeps its summary and its accuracies."""
     sweep, workdir, cache = SWEEPS[name], folder / "runs" / name, folder / "runs" / "cache"
     if name == "l2_15":
         shutil.rmtree(cache, ignore_errors=True)
     small = ("--config.num_seeds=2",) if size is SMALL else ()
-    run("main", f"--config=configs/{sweep.config}.py", *size.options, *sweep.options, *small,
-        "--overwrite", f"--workdir={workdir}", MNIST_JAX_CACHE_DIR=str(cache))  # fmt: skip
+    options = (*size.options, *sweep.options, *small, "--overwrite", f"--workdir={workdir}")
+    config = f"--config=configs/{sweep.config}.py"
+    studies.run("main", config, *options, MNIST_JAX_CACHE_DIR=str(cache))
     (folder / name).mkdir(exist_ok=True)
     keep_accuracies(workdir / "results.csv", folder / name / "accuracies.csv")
-    shutil.copyfile(workdir / "summary.json", folder / name / "summary.json")  # it is finished
+    studies.keep_files(workdir, folder / name, ["summary.json"])  # last: now it is finished
     shutil.rmtree(workdir / "checkpoints")  # of 1,000 trials they are gigabytes
 
 
@@ -213,7 +208,7 @@ def keep_accuracies(results: Path, file: Path) -> None:
 
 
 def measure(folder: Path, size: Size, minutes: float) -> None:
-    """Measures what is missing while there is time; says what failed and what is left."""
+    """Measures what is missing while time remains; reports what failed and what is left."""
     steps: dict[str, Callable[[], None]] = {
         "epochs.jsonl": lambda: time_epochs(folder, size),
         "benchmark_15.json": lambda: time_benchmark(
@@ -237,17 +232,16 @@ def measure(folder: Path, size: Size, minutes: float) -> None:
             print(f"{record} failed with status {error.returncode}", flush=True)
 
 
-# --- telling ---
+# --- tables and figure ---
 
 
 def read(folder: Path, name: str) -> dict:
     """Returns a record, an empty one if there is none."""
-    file = folder / name
-    return json.loads(file.read_text()) if file.exists() else {}
+    return studies.read_record(folder / name)
 
 
 def plain(epochs: list[dict], precision: str) -> dict[str, dict[int, dict]]:
-    """Returns the epochs of the project as it is, in one precision, by config and trials."""
+    """Returns the epochs without a variant, in one precision, by config and trials."""
     found: dict[str, dict[int, dict]] = {}
     for row in epochs:
         if row["precision"] == precision and "variant" not in row:
@@ -306,7 +300,7 @@ def on_cpu(config: str) -> float:
 
 
 def beside(epochs: dict[str, dict[int, dict]], peer_rows: list[dict]) -> str:
-    """Sets the fewest and the most trials beside PyTorch on this GPU and the project on a CPU."""
+    """Compares the fewest and the most trials with PyTorch on this GPU and the project on a CPU."""
     torch = {row["config"]: row["us_step"] for row in peer_rows if row["peer"] == "torch"}
     rows = []
     for config, found in epochs.items():
@@ -339,7 +333,7 @@ def against_peers(record: dict) -> str:
 
 
 def parts(records: list[dict]) -> str:
-    """Shows where a step goes."""
+    """Shows where a step's time goes."""
     rows = []
     for record in filter(None, records):
         step, stages = record["ms_per_step"], record["breakdown_ms_per_step"]
@@ -354,7 +348,7 @@ def parts(records: list[dict]) -> str:
 
 
 def tried(epochs: list[dict]) -> str:
-    """Sets what was tried beside the project as it is."""
+    """Compares variants that were tried with the project as it is."""
     rows = []
     for row in epochs:
         if "variant" in row:
@@ -370,25 +364,24 @@ def tried(epochs: list[dict]) -> str:
     return markdown_table(header, rows)
 
 
-def record_of(folder: Path) -> str:
-    """Lists what made the numbers."""
-    noted = read(folder, "noted.json")
-    files = [f"benchmark_{n}.json" for n in (15, 1000)] + [f"{n}/summary.json" for n in SWEEPS]
-    records = [read(folder, file) for file in files]
-    rows, versions, machine = [], {}, ""
-    for file, record in zip(files, records, strict=True):
-        if record:
+def describe_records(folder: Path) -> str:
+    """Lists commands, records and commits, as Markdown; the machine is that of the last record."""
+    noted, rows, records = read(folder, "noted.json"), [], []
+    for file in [f"benchmark_{n}.json" for n in (15, 1000)] + [f"{n}/summary.json" for n in SWEEPS]:
+        if record := read(folder, file):
             made = record["provenance"]
-            devices = record["devices"] if "devices" in record else made["devices"]
-            commit = commit_of(made) if made["commit"] else f"{noted['commit']}, noted by hand"
+            commit = f"{noted.get('commit')}, noted by hand"
+            if made["commit"]:
+                commit = studies.commit_of(made)
             rows.append([f"`{made['command']}`", f"`{file}`", commit])
-            versions |= made["versions"]
-            for peer in record.get("peers", {}).values():
-                versions |= peer["versions"]
-            machine = f"{devices['count']} {devices['kind']}, {devices['cores']} cores of "
-            machine += made["machine"]
-    listed = ", ".join(f"{package} {version}" for package, version in versions.items())
-    words = f"Machine: {machine}. Versions: {listed}."
+            records.append(record)
+    machine = ""
+    if records:
+        made = records[-1]["provenance"]
+        devices = records[-1].get("devices") or made["devices"]
+        machine = f"{devices['count']} {devices['kind']}, {devices['cores']} cores of "
+        machine += made["machine"]
+    words = f"Machine: {machine}. Versions: {studies.list_versions(*records)}."
     return f"{markdown_table(['command', 'record', 'commit'], rows)}\n\n{words}"
 
 
@@ -438,9 +431,12 @@ def draw(folder: Path, epochs: dict[str, dict[int, dict]], peer_rows: list[dict]
     return figure
 
 
-def tell(folder: Path, size: Size) -> None:
+def write_page(folder: Path, size: Size) -> None:
     """Writes the tables and the figure."""
-    rows, peer_rows = rows_of(folder / "epochs.jsonl"), rows_of(folder / "peers.jsonl")
+    rows, peer_rows = (
+        studies.read_rows(folder / "epochs.jsonl"),
+        studies.read_rows(folder / "peers.jsonl"),
+    )
     epochs = plain(rows, size.precision)
     benchmarks = [read(folder, f"benchmark_{n}.json") for n in (15, 1000)]
     sections = {
@@ -450,30 +446,29 @@ def tell(folder: Path, size: Size) -> None:
         "peers": against_peers(benchmarks[0]),
         "parts": parts(benchmarks),
         "tried": tried(rows),
-        "record": record_of(folder),
+        "record": describe_records(folder),
     }
     page = folder / "README.md"
     if not page.exists():
         marks = (f"<!-- {name} -->\n<!-- end {name} -->\n" for name in sections)
         disk.write_text(page, "\n".join(["![By trials](trials.png)\n", *marks]))
-    fill_in(page, sections)
-    with style.context(canvas.STYLE, after_reset=True):
-        draw(folder, epochs, peer_rows).savefig(folder / "trials.png")
+    studies.fill_in(page, sections)
+    studies.save_figure(folder / "trials.png", draw, folder, epochs, peer_rows)
 
 
 def main() -> None:
-    """Measures what is missing, then tells."""
+    """Measures what is missing, then writes the tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=HERE, help="where records lie")
+    parser.add_argument("folder", nargs="?", type=Path, default=HERE, help="where records are kept")
     parser.add_argument("--minutes", type=float, default=7.0, help="after which nothing is begun")
     parser.add_argument("--small", action="store_true", help="on a CPU, on digits")
     given = parser.parse_args()
     if given.small and given.folder == HERE:
-        parser.error("--small: its records are none of this study; name a folder for them")
+        parser.error("--small: its records do not belong to this study; name a folder for them")
     given.folder.mkdir(parents=True, exist_ok=True)
     size = SMALL if given.small else WHOLE
     measure(given.folder, size, given.minutes)
-    tell(given.folder, size)
+    write_page(given.folder, size)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,25 @@
-"""Searches a recipe on validation images, trains it anew, and explains what it gained.
+"""Searches a recipe on validation images, trains it on fresh seeds, and explains what it gained.
 
     python experiments/beyond_98_47/make.py [--data_dir=DIR]
 
-Runs what is not yet in runs/beyond_98_47, or goes on with it (four hours on two slow cores), then
+Trains or resumes what is not finished in runs/beyond_98_47 (four hours on two slow cores), then
 writes the tables of README.md between its markers, the figure, and the small files of each run.
 """
 
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from matplotlib import style
 from matplotlib.figure import Figure
 
 from mnist_jax import stats
 from mnist_jax.report.figures import canvas
 from mnist_jax.report.render import markdown_table
-from mnist_jax.report.studies import fill_in, record
 from mnist_jax.runs import choosing, labels, results
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where studies.py is
+import studies
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/beyond_98_47")
@@ -34,7 +33,6 @@ COMMANDS = {
     "cnn_finalists": ("experiments/beyond_98_47/cnn_finalists.py", 3100),
     "cnn_final": ("configs/beyond_99_19.py", 4000),
 }
-KEPT = ("config.json", "results.csv", "summary.json")
 TEST_IMAGES = stats.Scale(step=1 / 10_000, low=0.0, high=1.0)
 SEARCHED = (
     *("batch_size", "learning_rate", "schedule", "momentum"),
@@ -50,16 +48,6 @@ STEPS = (
     "L2 of the output kernel too",
     "label smoothing 0.2",
 )
-
-
-def run_all(arguments: list[str]) -> dict[str, Run]:
-    """Runs each step of the study; a finished one is read back."""
-    for name, (config, seed) in COMMANDS.items():
-        if not (RUNS / name / "summary.json").exists():
-            module = (sys.executable, "-m", "mnist_jax.main", f"--config={config}")
-            options = (f"--seed={seed}", f"--workdir={RUNS / name}", *arguments)
-            subprocess.run([*module, *options], check=True)
-    return {name: results.read_run(RUNS / name) for name in COMMANDS}
 
 
 def percent(share: float) -> str:
@@ -161,10 +149,12 @@ def draw_interval(ax, place: int, mean: float, low: float, high: float, style: s
 
 def main() -> None:
     """Runs the study and writes its tables and its figure."""
-    runs = run_all(sys.argv[1:])
+    runs = {
+        name: studies.run_once(RUNS / name, f"--config={config}", f"--seed={seed}", *sys.argv[1:])
+        for name, (config, seed) in COMMANDS.items()
+    }
     accuracies = steps(runs["walk"], runs["final"])
-    with style.context(canvas.STYLE, after_reset=True):
-        draw_walk(accuracies).savefig(HERE / "walk.png")
+    studies.save_figure(HERE / "walk.png", draw_walk, accuracies)
     sections = {
         "search": ranking(runs["search"], 8),
         "refine": ranking(runs["refine"], 12),
@@ -174,13 +164,11 @@ def main() -> None:
         "cnn_search": ranking(runs["cnn_search"], 6),
         "cnn_finalists": ranking(runs["cnn_finalists"], 4),
         "cnn_outcome": outcome(runs["cnn_final"]),
-        "record": record(list(runs.values())),
+        "record": studies.describe_runs(list(runs.values())),
     }
-    fill_in(HERE / "README.md", sections)
+    studies.fill_in(HERE / "README.md", sections)
     for name in runs:
-        (HERE / name).mkdir(exist_ok=True)
-        for file in KEPT:
-            shutil.copyfile(RUNS / name / file, HERE / name / file)
+        studies.keep_files(RUNS / name, HERE / name)
 
 
 if __name__ == "__main__":

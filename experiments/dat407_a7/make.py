@@ -1,17 +1,15 @@
-"""Repeats the notebook's four experiments by both protocols, and sets them beside its numbers.
+"""Repeats the notebook's four experiments by both protocols, and compares them with its numbers.
 
     python experiments/dat407_a7/make.py [--data_dir=DIR]
 
-Runs what is not yet in runs/dat407_a7, or goes on with it (three hours on two slow cores), then
+Trains or resumes what is not finished in runs/dat407_a7 (three hours on two slow cores), then
 writes the tables of README.md, between its markers, and copies the small files and the figures
-beside it. What many seeds say is told from the rows of ../accelerators, which its `make.py` makes.
+beside it. The tables of many seeds come from the runs that ../accelerators/make.py has recorded.
 """
 
 import csv
-import json
 import math
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,9 +20,11 @@ from numpy.typing import ArrayLike
 from mnist_jax import stats
 from mnist_jax.report.formatting import LEVEL
 from mnist_jax.report.render import markdown_table
-from mnist_jax.report.studies import fill_in, record
 from mnist_jax.runs import results
 from mnist_jax.runs.results import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where studies.py is
+import studies
 
 HERE = Path(__file__).parent
 MANY = HERE.parent / "accelerators"
@@ -32,23 +32,18 @@ RUNS = Path("runs/dat407_a7")
 NAMES = ("baseline", "mlp", "l2_sweep", "cnn")
 VALIDATED = {name: f"{name}_validation" for name in NAMES}
 NUM_SEEDS = 10
-KEPT = ("config.json", "results.csv", "summary.json")
-NOTEBOOK = json.loads((HERE / "notebook.json").read_text())
+NOTEBOOK = studies.read_record(HERE / "notebook.json")
 
 
 def run_all(arguments: list[str]) -> dict[str, Run]:
-    """Runs each experiment once by each protocol; a finished one is read back."""
-    for name in NAMES:
-        for folder, protocol in ((name, ()), (VALIDATED[name], ("--config.protocol=validation",))):
-            if not (RUNS / folder / "summary.json").exists():
-                command = [
-                    *(sys.executable, "-m", "mnist_jax.main", f"--config=configs/{name}.py"),
-                    *(f"--config.num_seeds={NUM_SEEDS}", f"--workdir={RUNS / folder}"),
-                    *(*protocol, *arguments),
-                ]
-                subprocess.run(command, check=True)
-    folders = [*NAMES, *VALIDATED.values()]
-    return {folder: results.read_run(RUNS / folder) for folder in folders}
+    """Runs each experiment by the notebook's protocol and by an honest one; reads them back."""
+    seeds = f"--config.num_seeds={NUM_SEEDS}"
+    runs = {}
+    for folders, protocol in ((NAMES, ()), (VALIDATED.values(), ("--config.protocol=validation",))):
+        for name, folder in zip(NAMES, folders, strict=True):
+            options = (f"--config=configs/{name}.py", seeds, *protocol, *arguments)
+            runs[folder] = studies.run_once(RUNS / folder, *options)
+    return runs
 
 
 def spread(values: ArrayLike, scale: float = 100, digits: int = 2) -> str:
@@ -80,14 +75,14 @@ def welch(ours: np.ndarray, theirs: np.ndarray, scale: float) -> stats.Compariso
 
 
 def further_run(values: np.ndarray) -> str:
-    """Writes where one more run lies at 95 %, if they are normally distributed."""
+    """Writes where one more run is expected (95 %), if runs are normally distributed."""
     n = len(values)
     reach = scipy.stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / n)
     return f"{values.mean() - reach:.2f} to {values.mean() + reach:.2f}"
 
 
 def single_networks(runs: dict[str, Run]) -> str:
-    """Sets the notebook's number beside those of the three experiments of one grid point."""
+    """Compares the notebook with the three experiments of one grid point."""
     rows = []
     for name in ("baseline", "mlp", "cnn"):
         theirs, ours = NOTEBOOK[name], runs[name].results
@@ -112,8 +107,7 @@ def single_networks(runs: dict[str, Run]) -> str:
 def keras(run: Run) -> str:
     """Compares the CNN with its fits in Keras itself."""
     fits: dict[int, list[dict]] = {}
-    for line in (HERE / "keras_cnn.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in studies.read_rows(HERE / "keras_cnn.jsonl"):
         fits.setdefault(row["seed"], []).append(row)
     best = {
         "here": 100 * np.array([row["best_test_accuracy"] for row in run.results]),
@@ -183,7 +177,7 @@ def learning_curve(run: Run) -> str:
 
 
 def protocols(runs: dict[str, Run]) -> str:
-    """Says how far the chosen epoch lies above the last, chosen on the test set or not."""
+    """Compares the chosen epoch with the last, chosen on the test set or not."""
     rows = []
     for name in NAMES:
         grid = sorted(runs[name].summary["grid"], key=lambda point: point["l2"])
@@ -313,13 +307,12 @@ def main() -> None:
         "many_cnns": many_cnns(),
         "sweep": sweep(runs["l2_sweep"]),
         "curve": learning_curve(runs["baseline"]),
-        "record": record(list(runs.values())),
+        "record": studies.describe_runs(list(runs.values())),
     }
-    fill_in(HERE / "README.md", sections)
+    studies.fill_in(HERE / "README.md", sections)
     for name in runs:
-        (HERE / name).mkdir(exist_ok=True)
-        for file in (*KEPT, *["metrics.jsonl"] * (name == "baseline")):
-            shutil.copyfile(RUNS / name / file, HERE / name / file)
+        studies.keep_files(RUNS / name, HERE / name)
+    studies.keep_files(RUNS / "baseline", HERE / "baseline", ["metrics.jsonl"])
     for name, figure in (("l2_sweep", "accuracy_vs_l2"), ("l2_sweep", "accuracy_curves"),
                          ("l2_sweep_validation", "accuracy_vs_l2"), ("cnn", "accuracy_curves"),
                          ("baseline", "accuracy_curves")):  # fmt: skip

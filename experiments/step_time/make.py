@@ -1,4 +1,4 @@
-"""Times a step of each network here and in its peers, by the trials at once, and whole runs.
+"""Times a step of each network and of its peers, a step by the number of trials, and whole runs.
 
     pip install -e '.[bench]' && python experiments/step_time/make.py [--rounds=N]
 
@@ -6,7 +6,6 @@ Writes a JSON record of each measurement, the tables of README.md between its ma
 It wants a quiet machine; a record that is there already is kept.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -22,9 +21,11 @@ from matplotlib.figure import Figure
 from mnist_jax import disk
 from mnist_jax.report.figures import canvas
 from mnist_jax.report.render import markdown_table
-from mnist_jax.report.studies import commit_of, fill_in
 from mnist_jax.runs import results
 from mnist_jax.runs.provenance import provenance
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where studies.py is
+import studies
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 NETWORKS = {"baseline": "MLP 784-64-64-10", "mlp": "MLP 784-500-300-10", "cnn": "CNN"}
@@ -33,20 +34,19 @@ NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def benchmark(name: str, config: str, *arguments: str) -> dict:
-    """Benchmarks a network, unless the record exists."""
-    path = HERE / f"{name}.json"
-    if not path.exists():
-        module = (sys.executable, "-m", "mnist_jax.benchmark", f"--config=configs/{config}.py")
-        subprocess.run([*module, *arguments, f"--json={path}"], check=True)
-    return json.loads(path.read_text())
+    """Benchmarks a network, unless the record exists; returns the record."""
+    file = HERE / f"{name}.json"
+    if not file.exists():
+        studies.run("benchmark", f"--config=configs/{config}.py", *arguments, f"--json={file}")
+    return studies.read_record(file)
 
 
-def kept(name: str, measure: Callable[[], dict]) -> dict:
-    """Measures and records, unless the record exists."""
-    path = HERE / f"{name}.json"
-    if not path.exists():
-        disk.write_text(path, disk.to_json(measure(), indent=2) + "\n")
-    return json.loads(path.read_text())
+def measure_once(name: str, measure: Callable[[], dict]) -> dict:
+    """Measures and records, unless the record exists; returns the record."""
+    file = HERE / f"{name}.json"
+    if not file.exists():
+        disk.write_text(file, disk.to_json(measure(), indent=2) + "\n")
+    return studies.read_record(file)
 
 
 def time_starts() -> dict:
@@ -176,86 +176,73 @@ def scaling(record: dict) -> str:
     return f"{table}\n\n{textwrap.fill(words, 100)}"
 
 
-def record_of(records: dict[str, dict]) -> str:
-    """Lists what made the numbers."""
+def describe_records(records: dict[str, dict]) -> str:
+    """Lists commands, commits and loads of records, as Markdown; the machine is that of `mlp`."""
     rows = []
     for record in records.values():
-        made = record["provenance"]
-        load = record.get("load_average")
-        rows.append([f"`{made['command']}`", commit_of(made),
-                     f"{load:.1f}" if load is not None else "—"])  # fmt: skip
-    made, mlp = records["mlp"]["provenance"], records["mlp"]
-    versions = made["versions"] | {
-        package: version
-        for peer in mlp["peers"].values()
-        for package, version in peer["versions"].items()
-    }
+        made, load = record["provenance"], record.get("load_average")
+        load_words = "—" if load is None else f"{load:.1f}"
+        rows.append([f"`{made['command']}`", studies.commit_of(made), load_words])
+    mlp = records["mlp"]
     machine = (
-        f"Machine: {mlp['devices']['cores']} cores of {made['machine']}. Versions: "
-        + ", ".join(f"{package} {version}" for package, version in versions.items())
-        + "."
+        f"Machine: {mlp['devices']['cores']} cores of {mlp['provenance']['machine']}."
+        f" Versions: {studies.list_versions(mlp)}."
     )
     return f"{markdown_table(['command', 'commit', 'load average before'], rows)}\n\n{machine}"
 
 
-def chart(records: dict[str, dict]) -> None:
+def draw_steps(records: dict[str, dict]) -> Figure:
     """Draws how many times as fast a step is here as in each peer."""
-    from matplotlib import style
-
-    with style.context(canvas.STYLE, after_reset=True):
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
-        ax = figure.subplots()
-        for i, (peer, label) in enumerate(PEERS.items()):
-            ratios = [record["peers"][peer]["ratio"] for record in records.values()]
-            middle = [r["median"] for r in ratios]
-            below = [r["median"] - r["min"] for r in ratios]
-            above = [r["max"] - r["median"] for r in ratios]
-            places = [j + 0.27 * (i - 1) for j in range(len(records))]
-            look = {"color": canvas.COLORS[i], "error_kw": {"lw": 0.8}, "capsize": 2}
-            bars = ax.bar(places, middle, 0.25, yerr=[below, above], label=label, **look)
-            ax.bar_label(bars, [f"{m:.1f}" for m in middle], padding=2)
-        ax.axhline(1, color="black", lw=0.8)
-        ax.set_xticks(range(len(records)), [NETWORKS[name] for name in records])
-        ax.set_ylabel("times as fast (1: no faster)")
-        ax.grid(visible=False, axis="x")
-        ax.set_axisbelow(True)
-        ax.legend()
-        cores = records["mlp"]["devices"]["cores"]
-        figure.suptitle(f"A training step here against its peers, {cores} CPU cores")
-        figure.savefig(HERE / "step_time.png")
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    ax = figure.subplots()
+    for i, (peer, label) in enumerate(PEERS.items()):
+        ratios = [record["peers"][peer]["ratio"] for record in records.values()]
+        middle = [r["median"] for r in ratios]
+        below = [r["median"] - r["min"] for r in ratios]
+        above = [r["max"] - r["median"] for r in ratios]
+        places = [j + 0.27 * (i - 1) for j in range(len(records))]
+        look = {"color": canvas.COLORS[i], "error_kw": {"lw": 0.8}, "capsize": 2}
+        bars = ax.bar(places, middle, 0.25, yerr=[below, above], label=label, **look)
+        ax.bar_label(bars, [f"{m:.1f}" for m in middle], padding=2)
+    ax.axhline(1, color="black", lw=0.8)
+    ax.set_xticks(range(len(records)), [NETWORKS[name] for name in records])
+    ax.set_ylabel("times as fast (1: no faster)")
+    ax.grid(visible=False, axis="x")
+    ax.set_axisbelow(True)
+    ax.legend()
+    cores = records["mlp"]["devices"]["cores"]
+    figure.suptitle(f"A training step here against its peers, {cores} CPU cores")
+    return figure
 
 
-def scaling_chart(record: dict) -> None:
+def draw_scaling(record: dict) -> Figure:
     """Draws a step's time and the memory of a trial by the number of trials."""
-    from matplotlib import style
-
     rows = record["trials"]
     numbers = [row["trials"] for row in rows]
     memory = [row["memory"] for row in rows]
     cores = rows[-1]["devices"]["cores"]
-    with style.context(canvas.STYLE, after_reset=True):
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        middle = [row["ms_per_step"] for row in rows]
-        below = [row["ms_per_step"] - row["ms_per_step_min"] for row in rows]
-        above = [row["ms_per_step_max"] - row["ms_per_step"] for row in rows]
-        look = {"color": canvas.COLORS[0], "marker": "o", "ms": 4}
-        left.errorbar(numbers, middle, [below, above], **look, elinewidth=0.8, capsize=2)
-        left.set(title="Time of a step and trial", ylabel="ms (median, min to max)", ylim=(0, None))
-        right.plot(numbers, [m["trial_bytes"] / 1e6 for m in memory], **look)
-        for name, words in (("state_bytes", "its state"), ("parameter_bytes", "its parameters")):
-            height = memory[-1][name] / 1e6
-            right.axhline(height, color="black", lw=0.8, ls="--")
-            note = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
-            space = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-            right.annotate(words, (numbers[-1], height), **note, bbox=space)
-        right.set(title="Memory of a trial, data set apart", ylabel="MB", ylim=(0, None))
-        for ax in (left, right):
-            ax.set_xscale("log", base=2)
-            ax.set_xticks(numbers, map(str, numbers))
-            ax.set_xlabel("trials that train at once")
-        figure.suptitle(f"{NETWORKS['baseline']} by the number of trials, {cores} CPU cores")
-        figure.savefig(HERE / "scaling.png")
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    middle = [row["ms_per_step"] for row in rows]
+    below = [row["ms_per_step"] - row["ms_per_step_min"] for row in rows]
+    above = [row["ms_per_step_max"] - row["ms_per_step"] for row in rows]
+    look = {"color": canvas.COLORS[0], "marker": "o", "ms": 4}
+    left.errorbar(numbers, middle, [below, above], **look, elinewidth=0.8, capsize=2)
+    left.set(title="Time of a step and trial", ylabel="ms (median, min to max)", ylim=(0, None))
+    right.plot(numbers, [m["trial_bytes"] / 1e6 for m in memory], **look)
+    for name, words in (("state_bytes", "its state"), ("parameter_bytes", "its parameters")):
+        height = memory[-1][name] / 1e6
+        right.axhline(height, color="black", lw=0.8, ls="--")
+        note = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+        space = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        right.annotate(words, (numbers[-1], height), **note, bbox=space)
+    right.set(title="Memory of a trial, data set apart", ylabel="MB", ylim=(0, None))
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(numbers, map(str, numbers))
+        ax.set_xlabel("trials that train at once")
+    figure.suptitle(f"{NETWORKS['baseline']} by the number of trials, {cores} CPU cores")
+    return figure
 
 
 def main() -> None:
@@ -264,17 +251,19 @@ def main() -> None:
     records = {name: benchmark(name, name, peers, *sys.argv[1:]) for name in NETWORKS}
     trials = f"--trials={','.join(map(str, NUMBERS))}"
     by_trials = benchmark("scaling", "baseline", trials, *sys.argv[1:])
-    start, sweep = kept("start", time_starts), kept("l2_sweep", time_sweep)
+    start, sweep = measure_once("start", time_starts), measure_once("l2_sweep", time_sweep)
     sections = {
         "steps": steps(records),
         "whole": whole(start, sweep, records["mlp"]),
         "breakdown": breakdown(records),
         "scaling": scaling(by_trials),
-        "record": record_of(records | {"scaling": by_trials, "start": start, "l2_sweep": sweep}),
+        "record": describe_records(
+            records | {"scaling": by_trials, "start": start, "l2_sweep": sweep}
+        ),
     }
-    fill_in(HERE / "README.md", sections)
-    chart(records)
-    scaling_chart(by_trials)
+    studies.fill_in(HERE / "README.md", sections)
+    studies.save_figure(HERE / "step_time.png", draw_steps, records)
+    studies.save_figure(HERE / "scaling.png", draw_scaling, by_trials)
 
 
 if __name__ == "__main__":
