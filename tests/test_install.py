@@ -1,6 +1,9 @@
 """The package as it is installed: the configs by name, the wheel, and where it is imported from."""
 
+import ast
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +58,27 @@ def test_a_name_that_no_config_has_is_told_those_that_there_are(here, given, sai
         read_file(given)
     assert str(error.value).startswith(f"--config={given}: ")
     assert said in str(error.value)
+
+
+def test_what_is_imported_is_required():
+    """Not only by a package that is required: that may stop."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    listed = settings["options"]["install_requires"] + settings["options.extras_require"]["bench"]
+    required = {re.split("[>=]", line)[0].lower().replace("_", "-") for line in listed.split("\n")}
+    imported = set()
+    for file in (ROOT / "mnist_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    imported -= {*sys.stdlib_module_names, "mnist_jax"}
+    names = {"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow"}
+    names |= {"sklearn": "scikit-learn", "tensorflow": "tensorflow-cpu"}
+    imported = {names.get(name, name).replace("_", "-") for name in imported}
+    required_by_tfds = {"array-record"}  # read only where tensorflow-datasets has written it
+    assert imported - required == required_by_tfds
 
 
 def pip(*words):
