@@ -337,7 +337,7 @@ def test_a_failed_save_costs_one_line_and_no_checkpoint(tmp_path, capfd, monkeyp
     with open_folder(tmp_path) as saved:
         for step in range(1, 7):
             saved.save(step, device_state(step), {"step": step, "share": 0.1})
-            saved._wait()
+            saved.finish()
             good = {3: ["1", "2"], 4: ["1", "2"], 5: ["2", "5"], 6: ["2", "5"]}
             assert names(tmp_path) == good.get(step, names(tmp_path))
     first, second = capfd.readouterr().err.splitlines()
@@ -382,7 +382,7 @@ def test_a_disk_that_fills_up(small_disk, capfd, monkeypatch, noticed_before):
     with open_folder(small_disk, keep=9) as saved:
         for step in range(1, 7):
             saved.save(step, states[step], {})
-            saved._wait()
+            saved.finish()
     err = capfd.readouterr().err
     assert err.count("cannot be written") == err.count("\n") == 1
     restored = restore(small_disk, states[0])
@@ -475,7 +475,7 @@ folder, moment = sys.argv[1:]
 with open_folder(Path(folder)) as saved:
     for step in (1, 2, 3):
         if step == 3:
-            saved._wait()
+            saved.finish()
             if moment.isdecimal():  # milliseconds after the beginning
                 check = checkpoints._check_space
                 timer = threading.Timer(int(moment) / 1000, kill)

@@ -15,10 +15,9 @@ import os
 import re
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,8 +71,7 @@ class Checkpoints:
         self._steps = [s for s in self._all_steps() if (self._path(s) / MANIFEST).exists()]
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[None] | None = None
-        self._saving = threading.Lock()
-        self._not_before = self._seconds = 0.0  # when the next may come; what the last one took
+        self._next_at = self._seconds = 0.0  # when the next may begin; how long the last one took
         self._failing = False
 
     def __enter__(self) -> "Checkpoints":
@@ -83,7 +81,7 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         """Waits until all is written."""
         try:
-            self._wait()
+            self.finish()
         finally:
             self._writer.shutdown()
 
@@ -95,7 +93,7 @@ class Checkpoints:
         Args:
             after: Seconds from now until it would be saved.
         """
-        return hosts.is_first() and time.monotonic() + after >= self._not_before
+        return hosts.is_first() and time.monotonic() + after >= self._next_at
 
     def save(self, step: int, state: PyTree, record: dict[str, Any]) -> None:
         """Takes a snapshot and starts to write it; the state may be donated right after.
@@ -109,21 +107,13 @@ class Checkpoints:
             state: Arrays of JAX or NumPy with the trial axis first.
             record: What else is needed to go on; anything that JSON can hold.
         """
-        with self._saving:
-            self._wait()
-            names, leaves = _flatten(hosts.gather(state))
-            if hosts.is_first():
-                own = [x[: self._num_trials] for x in leaves]
-                arrays = dict(zip(names, own, strict=True))
-                self._not_before = time.monotonic() + self._pause * self._seconds
-                self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
-
-    def finish(self) -> None:
-        """Waits, from any thread, until what has been given to `save` is written."""
-        with self._saving:
-            pending = self._pending
-        if pending:
-            wait([pending])
+        self.finish()
+        names, leaves = _flatten(hosts.gather(state))
+        if hosts.is_first():
+            own = [x[: self._num_trials] for x in leaves]
+            arrays = dict(zip(names, own, strict=True))
+            self._next_at = time.monotonic() + self._pause * self._seconds
+            self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
 
     def restore(self, like: PyTree, newest: int | float = math.inf) -> Restored | None:
         """Returns the newest good checkpoint, or None; each damaged one costs a line on stderr.
@@ -135,7 +125,7 @@ class Checkpoints:
         """
         import jax
 
-        self._wait()
+        self.finish()
         names, leaves = _flatten(like)
         kinds = {
             name: ((self._num_trials, *leaf.shape[1:]), leaf.dtype)
@@ -164,7 +154,8 @@ class Checkpoints:
         placed = [_place(whole[n], leaf) for n, leaf in zip(names, leaves, strict=True)]
         return Restored(there[0], jax.tree.unflatten(jax.tree.structure(like), placed), there[1])
 
-    def _wait(self) -> None:
+    def finish(self) -> None:
+        """Waits until what has been given to `save` is written, and says where that failed."""
         if self._pending is None:
             return
         error, self._pending = self._pending.exception(), None
@@ -198,7 +189,7 @@ class Checkpoints:
         finally:
             self._delete_others()
             self._seconds = time.monotonic() - start
-            self._not_before = start + self._pause * self._seconds
+            self._next_at = start + self._pause * self._seconds
 
     def _read(
         self, step: int, kinds: dict[str, tuple]

@@ -246,13 +246,13 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, A
     """
     import jax
 
-    from mnist_jax.runs import runner
+    from mnist_jax.runs import groups
     from mnist_jax.runs.checkpoints import Checkpoints
     from mnist_jax.training import recipes, sweep, trial
 
     number = chosen["trial"]
-    part = next(p for p in runner.read_parts(run.workdir, experiment) if number in p)
-    folder = runner.checkpoint_folder(run.workdir, part)
+    part = next(p for p in groups.read_groups(run.workdir, experiment) if number in p)
+    folder = groups.checkpoint_folder(run.workdir, part)
     recipe, trials = recipes.create_recipe(experiment, part, num_images=1)
     start_jax(dataclasses.replace(experiment, shard="0/1"))  # for the bits of the whole run
     place = part.index(number)

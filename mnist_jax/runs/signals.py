@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
 
 STOPPING = (
     signal.SIGINT,
@@ -15,12 +15,13 @@ STOPPING = (
     signal.SIGXCPU,
 )
 """From people, clusters, terminals that are closed, and limits of processor time."""
-ONCE = (signal.SIGHUP, signal.SIGXCPU)
-"""Sent more than once for one reason: by shell and terminal, and by the system every second."""
+SECOND = 1.0
+"""Seconds in which further signals count as the first one, which `timeout`, or a shell and its
+terminal, may send twice."""
 
 
 class StopSignals:
-    """Makes the first signal of `STOPPING` a wish to stop; the second waits for no long epoch.
+    """Notes the first signal of `STOPPING`; the second one ends the process at once.
 
     A program call may keep the main thread for a long time, in which Python's handlers must wait.
     So a thread reads the signals where the interpreter notes them the moment they come. One that
@@ -28,13 +29,11 @@ class StopSignals:
 
     Attributes:
         number: The signal that came first, or 0.
-        before_exit: What the second one does wait for, and the third does not.
     """
 
     def __init__(self) -> None:
         """Waits for nothing yet."""
         self.number = 0
-        self.before_exit: Callable[[], None] = lambda: None
 
     def __enter__(self) -> "StopSignals":
         """Starts to listen."""
@@ -55,31 +54,24 @@ class StopSignals:
         os.close(self._writer)  # which ends the thread
 
     def _listen(self) -> None:
-        came: list[int] = []
+        first_at = 0.0
         while byte := os.read(self._reader, 1):
             number = byte[0]
-            if number not in self._old or (number in ONCE and number in came):
+            if number not in self._old:
                 continue
-            came.append(number)
             if number == signal.SIGHUP:
                 self._leave_terminals()
-            if len(came) == 1:
-                self.number = number
-                said = "stopping after this epoch; once more stops now"
-                print(said, file=sys.stderr, flush=True)
-            elif len(came) == 2:
-                threading.Thread(target=self._exit, args=(number,), daemon=True).start()
-            else:
+            if not self.number:
+                self.number, first_at = number, time.monotonic()
+                print("stopping after this epoch; once more stops now", file=sys.stderr, flush=True)
+            # The system sends SIGXCPU every second.
+            elif number != signal.SIGXCPU and time.monotonic() >= first_at + SECOND:
                 os._exit(128 + number)
         os.close(self._reader)
 
     def _leave_terminals(self) -> None:
-        """Lets what is said go nowhere: to write to a terminal that is closed is an error."""
+        """Discards further output: to write to a terminal that is closed is an error."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for number in self._terminals:
             os.dup2(nowhere, number)
         os.close(nowhere)
-
-    def _exit(self, number: int) -> None:
-        self.before_exit()
-        os._exit(128 + number)

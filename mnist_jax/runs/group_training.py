@@ -1,0 +1,100 @@
+"""The training of one group of trials, epoch by epoch: rows, checkpoints, time, and its end."""
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.progress import show_progress
+from mnist_jax.runs.provenance import Process
+from mnist_jax.runs.records import Recorder
+from mnist_jax.runs.signals import StopSignals
+from mnist_jax.training import hosts, sweep
+
+LONG_EPOCH = 1.0
+"""Seconds of an epoch after which a signal stops the run. After a shorter one, the next epoch has
+begun already, and the run stops after that."""
+
+
+class GroupTraining:
+    """Trains a group of trials from its newest checkpoint on.
+
+    Attributes:
+        epoch: How many epochs are done.
+        state: The state of all trials after them, where it is at hand.
+        signal_number: The signal that stopped the training, or 0.
+    """
+
+    def __init__(
+        self,
+        program: sweep.Sweep,
+        num_epochs: int,
+        checkpoint_epochs: int,
+        recorder: Recorder,
+        checkpoints: Checkpoints,
+        process: Process,
+        stop: StopSignals,
+    ):
+        """Computes nothing yet; `checkpoint_epochs` is the number of epochs between checkpoints."""
+        self._program, self._num_epochs = program, num_epochs
+        self._checkpoint_epochs = checkpoint_epochs
+        self._recorder, self._checkpoints = recorder, checkpoints
+        self._process, self._stop = process, stop
+        self.epoch = self.signal_number = 0
+        self.state: Any = None
+        self._epoch_seconds, self._counted_at = math.inf, time.monotonic()
+        self._due = 0  # whether the epoch that runs is to be saved
+
+    def resume(self, newest: int) -> None:
+        """Reads the newest good checkpoint, if there is one.
+
+        Args:
+            newest: The epoch after which checkpoints do not count.
+        """
+        saved = self._checkpoints.restore(self._program.state, newest)
+        if saved is None:
+            return
+        self.epoch, self.state = saved.step, saved.state
+        columns = saved.record["columns"]
+        self._recorder.columns = {name: np.array(column) for name, column in columns.items()}
+        if "seconds" in saved.record:  # of a run that is older than the record of its processes
+            self._process.note_earlier(saved.record["seconds"])
+
+    def train(self) -> None:
+        """Trains to the last epoch, or to the end of one in which a signal came."""
+        self._counted_at = time.monotonic()
+        start, num_epochs = self.epoch, self._num_epochs
+        epochs = sweep.run(self._program, num_epochs, start, self.state, self._wants_state)
+        for self.state, metrics in show_progress(epochs, num_epochs, start):
+            self.epoch += 1
+            self._recorder.add(self.epoch, metrics)
+            self._epoch_seconds = self.count_time()
+            if self.state is None:
+                continue
+            (self.signal_number,) = hosts.agree([self._stop.number])
+            if self._due or self.signal_number or self.epoch == num_epochs:
+                self._save()
+            if self.signal_number:
+                return
+
+    def count_time(self) -> float:
+        """Counts the seconds since the last call as training, and returns them."""
+        before, self._counted_at = self._counted_at, time.monotonic()
+        self._process.seconds["train"] += self._counted_at - before
+        return self._counted_at - before
+
+    def _wants_state(self, epoch: int) -> bool:
+        """Decides, while an epoch runs, whether its state is saved, or may be."""
+        in_turn = epoch % self._checkpoint_epochs == 0
+        due = in_turn and self._checkpoints.ready(self._epoch_seconds)
+        may_stop = self._stop.number or self._epoch_seconds > LONG_EPOCH
+        self._due, may_stop = hosts.agree([due, may_stop])
+        return bool(self._due or may_stop)
+
+    def _save(self) -> None:
+        columns = {name: values.tolist() for name, values in self._recorder.columns.items()}
+        self._recorder.sync()
+        self._process.note()
+        self._checkpoints.save(self.epoch, self.state, {"columns": columns})

@@ -1,0 +1,105 @@
+"""Groups of trials that train together: how a run is divided, and where each group is on disk.
+
+Trials of a group share a compiled program, as many as memory holds.
+"""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mnist_jax import UserError, disk, run_files
+from mnist_jax.config.experiment import Experiment
+from mnist_jax.runs.checkpoints import MANIFEST
+from mnist_jax.training import hosts
+
+TrialGroup = list[int]
+"""The numbers of the trials, in order."""
+
+
+class DoesNotFitError(Exception):
+    """Memory does not hold the trials of a group, but `most` of them, if any."""
+
+    def __init__(self, most: int):
+        """Takes the number of trials that fit."""
+        super().__init__(most)
+        self.most = most
+
+
+TOO_LARGE = (DoesNotFitError, hosts.OutOfMemoryError, jax.errors.JaxRuntimeError)
+"""What a group that memory does not hold may raise; see `divide`."""
+
+
+def divide(group: TrialGroup, error: Exception) -> list[TrialGroup]:
+    """Divides a group for which memory was too small.
+
+    Args:
+        group: The trials.
+        error: What they raised, one of `TOO_LARGE`.
+
+    Raises:
+        UserError: Memory does not hold a single trial.
+        JaxRuntimeError: The error has another reason.
+    """
+    if isinstance(error, DoesNotFitError):
+        size = error.most
+    elif hosts.is_out_of_memory(error):
+        size = len(group) // 2
+    else:
+        raise error
+    num_groups = -(-len(group) // max(size, 1))
+    if not size or len(group) // num_groups < jax.process_count():
+        raise UserError(
+            "the memory of a device does not hold a single trial; give a smaller network, or more "
+            "memory"
+        )
+    return [piece.tolist() for piece in np.array_split(group, num_groups)]
+
+
+def read_groups(workdir: Path, experiment: Experiment) -> list[TrialGroup]:
+    """Returns the groups of a run: one for each program, or smaller ones that memory holds.
+
+    A `parts.json` that says anything else is ignored with a warning.
+    """
+    whole, path = list(experiment.parts.values()), workdir / "checkpoints" / "parts.json"
+    reason = "it does not hold the run's trials in groups that train together"
+    try:
+        if _divides(groups := run_files.read_json(path, [[int]]), whole):
+            return groups
+    except run_files.BadFileError as error:
+        if error.missing:
+            return whole
+        reason = str(error)
+    print(f"warning: {path} is ignored ({reason})", file=sys.stderr, flush=True)
+    return whole
+
+
+def write_groups(workdir: Path, groups: list[TrialGroup]) -> None:
+    """Writes `parts.json`."""
+    (workdir / "checkpoints").mkdir(exist_ok=True)
+    disk.write_text(workdir / "checkpoints" / "parts.json", json.dumps(groups))
+
+
+def _divides(groups: list[TrialGroup], whole: list[TrialGroup]) -> bool:
+    """Says whether groups divide the whole ones, and have all of their trials in order.
+
+    A group across the border of two programs would train with one that is not its own.
+    """
+    ends, wanted = (set(itertools.accumulate(map(len, x))) for x in (groups, whole))
+    same = list(itertools.chain(*groups)) == list(itertools.chain(*whole))
+    return same and wanted <= ends and all(groups)
+
+
+def newest_epoch(workdir: Path, group: TrialGroup) -> int:
+    """Returns the epoch of the newest complete checkpoint of a group, or 0."""
+    manifests = checkpoint_folder(workdir, group).glob(f"*/{MANIFEST}")
+    names = [manifest.parent.name for manifest in manifests]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def checkpoint_folder(workdir: Path, group: TrialGroup) -> Path:
+    """Returns the folder of a group's checkpoints."""
+    return workdir / "checkpoints" / f"trials_{group[0]}_to_{group[-1]}"
