@@ -1115,7 +1115,7 @@ def test_metrics_are_read_once_however_many_parts_there_are(tmp_path, monkeypatc
     asked = experiment(num_epochs=(1,), hidden_sizes=((2,), (3,), (4,)))
     runner.Runner(tmp_path, asked, tiny_dataset()).train()
     assert len(trimmed) == 1
-    assert "part 2 of 3 (hidden_sizes 3): 1 trial of 1 epoch" in capsys.readouterr().out
+    assert "part 2 of 3 (hidden_sizes=3): 1 trial of 1 epoch" in capsys.readouterr().out
 
 
 class PowerCutError(Exception):
@@ -1239,7 +1239,7 @@ def test_parts_that_are_none_are_left_aside(tmp_path, capsys, found):
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     assert groups.read_groups(tmp_path, asked) == [[0, 1, 2], [3, 4]]
     err = capsys.readouterr().err
-    assert err.startswith(f"warning: {path} is left aside (")
+    assert err.startswith(f"warning: {path} is ignored (")
     assert err.count("\n") == 1
 
 
