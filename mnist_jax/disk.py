@@ -1,17 +1,22 @@
-"""Files: paths as people give them, and writes that are never half there."""
+"""Files: paths as people give them, opening what may be anything, and atomic writes."""
 
 import contextlib
+import io
 import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mnist_jax import UserError
+
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # absent on Windows
 
 locked: dict[Path, BinaryIO] = {}
 """The directories that this process has locked, with the files that it holds them by."""
@@ -37,6 +42,23 @@ def local_path(given: str, what: str = "") -> Path:
         return Path(given).expanduser()
     except RuntimeError:
         raise UserError(f"{named}: no such home directory; give another path") from None
+
+
+def open_regular(path: Path, most_bytes: int | float) -> io.BufferedReader:
+    """Opens a regular file for reading; a FIFO keeps nobody waiting.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is not a regular file, or larger than `most_bytes`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most_bytes:
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(found.st_mode):
+        raise ValueError(f"it has {found.st_size} bytes; expected at most {most_bytes}")
+    raise ValueError("it is not a regular file")
 
 
 @contextlib.contextmanager
@@ -72,12 +94,19 @@ def _check_place() -> None:
         )
 
 
-def replace(path: Path, content: Iterable[bytes]) -> None:
-    """Replaces a file in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def replace(path: Path, content: Iterable[bytes], mode: int = 0o666, mark: str = "") -> None:
+    """Replaces a file in one atomic step, so that a reader never sees half of it.
+
+    Args:
+        path: The file.
+        content: Its new content, in pieces.
+        mode: Its permissions, before the umask.
+        mark: How the name of the temporary file ends; by default the process's id.
+    """
+    temporary = path.with_name(f".{path.name}.{mark or os.getpid()}")
     with writing(path):
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
                 file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it

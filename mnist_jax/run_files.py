@@ -7,12 +7,10 @@ was asked for. Everything else is a `BadFileError`.
 
 import contextlib
 import csv
-import io
 import json
 import math
 import os
 import re
-import stat
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -20,6 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mnist_jax import disk
+from mnist_jax.arrays import read_npy
 from mnist_jax.text import one_line
 
 _MB = 2**20
@@ -32,7 +32,6 @@ _LIMITS = {  # what a million trials write, and some more
     "chosen_trial.npz": 4096 * _MB,
     "metrics.jsonl": math.inf,  # of which a line is held at a time
 }
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # Windows is told of later
 _LONGEST = _MB  # bytes of a line
 _DEEPEST = 16  # levels of JSON
 
@@ -56,8 +55,6 @@ class BadFileError(Exception):
                 said = "it is nested too deeply"
             case FileNotFoundError() | NotADirectoryError():
                 said = "there is no such file"
-            case IsADirectoryError():
-                said = "it is no regular file"
             case OSError(strerror=str(reason)):
                 said = reason
         super().__init__(f"{path.name}: {said[:200] or type(problem).__name__}")
@@ -95,13 +92,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         BadFileError: There is none; and in place of whatever is raised while it is read.
     """
     try:
-        with open(path, "rb", opener=lambda name, how: os.open(name, how | _AT_ONCE)) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError("it is no regular file")
-            most = _LIMITS.get(path.name, 64 * _MB)
-            if found.st_size > most:
-                raise ValueError(f"it has {found.st_size} bytes; expected at most {most}")
+        with disk.open_regular(path, _LIMITS.get(path.name, 64 * _MB)) as file:
             yield file
     except BadFileError:
         raise
@@ -247,19 +238,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         total = sum(member.file_size for member in members)
         if total > os.fstat(file.fileno()).st_size or any(m.compress_type for m in members):
             raise ValueError("its members are compressed, or claim more bytes than there are")
-        return {m.filename.removesuffix(".npy"): _array(archive.read(m)) for m in members}
-
-
-def _array(content: bytes) -> np.ndarray:
-    buffer = io.BytesIO(content)
-    version = np.lib.format.read_magic(buffer)
-    if version != (1, 0):
-        raise ValueError(f"an array of version {version}")
-    shape, fortran, kind = np.lib.format.read_array_header_1_0(buffer)
-    if kind.hasobject or math.prod(shape) * kind.itemsize != len(content) - buffer.tell():
-        raise ValueError("an array is not of the size that it claims")
-    flat = np.frombuffer(content, kind, offset=buffer.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
+        found = {}
+        for member in members:
+            with archive.open(member) as array:
+                found[member.filename.removesuffix(".npy")] = read_npy(array, member.file_size)
+        return found
 
 
 def check_arrays(

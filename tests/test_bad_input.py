@@ -534,7 +534,7 @@ BAD_INPUT = {
         ),
         ("--config={tmp}", "--config={tmp}: that is a folder; expected a config file"),
         ("--config={tmp}/a.json", "that is a folder; expected a config", file("a.json", None)),
-        ("--config={tmp}/a.py", "cannot be read (it is no regular file)", fifo("a.py")),
+        ("--config={tmp}/a.py", "cannot be read (it is not a regular file)", fifo("a.py")),
         (
             "--config=/dev/zero",
             "--config=/dev/zero: ends in neither .py nor .json; expected a config",

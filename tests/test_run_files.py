@@ -46,9 +46,9 @@ READERS = {
     ("make", "said"),
     [
         (lambda path: None, "there is no such file"),
-        (lambda path: path.mkdir(), "it is no regular file"),
-        (fifo, "it is no regular file"),
-        (link("/dev/zero"), "it is no regular file"),
+        (lambda path: path.mkdir(), "it is not a regular file"),
+        (fifo, "it is not a regular file"),
+        (link("/dev/zero"), "it is not a regular file"),
         (link("nowhere"), "there is no such file"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_file_is_looked_for_here_and_then_beside_the_config(here, tmp_path, mo
         ("nowhere/net.py:Net", "no such file; expected FILE.py:NAME"),
         ("net.py/net.py:Net", "no such file; expected FILE.py:NAME"),
         ("folder.py:Net", "that is a folder; expected FILE.py:NAME"),
-        ("fifo.py:Net", "cannot be read (it is no regular file); expected FILE.py:NAME"),
+        ("fifo.py:Net", "cannot be read (it is not a regular file); expected FILE.py:NAME"),
         ("large.py:Net", "larger than 16777216 bytes; expected FILE.py:NAME"),
         ("huge.py:Net", "cannot be read (it has 1099511627776 bytes; expected at most"),
         (".net.py:Net", "expected a file name of at most 200"),

@@ -5,7 +5,6 @@ root) can have written it.
 """
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -13,7 +12,6 @@ import os
 import stat
 import time
 import uuid
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mnist_jax import UserError, disk
+from mnist_jax.arrays import npz_bytes
 from mnist_jax.data import formats
 from mnist_jax.text import error_line
 
@@ -142,19 +141,14 @@ def write(name: str, cached: Cached, names: Sequence[str], stamps: list) -> None
       stamps: of the files that they were made from, if any.
     """
     path = cache_path(name)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     meta = {"name": name, "checksum": cached.checksum, "source": cached.source, "stamp": stamps}
+    content = npz_bytes(
+        dict(zip(names, cached.arrays, strict=True)), {"meta.json": json.dumps(meta)}
+    )
     try:
         # Whatever the umask, others may read what is kept, and not write it.
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb", opener=functools.partial(os.open, mode=0o644)) as file:
-                formats.write_npz(file, dict(zip(names, cached.arrays, strict=True)))
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(zipfile.ZipInfo("meta.json"), json.dumps(meta))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        disk.replace(path, [content], mode=0o644, mark=uuid.uuid4().hex)
     except OSError as error:
         _log.warning("cannot cache %s in %s (%s)", name, path, error_line(error))
 

@@ -9,18 +9,16 @@ import gzip
 import hashlib
 import io
 import math
-import os
 import re
-import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from mnist_jax import UserError
+from mnist_jax import UserError, disk
+from mnist_jax.arrays import read_npy
 from mnist_jax.text import error_line
 
 
@@ -83,16 +81,13 @@ def kind_of_file(path: Path) -> str | None:
 
 
 def open_file(path: Path, num_bytes: int) -> io.BufferedReader:
-    """Opens what holds `num_bytes` of contents, unless reading it might never end.
+    """Opens a file that holds `num_bytes` of contents, and at most a MiB more.
 
-    Raises OSError, or ValueError if it is a pipe or the like, or over a MiB longer than needed.
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is not a regular file, or too large.
     """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is not a regular file")
-    if found.st_size > num_bytes + 2**20:
-        raise ValueError(f"it is {found.st_size} bytes long, too many for {num_bytes} of contents")
-    return open(path, "rb")
+    return disk.open_regular(path, num_bytes + 2**20)
 
 
 def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
@@ -161,35 +156,12 @@ def open_member(archive: zipfile.ZipFile, name: str):
 
 
 def read_npz(archive: zipfile.ZipFile, shapes: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
-    """Reads arrays of these names; ValueError, or what zipfile raises, tells of damage.
-
-    NumPy's own reader takes the memory that a header asks for. Format (numpy.lib.format): a mark
-    and version 1.0, the length of the header as uint16, the header (a dict as text), the contents.
-    """
+    """Reads uint8 arrays of these names; ValueError, or what zipfile raises, tells of damage."""
     arrays = []
     for name, shape in shapes.items():
-        header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
-        size = math.prod(shape)
         with open_member(archive, f"{name}.npy") as member:
-            mark = member.read(10)
-            found = member.read(int.from_bytes(mark[8:], "little"))
-            if mark[:8] != b"\x93NUMPY\x01\x00" or _dense(found) != _dense(header.encode()):
-                raise ValueError(f"{name} begins with {mark + found!r}, not with NumPy's {header}")
-            content = member.read(size + 1)
-        if len(content) != size:
-            amount = "more" if len(content) > size else "fewer"
-            raise ValueError(f"{name} holds {amount} bytes than the {size} of {shape}")
-        arrays.append(np.frombuffer(content, np.uint8).reshape(shape))
+            array = read_npy(member, math.prod(shape))
+        if array.dtype != np.uint8 or array.shape != shape or not array.flags.c_contiguous:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not uint8 {shape} in C order")
+        arrays.append(array)
     return arrays
-
-
-def write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as `np.savez`, but all with one date: a zip file cannot hold every clock's."""
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-
-
-def _dense(text: bytes) -> bytes:
-    return b"".join(text.split())

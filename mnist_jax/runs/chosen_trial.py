@@ -1,7 +1,6 @@
 """`chosen_trial.npz`: the weights of one trial, and what it predicts of the test images."""
 
 import contextlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mnist_jax import run_files
+from mnist_jax.arrays import npz_bytes
 from mnist_jax.data.loading import Dataset
 from mnist_jax.disk import write_bytes
 from mnist_jax.run_files import BadFileError
@@ -42,17 +42,14 @@ def write_chosen_trial(
     weights: dict[str, Any] = {name: _in_numpys_types(value) for name, value in flat.items()}
     if first_kernel:
         weights["first_kernel"] = np.asarray(first_kernel)
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        trial=trial,
-        labels=labels,
-        probabilities=probabilities,
-        mistakes=mistakes,
-        mistake_images=dataset.test_images[mistakes],
-        **weights,
-    )
-    write_bytes(workdir / "chosen_trial.npz", buffer.getvalue())
+    arrays = {
+        "trial": trial,
+        "labels": labels,
+        "probabilities": probabilities,
+        "mistakes": mistakes,
+        "mistake_images": dataset.test_images[mistakes],
+    }
+    write_bytes(workdir / "chosen_trial.npz", npz_bytes(arrays | weights))
 
 
 def _in_numpys_types(value: Any) -> np.ndarray:
