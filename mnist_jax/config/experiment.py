@@ -13,6 +13,13 @@ from typing import Any
 from mnist_jax import UserError
 from mnist_jax.config import grid, old_records
 from mnist_jax.config.axes import MODELS, OPTIMIZERS, Axis
+from mnist_jax.config.checks import (
+    axis_values,
+    check_point,
+    check_seed,
+    count_validation,
+    setting_value,
+)
 from mnist_jax.config.columns import check_metrics
 from mnist_jax.config.config_files import advice, plain, read_file, read_value, values_in
 from mnist_jax.config.grid import Point
@@ -209,26 +216,26 @@ def read_config(
     (model,) = models
     specs = values_in(given.get("optimizer", "sgd"))
     optimizers = [resolver.resolve("optimizer", spec) for spec in specs]
-    metrics = tuple(resolver.resolve("metrics", spec) for spec in _one(given, "metrics"))
+    metrics = tuple(resolver.resolve("metrics", spec) for spec in setting_value(given, "metrics"))
     known = find_axes(model, tuple(dict.fromkeys(optimizers)), resolver.files)
     check_metrics(metrics, known)
     for key in given:
         if key not in known and key not in SETTINGS:
             raise _unknown(key, key in typed, known, model, optimizers, resolver.files)
     given |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
-    given["dataset"] = datasets.canonical_name(_one(given, "dataset"))
+    given["dataset"] = datasets.canonical_name(setting_value(given, "dataset"))
     if isinstance(first := plain(seed), tuple):
         given["num_seeds"] = len(first) or 1
-    if (num_seeds := _one(given, "num_seeds")) > MAX_TRIALS:
+    if (num_seeds := setting_value(given, "num_seeds")) > MAX_TRIALS:
         raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
-    _check_seed(first, num_seeds)
+    check_seed(first, num_seeds)
     num_images = datasets.NUM_TRAINING_IMAGES[given["dataset"]]
-    given["num_validation"] = _num_validation(given, num_images)
+    given["num_validation"] = count_validation(given, num_images)
     mixed = len(set(optimizers)) > 1
     experiment = Experiment(
         name=name,
-        **{key: _one(given, key) for key in SETTINGS},
-        values={key: _axis(given, axis, mixed) for key, axis in known.items()},
+        **{key: setting_value(given, key) for key in SETTINGS},
+        values={key: axis_values(given, axis, mixed) for key, axis in known.items()},
         seed=first,
         shard=shard,
         own_files=resolver.files,
@@ -248,7 +255,7 @@ def read_config(
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
     if match and int(match[2]) <= num_trials:  # else points need not be made
         for point in experiment.points:
-            _check_point(point, model, num_images - experiment.num_validation)
+            check_point(point, model, num_images - experiment.num_validation)
         num_trials = len(experiment.points) * num_seeds
     if not (match and int(match[1]) < int(match[2]) <= num_trials):
         raise UserError(
@@ -316,97 +323,3 @@ def _unknown(
             )
     keys = [*SETTINGS, *known]
     return UserError(f"{said}; {advice(key, keys) or 'known: ' + ', '.join(sorted(keys))}")
-
-
-def _num_validation(given: Mapping[str, Any], num_images: int) -> int:
-    """Returns how many training images are held out, which is what the protocol wants."""
-    found, protocol = _one(given, "num_validation"), _one(given, "protocol")
-    if found >= num_images:
-        raise bad_value("num_validation", found, f"less than the {num_images} training images")
-    if PROTOCOLS[protocol].held_out == "validation":
-        return found or num_images // 6
-    if found:
-        expected = f"0 with protocol={protocol}, which holds none out; --config.protocol=validation"
-        raise bad_value("num_validation", found, f"{expected} does")
-    return 0
-
-
-def _check_seed(seed: Any, num_seeds: int) -> None:
-    """Refuses a seed, or seeds, that no random numbers can be made of."""
-    several = isinstance(seed, tuple)
-    highest = 2**32 - (1 if several else num_seeds)
-    seeds = seed if several else (seed,)
-    if not (seeds and all(type(s) is int and 0 <= s <= highest for s in seeds)):
-        expected = f"a whole number from 0 to {highest}, or several as in --seed=42,123,456"
-    elif len(set(seeds)) < num_seeds and several:
-        expected = "seeds that differ, since the same seed makes the same trial"
-    else:
-        return
-    raise UserError(f"--seed={','.join(map(str, seeds))}: expected {expected}")
-
-
-def _check_point(point: Point, model: str, num_images: int) -> None:
-    """Refuses values that do not fit each other."""
-    batch_size, num_epochs = point["batch_size"], point["num_epochs"]
-    if batch_size > num_images:
-        raise bad_value("batch_size", batch_size, f"at most {num_images}, the training images")
-    num_steps = num_epochs * datasets.num_batches(num_images, batch_size)
-    if num_steps >= 2**31:
-        raise bad_value("num_epochs", num_epochs, f"fewer than {2**31} training steps")
-    if point["warmup_steps"] >= num_steps:
-        expected = f"less than all {num_steps} training steps"
-        raise bad_value("warmup_steps", point["warmup_steps"], expected)
-    if point["optimizer"] != "sgd":
-        return
-    if point["nesterov"] and not point["momentum"]:
-        raise bad_value(
-            "nesterov", True, "False, or a momentum above 0: without one there is nothing"
-        )
-    has_kernels = point["l2_on_output"] or model not in MODELS or _has_hidden(point)
-    for key in ("l2", "weight_decay"):
-        if point[key] and not has_kernels:
-            expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
-            raise bad_value(key, point[key], expected)
-
-
-def _has_hidden(point: Point) -> bool:
-    """Says whether a network of ours has a layer beside the last."""
-    return any(point.get(name) for name in ("conv_features", "hidden_sizes"))
-
-
-def _one(given: Mapping[str, Any], key: str) -> Any:
-    """Returns the value of a setting."""
-    kind = SETTINGS[key].kind
-    value = given.get(key, SETTINGS[key].default)
-    if kind.convert is tuple:
-        value = () if value == "" else values_in(value)  # as typed in `--config.metrics=`
-    elif isinstance(value, tuple) and len(value) == 1:
-        (value,) = value
-    if not kind.valid(value):
-        typed = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        raise bad_value(key, typed, kind.expected)
-    return value
-
-
-def _axis(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
-    """Returns the values of an axis of the grid, of which a config has one or several.
-
-    Where several optimizers are mixed, None says that one takes its own default, or none.
-    """
-    key, kind = axis.name, axis.kind
-    value = given.get(key, axis.default)
-    if kind.convert is tuple:  # a value is a tuple itself
-        value = (value,) if isinstance(value, int | float) else value
-        several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
-    else:
-        several = isinstance(value, tuple)
-    values = value if several else (value,)
-    if not values:
-        raise bad_value(key, value, "at least one value, since the grid has no point without")
-    absent = mixed and axis.of == "optimizer"
-    for v in values:
-        if not (kind.valid(v) or (absent and v is None)):
-            raise bad_value(key, v, kind.expected)
-    if len(set(values)) < len(values) and given.get("grid") != "list":
-        raise bad_value(key, value, "distinct values, since each makes a point of the grid")
-    return tuple(v if v is None else kind.convert(v) for v in values)

@@ -1,0 +1,107 @@
+"""The checks of a config's values, one by one and where they must fit each other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mnist_jax import UserError
+from mnist_jax.config.axes import MODELS, Axis
+from mnist_jax.config.config_files import values_in
+from mnist_jax.config.grid import Point
+from mnist_jax.config.keys import bad_value
+from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.config.settings import SETTINGS
+from mnist_jax.data import datasets
+
+
+def count_validation(given: Mapping[str, Any], num_images: int) -> int:
+    """Returns how many training images are held out, which is what the protocol wants."""
+    found, protocol = setting_value(given, "num_validation"), setting_value(given, "protocol")
+    if found >= num_images:
+        raise bad_value("num_validation", found, f"less than the {num_images} training images")
+    if PROTOCOLS[protocol].held_out == "validation":
+        return found or num_images // 6
+    if found:
+        expected = f"0 with protocol={protocol}, which holds none out; --config.protocol=validation"
+        raise bad_value("num_validation", found, f"{expected} does")
+    return 0
+
+
+def check_seed(seed: Any, num_seeds: int) -> None:
+    """Refuses a seed, or seeds, that no random numbers can be made of."""
+    several = isinstance(seed, tuple)
+    highest = 2**32 - (1 if several else num_seeds)
+    seeds = seed if several else (seed,)
+    if not (seeds and all(type(s) is int and 0 <= s <= highest for s in seeds)):
+        expected = f"a whole number from 0 to {highest}, or several as in --seed=42,123,456"
+    elif len(set(seeds)) < num_seeds and several:
+        expected = "seeds that differ, since the same seed makes the same trial"
+    else:
+        return
+    raise UserError(f"--seed={','.join(map(str, seeds))}: expected {expected}")
+
+
+def check_point(point: Point, model: str, num_images: int) -> None:
+    """Refuses values that do not fit each other."""
+    batch_size, num_epochs = point["batch_size"], point["num_epochs"]
+    if batch_size > num_images:
+        raise bad_value("batch_size", batch_size, f"at most {num_images}, the training images")
+    num_steps = num_epochs * datasets.num_batches(num_images, batch_size)
+    if num_steps >= 2**31:
+        raise bad_value("num_epochs", num_epochs, f"fewer than {2**31} training steps")
+    if point["warmup_steps"] >= num_steps:
+        expected = f"less than all {num_steps} training steps"
+        raise bad_value("warmup_steps", point["warmup_steps"], expected)
+    if point["optimizer"] != "sgd":
+        return
+    if point["nesterov"] and not point["momentum"]:
+        raise bad_value(
+            "nesterov", True, "False, or a momentum above 0: without one there is nothing"
+        )
+    has_kernels = point["l2_on_output"] or model not in MODELS or _has_hidden(point)
+    for key in ("l2", "weight_decay"):
+        if point[key] and not has_kernels:
+            expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
+            raise bad_value(key, point[key], expected)
+
+
+def _has_hidden(point: Point) -> bool:
+    """Says whether a network of ours has a layer beside the last."""
+    return any(point.get(name) for name in ("conv_features", "hidden_sizes"))
+
+
+def setting_value(given: Mapping[str, Any], key: str) -> Any:
+    """Returns the value of a setting."""
+    kind = SETTINGS[key].kind
+    value = given.get(key, SETTINGS[key].default)
+    if kind.convert is tuple:
+        value = () if value == "" else values_in(value)  # as typed in `--config.metrics=`
+    elif isinstance(value, tuple) and len(value) == 1:
+        (value,) = value
+    if not kind.valid(value):
+        typed = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        raise bad_value(key, typed, kind.expected)
+    return value
+
+
+def axis_values(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
+    """Returns the values of an axis of the grid, of which a config has one or several.
+
+    Where several optimizers are mixed, None says that one takes its own default, or none.
+    """
+    key, kind = axis.name, axis.kind
+    value = given.get(key, axis.default)
+    if kind.convert is tuple:  # a value is a tuple itself
+        value = (value,) if isinstance(value, int | float) else value
+        several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
+    else:
+        several = isinstance(value, tuple)
+    values = value if several else (value,)
+    if not values:
+        raise bad_value(key, value, "at least one value, since the grid has no point without")
+    absent = mixed and axis.of == "optimizer"
+    for v in values:
+        if not (kind.valid(v) or (absent and v is None)):
+            raise bad_value(key, v, kind.expected)
+    if len(set(values)) < len(values) and given.get("grid") != "list":
+        raise bad_value(key, value, "distinct values, since each makes a point of the grid")
+    return tuple(v if v is None else kind.convert(v) for v in values)
