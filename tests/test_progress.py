@@ -1,6 +1,5 @@
 """What a run shows while it trains."""
 
-import os
 import sys
 import time
 
@@ -21,8 +20,7 @@ def make_epochs(num_epochs, num_trials=2, held_out="validation", diverged=0):
 def use_terminal(monkeypatch):
     """Makes stderr, which `capsys` must have replaced, a terminal of 80 columns."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
-    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((80, 25)))
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.mark.parametrize(("value", "lines"), [("1", 2), ("0", 0), ("", 0)])

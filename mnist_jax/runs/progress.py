@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 import threading
 import time
@@ -41,8 +42,10 @@ def show_progress(epochs: Epochs, num_epochs: int, start: int = 0) -> Epochs:
 def _in_terminal(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
     from tqdm import tqdm
 
-    size = {"total": num_epochs, "initial": start, "bar_format": _BAR, "disable": False}
-    with tqdm(**size, dynamic_ncols=True) as bar, _repeated(bar.refresh, TICK):
+    # Some terminals, as in containers, claim to have no columns and no rows.
+    columns = shutil.get_terminal_size().columns - 1
+    size = {"total": num_epochs, "initial": start, "ncols": columns, "nrows": 2}
+    with tqdm(**size, bar_format=_BAR, disable=False) as bar, _repeated(bar.refresh, TICK):
         for state, metrics in epochs:
             means = _means(metrics)
             # As much as 80 columns hold: what an epoch is judged by comes first.
