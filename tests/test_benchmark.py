@@ -2,8 +2,6 @@ import io
 import json
 import math
 import os
-import subprocess
-import sys
 
 import base
 import jax
@@ -18,12 +16,6 @@ from mnist_jax.data import loading
 from mnist_jax.training import trial
 
 TASK = peer_loops.Task([8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
-
-
-def run(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "mnist_jax.benchmark", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
 
 
 def test_ratio_is_taken_pair_by_pair():
@@ -131,16 +123,18 @@ def archive(tmp_path):
     return tmp_path / "images.npz"
 
 
-def test_a_peer_that_dies_says_why(archive):
-    peer = peers.start_peer("flax", TASK._replace(batch_size=0), archive, dict(os.environ))
-    with pytest.raises(rounds.TimingError, match=r"^its process ended with status 1: \w*Error"):
-        peer.train_epoch()
+def test_a_process_that_dies_says_why(tmp_path):
+    code = "print('{}', flush=True); input(); raise ValueError('no images')"
+    process = processes.TrainingProcess(["-c", code], tmp_path / "log", os.environ)
+    said = "^its process ended with status 1: ValueError: no images$"
+    with pytest.raises(rounds.TimingError, match=said):
+        process.train_epoch()
+    process.close()
 
 
-@pytest.mark.parametrize("conv_features", [[], [2]])
-def test_flax_peer_trains(archive, conv_features):
+def test_flax_peer_trains(archive):
     with np.load(archive) as arrays:
-        task = TASK._replace(conv_features=conv_features)
+        task = TASK._replace(conv_features=[2])
         train, description = peer_loops.flax_trainer(task, arrays["images"], arrays["labels"])
     epochs = [train() for _ in range(4)]
     assert description["platform"] == "cpu"
@@ -159,8 +153,9 @@ def test_other_peers_train_where_they_are_installed(archive, name, package):
     assert epochs[0].steps == 4
 
 
-def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
-    done = run(
+def test_a_real_run_leaves_its_record_and_a_trace(server, tmp_path):
+    done = server.run(
+        "benchmark",
         f"--config={ROOT}/configs/baseline.py",
         "--config.dataset=digits",
         "--config.hidden_sizes=(16,)",
@@ -169,12 +164,14 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
         f"--json={tmp_path}/result.json",
         f"--profile={tmp_path}/trace",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     keys = ("ms_per_step", "images_per_second", "gflops", "matmul_peak_gflops", "share_of_peak")
     for key in (*keys, "compile_seconds", "lower_seconds", "ms_per_step_min", "ms_per_step_max"):
         assert math.isfinite(record[key])
         assert record[key] > 0
+    steps_per_second = record["images_per_second"] / 128
+    assert record["gflops"] == pytest.approx(record["mflop_per_step"] * steps_per_second / 1e3)
     flax = record["peers"]["flax"]
     assert flax["ms_per_step"] > 0
     assert flax["ratio"]["min"] <= flax["ratio"]["median"] <= flax["ratio"]["max"]
@@ -183,14 +180,15 @@ def test_a_real_run_leaves_its_record_and_a_trace(tmp_path):
     assert set(record["breakdown_ms_per_step"]) == set(step_time.STAGES)
     assert all(map(math.isfinite, record["breakdown_ms_per_step"].values()))
     assert record["trials"] == record["devices"]["count"]
-    assert "flax" in done.stdout
-    assert "input gather" in done.stdout
+    assert "flax" in done.out
+    assert "input gather" in done.out
     assert list(tmp_path.glob("trace/plugins/profile/*/perfetto_trace.json.gz"))
     assert list(tmp_path.glob("trace/plugins/profile/*/*.xplane.pb"))
-    assert "ui.perfetto.dev" in done.stderr
+    assert "ui.perfetto.dev" in done.err
 
 
-def test_a_network_of_ones_own_under_another_optimizer_is_timed(tmp_path):
+@pytest.mark.slow
+def test_a_network_of_ones_own_under_another_optimizer_is_timed(server, tmp_path):
     (tmp_path / "my_net.py").write_text(
         "from flax import linen as nn\n"
         "class Net(nn.Module):\n"
@@ -198,7 +196,8 @@ def test_a_network_of_ones_own_under_another_optimizer_is_timed(tmp_path):
         "    def __call__(self, images):\n"
         "        return nn.Dense(10)(images.reshape(len(images), -1))\n"
     )
-    done = run(
+    done = server.run(
+        "benchmark",
         f"--config={ROOT}/configs/baseline.py",
         "--config.dataset=digits",
         f"--config.model={tmp_path}/my_net.py:Net",
@@ -206,11 +205,9 @@ def test_a_network_of_ones_own_under_another_optimizer_is_timed(tmp_path):
         "--rounds=1",
         f"--json={tmp_path}/result.json",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert record["mflop_per_step"] == 2 * 2 * 128 * 784 * 10 / 1e6  # forward and kernel's gradient
-    steps_per_second = record["images_per_second"] / 128
-    assert record["gflops"] == pytest.approx(record["mflop_per_step"] * steps_per_second / 1e3)
 
 
 def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
@@ -267,10 +264,10 @@ def test_partial_epochs_do_their_work():
         (["--config.dataset=digits", "--config.batch_size=5000"], "batch_size"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, said):
-    done = run("--config=configs/baseline.py", *arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert said in done.stderr
+def test_bad_input_is_one_line_and_status_2(server, arguments, said):
+    done = server.run("benchmark", "--config=configs/baseline.py", *arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert said in done.err

@@ -1,9 +1,7 @@
 import json
 import math
-import os
 import pickle
 import runpy
-import subprocess
 import sys
 from typing import ClassVar
 
@@ -18,13 +16,7 @@ from mnist_jax.config.experiment import read_config
 from mnist_jax.data import loading
 from mnist_jax.training import jax_setup, machine, memory
 
-
-def run(*arguments):
-    command = [sys.executable, "-m", "mnist_jax.benchmark", f"--config={ROOT}/configs/baseline.py"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8"
-    )
+CONFIG = f"--config={ROOT}/configs/baseline.py"
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +27,12 @@ def job():
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(server, tmp_path_factory):
     """Digits under momentum, timed by 3 trials and by 1."""
     file = tmp_path_factory.mktemp("scaling") / "scaling.json"
     options = ("--config.dataset=digits", "--config.hidden_sizes=(16,)", "--config.momentum=0.9")
-    done = run(*options, "--trials=3,1", "--rounds=2", f"--json={file}")
-    assert done.returncode == 0, done.stderr
+    done = server.run("benchmark", CONFIG, *options, "--trials=3,1", "--rounds=2", f"--json={file}")
+    assert done.status == 0, done.err
     return json.loads(file.read_text(encoding="utf-8")), done
 
 
@@ -63,9 +55,9 @@ def test_each_number_of_trials_has_a_row_and_a_process_of_its_own(measured):
         assert row["compile_seconds"] > 0
     counts = [row["devices"]["count"] for row in record["trials"]]
     assert counts == [1, min(3, record["trials"][0]["devices"]["cores"])]
-    lines = done.stdout.splitlines()
+    lines = done.out.splitlines()
     assert [line.split()[0] for line in lines[-2:]] == ["1", "3"]
-    assert done.stderr.count("warm-up: 1 ") == 1
+    assert done.err.count("warm-up: 1 ") == 1
     assert "provenance" in record
 
 
@@ -193,9 +185,9 @@ def test_a_full_device_is_one_line(monkeypatch, tmp_path, job):
         ),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, said):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"error: {said}")
-    assert done.stderr.count("\n") == 1
+def test_bad_input_is_one_line_and_status_2(server, arguments, said):
+    done = server.run("benchmark", CONFIG, *arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith(f"error: {said}")
+    assert done.err.count("\n") == 1
