@@ -495,8 +495,8 @@ def test_any_bytes_for_keras_file_are_the_true_arrays_or_a_user_error(tmp_path, 
         message = ""
         with warnings.catch_warnings(action="error"):
             try:
-                found = loading._find("mnist", path.parent).read()
-                assert_holds(loading._check("mnist", found), small_mnist)
+                found = loading._find_in("mnist", path.parent).read()
+                assert_holds(loading._verify("mnist", found), small_mnist)
             except UserError as error:
                 message = str(error)
         assert not message or (message.startswith(str(path)) and "\n" not in message)
@@ -735,8 +735,8 @@ def test_something_in_place_of_a_file_is_a_missing_file(tmp_path, small, kind):
 
 def test_a_file_that_vanishes_meanwhile(tmp_path, monkeypatch):
     path = tmp_path / "vanished"
-    found = user_files.Files([path] * 4, lambda: pytest.fail("it was read"))
-    monkeypatch.setattr(loading, "_find_files", lambda *_: found)
+    found = user_files.DataFiles([path] * 4, lambda: pytest.fail("it was read"))
+    monkeypatch.setattr(loading, "_find_given", lambda *_: found)
     assert str(path) in one_line(loading.load_dataset, "kmnist", str(tmp_path))
 
 
@@ -785,7 +785,7 @@ def test_what_is_not_known_of_kmnist_is_said(tmp_path, small, caplog, packed):
         assert caplog.text == ""
     else:
         [record] = caplog.records
-        assert "these are not the published gzip files, so that no more is known" in caplog.text
+        assert "these are not the published gzip files" in caplog.text
         assert f"kmnist: IDX files in {tmp_path / 'given'};" in record.getMessage()
 
 
@@ -831,7 +831,7 @@ def test_the_cache_serves_unchanged_files_without_reading_them(tmp_path, small, 
     folder = str(write_idx(tmp_path / "given", small))
     first = loading.load_dataset("kmnist", folder)
     assert cached_files(tmp_path) == ["kmnist-v2.npz"]
-    forbid(monkeypatch, "_check", "_read_prepared", "_download")
+    forbid(monkeypatch, "_verify", "_read_prepared", "_download")
     for data_dir in (folder, None):
         dataset = loading.load_dataset("kmnist", data_dir)
         assert_holds(dataset, small)

@@ -1,7 +1,7 @@
-"""Prepared data and compiled programs, kept where they can be made again.
+"""The cache: prepared data and compiled programs, which can be rebuilt.
 
-What is kept is believed only if its checksum is known beforehand, or if nobody but the user (or
-root) can have written it.
+A cached file is trusted only if its checksum is known beforehand, or if nobody but the user and
+root can have written it.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from mnist_jax.arrays import npz_bytes
 from mnist_jax.data import formats
 from mnist_jax.text import error_line
 
-STALE_S = 600.0  # what is half written for this long will not be finished
+STALE_S = 600.0  # after this time nobody is still writing a temporary file
 
 _log = logging.getLogger(__name__)
 
 
 class Cached(NamedTuple):
-    """What a cache file holds of a data set."""
+    """A data set in the cache."""
 
     arrays: list[np.ndarray]
     checksum: str  # of the arrays, as `formats.checksum`
@@ -37,11 +37,11 @@ class Cached(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Returns the folder for what can be made again: MNIST_JAX_CACHE_DIR, or the user's cache.
+    """Returns the cache folder: MNIST_JAX_CACHE_DIR, or one in the user's cache.
 
     Raises:
-      UserError: there is no home directory, and no environment variable names a folder; or one
-        names an address.
+        UserError: There is no home directory and no environment variable names a folder, or one
+            names an address.
     """
     for variable, below in (("MNIST_JAX_CACHE_DIR", ""), ("XDG_CACHE_HOME", "mnist_jax")):
         if given := os.environ.get(variable):
@@ -58,7 +58,11 @@ def cache_path(name: str) -> Path:
 
 
 def stamp(path: Path) -> list:
-    """Returns what changes when a file does."""
+    """Returns path, size and time of a file, which change when the file does.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
         found = os.stat(path)
         return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
@@ -68,7 +72,7 @@ def stamp(path: Path) -> list:
 
 
 def why_shared(path: Path) -> str | None:
-    """Says why others than the user and root can have written a file or folder, if they can."""
+    """Returns why others than the user and root may have written a file or folder; None if not."""
     found = os.stat(path)
     if found.st_uid not in (0, os.geteuid()):
         cure = "set MNIST_JAX_CACHE_DIR to a folder of yours"
@@ -79,9 +83,9 @@ def why_shared(path: Path) -> str | None:
 
 
 def compiled_folder() -> Path | None:
-    """Returns the folder of compiled programs, made if need be; None, with a line, if none is safe.
+    """Returns the folder of compiled programs, created if needed; None, with a warning, if unsafe.
 
-    What lies there is run, so that nobody else may put it there.
+    The programs in it are run, so nobody else may write there.
     """
     folder = cache_folder() / "jax"
     try:
@@ -99,14 +103,14 @@ def compiled_folder() -> Path | None:
 def read(
     name: str, shapes: Mapping[str, tuple[int, ...]], checksum: str | None, stamps: list
 ) -> Cached | None:
-    """Returns the cached data set, if sound and, when `stamps` name source files, made from those.
+    """Returns the cached data set if it is sound; None if not, with a warning where it is damaged.
 
     Args:
-      name: of the data set.
-      shapes: of its arrays, by their names.
-      checksum: of its arrays, if known; if not, the cache must be the user's alone.
-      stamps: of the files that it must have been made from, as `stamp` gives them; none if it may
-        have come from anywhere.
+        name: Of the data set.
+        shapes: Of its arrays, by their names.
+        checksum: Of its arrays, if known; if not, only the user may have write access to the cache.
+        stamps: Of the source files that it must come from, as `stamp` gives them; none if it may
+            come from anywhere.
     """
     path = cache_path(name)
     try:
@@ -125,20 +129,20 @@ def read(
             raise ValueError(f"its arrays have {found}, not {expected}")
         return Cached(arrays, found, f"cache {path}, from {meta['source']}")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return None  # `write` tells if it cannot be mended
+        return None  # `write` warns if the cache cannot be written
     except Exception as error:  # zipfile raises a dozen types on damage
         _log.warning("ignoring the cache file %s (%s)", path, error_line(error))
         return None
 
 
 def write(name: str, cached: Cached, names: Sequence[str], stamps: list) -> None:
-    """Writes the cache file whole or not at all; a failure costs a warning.
+    """Writes the cache file in one atomic step; a failure is a warning.
 
     Args:
-      name: of the data set.
-      cached: what to write.
-      names: of its arrays.
-      stamps: of the files that they were made from, if any.
+        name: Of the data set.
+        cached: The data set.
+        names: Of its arrays.
+        stamps: Of their source files, if any.
     """
     path = cache_path(name)
     meta = {"name": name, "checksum": cached.checksum, "source": cached.source, "stamp": stamps}
@@ -146,7 +150,7 @@ def write(name: str, cached: Cached, names: Sequence[str], stamps: list) -> None
         dict(zip(names, cached.arrays, strict=True)), {"meta.json": json.dumps(meta)}
     )
     try:
-        # Whatever the umask, others may read what is kept, and not write it.
+        # Whatever the umask, others may read the cache but not write it.
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         disk.replace(path, [content], mode=0o644, mark=uuid.uuid4().hex)
     except OSError as error:
@@ -154,7 +158,7 @@ def write(name: str, cached: Cached, names: Sequence[str], stamps: list) -> None
 
 
 def remove_leftovers(name: str) -> None:
-    """Removes what a process that was killed in `write` left there."""
+    """Removes temporary files of processes that were killed in `write`."""
     path = cache_path(name)
     with contextlib.suppress(OSError):
         for left in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 32}"):

@@ -1,4 +1,4 @@
-"""The data sets that have a name: their classes and sizes."""
+"""The names of the data sets, and the classes and sizes of each."""
 
 import re
 from typing import Any
@@ -20,13 +20,13 @@ NUM_TRAINING_IMAGES = {name: 1_437 if name == "digits" else NUM_TRAIN for name i
 
 
 def canonical_name(given: Any) -> Any:
-    """Returns the one of DATASETS that differs in case, `-` and `_` alone; else what is given."""
+    """Returns the member of DATASETS that differs in case, `-` and `_` alone; else `given`."""
     names = {plain(name): name for name in DATASETS}
     return names.get(plain(given), given) if isinstance(given, str) else given
 
 
 def plain(name: str) -> str:
-    """Returns a name without what people write differently: case, `-` and `_`."""
+    """Returns a name in lower case without `-` and `_`."""
     return re.sub("[-_]", "", name.lower())
 
 

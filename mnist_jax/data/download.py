@@ -1,4 +1,4 @@
-"""A data set's files from the network, known beforehand by size and checksum, wherever they lie."""
+"""Downloads of a data set's files, whose sizes and checksums are known beforehand."""
 
 import hashlib
 import logging
@@ -15,7 +15,7 @@ MIRRORS = {
     ),
     "kmnist": ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
 }
-"""Where else the same files lie than at the address that tensorflow-datasets keeps."""
+"""Other addresses of the same files, after the one that tensorflow-datasets keeps."""
 TIMEOUT_S = 15.0  # in which at least LEAST_SPEED * TIMEOUT_S bytes must come
 LEAST_SPEED = 5_000.0  # bytes per second; 26 MB, the largest file, then take 90 minutes
 
@@ -23,19 +23,20 @@ _log = logging.getLogger(__name__)
 
 
 def fetch_files(name: str, files: tuple[str, ...]) -> tuple[dict[str, bytes], str]:
-    """Fetches files from the first address that has them, by tensorflow-datasets' checksums.
+    """Fetches files from the first address that has them, with tensorflow-datasets' checksums.
 
-    An address that fails is left, also for the files that follow.
+    An address that fails is not asked for the other files.
 
     Args:
-      name: of the data set.
-      files: their names.
+        name: Of the data set.
+        files: Names of the files.
 
     Returns:
-      The contents by address, in the order of `files`; and the addresses, for people.
+        The contents by address, in the order of `files`; and the addresses that were used, for
+        people.
 
     Raises:
-      ConnectionError: no address has them; the message says what failed at each.
+        ConnectionError: No address has all files; the message has the failure of each.
     """
     import tensorflow_datasets as tfds
 
@@ -60,15 +61,14 @@ def fetch_files(name: str, files: tuple[str, ...]) -> tuple[dict[str, bytes], st
 
 
 def fetch(url: str, size: int, sha256: str) -> bytes:
-    """Downloads a file of known size and checksum into memory; a failure is retried once.
+    """Downloads a file of known size and checksum into memory; retries a failure once.
 
-    A server that was too slow is not asked again. Not by tensorflow-datasets' DownloadManager,
-    which waits without limit for a silent server, and for minutes where no packet comes back (it
-    tries each address of the server eleven times); which saves all that a server sends; and whose
-    threads keep the process alive.
+    A server that was too slow is not asked again. tensorflow-datasets' DownloadManager does not do:
+    it waits without limit for a silent server, and minutes for an unreachable one; it saves all
+    that a server sends; and its threads keep the process alive.
 
     Raises:
-      Exception: of requests; or TimeoutError, ValueError.
+        Exception: TimeoutError, ValueError, or an exception of requests.
     """
     try:
         return _fetch_once(url, size, sha256)
@@ -86,7 +86,7 @@ def _fetch_once(url: str, size: int, sha256: str) -> bytes:
 
     def read():
         try:
-            # Long after the watch below: it ends a thread that was left behind.
+            # Much longer than the loop below waits: this ends a thread that was left behind.
             with requests.get(url, stream=True, timeout=4 * TIMEOUT_S) as response:
                 response.raise_for_status()
                 for block in response.iter_content(2**13):
@@ -96,7 +96,7 @@ def _fetch_once(url: str, size: int, sha256: str) -> bytes:
         except Exception as error:
             failures.append(error)
 
-    # A thread can be left behind; a name lookup, say, can be neither limited nor interrupted.
+    # A thread can be left behind, whereas a name lookup can be neither limited nor interrupted.
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     while thread.is_alive():

@@ -1,7 +1,7 @@
-"""Files of uint8 arrays, none of which is trusted: IDX and npz.
+"""Files of uint8 arrays, read without trust: IDX and npz.
 
-What a file claims is compared with what is expected before memory is taken for it, at most one byte
-more than expected is unpacked, and nothing is ever unpickled.
+The sizes that a file claims are compared with the expected ones before memory is taken. At most one
+byte more than expected is unpacked, and nothing is ever unpickled.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.n
     uint32; the contents (described by LeCun et al. with the MNIST files).
 
     Args:
-      path: the file; compression is told by its first bytes.
-      shape: the shape it must have.
-      md5: what the decompressed contents should have, if known; only named in the error.
+        path: The file; its first bytes show whether it is gzipped.
+        shape: The expected shape.
+        md5: Of the right decompressed contents, if known; only named in the error.
 
     Raises:
-      UserError: the file cannot be read or is not exactly such an array.
+        UserError: The file cannot be read, or does not hold exactly such an array.
     """
     try:
         with open_file(path, math.prod(shape)) as file:
@@ -63,16 +63,16 @@ _KINDS = (
     (rb"\x89PNG|\xff\xd8\xff", "a picture"),
     (rb"\x80[\x02-\x05]", "a pickle, which is never opened"),
 )
-_HEAD = 512  # bytes by which a kind is told
+_HEAD = 512  # bytes that show what a file is
 
 
 def kind_of(head: bytes) -> str | None:
-    """Says what a file is that begins with these bytes, if people often have one by mistake."""
+    """Names the kind of a file that begins with these bytes, if people often have it by mistake."""
     return next((kind for mark, kind in _KINDS if re.match(mark, head, re.DOTALL)), None)
 
 
 def kind_of_file(path: Path) -> str | None:
-    """Says the same of a file; nothing, if it cannot be read."""
+    """Names the kind of a file as `kind_of` does; None if it cannot be read."""
     try:
         with open_file(path, 2**40) as file:
             return kind_of(file.read(_HEAD))
@@ -84,14 +84,18 @@ def open_file(path: Path, num_bytes: int) -> io.BufferedReader:
     """Opens a file that holds `num_bytes` of contents, and at most a MiB more.
 
     Raises:
-        OSError: It cannot be opened.
-        ValueError: It is not a regular file, or too large.
+            OSError: It cannot be opened.
+            ValueError: It is not a regular file, or too large.
     """
     return disk.open_regular(path, num_bytes + 2**20)
 
 
 def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads an IDX file, gzipped or not, from its start; ValueError tells what is wrong with it."""
+    """Reads an IDX file, gzipped or not, from its start.
+
+    Raises:
+        ValueError: It is damaged, or another array.
+    """
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     header, size = idx_header(shape), math.prod(shape)
@@ -122,7 +126,7 @@ def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def idx_header(shape: Sequence[int]) -> bytes:
-    """Returns what an IDX file of unsigned bytes begins with."""
+    """Returns the header of an IDX file of unsigned bytes."""
     return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
 
 
@@ -137,7 +141,11 @@ def checksum(arrays: Sequence[np.ndarray]) -> str:
 
 @contextlib.contextmanager
 def open_npz(path: Path, num_bytes: int) -> Iterator[zipfile.ZipFile]:
-    """Opens an npz file of `num_bytes`; damage raises any of a dozen types, here or in use."""
+    """Opens an npz file of `num_bytes`.
+
+    Raises:
+        Exception: It is damaged, which zipfile says in a dozen ways, here or in use.
+    """
     with open_file(path, num_bytes) as file:
         head = file.read(_HEAD)
         if not head.startswith(b"PK") and (kind := kind_of(head)):
@@ -147,16 +155,16 @@ def open_npz(path: Path, num_bytes: int) -> Iterator[zipfile.ZipFile]:
 
 
 def open_member(archive: zipfile.ZipFile, name: str):
-    """Opens a member, whose CRC-32 is compared at its end."""
+    """Opens a member of a zip file, whose CRC-32 is checked at its end."""
     info = archive.getinfo(name)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # The others turn a few bytes into gigabytes whatever number of them is asked for.
+        # Other methods unpack gigabytes from a few bytes, however few are asked for.
         raise ValueError(f"{name} is compressed by method {info.compress_type}, not deflated")
     return archive.open(info)
 
 
 def read_npz(archive: zipfile.ZipFile, shapes: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
-    """Reads uint8 arrays of these names; ValueError, or what zipfile raises, tells of damage."""
+    """Reads uint8 arrays of these names and shapes; raises as `open_npz`, or ValueError."""
     arrays = []
     for name, shape in shapes.items():
         with open_member(archive, f"{name}.npy") as member:

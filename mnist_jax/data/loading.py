@@ -1,6 +1,6 @@
-"""Find or fetch a data set, check it, and hand it over as uint8 NumPy arrays.
+"""Finds or downloads a data set, verifies it, and returns it as uint8 NumPy arrays.
 
-Images and labels come in the order of the original IDX files whatever the source, so that one seed
+Images and labels are in the order of the original IDX files whatever the source, so that one seed
 means one run. Sources in order: this package's cache, files of the user's (`--data_dir`, or the
 environment variable MNIST_JAX_DATA_DIR), a prepared tensorflow-datasets folder, a download.
 """
@@ -80,15 +80,15 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """Loads and checks a data set from the first source that has it.
 
     Args:
-      name: one of DATASETS, in the spelling of `canonical_name` or another.
-      data_dir: folder with the files, or one of them; None means the environment variable
-        MNIST_JAX_DATA_DIR. Files given either way are always the ones used: a cached copy stands in
-        for them only while their sizes and times are unchanged. `digits` has no files and ignores
-        it.
+        name: One of DATASETS, in the spelling of `canonical_name` or another.
+        data_dir: Folder with the files, or one of them; None means the environment variable
+            MNIST_JAX_DATA_DIR. Files that are named in either way are always used: a cached copy
+            replaces them only while their sizes and times are unchanged. `digits` has no files
+            and ignores it.
 
     Raises:
-      UserError: unknown name; an address (gs://...) in place of a folder; files damaged,
-        incomplete, or of another data set; no source.
+        UserError: The name is unknown; an address (gs://...) is given in place of a folder; the
+            files are damaged, incomplete, or of another data set; there is no source.
     """
     name = canonical_name(name)
     if name not in DATASETS:
@@ -98,7 +98,7 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     if name == "digits":
         return _load_digits()
     tried: list[str] = []
-    given = _find_files(name, data_dir, tried)
+    given = _find_given(name, data_dir, tried)
     stamps = [cache.stamp(path) for path in given.paths] if given else []
     cache.remove_leftovers(name)
     shapes = dict(zip(ARRAY_NAMES, _shapes(), strict=True))
@@ -106,7 +106,7 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         return _make_dataset(name, *cached)
     dataset: Dataset | None
     if given:
-        dataset = _check(name, given.read())
+        dataset = _verify(name, given.read())
     else:
         dataset = _read_prepared(name, tried) or _download(name, tried)
     if dataset is None:
@@ -131,12 +131,12 @@ def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) ->
 
     Each class gives its share of `num_validation`, rounded so that the total is exact: down, or up
     for the classes with the largest remainders. The cut depends on the labels, `num_validation` and
-    `seed` alone; 0 images changes nothing. A warning names the classes that are left without any
-    image on one side, as some are when there are fewer images than classes.
+    `seed` alone; with 0 images it is a no-op. A warning names the classes that are left without
+    any image in one of the splits, as some are when there are fewer images than classes.
 
     Raises:
-      UserError: `num_validation` is negative or leaves no training image; `seed` is not from 0 to
-        2**32 - 1.
+        UserError: `num_validation` is negative or leaves no training image; `seed` is not from 0 to
+            2**32 - 1.
     """
     labels = dataset.train_labels
     if not 0 <= num_validation < len(labels):
@@ -157,7 +157,7 @@ def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) ->
             classes = ", ".join(map(str, lacking))
             given = f"num_validation={num_validation} of {len(labels)} images"
             _log.warning("%s leaves no %s image of class %s", given, split, classes)
-    # RandomState, because NumPy promises that its stream never changes between versions.
+    # RandomState: NumPy promises that its stream never changes between versions.
     rank = np.random.RandomState(seed).random_sample(len(labels))
     held_out = np.zeros(len(labels), bool)
     for label, count in enumerate(quota):
@@ -172,7 +172,7 @@ def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) ->
 
 
 def _shapes() -> tuple[tuple[int, ...], ...]:
-    """Shapes of the arrays, in the order of FILES."""
+    """Returns the shapes of the arrays, in the order of FILES."""
     return ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
 
 
@@ -183,13 +183,16 @@ def _make_dataset(name: str, arrays: Sequence[np.ndarray], checksum: str, source
     return Dataset(name, *training, test_images, test_labels, CLASS_NAMES[name], checksum, source)
 
 
-def _check(name: str, found: user_files.Found) -> Dataset:
-    """Makes the data set if the arrays truly are `name`, as far as that can be told.
+def _verify(name: str, found: user_files.RawArrays) -> Dataset:
+    """Returns the data set if the arrays are those of `name`, as far as can be verified.
 
-    By the MD5 of each array's IDX file, where those are known. Else by the SHA-256 of the gzip
-    files; or, with a warning, by what random or foreign images and labels do not have.
+    The MD5 of each array's IDX file decides, where it is known; else the SHA-256 of the gzip files;
+    or, with a warning, the labels' balance and the pixels' mean and spread.
+
+    Raises:
+        UserError: They are not.
     """
-    theirs = {
+    owner_of = {
         digest: (owner, file)
         for known in (MD5, GZIP_SHA256)
         for owner, digests in known.items()
@@ -204,7 +207,7 @@ def _check(name: str, found: user_files.Found) -> Dataset:
         md5.update(np.ascontiguousarray(array).data)
         if name in MD5 and md5.hexdigest() == MD5[name][i]:
             continue
-        owner, file = theirs.get(md5.hexdigest(), theirs.get(digests[i], (name, "")))
+        owner, file = owner_of.get(md5.hexdigest(), owner_of.get(digests[i], (name, "")))
         if owner != name:
             raise UserError(
                 f"{place}: this is {owner}'s {file}, not {name}'s (their files share names);"
@@ -216,16 +219,16 @@ def _check(name: str, found: user_files.Found) -> Dataset:
                 f" but {name}'s {FILES[i]} has {MD5[name][i]}; replace it with the original"
             )
     if name not in MD5 and digests != list(GZIP_SHA256[name]):
-        _check_plausible(name, found)
+        _verify_plausible(name, found)
         _log.warning(
-            "%s: %s; these are not the published gzip files, so that no more is known than that"
-            " shapes, the number of each label, and mean and spread of the pixels are right",
+            "%s: %s; these are not the published gzip files: only the shapes, the number of each"
+            " label, and mean and spread of the pixels could be verified",
             *(name, found.source),
         )
     return _make_dataset(name, found.arrays, formats.checksum(found.arrays), found.source)
 
 
-def _check_plausible(name: str, found: user_files.Found) -> None:
+def _verify_plausible(name: str, found: user_files.RawArrays) -> None:
     """Refuses labels that are not balanced, and pixels of another mean and spread."""
     expected = np.array(MOMENTS[name])
     for array, place in zip(found.arrays, found.places, strict=True):
@@ -257,16 +260,16 @@ def _moments(images: np.ndarray) -> tuple[float, float]:
     return mean, np.average((values - mean) ** 2, weights=counts) ** 0.5
 
 
-def _find_files(name: str, data_dir: str | None, tried: list[str]) -> user_files.Files | None:
-    """The user's files; if there are none, notes why."""
+def _find_given(name: str, data_dir: str | None, tried: list[str]) -> user_files.DataFiles | None:
+    """Returns the user's files; None, with the reason in `tried`, if there are none."""
     given, what = data_dir, "--data_dir"
     if not given:
         given, what = os.environ.get("MNIST_JAX_DATA_DIR"), "MNIST_JAX_DATA_DIR"
     if not given:
         tried.append("MNIST_JAX_DATA_DIR is not set")
         return None
-    found = _find(name, disk.local_path(given, what))
-    if isinstance(found, user_files.Files):
+    found = _find_in(name, disk.local_path(given, what))
+    if isinstance(found, user_files.DataFiles):
         return found
     if data_dir:
         raise UserError(
@@ -276,20 +279,20 @@ def _find_files(name: str, data_dir: str | None, tried: list[str]) -> user_files
     return None
 
 
-def _find(name: str, root: Path) -> user_files.Files | str:
+def _find_in(name: str, root: Path) -> user_files.DataFiles | str:
     shapes = dict(zip(FILES, _shapes(), strict=True))
     md5 = dict(zip(FILES, MD5[name], strict=True)) if name in MD5 else {}
     return user_files.find(name, root, shapes, md5)
 
 
 def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
-    """Reads what tensorflow-datasets has prepared, if it can be read without TensorFlow."""
+    """Reads what tensorflow-datasets has prepared; None, with the reason in `tried`, if nothing."""
     given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     try:
         root = disk.local_path(given, "TFDS_DATA_DIR")
-        found = _find(name, root)
-        if isinstance(found, user_files.Files):
-            return _check(name, found.read())
+        found = _find_in(name, root)
+        if isinstance(found, user_files.DataFiles):
+            return _verify(name, found.read())
         tried.append(f"{root} {found}")
     except UserError as error:  # which other programs have left there, or set
         tried.append(str(error))
@@ -297,7 +300,7 @@ def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
 
 
 def _download(name: str, tried: list[str]) -> Dataset | None:
-    """Fetches the four files."""
+    """Downloads the four files; None, with the reason in `tried`, if that fails."""
     try:
         contents, hosts = download.fetch_files(name, tuple(f"{file}.gz" for file in FILES))
         arrays = [
@@ -305,8 +308,8 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
             for content, shape in zip(contents.values(), _shapes(), strict=True)
         ]
         digests = [hashlib.sha256(content).hexdigest() for content in contents.values()]
-        found = user_files.Found(arrays, list(contents), f"download from {hosts}", digests)
-        return _check(name, found)
+        found = user_files.RawArrays(arrays, list(contents), f"download from {hosts}", digests)
+        return _verify(name, found)
     except ConnectionError as error:
         tried.append(f"the download {error}")
     except Exception as error:  # tensorflow-datasets is missing, or broken
@@ -315,7 +318,7 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
 
 
 def _load_digits() -> Dataset:
-    """scikit-learn's 1,797 real 8x8 digits, values 0..16, enlarged to 28x28 and 0..255.
+    """Returns scikit-learn's 1,797 real 8x8 digits, enlarged to 28x28, from 0..16 to 0..255.
 
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
     """

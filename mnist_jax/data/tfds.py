@@ -1,7 +1,7 @@
-"""What tensorflow-datasets has prepared, read from the shards alone.
+"""Data sets that tensorflow-datasets has prepared, read from their shards alone.
 
-Its own reader imports whatever module a folder's features.json names, and takes the memory that
-the numbers there ask for.
+Its own reader imports any module that a folder's features.json names, and takes as much memory as
+the numbers there claim.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ _MOST_BYTES = 2048  # of an example: a label, and a PNG file of 28 by 28 pixels
 def find_shards(name: str, folder: Path) -> dict[str, list[Path]] | str | None:
     """Finds the shards of a data set in a folder of tensorflow-datasets.
 
-    Parquet is passed over: tensorflow-datasets is known to lose examples in it silently.
+    Parquet is left out: tensorflow-datasets is known to lose examples in it silently.
 
     Returns:
-      Its files in their order, by split: train, then test. Or what there is instead, for an error;
-      or nothing.
+        The shards in their order, by split: train, then test. Or what the folder holds instead,
+        for an error; or None if it holds nothing of the data set.
     """
     found: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(folder.glob(f"{name}-t*-of-*")):
@@ -34,7 +34,7 @@ def find_shards(name: str, folder: Path) -> dict[str, list[Path]] | str | None:
             splits = found.setdefault(match[2], {"train": [], "test": []})
             splits[match[1]].append(path)
     for kind in ("array_record", "tfrecord"):
-        if kind in found and all(map(_are_all, found[kind].values())):
+        if kind in found and all(map(_are_complete, found[kind].values())):
             return found[kind]
     if not found:
         return None
@@ -42,7 +42,7 @@ def find_shards(name: str, folder: Path) -> dict[str, list[Path]] | str | None:
     return f"holds {name} as {kinds} in {folder}; only array_record and tfrecord, whole, are read"
 
 
-def _are_all(shards: list[Path]) -> bool:
+def _are_complete(shards: list[Path]) -> bool:
     numbers = [path.name[-14:-9] for path in shards]
     return bool(shards) and numbers == [f"{i:05}" for i in range(int(shards[0].name[-5:]))]
 
@@ -51,10 +51,10 @@ def read_split(split: str, shards: list[Path], size: int) -> tuple[np.ndarray, n
     """Reads a split of `size` examples, in the original order.
 
     Returns:
-      Images, uint8 [size, 28, 28], and labels, uint8 [size].
+        Images, uint8 [size, 28, 28], and labels, uint8 [size].
 
     Raises:
-      Exception: of any kind, if the shards hold anything else.
+        Exception: Of any type, if the shards hold anything else.
     """
     images, labels = np.empty((size, 28, 28), np.uint8), np.empty(size, np.uint8)
     # Examples are stored in the order of the hashes of their keys, which are their indices.
@@ -85,7 +85,7 @@ def _decode(record: bytes) -> tuple[np.ndarray, int]:
 
 
 def _tfrecords(path: Path, size: int) -> Iterator[bytes]:
-    """Records one by one: a length as uint64, its CRC, the contents, their CRC."""
+    """Yields records, each stored as its length (uint64), CRC, contents and their CRC."""
     with formats.open_file(path, size * _MOST_BYTES) as file:
         while head := file.read(12):
             (length,) = struct.unpack("<Q", head[:8])
@@ -113,11 +113,11 @@ def _array_records(path: Path, size: int) -> Iterator[bytes]:
 
 
 def _claimed_bytes(content: bytes) -> int:
-    """Adds up how long the chunks of a Riegeli file, as ArrayRecord writes it, claim to unpack to.
+    """Returns the unpacked size that the chunks of a Riegeli file (ArrayRecord's format) claim.
 
-    Format: 24 of each 65,536 bytes are left out of what follows. A chunk is a header of five uint64
-    (hash, length, hash, type and number of records, unpacked length) and its contents. One of fewer
-    bytes than records would be padded; images of 28 by 28 pixels give none.
+    Format: the first 24 of each 65,536 bytes are no part of the chunks. A chunk is a header of five
+    uint64 (hash, length, hash, type and number of records, unpacked length) and its contents. A
+    chunk of fewer bytes than records would be padded; images of 28 by 28 pixels give none.
     """
     stream = b"".join(content[i + 24 : i + 2**16] for i in range(0, len(content), 2**16))
     place = total = 0

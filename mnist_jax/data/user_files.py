@@ -1,6 +1,6 @@
-"""The user's files of a data set: where they may lie, and under which names.
+"""The user's files of a data set: in which folders they may be, and under which names.
 
-Names are all that is looked at here; whose data it is, the contents must show.
+Only names are looked at here. `loading` verifies the contents.
 """
 
 import functools
@@ -27,40 +27,40 @@ KMNIST_FILES = (
 MOST_SEEN = 5  # names that an error lists of what a folder holds
 
 
-class Found(NamedTuple):
-    """The arrays of a data set as a source has them, not checked."""
+class RawArrays(NamedTuple):
+    """The arrays of a data set as a source has them, not verified."""
 
     arrays: list[np.ndarray]  # images and labels for training, images and labels for tests
     places: list[str]  # where each came from, for an error
     source: str  # the same of all, for people
-    digests: list[str] | None = None  # SHA-256 of the IDX files, as they lie there
+    digests: list[str] | None = None  # SHA-256 of the IDX files as stored
 
 
-class Files(NamedTuple):
-    """Files that seem to be those of a data set, not read yet."""
+class DataFiles(NamedTuple):
+    """Files that have the names of a data set's, not read yet."""
 
     paths: list[Path]
-    read: Callable[[], Found]  # raises UserError
+    read: Callable[[], RawArrays]  # raises UserError
 
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of the arrays of a data set, by the names of the original IDX files."""
 
 
-def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> Files | str:
-    """Finds the files of a data set in a folder, or below it in one that is called as it is.
+def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> DataFiles | str:
+    """Finds the files of a data set in a folder, or in a folder of the data set's name in it.
 
     Args:
-      name: of the data set.
-      root: the folder, or one of the files.
-      shapes: of the arrays.
-      md5: of the IDX files' decompressed contents, if known; only named in an error.
+        name: Of the data set.
+        root: The folder, or one of the files.
+        shapes: Of the arrays.
+        md5: Of the IDX files' decompressed contents, if known; only named in an error.
 
     Returns:
-      The files, or what there is instead, to follow the folder's name in an error.
+        The files, or what is there instead, to follow the folder's name in an error.
 
     Raises:
-      UserError: some of the files are there, and others are lacking.
+        UserError: Some of the files are there, and others are missing.
     """
     named = {*KMNIST_FILES, *(spelling for file in shapes for spelling in _spellings(file))}
     if os.path.isdir(root):
@@ -73,17 +73,17 @@ def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> Files
         return _one_npz(root, shapes)
     else:
         return f"is {formats.kind_of_file(root) or 'a file'}, not a folder"
-    lacking, passed_over = [], []
+    missing_files, passed_over = [], []
     for folder in folders:
         idx = {file: _first_file(folder, _spellings(file)) for file in shapes}
         own = {file: _first_file(folder, [file]) for file in KMNIST_FILES if name == "kmnist"}
         for kind, read in ((idx, _read_idx_files), (own, _read_kmnist_files)):
             paths = [path for path in kind.values() if path]
             if paths and len(paths) == len(kind):
-                return Files(paths, functools.partial(read, paths, shapes, md5))
+                return DataFiles(paths, functools.partial(read, paths, shapes, md5))
             if paths:
                 missing = " and ".join(file for file, path in kind.items() if not path)
-                lacking.append(f"{folder} lacks {missing} of {name}; add it")
+                missing_files.append(f"{folder} lacks {missing} of {name}; add it")
         for path in _children(folder):
             if path.suffix == ".npz" and plain(path.stem) == plain(name) and os.path.isfile(path):
                 return _one_npz(path, shapes)
@@ -94,14 +94,14 @@ def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> Files
                 passed_over.append(shards)
             elif shards:
                 paths = [path for split in shards.values() for path in split]
-                return Files(paths, functools.partial(_read_shards, version, shards, shapes))
-    if lacking:
-        raise UserError(f"{lacking[0]}, gzipped or not")
+                return DataFiles(paths, functools.partial(_read_shards, version, shards, shapes))
+    if missing_files:
+        raise UserError(f"{missing_files[0]}, gzipped or not")
     return passed_over[0] if passed_over else _lacks(name, root)
 
 
 def _spellings(file: str) -> list[str]:
-    """Names of an IDX file: as published or with a dot, packed or not, or in a folder so called."""
+    """Returns names of an IDX file: with - or a dot, gzipped or not, or in a folder of its name."""
     both = (file, file.replace("-idx", ".idx"))
     names = [spelled + packed for spelled in both for packed in ("", ".gz")]
     return [*names, *(os.path.join(file, name) for name in names)]
@@ -135,31 +135,35 @@ def _first_file(folder: Path, names: list[str]) -> Path | None:
     return next(filter(os.path.isfile, (folder / name for name in names)), None)
 
 
-def _read_idx_files(paths: list[Path], shapes: Shapes, md5: Mapping[str, str]) -> Found:
+def _read_idx_files(paths: list[Path], shapes: Shapes, md5: Mapping[str, str]) -> RawArrays:
     arrays, digests = [], []
     for path, (file, shape) in zip(paths, shapes.items(), strict=True):
         arrays.append(formats.read_idx(path, shape, md5.get(file)))
         with open(path, "rb") as content:
             digests.append(hashlib.file_digest(content, "sha256").hexdigest())
-    return Found(arrays, [str(path) for path in paths], f"IDX files in {paths[0].parent}", digests)
+    return RawArrays(
+        arrays, [str(path) for path in paths], f"IDX files in {paths[0].parent}", digests
+    )
 
 
-def _one_npz(path: Path, shapes: Shapes) -> Files:
+def _one_npz(path: Path, shapes: Shapes) -> DataFiles:
     members = dict(zip(KERAS_NAMES, shapes.values(), strict=True))
 
-    def read() -> Found:
+    def read() -> RawArrays:
         arrays = _read_npz(path, members, f"Keras' {path.name}")
-        return Found(arrays, [f"{path} ({key})" for key in members], f"Keras' {path}")
+        return RawArrays(arrays, [f"{path} ({key})" for key in members], f"Keras' {path}")
 
-    return Files([path], read)
+    return DataFiles([path], read)
 
 
-def _read_kmnist_files(paths: list[Path], shapes: Shapes, _: Mapping[str, str]) -> Found:
+def _read_kmnist_files(paths: list[Path], shapes: Shapes, _: Mapping[str, str]) -> RawArrays:
     arrays = [
         _read_npz(path, {"arr_0": shape}, f"KMNIST's {path.name}")[0]
         for path, shape in zip(paths, shapes.values(), strict=True)
     ]
-    return Found(arrays, [str(path) for path in paths], f"KMNIST's npz files in {paths[0].parent}")
+    return RawArrays(
+        arrays, [str(path) for path in paths], f"KMNIST's npz files in {paths[0].parent}"
+    )
 
 
 def _read_npz(path: Path, members: Shapes, what: str) -> list[np.ndarray]:
@@ -171,7 +175,7 @@ def _read_npz(path: Path, members: Shapes, what: str) -> list[np.ndarray]:
         raise UserError(f"{path}: {problem}; replace it with the original") from error
 
 
-def _read_shards(folder: Path, shards: Mapping[str, list[Path]], shapes: Shapes) -> Found:
+def _read_shards(folder: Path, shards: Mapping[str, list[Path]], shapes: Shapes) -> RawArrays:
     sizes = [shape[0] for shape in shapes.values() if len(shape) == 1]
     try:
         arrays = [
@@ -183,4 +187,4 @@ def _read_shards(folder: Path, shards: Mapping[str, list[Path]], shapes: Shapes)
         raise UserError(
             f"{folder} cannot be used ({error_line(error)}); prepare it again"
         ) from error
-    return Found(arrays, [str(folder)] * len(arrays), f"tensorflow-datasets {folder}")
+    return RawArrays(arrays, [str(folder)] * len(arrays), f"tensorflow-datasets {folder}")
