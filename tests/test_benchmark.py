@@ -12,6 +12,7 @@ from base import BASE
 from server import ROOT
 
 from mnist_jax.benchmark import peer_loops, peers, processes, rounds, stages, step_time
+from mnist_jax.config.experiment import read_experiment
 from mnist_jax.data import loading
 from mnist_jax.training import trial
 
@@ -210,6 +211,24 @@ def test_a_network_of_ones_own_under_another_optimizer_is_timed(server, tmp_path
     assert record["mflop_per_step"] == 2 * 2 * 128 * 784 * 10 / 1e6  # forward and kernel's gradient
 
 
+@pytest.mark.slow
+def test_an_epoch_of_more_work_than_a_round_is_cut_to_whole_batches(monkeypatch):
+    monkeypatch.setattr(stages, "start_jax", lambda *_: None)  # the tests' process has started it
+    experiment = read_experiment("baseline", {"dataset": "digits", "hidden_sizes": "16"})
+    flop = 2 * 128 * (2 * 784 * 16 + 3 * 16 * 10)
+    monkeypatch.setattr(stages, "WORK_PER_ROUND", 3.5 * flop)
+    try:
+        timed = stages.TimedSweep(experiment, loading.load_dataset("digits"))
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert timed.flop == flop
+    assert timed.shapes == [(128, 784, 16)]
+    assert timed.sweep.sizes["train"] == len(timed.dataset.train_labels) == 3 * 128
+    rounds = [timed.time_round(epoch_images=1437) for _ in range(5)]
+    assert rounds[-1][1] < rounds[0][1] < 2.6
+    assert {*rounds[0][0]} == {*step_time.STAGES, "training"} - {"backward"}
+
+
 def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(peers.PACKAGES, "keras", ("no_such_package",))
     dataset = loading.load_dataset("digits")
@@ -217,7 +236,9 @@ def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
         ["keras"], BASE, dataset, tmp_path, os.environ, "cpu", "float32"
     )
     assert running == {}
-    assert missing == {"keras": "no_such_package is not installed; pip install 'mnist_jax[bench]'"}
+    assert missing == {
+        "keras": "no_such_package is not installed; pip install -e '.[bench]' in a checkout"
+    }
     assert capsys.readouterr().err == f"keras is left out: {missing['keras']}\n"
 
 

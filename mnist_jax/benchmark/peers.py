@@ -47,7 +47,7 @@ def start_peer(
     """
     missing = [p for p in PACKAGES[name] if importlib.util.find_spec(p) is None]
     if missing:
-        raise TimingError(f"{missing[0]} is not installed; pip install 'mnist_jax[bench]'")
+        raise TimingError(f"{missing[0]} is not installed; pip install -e '.[bench]' in a checkout")
     command = ["-m", "mnist_jax.benchmark.peer_loops", name, json.dumps(task._asdict()), str(file)]
     return TrainingProcess(command, file.with_name(f"{name}.log"), environment)
 
