@@ -74,6 +74,8 @@ def run(
                 workdirs.open_workdir(path, config, overwrite)
                 user_code.save(path, experiment.own_files)
                 process.begin(path, dataset.checksum, devices, experiment.own_files)
+                if workdir is None:
+                    workdirs.link_latest(path)
 
             state, holds_another = hosts.first(lock_workdir)
             if state == "finished":

@@ -280,7 +280,45 @@ def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset(
     monkeypatch.setattr(one_run, "write_report", write_report)
     monkeypatch.setattr(main, "start_jax", lambda *_, **__: None)  # JAX is in use already
     monkeypatch.setattr(Experiment, "load_data", load_data)
-    main.run(experiment(num_epochs=(1,)), str(path), None)
+    main.run(experiment(num_epochs=(1,)), path and str(path), None)
+
+
+def test_latest_is_a_link_to_the_newest_run_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = tmp_path / "runs" / "tiny"
+    link = runs / "latest"
+    for number in (1, 2):
+        run_here(None, monkeypatch, str)
+        assert link.is_symlink()
+        assert (link / "summary.json").exists()
+        folders = sorted(path for path in runs.iterdir() if not path.is_symlink())
+        assert len(folders) == number
+        assert link.resolve() == folders[-1]
+    assert reading.without_latest([*folders, link]) == folders
+    assert reading.without_latest([folders[0], link]) == [folders[0], link]
+    run_here(tmp_path / "elsewhere", monkeypatch, str)
+    assert link.resolve() == folders[-1]
+    assert not (tmp_path / "latest").exists()
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "dangling link", "no links"])
+def test_latest_never_fails_and_replaces_nothing_but_a_link(tmp_path, monkeypatch, there):
+    run, link = tmp_path / "run", tmp_path / "latest"
+    run.mkdir()
+    if there == "file":
+        link.write_text("mine")
+    elif there == "folder":
+        link.mkdir()
+    elif there == "dangling link":
+        link.symlink_to("gone")
+    else:
+        monkeypatch.setattr(os, "symlink", mock.Mock(side_effect=OSError))
+    workdirs.link_latest(run)
+    assert link.is_symlink() == (there == "dangling link")
+    assert [path.name for path in run.iterdir()] == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"run", "latest"}
+    assert there != "file" or link.read_text() == "mine"
+    assert there != "dangling link" or link.resolve() == run
 
 
 @pytest.mark.parametrize(("overwrite", "but"), [(False, ""), (True, ", but without --overwrite,")])

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     if not argv[1:]:
         expected = "one, a finished run's directory, or several"
         raise UserError(f"0 arguments: expected {expected}; see --help")
-    paths = [disk.local_path(path) for path in argv[1:]]
+    paths = reading.without_latest([disk.local_path(path) for path in argv[1:]])
     runs = reading.read_runs(paths) if len(paths) > 1 else []
     if any(shards.shard_of(run.config)[1] > 1 for run in runs):
         print(

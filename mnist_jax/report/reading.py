@@ -18,6 +18,16 @@ from mnist_jax.runs.records import columns_of
 from mnist_jax.runs.results import Run
 
 
+def without_latest(workdirs: Sequence[Path]) -> list[Path]:
+    """Leaves out the link `latest` of `runs/NAME/*`, since the run that it names is there too."""
+    folders = {path.resolve() for path in workdirs if not path.is_symlink()}
+    return [
+        path
+        for path in workdirs
+        if not (path.name == "latest" and path.is_symlink() and path.resolve() in folders)
+    ]
+
+
 def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
     """Reads finished runs.
 

@@ -66,6 +66,21 @@ def new_workdir(name: str, suffix: str = "") -> Path:
     return Path("runs", folder, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
 
 
+def link_latest(path: Path) -> None:
+    """Makes `latest`, beside a run's directory that has its default name, a link to it.
+
+    Nothing is written through the link, and a file system without links has none. A file or folder
+    of that name stays.
+    """
+    link, temporary = path.with_name("latest"), path.with_name(f".latest.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        if link.is_symlink() or not link.exists():
+            temporary.symlink_to(path.name)
+            temporary.replace(link)  # in one step, whatever the link was to
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
 def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
     """Says what a directory holds of a run, without touching the disk.
 
