@@ -12,7 +12,7 @@ from test_report import IMAGES, OPTIMIZERS, RECIPE, gaps, make_run, own_run
 from mnist_jax import UserError
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data import datasets
-from mnist_jax.report import formatting, one_run, reading, render, saving, several_runs
+from mnist_jax.report import one_run, pairs, points, reading, render, saving, several_runs
 from mnist_jax.report.figures import (
     accuracy_by_point,
     accuracy_vs_axis,
@@ -131,7 +131,7 @@ def test_overlay_has_a_line_for_each_run(tmp_path):
         make_run(tmp_path / "a", name="one"),
         make_run(tmp_path / "b", "last_epoch", l2=(0.0,), name="two"),
     ]
-    lines = several_runs.name_lines(several_runs.name_runs(runs))
+    lines = pairs.name_points(pairs.name_runs(runs))
     figure, caption = curves.draw_overlay(lines, "digits (protocols differ)")
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == [line.name for line in lines]
@@ -222,7 +222,7 @@ def test_what_lies_far_below_or_diverged_is_written_at_the_edge(tmp_path):
     assert shown_texts(figure) == ["◂ 14.27", "diverged"]
     assert "leaves out lower values" in caption
     assert "Trials that diverged are left out." in caption
-    lines = [formatting.Line(str(x["point"]), run, x) for x in run.summary["grid"]]
+    lines = [points.NamedPoint(str(x["point"]), run, x) for x in run.summary["grid"]]
     figure, _ = accuracy_by_point.draw_points(lines, "digits")
     assert shown_texts(figure) == ["◂ 14.27", "diverged"]
 
@@ -377,7 +377,7 @@ def test_points_stand_below_each_other(tmp_path):
         make_run(tmp_path / x, y, l2=(0.0,), name=x)
         for x, y in zip("ab", ("test", "last_epoch"), strict=True)
     ]
-    lines = several_runs.name_lines(runs)
+    lines = pairs.name_points(runs)
     figure, _ = accuracy_by_point.draw_points(lines, "digits: two")
     [ax] = figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
@@ -628,7 +628,7 @@ def test_without_the_weights_of_the_chosen_trial_the_report_says_so(tmp_path, ch
     elif change == "cut":
         path.write_bytes(b"PK")
     text = " ".join(one_run.write_report(run.workdir).split())
-    assert "Its pictures are left out: chosen_trial.npz: " in text
+    assert "Pictures of the chosen trial are left out: chosen_trial.npz: " in text
     assert {path.stem for path in (run.workdir / "figures").iterdir()} == {
         "accuracy_curves",
         "accuracy_vs_l2",

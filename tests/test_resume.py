@@ -867,7 +867,7 @@ def test_a_copy_is_refused_by_name_where_it_is_needed(
     assert (done.status, done.err) == (0, "")
     assert copy.read_text() == own.NET
     change(copy)
-    assert "Chosen trial" in one_run.describe(path)
+    assert "epoch chosen on validation images" in one_run.describe(path)
 
 
 def test_a_run_that_dies_before_it_has_its_copies_goes_on(server, own_whole, tmp_path):

@@ -12,7 +12,7 @@ from test_report import make_run
 
 from mnist_jax import UserError, disk
 from mnist_jax.config.protocol import PROTOCOLS
-from mnist_jax.report import one_run, reading, saving, several_runs
+from mnist_jax.report import one_run, reading, saving, sections, several_runs
 from mnist_jax.runs import provenance, records, shards, summaries, workdirs
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
@@ -97,7 +97,7 @@ def test_without_sound_checkpoints_the_report_says_so(server, trained, tmp_path,
     assert not (tmp_path / "m/chosen_trial.npz").exists()
     if lost == "*":
         text = one_run.write_report(tmp_path / "m")
-        assert "Its pictures are left out:" in text
+        assert "Pictures of the chosen trial are left out:" in text
         assert "holds no sound checkpoint of the last epoch." in " ".join(text.split())
         assert not (tmp_path / "m/figures/first_layer.png").exists()
         assert (tmp_path / "m/figures/accuracy_curves.png").exists()
@@ -138,7 +138,7 @@ def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_
     paths, output = [tmp_path / "s1", tmp_path / "s0"], tmp_path / "merged"
     done = server.run("report", *paths, f"--output={output}", draw=True, cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
-    assert "chosen-epoch test accuracy" in done.out
+    assert "epoch chosen on validation images" in done.out
     copies = ("files/my_net.py", "files/my_opt.py")
     assert_same(output, own_trained / "whole", (*EXACT, "chosen_trial.npz", *copies))
     files = reading.read_run(output).summary["provenance"]["files"]
@@ -476,7 +476,7 @@ def test_a_shard_alone_says_what_it_is(tmp_path):
     assert text.startswith("made_up on digits, shard 1 of 3: ")
     assert "WARNING: this is shard 1 alone, of 3 that are counted from 0" in text
     assert "# made_up on digits, shard 1 of 3\n" in (runs[1].workdir / "report.md").read_text()
-    assert "shard" not in one_run.headline(whole)
+    assert "shard" not in sections.headline(whole)
     older = {key: value for key, value in whole.config.items() if key != "shard"}
     assert shards.shard_of(older) == (0, 1)
 

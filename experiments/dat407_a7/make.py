@@ -18,8 +18,8 @@ import scipy.stats
 from numpy.typing import ArrayLike
 
 from mnist_jax import stats
-from mnist_jax.report.formatting import LEVEL
 from mnist_jax.report.render import markdown_table
+from mnist_jax.report.verdict import LEVEL
 from mnist_jax.runs import results
 from mnist_jax.runs.results import Run
 

@@ -1,32 +1,12 @@
 """Numbers, names and lists as a report prints them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from mnist_jax.config.protocol import Protocol
-from mnist_jax.runs.choosing import count_diverged, is_finite, ranked
-from mnist_jax.runs.labels import count, label, varying
-from mnist_jax.runs.records import Row
-from mnist_jax.runs.results import Run, protocol
+from mnist_jax.runs.choosing import is_finite
 
-MAX_POINTS = 20  # of many, that are listed
-
-
-class Line(NamedTuple):
-    """A grid point of a run, and the name by which it is shown beside others."""
-
-    name: str
-    run: Run
-    point: Row
-
-
-def criterion_words(p: Protocol) -> str:
-    """Names the accuracy that chooses grid point and trial."""
-    return f"{'best' if p.choose_epoch else 'last'}-epoch {p.held_out} accuracy"
-
-
-LEVEL = 0.05  # corrected p-values below it tell grid points apart
-MAX_NAMES = 8  # in a sentence
+MAX_NAMES = 8
+"""Of more names in a row, so many are written."""
 
 
 def percent(value: object) -> str:
@@ -61,42 +41,14 @@ def interval(ends: Any, show: Callable[[object], str] = percent) -> str:
     return " to ".join(map(show, ends)) if is_finite(ends[0]) else "—"
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
     """Writes names in a row, the first ones if they are many."""
-    more = len(names) - MAX_NAMES
-    return "; ".join([*names[:MAX_NAMES], *[f"and {more} more"] * (more > 0)])
+    if len(names) == 2:
+        return " and ".join(names)
+    more = len(names) - most
+    return "; ".join([*names[:most], *[f"and {more} more"] * (more > 0)])
 
 
 def sentence(text: str) -> str:
     """Begins with a capital letter."""
     return text[0].upper() + text[1:]
-
-
-def diverged(run: Run) -> list[str]:
-    """Says which trials diverged, in a paragraph if any did."""
-    lost, axes = count_diverged(run.results), varying(run.summary["grid"])
-    names = [
-        f"{label(point, axes)} {_seed_words(seeds)}".strip()
-        for point in run.summary["grid"]
-        if (seeds := point["diverged_seeds"])
-    ]
-    are = "is" if lost == 1 else "are"
-    said = (
-        f"Of {count(len(run.results), 'trial')}, {lost} diverged and {are} left out of every mean"
-    )
-    return [f"{said}{': ' if axes else ' '}{listed(names)}."] * bool(lost)
-
-
-def _seed_words(seeds: Sequence[int]) -> str:
-    return f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
-
-
-def level_words(family: int, what: str) -> str:
-    """Says what a difference was judged by."""
-    corrected = f", corrected by Holm for all {family} {what}" if family > 1 else ""
-    return f"Judged at the {100 * LEVEL:g} % level by t-tests over the seeds{corrected}"
-
-
-def shown_points(run: Run) -> list[Row]:
-    """Returns the points that tables show: from best to worst, or in order if nothing chooses."""
-    return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]

@@ -1,19 +1,14 @@
-"""A report as text in a terminal, as Markdown, and as one page of HTML that needs no other file.
-
-Its tables are those of `tables.py`.
-"""
+"""A report as Markdown, and as one page of HTML that needs no other file."""
 
 import base64
 import html
 import itertools
 import re
-import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from mnist_jax.report.tables import Table
-from mnist_jax.text import one_line, text_table
+from mnist_jax.text import one_line
 
 GENERATOR = '<meta name="generator" content="mnist_jax.report">'  # marks what may be overwritten
 
@@ -42,13 +37,6 @@ def _groups(table: Table) -> list[tuple[str, int]]:
     """Returns each group of columns and how many it spans."""
     grouped = itertools.groupby(group for group, _ in table.columns)
     return [(group, len(list(members))) for group, members in grouped]
-
-
-def to_terminal(table: Table) -> str:
-    """Renders a table for a fixed-width font."""
-    groups, names = zip(*table.columns, strict=True)
-    rows = [[one_line(cell) for cell in row] for row in table.rows]
-    return text_table(names, rows, groups=groups, left=())
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -159,14 +147,3 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
                     parts.append(f"<p>{plain(block)}</p>")
     body = "\n".join(parts)
     return PAGE.format(title=plain(title), generator=GENERATOR, body=body)
-
-
-def to_print(title: str, table: Table, said: Sequence[str], folder: Path | None = None) -> str:
-    """Returns what a terminal shows of a report: title, table, paragraphs, where it lies."""
-    paragraphs = "\n".join(textwrap.fill(one_line(paragraph), 100) for paragraph in said)
-    parts = [title, to_terminal(table), paragraphs]
-    if folder:
-        parts.append(
-            f"Report: {one_line(str(folder / 'report.html'))} (also report.md and figures/ there)"
-        )
-    return "\n\n".join(parts)

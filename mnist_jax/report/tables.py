@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 
 from mnist_jax.config.columns import METRICS, at_best, metric_name
 from mnist_jax.report.formatting import (
-    MAX_POINTS,
-    Line,
-    criterion_words,
     interval,
     listed,
     measure,
@@ -21,9 +18,10 @@ from mnist_jax.report.formatting import (
     p_value,
     percent,
     sentence,
-    shown_points,
     signed,
 )
+from mnist_jax.report.pairs import Pair
+from mnist_jax.report.points import MAX_POINTS, NamedPoint, criterion_words, shown_points
 from mnist_jax.runs import records
 from mnist_jax.runs.choosing import count_diverged, is_finite
 from mnist_jax.runs.labels import count, num_digits, shown, varying
@@ -65,6 +63,20 @@ def results_table(run: Run) -> Table:
         columns.insert(0, (validation, "mean", p.criterion, "mean", percent))
         columns.insert(1, (validation, "95 % interval", p.criterion, "interval_95", interval))
     return _points_table(run, columns)
+
+
+def brief_results_table(run: Run) -> Table:
+    """Returns `results_table` with fewer columns and narrower names."""
+    p, columns = protocol(run), list[Column]()
+    if p.criterion and p.held_out == "validation":
+        columns.append(("accuracy %", "validation", p.criterion, "mean", percent))
+    columns += [
+        ("accuracy %", "test", p.column, "mean", percent),
+        ("accuracy %", "95 % interval", p.column, "interval_95", interval),
+        ("accuracy %", "sd", p.column, "std_ddof1", percent),
+    ]
+    table = _points_table(run, columns)
+    return table._replace(columns=[(g, name.replace("_", "\n_")) for g, name in table.columns])
 
 
 def last_epoch_table(run: Run) -> Table:
@@ -157,22 +169,6 @@ def comparison_table(run: Run, compared: Sequence[tuple[Row, Row]]) -> Table:
     return Table([*names, *_COMPARISON_COLUMNS], rows)
 
 
-class Pair(NamedTuple):
-    """Two lines of different runs, and the test of their difference.
-
-    Attributes:
-        first: A line.
-        second: Another.
-        test: The fields of `stats.Comparison`, of the first less the second, and `p_holm`.
-        beware: Why the difference is no finding; empty if it may be one.
-    """
-
-    first: Line
-    second: Line
-    test: Row
-    beware: str
-
-
 def network(run: Run, point: Row) -> str:
     """Names the network of a grid point: by its layers, or by the class of a file of one's own."""
     if (model := str(run.config["model"])) not in ("mlp", "cnn"):
@@ -183,7 +179,7 @@ def network(run: Run, point: Row) -> str:
     return f"MLP {hidden}" if hidden != "none" else "linear"
 
 
-def lines_table(lines: Sequence[Line]) -> Table:
+def runs_table(lines: Sequence[NamedPoint]) -> Table:
     """Returns a row per line: accuracies in percent."""
     names = ("run", "protocol", "data set", "network", "chosen of", "n")
     rows = []
@@ -201,14 +197,14 @@ def pairs_table(pairs: Sequence[Pair]) -> Table:
     """Returns a row per pair: those that may be findings first, and of many the smallest p."""
 
     def key(pair):
-        return bool(pair.beware), pair.test["p"] if is_finite(pair.test["p"]) else math.inf
+        return bool(pair.incomparable), pair.test["p"] if is_finite(pair.test["p"]) else math.inf
 
     pairs = sorted(pairs, key=key)[:MAX_POINTS]
     rows = [[first.name, second.name, *_comparison_cells(test)] for first, second, test, _ in pairs]
-    columns = [("", "run"), ("", "less"), *_COMPARISON_COLUMNS]
-    if any(pair.beware for pair in pairs):
+    columns = [("", "run"), ("", "minus"), *_COMPARISON_COLUMNS]
+    if any(pair.incomparable for pair in pairs):
         columns.append(("", "no finding, since"))
-        rows = [[*row, pair.beware or "—"] for row, pair in zip(rows, pairs, strict=True)]
+        rows = [[*row, pair.incomparable or "—"] for row, pair in zip(rows, pairs, strict=True)]
     return Table(columns, rows)
 
 

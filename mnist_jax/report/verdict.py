@@ -1,26 +1,192 @@
-"""What is said of a run's results."""
+"""The verdict on a run, in sentences: what is best, what differs from it, what would show."""
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mnist_jax import stats
-from mnist_jax.report.formatting import (
-    LEVEL,
-    criterion_words,
-    diverged,
-    interval,
-    level_words,
-    listed,
-    percent,
-    sentence,
-    shown_points,
-    signed,
-)
-from mnist_jax.runs.choosing import count_diverged, is_finite
-from mnist_jax.runs.comparing import compare_points
+from mnist_jax.report.formatting import MAX_NAMES, interval, listed, percent, sentence, signed
+from mnist_jax.report.points import BestPoint
+from mnist_jax.runs.choosing import count_diverged, is_finite, ranked
 from mnist_jax.runs.labels import count, label, varying
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
+
+LEVEL = 0.05
+"""Of the tests: corrected p-values below it tell grid points apart."""
+MAX_LENGTH = 60
+"""Characters of the names that a brief verdict still has."""
+
+
+def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
+    """Says what the result is, which points differ from the best one, and what diverged.
+
+    Args:
+        run: A finished run.
+        best: Its best point, compared with the others.
+        brief: Whether it stands below the table of the points: then long names are left out.
+    """
+    grid = run.summary["grid"]
+    if count_diverged(run.results) == len(run.results):
+        sentences = ["Every trial diverged, so there is no result."]
+    elif len(grid) == 1:
+        sentences = [f"{sentence(_accuracy(run, best.point))}."]
+    else:
+        sentences = [*_best(run, best.point, brief), *_differences(run, best, brief)]
+    sentences += diverged(run, 2 if brief else MAX_NAMES)
+    if len(grid) > 1:
+        sentences += _power(run, best)
+    return " ".join(sentences)
+
+
+def _accuracy(run: Run, point: Row) -> str:
+    """Says the test accuracy of a point, and how sure it is."""
+    p = protocol(run)
+    found = point["statistics"][p.column]
+    accuracy = f"{'mean ' * (point['num_trials'] > 1)}{p.measure}"
+    if not found["n"]:
+        return f"{accuracy} not known, since every trial diverged"
+    accuracy += f" {percent(found['mean'])} %"
+    if found["n"] == 1:
+        return f"{accuracy}, of one trial, so nothing is known of its uncertainty"
+    return f"{accuracy} (95 % interval {interval(found['interval_95'])})"
+
+
+def _best(run: Run, point: Row, brief: bool) -> list[str]:
+    """Names the best point, or those that tie for it, and says its test accuracy."""
+    p, grid = protocol(run), run.summary["grid"]
+    accuracy, size = _accuracy(run, point), f"{len(grid)} grid points"
+    if p.criterion is None:
+        name = "" if brief else f", {_names([point], run, brief)},"
+        return [
+            f"Nothing was chosen; the first of {size}{name} is compared with the others:"
+            f" {accuracy}."
+        ]
+    tied = [
+        other
+        for other in ranked(grid, p.criterion)
+        if _printed(other, p.criterion) == _printed(point, p.criterion)
+    ]
+    names = _names(tied, run, brief)
+    by = f" by {p.held_out} accuracy" * (p.criterion != p.column)
+    if len(tied) == 1:
+        return [f"Best of {size}{by}: {names}; {accuracy}."]
+    first = f"The first, which was chosen: {accuracy}." if by else f"{sentence(accuracy)}."
+    names = sentence(names) if names.startswith("the ") else names
+    return [f"{names} tie for the best of {size}{by}.", first]
+
+
+def _printed(point: Row, column: str) -> tuple[int, str]:
+    """Returns what ranks a point, to the digits in which tables show it."""
+    return len(point["diverged_seeds"]), percent(point["statistics"][column]["mean"])
+
+
+def _names(points: Sequence[Row], run: Run, brief: bool) -> str:
+    """Names the first points of the table, or says that they are the first."""
+    axes = varying(run.summary["grid"])
+    names = listed([label(point, axes) for point in points])
+    if brief and len(names) > MAX_LENGTH:
+        return "the first row" if len(points) == 1 else f"the first {len(points)} rows"
+    return names
+
+
+def _differences(run: Run, best: BestPoint, brief: bool) -> list[str]:
+    """Says which grid points differ from the best one."""
+    axes, num_points = varying(run.summary["grid"]), len(run.summary["grid"])
+    judged = _judged(best)
+    same = [label(point, axes) for point, test in best.others if test["identical"]]
+    sentences = [f"It has identical results, trial by trial, to {listed(same)}."] * bool(same)
+    few = f"fewer than {stats.MIN_SEEDS} sound trials"
+    if not judged:
+        if len(same) < len(best.others):
+            sentences.append(f"Differences are not judged with {few} at a point.")
+        return sentences
+    differing = [
+        f"{label(point, axes)} (by {signed(test['difference'])} points)"
+        for point, test in judged
+        if test["p_holm"] < LEVEL
+    ]
+    others = f"the {len(judged)} others" if len(judged) > 1 else "the other"
+    if len(best.others) < num_points - 1:
+        others = f"the {len(best.others)} next{' best' * bool(protocol(run).criterion)} points"
+    tests = test_words(_num_pairs(run), "pairs")
+    if differing:
+        which = f"{len(differing)} of {others}" if len(judged) > 1 else others
+        names = listed(differing)
+        which += f", {names}" if len(names) <= MAX_LENGTH or not brief else ""
+        sentences.append(f"It differs significantly from {which} ({tests}).")
+    else:
+        sentences.append(f"It does not differ significantly from {others} ({tests}).")
+    if unjudged := len(best.others) - len(judged) - len(same):
+        sentences.append(f"{count(unjudged, 'point')} cannot be judged, with {few}.")
+    return sentences
+
+
+def _judged(best: BestPoint) -> list[tuple[Row, Row]]:
+    return [(point, test) for point, test in best.others if is_finite(test["p_holm"])]
+
+
+def _num_pairs(run: Run) -> int:
+    """Returns the size of the family of tests: every pair of grid points."""
+    num_points = len(run.summary["grid"])
+    return num_points * (num_points - 1) // 2
+
+
+def test_words(family: int, what: str) -> str:
+    """Says by which tests points or runs are told apart."""
+    corrected = f", Holm's correction for {family} {what}" if family > 1 else ""
+    return f"t-tests, {100 * LEVEL:g} % level{corrected}"
+
+
+def _power(run: Run, best: BestPoint) -> list[str]:
+    """Says how small a difference would show, and how many seeds a smaller one needs.
+
+    Of the scatter that the pairs with the best point have in common, for the first step of Holm's
+    procedure over all pairs, and with a power of 80 %.
+    """
+    n, judged = best.point["num_trials"], _judged(best)
+    scatter = [test["std"] for _, test in judged if test["paired"] and test["n"] == n]
+    if not scatter or all(test["p_holm"] < LEVEL for _, test in judged):
+        return []
+    std = math.sqrt(sum(x**2 for x in scatter) / len(scatter))
+    level = LEVEL / _num_pairs(run)
+    shows = 100 * stats.minimum_difference(std, n, level=level)
+    smaller = round_number_below(min(shows, 10.0) / 2)
+    needed = stats.seeds_needed(smaller / 100, std, level=level)
+    above = f"above about {shows:.2g}" if shows < 10 else "of more than 10"
+    need = "1 point needs" if smaller == 1 else f"{smaller:g} points need"
+    return [
+        f"With {n} seeds only differences {above} points would show (power 80 %); {need} about"
+        f" {_two_digits(needed)} seeds."
+    ]
+
+
+def round_number_below(x: float) -> float:
+    """Returns the largest number of 1, 2 or 5 with any number of zeros that is not above x."""
+    decade = 10.0 ** math.floor(math.log10(x))
+    return float(f"{max(m for m in (1, 2, 5) if m * decade <= x) * decade:.1g}")
+
+
+def _two_digits(n: int) -> int:
+    """Rounds a number up to two digits, since it is an estimate."""
+    unit = 10 ** max(0, len(str(n)) - 2)
+    return -(-n // unit) * unit
+
+
+def diverged(run: Run, most: int = MAX_NAMES) -> list[str]:
+    """Says which trials diverged, in a sentence if any did."""
+    lost, axes = count_diverged(run.results), varying(run.summary["grid"])
+    names = [
+        f"{label(point, axes)} {_seeds(seeds)}".strip()
+        for point in run.summary["grid"]
+        if (seeds := point["diverged_seeds"])
+    ]
+    are = "is" if lost == 1 else "are"
+    trials = f"Of {count(len(run.results), 'trial')}, {lost} diverged and {are} left out of means"
+    return [f"{trials}{': ' if axes else ' '}{listed(names, most)}."] * bool(lost)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
 
 
 def chosen_words(run: Run) -> str:
@@ -32,108 +198,6 @@ def chosen_words(run: Run) -> str:
     return f"trial {trial} (seed {row['seed']}{', ' * bool(recipe)}{recipe})"
 
 
-class Found(NamedTuple):
-    """The best grid point of a run, or the first where nothing was chosen, against those after it.
-
-    Attributes:
-        point: The point.
-        others: Each other one, with what `comparing.compare_points` returns of it.
-    """
-
-    point: Row
-    others: Sequence[tuple[Row, Row]]
-
-
-def compare_best(run: Run) -> Found:
-    """Compares the first of the points that are shown with the others."""
-    point, *others = shown_points(run)
-    numbers = {point["point"], *(other["point"] for other in others)}
-    few = run._replace(results=[row for row in run.results if row["point"] in numbers])
-    return Found(point, list(zip(others, compare_points(few, point, others), strict=True)))
-
-
-def paragraphs(run: Run, found: Found) -> list[str]:
-    """Says, in a paragraph each: the result, what it can be told apart from, what diverged."""
-    p, grid, point = protocol(run), run.summary["grid"], found.point
-    accuracy = f"{'mean ' * (point['num_trials'] > 1)}{p.measure} ({p.words})"
-    accuracy += f": {accuracy_words(run, point)}."
-    name = label(point, varying(grid))
-    if count_diverged(run.results) == len(run.results):
-        return ["Every trial diverged, so there is no result.", *diverged(run)]
-    if len(grid) == 1:
-        return [sentence(accuracy), *diverged(run)]
-    chosen = (
-        "Nothing was chosen, so none of the grid points is named the best: they stand in their"
-        f" order, and the first, {name}, is compared with the others. Its {accuracy}"
-    )
-    if p.criterion:
-        by = f"{'mean ' * (point['num_trials'] > 1)}{criterion_words(p)}"
-        chosen = f"Best of {len(grid)} grid points by {by}: {name}. Its {accuracy}"
-    return [chosen, apart(run, found), *diverged(run)]
-
-
-def accuracy_words(run: Run, point: Row) -> str:
-    """Says the test accuracy of a point, and how sure it is."""
-    found = point["statistics"][protocol(run).column]
-    if not found["n"]:
-        return "not known, since every trial diverged"
-    said = f"{percent(found['mean'])} %"
-    if found["n"] == 1:
-        return f"{said} of one trial. With one seed nothing can be said about its uncertainty"
-    ends = interval(found["interval_95"])
-    return f"{said}, 95 % interval {ends} (Student, n = {found['n']} seeds)"
-
-
-def apart(run: Run, found: Found) -> str:
-    """Says which grid points can be told apart from one, and which difference could be shown."""
-    grid, axes = run.summary["grid"], varying(run.summary["grid"])
-    judged = [(point, test) for point, test in found.others if is_finite(test["p_holm"])]
-    same = [label(point, axes) for point, test in found.others if test["identical"]]
-    alike = f"It has identical results, trial by trial, to {listed(same)}."
-    few = f"fewer than {stats.MIN_SEEDS} sound trials"
-    if not judged:
-        unknown = (
-            f"With {few} at a point, the scatter between seeds is hardly known, so differences"
-            " between grid points are not judged."
-        )
-        return " ".join([alike] * bool(same) + [unknown] * (len(same) < len(found.others)))
-    tied = [label(point, axes) for point, test in judged if test["p_holm"] >= LEVEL]
-    differing = [
-        f"{label(point, axes)} (by {signed(test['difference'])} points)"
-        for point, test in judged
-        if test["p_holm"] < LEVEL
-    ]
-    others = "further point" if same else "other point"
-    if len(found.others) < len(grid) - 1:
-        others = f"of the {len(found.others)} next{' best' * bool(protocol(run).criterion)} points"
-    said = f"It cannot be told apart from {listed(tied)}. It differs from {listed(differing)}"
-    if not differing:
-        said = f"It cannot be told apart from any {others}"
-    elif not tied:
-        said = f"It differs from every {others}: {listed(differing)}"
-    family = len(grid) * (len(grid) - 1) // 2
-    said += f". {level_words(family, 'pairs of points')}."
-    if same:
-        said = f"{alike} {said}"
-    if unjudged := len(found.others) - len(judged) - len(same):
-        said += f" {count(unjudged, 'point')} cannot be judged, with {few}."
-    n = found.point["num_trials"]
-    if scatter := [test["std"] for _, test in judged if test["paired"] and test["n"] == n]:
-        alone, corrected = (shown_by(scatter, n, LEVEL / tests) for tests in (1, family))
-        said += f" {n} seeds are likely (four times in five) to show a difference of {alone} points"
-        said += " between two points that are compared alone"
-        said += f", of {corrected} points with that correction" * (family > 1)
-        said += ", depending on the pair." if "to" in alone.split() else "."
-    return said
-
-
-def shown_by(scatter: Sequence[float], n: int, level: float) -> str:
-    """Writes which differences n seeds can show, from the pair that scatters least to the most."""
-    reach = (stats.minimum_difference(f(scatter), n, level=level) for f in (min, max))
-    texts = [percent(x) if x < 0.1 else "more than 10" for x in reach]
-    return " to ".join(dict.fromkeys(texts))
-
-
 def chosen_trial(run: Run) -> str:
     """Names the trial whose weights are kept, and its score."""
     p = protocol(run)
@@ -142,7 +206,11 @@ def chosen_trial(run: Run) -> str:
     if row["diverged_epoch"]:
         return f"{kind}: {chosen_words(run)}, which diverged."
     at = f", epoch {row[f'best_{p.held_out}_epoch']}" if p.choose_epoch else ""
-    said = f"{kind}: {chosen_words(run)}; {percent(row[p.column])} % {p.measure}{at}."
-    if "chosen_trial_missing" in run.summary:
-        said += f" Its pictures are left out: {run.summary['chosen_trial_missing']}."
-    return said
+    score = f"{kind}: {chosen_words(run)}; {percent(row[p.column])} % {p.measure}{at}."
+    return " ".join([score, *missing_pictures(run)])
+
+
+def missing_pictures(run: Run) -> list[str]:
+    """Says why there are no pictures of the chosen trial, in a sentence if there are none."""
+    why = run.summary.get("chosen_trial_missing")
+    return [f"Pictures of the chosen trial are left out: {why}."] if why else []

@@ -18,11 +18,11 @@ from mnist_jax.report.figures.canvas import (
     sound_trials,
     subplots,
 )
-from mnist_jax.report.formatting import Line
+from mnist_jax.report.points import NamedPoint
 from mnist_jax.runs.results import protocol
 
 
-def draw_points(lines: Sequence[Line], title: str):
+def draw_points(lines: Sequence[NamedPoint], title: str):
     """Draws test accuracies with their intervals below each other, a row per line."""
     names = [textwrap.fill(line.name, 48) for line in lines]
     tallest = 1 + max(name.count("\n") for name in names)

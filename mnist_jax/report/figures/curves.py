@@ -21,7 +21,7 @@ from mnist_jax.report.figures.canvas import (
     sound_trials,
     subplots,
 )
-from mnist_jax.report.formatting import Line, criterion_words
+from mnist_jax.report.points import NamedPoint, criterion_words
 from mnist_jax.runs.choosing import ranked
 from mnist_jax.runs.labels import label, varying
 from mnist_jax.runs.records import Row
@@ -88,7 +88,7 @@ def draw_curves(run: Run):
     return figure, f"{caption}{_band_words(points)} Dots: each trial's {said}.{view.words()}"
 
 
-def draw_overlay(lines: Sequence[Line], title: str):
+def draw_overlay(lines: Sequence[NamedPoint], title: str):
     """Draws curves of several runs over each other: training on the left, held-out on the right."""
     figure, panels = subplots((7.6, 4.4), 1, 2, sharex=True, sharey=True)
     view, drawn = View(), lines[:MAX_CURVES]

@@ -14,7 +14,7 @@ from mnist_jax.report.figures.canvas import (
     subplots,
 )
 from mnist_jax.report.figures.scales import places_of, tick_texts
-from mnist_jax.report.formatting import criterion_words
+from mnist_jax.report.points import criterion_words
 from mnist_jax.runs.labels import varying
 from mnist_jax.runs.results import Run, protocol
 

@@ -15,7 +15,7 @@ from mnist_jax.report.figures.canvas import (
     subplots,
 )
 from mnist_jax.report.figures.scales import axis_values, having, set_scale, spread_of
-from mnist_jax.report.formatting import criterion_words
+from mnist_jax.report.points import criterion_words
 from mnist_jax.runs.labels import count, varying
 from mnist_jax.runs.results import Run, protocol
 

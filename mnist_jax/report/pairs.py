@@ -1,0 +1,126 @@
+"""The points of several runs: their names beside each other, and the tests of their differences."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mnist_jax import stats
+from mnist_jax.report.points import MAX_POINTS, NamedPoint, shown_points
+from mnist_jax.runs.comparing import compare
+from mnist_jax.runs.labels import label, varying
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run, protocol
+from mnist_jax.text import one_line
+
+_SHAPES_TRIALS = (
+    "model",
+    "protocol",
+    "num_validation",
+    "validation_seed",
+    "precision",
+    "deterministic",
+    "files",
+)
+"""Keys beside the axes on which the numbers of a trial depend."""
+
+
+class Pair(NamedTuple):
+    """Two points of different runs, and the test of their difference.
+
+    Attributes:
+        first: A point.
+        second: Another.
+        test: The fields of `stats.Comparison`, of the first less the second, and `p_holm`.
+        incomparable: Why the difference is no finding; empty if it may be one.
+    """
+
+    first: NamedPoint
+    second: NamedPoint
+    test: Row
+    incomparable: str
+
+
+def name_runs(runs: Sequence[Run]) -> list[Run]:
+    """Returns runs whose names differ: where their configs' do not, with folder or path."""
+    plain = [one_line(run.config["name"]) for run in runs]
+    folders = [
+        f"{name} ({one_line(run.workdir.resolve().name)})"
+        for name, run in zip(plain, runs, strict=True)
+    ]
+    paths = [one_line(str(run.workdir)) for run in runs]
+    names = next((x for x in (plain, folders) if len(set(x)) == len(x)), paths)
+    return [
+        run._replace(config=run.config | {"name": name})
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def name_points(runs: Sequence[Run]) -> list[NamedPoint]:
+    """Returns the chosen point of each run; where nothing was chosen, the first ones.
+
+    A name has the values on which the run's grid varies, and those on which the points differ, if
+    these are one or two; the model may be one of them.
+    """
+    shown = []
+    for run in runs:
+        num_points = 1 if protocol(run).criterion else most_points(runs)
+        shown += [(run, point) for point in shown_points(run)[:num_points]]
+    recipes = [{"model": run.config["model"]} | point for run, point in shown]
+    differ, points = varying(recipes), []
+    for (run, point), recipe in zip(shown, recipes, strict=True):
+        axes = [*(differ if len(differ) <= 2 else ()), *varying(run.summary["grid"])]
+        names = run.config["name"], label(recipe, list(dict.fromkeys(axes)))
+        points.append(NamedPoint(": ".join(filter(None, names)), run, point))
+    return points
+
+
+def most_points(runs: Sequence[Run]) -> int:
+    """Returns how many points are shown of a run that chose none."""
+    return max(1, MAX_POINTS // len(runs))
+
+
+def compare_pairs(points: Sequence[NamedPoint]) -> list[Pair]:
+    """Tests the difference of every two points of different runs, corrected for their number."""
+    pairs = []
+    for a, b in itertools.combinations(points, 2):
+        if a.run is not b.run:
+            test, reason = compare(*a[1:], *b[1:]), why_incomparable(a, b)
+            untested = dict.fromkeys(("low", "high", "p", "std"), math.nan) if reason else {}
+            pairs.append(Pair(a, b, test | untested, reason))
+    for pair, p in zip(pairs, stats.holm([pair.test["p"] for pair in pairs]), strict=True):
+        pair.test["p_holm"] = float(p)
+    return pairs
+
+
+def why_incomparable(first: NamedPoint, second: NamedPoint) -> str:
+    """Says why a difference of two points is no finding; empty if it may be one."""
+    a, b = first.run.summary, second.run.summary
+    reasons = ["same recipe"] if is_same_recipe(first, second) else []
+    if a["dataset"] != b["dataset"]:
+        reasons.append("data sets differ")
+    elif a["provenance"]["data_checksum"] != b["provenance"]["data_checksum"]:
+        reasons.append("data files differ")
+    if a["protocol"] != b["protocol"]:
+        reasons.append("protocols differ")
+    return ", ".join(reasons)
+
+
+def is_same_recipe(first: NamedPoint, second: NamedPoint) -> bool:
+    """Says whether two points differ in their seeds alone.
+
+    Another commit, version or machine may train otherwise, which their difference can show.
+    """
+    records = []
+    for _, run, point in (first, second):
+        made, devices = run.summary["provenance"], run.summary["provenance"].get("devices", {})
+        config = {key: run.config.get(key) for key in _SHAPES_TRIALS}
+        if not run.config.get("num_validation"):
+            config.pop("validation_seed")  # which cuts the validation images
+        records.append(
+            {axis: point[axis] for axis in run.axes}
+            | config
+            | {key: made.get(key) for key in ("data_checksum", "commit", "versions", "machine")}
+            | {key: devices.get(key) for key in ("platform", "kind", "matmul_precision")}
+        )
+    return records[0] == records[1]

@@ -1,0 +1,51 @@
+"""The grid points that a report shows, and how the first compares with the others."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mnist_jax.config.protocol import Protocol
+from mnist_jax.runs.choosing import ranked
+from mnist_jax.runs.comparing import compare_points
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run, protocol
+
+MAX_POINTS = 20
+"""Of more grid points, or pairs of runs, a table shows so many."""
+
+
+class NamedPoint(NamedTuple):
+    """A grid point of a run, and the name by which it is shown beside others."""
+
+    name: str
+    run: Run
+    point: Row
+
+
+class BestPoint(NamedTuple):
+    """The best grid point of a run, or the first where nothing was chosen.
+
+    Attributes:
+        point: The point.
+        others: The points that are shown after it, each with its test of `compare_points`.
+    """
+
+    point: Row
+    others: Sequence[tuple[Row, Row]]
+
+
+def criterion_words(p: Protocol) -> str:
+    """Names the accuracy that chooses grid point and trial."""
+    return f"{'best' if p.choose_epoch else 'last'}-epoch {p.held_out} accuracy"
+
+
+def shown_points(run: Run) -> list[Row]:
+    """Returns the points that tables show: from best to worst, or in order if nothing chooses."""
+    return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]
+
+
+def compare_best(run: Run) -> BestPoint:
+    """Compares the first of the points that are shown with the others."""
+    point, *others = shown_points(run)
+    numbers = {point["point"], *(other["point"] for other in others)}
+    few = run._replace(results=[row for row in run.results if row["point"] in numbers])
+    return BestPoint(point, list(zip(others, compare_points(few, point, others), strict=True)))

@@ -1,0 +1,147 @@
+"""The sections of the report of one run: what they say, in words and tables."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from mnist_jax.report import tables
+from mnist_jax.report.points import MAX_POINTS, BestPoint, criterion_words
+from mnist_jax.report.render import Code, Picture, Section, Warn
+from mnist_jax.report.tables import Table
+from mnist_jax.report.verdict import chosen_trial, write_verdict
+from mnist_jax.runs import shards
+from mnist_jax.runs.choosing import is_finite
+from mnist_jax.runs.labels import count, label, varying
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run, protocol
+from mnist_jax.text import one_line
+
+
+def name_of(run: Run) -> str:
+    """Names the experiment and the data set, and the shard if it is not the whole run."""
+    number, num_shards = shards.shard_of(run.config)
+    shard = f", shard {number} of {num_shards}" if num_shards > 1 else ""
+    return f"{one_line(run.config['name'])} on {run.summary['dataset']}{shard}"
+
+
+def headline(run: Run) -> str:
+    """Names the experiment, the data set, how much was run, and the protocol."""
+    epochs = sorted({point["num_epochs"] for point in run.summary["grid"]})
+    sizes = [count(len(run.summary["grid"]), "grid point"), count(len(run.results), "trial")]
+    sizes.append(f"{epochs[0]} to " * (len(epochs) > 1) + count(epochs[-1], "epoch"))
+    return f"{name_of(run)}: {', '.join(sizes)}; {protocol(run).words}"
+
+
+def make_sections(
+    run: Run, best: BestPoint, pictures: Sequence[Picture | Warn | str]
+) -> list[Section]:
+    """Returns what report.md and report.html say of a run."""
+    provenance = dict(run.summary["provenance"])
+    taken = {key: provenance.pop(key, []) for key in ("seconds", "seconds_by_process")}
+    cautions = map(Warn, shards.cautions(run))
+    return [
+        ("What was run", [f"{headline(run)}.", *_commands(provenance)]),
+        ("Verdict", [*cautions, write_verdict(run, best), chosen_trial(run)]),
+        ("Results", _results(run)),
+        *_metrics(run),
+        *_comparisons(run, best),
+        ("Figures", pictures),
+        ("Timing", _timing(run, **taken)),
+        ("Provenance", [tables.key_values(provenance)]),
+        ("Config", [tables.key_values(run.config)]),
+    ]
+
+
+def _commands(provenance: Row) -> list[str]:
+    """Returns what repeats a run, and takes the commands out of its record."""
+    command = Code(repeatable(provenance.pop("command")))
+    if "shards" not in provenance:
+        return ["To repeat it:", command]
+    parts = provenance["shards"] = {
+        shard: dict(record) for shard, record in provenance["shards"].items()
+    }
+    return [
+        f"To repeat its {len(parts)} shards:",
+        *(Code(repeatable(record.pop("command"))) for record in parts.values()),
+        "To merge them, with the directories that they print:",
+        command,
+    ]
+
+
+def repeatable(command: str) -> str:
+    """Drops `--overwrite` and `--workdir` from a command: its repetition has a place of its own."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    dropped = re.compile("--?((no)?overwrite(=.*)?|workdir(=.*)?)", re.DOTALL)
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not dropped.fullmatch(word) and before not in ("-workdir", "--workdir")
+    ]
+    return shlex.join(kept)
+
+
+def _results(run: Run) -> list[str | Table]:
+    p, num_points = protocol(run), len(run.summary["grid"])
+    meaning = (
+        f"{p.note} Statistics are over the n trials of a grid point that did not diverge, that is,"
+        " whose numbers stayed finite: a network that predicts one class for all images counts. sd"
+        " is the standard deviation of the sample (ddof=1). The interval is that of the mean"
+        " (Student) over seeds, on these test images: it says nothing of other images. It ends at 0"
+        " and 100 %, and the scatter is never taken to be smaller than rounding to whole images"
+        " makes it."
+    )
+    if num_points > 1:
+        order = f"from best to worst by mean {criterion_words(p)}" if p.criterion else "in order"
+        meaning += f" Grid points are listed {order}."
+    if num_points > MAX_POINTS:
+        meaning += (
+            f" Of {num_points} the first {MAX_POINTS} are here; all are in summary.json, and every"
+            " trial in results.csv."
+        )
+    last = (
+        "Means after the last epoch. The loss is cross-entropy in nats an image, with labels that"
+        " are not smoothed; the objective adds the L2 penalty to it, and is what training minimises"
+        " where label smoothing is 0. Training accuracy and loss are running means over the epoch."
+    )
+    return [tables.results_table(run), meaning, tables.last_epoch_table(run), last]
+
+
+def _metrics(run: Run) -> list[Section]:
+    measured: Section = ("Metrics", [tables.metrics_table(run), tables.metrics_words(run)])
+    return [measured] if run.config["metrics"] else []
+
+
+def _comparisons(run: Run, best: BestPoint) -> list[Section]:
+    if not any(is_finite(test["p"]) for _, test in best.others):
+        return []
+    p, grid = protocol(run), run.summary["grid"]
+    meaning = (
+        f"The differences are {label(best.point, varying(grid))} minus the point of the row, in"
+        f" {p.measure} ({p.words}). Intervals are Student's and uncorrected; Holm's correction is"
+        f" for every pair of the {len(grid)} points."
+    )
+    return [("Comparisons", [tables.comparison_table(run, best.others), meaning])]
+
+
+def _timing(run: Run, seconds: Row, seconds_by_process: Sequence[Row]) -> list[str | Table]:
+    clock = (
+        "Wall-clock time; training includes scoring the held-out images after each epoch. Of a run"
+        " that was interrupted, it is that of all its processes, as far as they noted it."
+    )
+    if "shards" in run.summary["provenance"]:
+        clock += " Added up over the shards."
+    each = seconds["train"] / sum(row["num_epochs"] for row in run.results)
+    rows = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
+    rows.append(["train, by trial and epoch", f"{each:.4f}"])
+    blocks: list[Any] = [clock, Table([("", "phase"), ("", "seconds")], rows)]
+    if seconds_by_process:
+        by_process = [
+            [str(i), *(f"{taken.get(phase, 0):.2f}" for phase in seconds)]
+            for i, taken in enumerate(seconds_by_process, start=1)
+        ]
+        blocks.append(Table([("", name) for name in ("process", *seconds)], by_process))
+    return blocks
