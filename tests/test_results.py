@@ -573,6 +573,27 @@ def test_reading_needs_every_file_whole(tmp_path, name):
         results.read_run(tmp_path)
 
 
+@pytest.mark.parametrize("lost", [None, "grid", "provenance", "results.csv"])
+def test_a_run_of_a_later_version_is_not_called_damaged(tmp_path, lost):
+    """Whatever else in it this version cannot read."""
+    finished_run(tmp_path)
+    path = tmp_path / "summary.json"
+    summary = json.loads(path.read_text())
+    assert summary["format"] == summaries.FORMAT
+    for number in (summaries.FORMAT + 1, None):
+        summary |= {"format": number}
+        kept = {k: v for k, v in summary.items() if k != lost and v is not None}
+        path.write_text(json.dumps(kept))
+        if lost == "results.csv":
+            (tmp_path / lost).write_text("another,table")
+        if number is None and lost is None:
+            assert len(results.read_run(tmp_path).results) == 4
+            return
+        later = "written by a later version; update mnist_jax"
+        with pytest.raises(UserError, match=later if number else "cannot be read as a run"):
+            results.read_run(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("accuracies", "best", "epoch"),
     [([0.2, 0.5, math.nan], 0.5, 2), ([math.nan, 0.3, 0.2], 0.3, 2), ([math.nan] * 3, math.nan, 1)],

@@ -10,7 +10,7 @@ from mnist_jax import UserError
 from mnist_jax.config.experiment import MAX_TRIALS
 from mnist_jax.data import datasets
 from mnist_jax.run_files import BadFileError
-from mnist_jax.runs import results, shards, workdirs
+from mnist_jax.runs import results, shards
 from mnist_jax.runs.choosing import is_finite
 from mnist_jax.runs.chosen_trial import read_chosen_trial as read_arrays
 from mnist_jax.runs.labels import varying
@@ -53,7 +53,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         whole = False
     if not whole:
-        raise workdirs.damaged(workdir, "its files are damaged, or another version wrote them")
+        raise results.unreadable(workdir, "its files are damaged, or another version wrote them")
     path, num_rows = run.workdir / "metrics.jsonl", sum(row["num_epochs"] for row in run.results)
     if path.stat().st_size < 20 * num_rows:  # bytes; a row has more
         error = BadFileError(path, "some epochs of some trials are missing")

@@ -4,6 +4,7 @@ That holds `config.json` (the resolved experiment), the rows of `records.py`, `s
 (`summaries.py`) and `chosen_trial.npz` (`chosen_trial.py`).
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -18,8 +19,8 @@ from mnist_jax.data.datasets import NUM_TEST, NUM_TRAINING_IMAGES
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs.choosing import choose_trial
 from mnist_jax.runs.records import Row, columns_of
-from mnist_jax.runs.summaries import summarise
-from mnist_jax.runs.workdirs import damaged, digest
+from mnist_jax.runs.summaries import FORMAT, summarise
+from mnist_jax.runs.workdirs import digest
 
 
 class Run(NamedTuple):
@@ -60,6 +61,8 @@ def read_run(workdir: str | os.PathLike) -> Run:
         summary = run_files.read_json(path / "summary.json", run_files.SUMMARY)
         with run_files.opened(path / "metrics.jsonl"):
             pass
+        if summary.get("format", 1) > FORMAT:
+            raise BadFileError(path / "summary.json", "a later version wrote it")
         if summary["protocol"] not in PROTOCOLS:
             raise BadFileError(path / "summary.json", "the protocol is unknown")
         columns = columns_of(summary["protocol"], axes_of(config), config.get("metrics", ()))
@@ -139,17 +142,24 @@ def _num_images_of_old(run: Run) -> dict[str, int]:
     }
 
 
-def unreadable(workdir: Path, error: BadFileError) -> UserError:
-    """Returns what to raise where a finished run is looked for and a file of it is not sound."""
-    if error.missing:
+def unreadable(workdir: str | os.PathLike, problem: BadFileError | str) -> UserError:
+    """Returns the error for a finished run that is expected in a directory and cannot be read."""
+    path = Path(workdir)
+    if isinstance(problem, BadFileError) and problem.missing:
         return UserError(
-            f"{workdir} holds no finished run: expected {error.path.name} in it; name the work "
+            f"{workdir} holds no finished run: expected {problem.path.name} in it; name the work "
             "directory that a run printed"
         )
-    if error.denied:
-        said = "make it readable, or ask its owner to"
-        return UserError(f"{workdir} cannot be read as a run: {error}; {said}")
-    return damaged(workdir, error)
+    with contextlib.suppress(BadFileError):
+        if run_files.read_json(path / "summary.json", {"format": int})["format"] > FORMAT:
+            return UserError(f"{workdir}: written by a later version; update mnist_jax")
+    if isinstance(problem, BadFileError) and problem.denied:
+        reason = "make it readable, or ask its owner to"
+        return UserError(f"{workdir} cannot be read as a run: {problem}; {reason}")
+    return UserError(
+        f"{workdir} cannot be read as a run: {problem}; train it again with --workdir={workdir} "
+        "--overwrite, or put its shards together again"
+    )
 
 
 def protocol(run: Run) -> Protocol:

@@ -77,7 +77,9 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     for number, run in enumerate(runs):
         trials = [row["trial"] for row in run.results]
         if trials != list(range(number, len(rows), len(runs))):
-            raise workdirs.damaged(run.workdir, "results.csv does not hold the trials of its shard")
+            raise results.unreadable(
+                run.workdir, "results.csv does not hold the trials of its shard"
+            )
     protocol = runs[0].summary["protocol"]
     chosen = choosing.choose_trial(rows, protocol)
     experiment = read_experiment(str(runs[0].workdir / "config.json"), {}, shard="0/1")
@@ -203,7 +205,7 @@ def _merge_metrics(
         there = sorted(map(tuple, table[:, :2].tolist()))
         wanted = ((r["trial"], e + 1) for r in run.results for e in range(r["num_epochs"]))
         if there != list(itertools.islice(wanted, len(there) + 1)) or whole[-1:] != b"\n":
-            raise workdirs.damaged(
+            raise results.unreadable(
                 run.workdir, "metrics.jsonl does not hold every epoch of its trials once"
             )
         tables.append(table)

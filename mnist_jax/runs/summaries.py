@@ -11,6 +11,10 @@ from mnist_jax.disk import to_json, write_text
 from mnist_jax.runs.choosing import by_point, choose_trial, sound_values
 from mnist_jax.runs.records import Row
 
+FORMAT = 1
+"""Of a work directory, as `summary.json` has it (1 where it has none). A higher one is for what an
+earlier version of this package would misread."""
+
 
 def summarise(
     rows: Sequence[Row], axes: Sequence[str], num_images: Mapping[str, int]
@@ -82,6 +86,7 @@ def write_summary(
     """
     chosen = choose_trial(rows, protocol)
     summary = {
+        "format": FORMAT,
         "dataset": dataset,
         "num_images": dict(num_images),
         "protocol": protocol,

@@ -334,11 +334,3 @@ def _lives(process: int) -> bool:
 
 def _unwritable(path: Path, reason: str | None) -> UserError:
     return UserError(f"--workdir={path} cannot be written ({reason}); choose another --workdir")
-
-
-def damaged(workdir: str | os.PathLike, problem: object) -> UserError:
-    """Returns what to raise of a finished run that something has happened to since."""
-    return UserError(
-        f"{workdir} cannot be read as a run: {problem}; train it again with --workdir={workdir} "
-        "--overwrite, or put its shards together again"
-    )
