@@ -223,10 +223,10 @@ def undrawn(monkeypatch):
     def read(folder, drawn):
         for draw in drawn.values():
             if draw.func is curves.draw_curves:
-                [run] = draw.args
+                run, what = draw.args
                 grid = run.summary["grid"]
                 trials = canvas.sound_trials(run, grid)
-                epochs.read_curves(run, grid, trials)
+                epochs.read_curves(run, grid, trials, what)
         return []
 
     monkeypatch.setattr(saving, "save_figures", read)

@@ -42,7 +42,7 @@ def drawn(figure):
 def test_every_figure_names_data_set_and_protocol(tmp_path, protocol):
     run = make_run(tmp_path / "run", protocol, schedule=("constant", "cosine"), seeds=2)
     drawings = one_run.figures_of_run(*reading.with_weights(run))
-    assert len(drawings) == 8
+    assert len(drawings) == 9
     assert all(re.fullmatch(NAMES["figures"], f"{name}.png") for name in drawings)
     for draw in drawings.values():
         figure, caption = draw()
@@ -82,6 +82,30 @@ def test_curves_are_those_of_the_rows(tmp_path, protocol):
             assert list(lines[dots].get_xdata()) == epochs
     assert "means over 3 seeds, bands reach from the lowest to the highest" in caption
     assert "The axis leaves out lower values." in caption  # the steep first epoch
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_loss_curves_are_those_of_the_rows(tmp_path, protocol):
+    run = make_run(tmp_path / "run", protocol)
+    p, rows = PROTOCOLS[protocol], run_rows(run)
+    figure, caption = curves.draw_curves(run, "loss")
+    ax = figure.axes[0]
+    assert ax.get_yscale() == "log"
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+    for split in filter(None, ("train", p.held_out)):
+        values = [row[f"{split}_loss"] for row in rows if row["trial"] < 3]
+        name = "training loss" if split == "train" else f"{split} loss"
+        np.testing.assert_allclose(lines[name], np.reshape(values, (6, 3)).mean(1))
+    trials = run.results[:3]
+    dots = [trial["test_loss"] for trial in trials]
+    if p.choose_epoch:
+        at = {(row["trial"], row["epoch"]): row for row in rows}
+        best = [(trial["trial"], trial[f"best_{p.held_out}_epoch"]) for trial in trials]
+        dots = [at[place][f"{p.held_out}_loss"] for place in best]
+    np.testing.assert_allclose(lines[list(lines)[-1]], dots)
+    assert caption.startswith("Loss (cross-entropy in nats an image, log scale) on digits")
+    assert "leaves out" not in caption
+    assert re.fullmatch(NAMES["figures"], "loss_curves.svg")
 
 
 def run_rows(run):
@@ -528,11 +552,13 @@ def test_trial_without_mistakes_or_numbers_has_no_such_figures(tmp_path):
     np.savez(path, **arrays)
     assert list(one_run.figures_of_run(*reading.with_weights(run))) == [
         "accuracy_curves",
+        "loss_curves",
         "classes",
         "first_layer",
     ]
     np.savez(path, **arrays | {"probabilities": np.full((40, 10), math.nan)})
-    assert list(one_run.figures_of_run(*reading.with_weights(run))) == ["accuracy_curves"]
+    names = list(one_run.figures_of_run(*reading.with_weights(run)))
+    assert names == ["accuracy_curves", "loss_curves"]
 
 
 def test_nothing_is_cut_or_collapses(tmp_path, recwarn):
@@ -586,7 +612,7 @@ def test_beside_a_figure_that_fails_the_others_are_drawn(tmp_path, monkeypatch, 
         assert page.count(f"T{said}") == 1
         assert "accuracy_vs_l2.png" not in page
     names = {path.stem for path in (run.workdir / "figures").iterdir()}
-    assert names == {"accuracy_curves", "classes", "mistakes", "first_layer"}
+    assert names == {"accuracy_curves", "loss_curves", "classes", "mistakes", "first_layer"}
 
 
 def test_a_figure_of_several_runs_that_fails_is_a_line(tmp_path, monkeypatch, capsys):
@@ -607,7 +633,7 @@ def test_without_matplotlib_the_pages_are_made(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # an import raises
     assert "Best of 3 grid points" in one_run.write_report(runs[0].workdir)
     several_runs.write_comparison(runs, tmp_path / "both")
-    for folder, num_figures in ((runs[0].workdir, 5), (tmp_path / "both", 2)):
+    for folder, num_figures in ((runs[0].workdir, 6), (tmp_path / "both", 2)):
         page = (folder / "report.html").read_text()
         assert (
             page.count("is missing, since it cannot be drawn (ModuleNotFoundError: ") == num_figures
@@ -631,6 +657,7 @@ def test_without_the_weights_of_the_chosen_trial_the_report_says_so(tmp_path, ch
     assert "Pictures of the chosen trial are left out: chosen_trial.npz: " in text
     assert {path.stem for path in (run.workdir / "figures").iterdir()} == {
         "accuracy_curves",
+        "loss_curves",
         "accuracy_vs_l2",
     }
 

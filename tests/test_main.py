@@ -74,6 +74,7 @@ def test_a_run_leaves_what_is_promised(finished):
         "config.json", "metrics.jsonl", "results.csv", "summary.json", "report.md", "report.html",
         "chosen_trial.npz", "checkpoints",
         "figures/accuracy_curves.png", "figures/accuracy_curves.svg",
+        "figures/loss_curves.png", "figures/loss_curves.svg",
         "figures/accuracy_vs_l2.png", "figures/accuracy_vs_l2.svg",
     }  # fmt: skip
     assert len(metrics(workdir)) == 2 * 4

@@ -697,7 +697,9 @@ def test_page_is_balanced_escaped_and_self_contained(written):
     assert "url(" not in html
     assert "@import" not in html
     sources = [value for _, name, value in parser.attributes if name in ("src", "href", "srcset")]
-    assert len(sources) == 8  # curves, two axes, heat map, points, classes, mistakes, weights
+    assert (
+        len(sources) == 9
+    )  # two of curves, two axes, heat map, points, classes, mistakes, weights
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     text = " ".join(parser.text)
     assert "<b>&'x'| on digits" in text
@@ -708,7 +710,7 @@ def test_figures_are_saved_as_png_and_svg(written):
     run, _ = written
     names = sorted(path.name for path in (run.workdir / "figures").iterdir())
     stems = ["accuracy_by_point", "accuracy_curves", "accuracy_vs_l2", "accuracy_vs_schedule"]
-    stems += ["classes", "first_layer", "heat_map", "mistakes"]
+    stems += ["classes", "first_layer", "heat_map", "loss_curves", "mistakes"]
     assert names == [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
     for path in (run.workdir / "figures").iterdir():
         start = path.read_bytes()[:5]
@@ -746,7 +748,7 @@ def test_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path):
     with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9}):
         assert files() == first
         assert matplotlib.rcParams["font.size"] == 20
-    assert len(first) == 10
+    assert len(first) == 12
 
 
 # --- several runs ---

@@ -1,4 +1,4 @@
-"""Accuracies by epoch, read back from `metrics.jsonl`."""
+"""Accuracies and losses by epoch, read back from `metrics.jsonl`."""
 
 import math
 import re
@@ -14,24 +14,35 @@ from mnist_jax.runs.results import Run, protocol, unreadable
 _TRIAL = re.compile(rb'"trial": ?(\d+)')
 
 
-def read_curves(run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[Row]]):
-    """Reads accuracies by epoch in percent: per point, by split, [its trials, epochs].
+def read_curves(
+    run: Run,
+    points: Sequence[Row],
+    trials: Mapping[int, Sequence[Row]],
+    what: str = "accuracy",
+) -> list[dict[str, np.ndarray]]:
+    """Reads what was measured by epoch: per point, by split, [its trials, epochs].
 
     Only the rows of those trials are parsed, since the file may have millions of others.
+
+    Args:
+        run: A finished run.
+        points: Of its grid.
+        trials: By number of a point, those of its trials that are wanted.
+        what: `accuracy`, a share of 1, or `loss`, in nats.
 
     Raises:
         UserError: The file does not hold what it should.
     """
     splits = ["train", *filter(None, [protocol(run).held_out])]
-    found, places = [], {}
+    curves, places = [], {}
     for point in points:
         mine = trials[point["point"]]
         empty = np.full((len(splits), len(mine), point["num_epochs"]), math.nan)
         arrays = dict(zip(splits, empty, strict=True))
-        found.append(arrays)
+        curves.append(arrays)
         places.update({b"%d" % row["trial"]: (arrays, i) for i, row in enumerate(mine)})
     path = run.workdir / "metrics.jsonl"
-    shape = {"epoch": int} | {f"{split}_accuracy": float for split in splits}
+    shape = {"epoch": int} | {f"{split}_{what}": float for split in splits}
     try:
         for line in run_files.lines(path):
             trial = _TRIAL.search(line)
@@ -40,26 +51,27 @@ def read_curves(run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[R
                 if not 0 < row["epoch"] <= len(arrays["train"][i]):
                     raise ValueError(f"trial {int(trial[1])} has an epoch too many")
                 for split in splits:
-                    arrays[split][i, row["epoch"] - 1] = 100 * row[f"{split}_accuracy"]
-        if any(np.isnan(values).any() for arrays in found for values in arrays.values()):
+                    arrays[split][i, row["epoch"] - 1] = row[f"{split}_{what}"]
+        if any(np.isnan(values).any() for arrays in curves for values in arrays.values()):
             raise ValueError("some epochs of some trials are missing")
-        for point, arrays in zip(points, found, strict=True):
-            _check_curves(run, trials[point["point"]], arrays)
+        for point, arrays in zip(points, curves, strict=True):
+            _check_curves(run, trials[point["point"]], arrays, what)
     except (ValueError, RecursionError, BadFileError) as error:
         bad = error if isinstance(error, BadFileError) else BadFileError(path, error)
         raise unreadable(run.workdir, bad) from None
-    return found
+    return curves
 
 
-def _check_curves(run: Run, trials: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError where curves in percent, [trials, epochs], are not those of the trials."""
+def _check_curves(
+    run: Run, trials: Sequence[Row], arrays: Mapping[str, np.ndarray], what: str
+) -> None:
+    """Raises ValueError where curves [trials, epochs] are not those of the trials."""
     p = protocol(run)
     for i, row in enumerate(trials):
-        told = {(split, -1): row[f"{split}_accuracy"] for split in arrays}
-        if p.choose_epoch:
+        recorded = {(split, -1): row[f"{split}_{what}"] for split in arrays}
+        if p.choose_epoch and what == "accuracy":
             best = row[f"best_{p.held_out}_epoch"] - 1
-            told[str(p.held_out), best] = row[f"best_{p.held_out}_accuracy"]
-        for (split, place), accuracy in told.items():
-            if not math.isclose(arrays[split][i, place], 100 * accuracy):
-                said = f"{split} accuracy of trial {row['trial']}: not that of results.csv"
-                raise ValueError(said)
+            recorded[str(p.held_out), best] = row[f"best_{p.held_out}_accuracy"]
+        for (split, place), value in recorded.items():
+            if not math.isclose(arrays[split][i, place], value):
+                raise ValueError(f"{split} {what} of trial {row['trial']}: not that of results.csv")

@@ -104,7 +104,9 @@ def figures_of_run(
         chosen: The arrays of its chosen trial, whose figures are left out without them.
     """
     p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
-    drawn: dict[str, Callable[[], Any]] = {"accuracy_curves": partial(curves.draw_curves, run)}
+    drawn: dict[str, Callable[[], Any]] = {
+        f"{what}_curves": partial(curves.draw_curves, run, what) for what in ("accuracy", "loss")
+    }
     if axes and run.config["grid"] in ("random", "halton"):
         drawn["search"] = partial(search.draw_search, run)
     else:

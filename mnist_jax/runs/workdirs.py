@@ -34,8 +34,8 @@ FOLDERS = ("figures", "checkpoints", "files")
 """What it leaves there of folders; `files` holds copies of the files of one's own."""
 NAMES = {
     "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
-    "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|heat_map|search|classes|mistakes|"
-    r"first_layer)\.(?:png|svg)",
+    "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|loss_curves|heat_map|search|classes|"
+    r"mistakes|first_layer)\.(?:png|svg)",
     "": "|".join(map(re.escape, FILES)),
 }
 """By folder, the names that a run gives to what it writes there; in `files` those of its record."""

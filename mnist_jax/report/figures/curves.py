@@ -1,4 +1,4 @@
-"""Accuracy by epoch: of the grid points of a run, and of several runs over each other."""
+"""Accuracy and loss by epoch: of the grid points of a run, and of several runs over each other."""
 
 import math
 import textwrap
@@ -31,8 +31,8 @@ MAX_PANELS = 9
 MAX_CURVES = 12  # in one panel
 
 
-def draw_curves(run: Run):
-    """Draws training and held-out accuracy against epoch, one panel per grid point."""
+def draw_curves(run: Run, what: str = "accuracy"):
+    """Draws training and held-out accuracy, or loss, against epoch; one panel per grid point."""
     p, grid, which = protocol(run), run.summary["grid"], "one panel per grid point"
     points, axes = grid, varying(grid)
     if len(grid) > MAX_PANELS:
@@ -42,31 +42,34 @@ def draw_curves(run: Run):
         if p.criterion:
             which = f"the best, the median and the worst by mean {criterion_words(p)}"
         which = f"of {len(grid)} grid points {which}"
-    dots_name, epoch, column = "test accuracy at the end", "num_epochs", p.column
-    if p.choose_epoch:
-        dots_name, epoch, column = "chosen epochs", f"best_{p.held_out}_epoch", str(p.criterion)
     num_columns = num_columns_of(len(points))
     num_rows = math.ceil(len(points) / num_columns)
     size = (6.4, 4.2) if len(points) == 1 else (2.7 * num_columns + 0.5, 2.3 * num_rows + 1.1)
     figure, panels = subplots(size, num_rows, num_columns, sharex=True, sharey=True)
-    trials, view = sound_trials(run, points), View()
-    for ax, point, curves in zip(panels, points, read_curves(run, points, trials), strict=False):
+    trials, is_loss = sound_trials(run, points), what == "loss"
+    view, unit = View(), 1 if is_loss else 100
+    read = read_curves(run, points, trials, what)
+    for ax, point, curves in zip(panels, points, read, strict=False):
         title = label(point, axes)
         if lost := len(point["diverged_seeds"]):
             title += f" ({lost} of {point['num_trials']} diverged)"
         ax.set_title(textwrap.fill(title.strip(), 34 if len(points) > 1 else 80))
         for split, values in curves.items():
             train = split == "train"
-            name = "training accuracy" if train else f"{split} accuracy"
-            _plot_band(ax, values, view, name, COLORS[not train], "--" if train else "-")
+            name = f"{'training' if train else split} {what}"
+            _plot_band(ax, unit * values, view, name, COLORS[not train], "--" if train else "-")
         if rows := trials[point["point"]]:
-            dots = [100 * row[column] for row in rows]
-            ax.plot([row[epoch] for row in rows], dots, "o", color="black", ms=3, label=dots_name)
+            name, epochs = f"test {what} at the end", [row["num_epochs"] for row in rows]
+            dots = unit * np.array([row["test_loss" if is_loss else p.column] for row in rows])
+            if p.choose_epoch:
+                name, epochs = "chosen epochs", [row[f"best_{p.held_out}_epoch"] for row in rows]
+                dots = unit * curves[str(p.held_out)][range(len(rows)), np.array(epochs) - 1]
+            ax.plot(epochs, dots, "o", color="black", ms=3, label=name)
             view.add(dots)
-    _finish_epochs(panels, points, view)
+    _finish_epochs(panels, points, view, is_loss)
     for i, ax in enumerate(panels):
         ax.set_visible(i < len(points))
-        ax.set_ylabel("accuracy (%)" if i % num_columns == 0 else "")
+        ax.set_ylabel(f"{what} ({'nats' if is_loss else '%'})" if i % num_columns == 0 else "")
         if i + num_columns >= len(points):  # nothing stands below
             ax.set_xlabel("epoch")
             ax.tick_params(labelbottom=True)
@@ -76,16 +79,18 @@ def draw_curves(run: Run):
             text = f"below the axis\n({mean_interval(point, p.column)[0]:.1f} % test accuracy)"
         if not ax.lines or ax.dataLim.y1 < ax.get_ylim()[0]:
             ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center")
-    add_title(figure, f"{run.summary['dataset']}: accuracy by epoch ({p.words})")
+    add_title(figure, f"{run.summary['dataset']}: {what} by epoch ({p.words})")
     add_legend(figure, panels)
+    name = "Loss (cross-entropy in nats an image, log scale)" if is_loss else "Accuracy"
     caption = (
-        f"Accuracy on {run.summary['dataset']} against epoch, {which} ({p.words}). Dashed: training"
-        " accuracy, the running mean over the epoch while the weights change, as Keras reports it."
+        f"{name} on {run.summary['dataset']} against epoch, {which} ({p.words}). Dashed: training"
+        f" {what}, the running mean over the epoch while the weights change, as Keras reports it."
     )
     if p.held_out:
-        caption += f" Solid: {p.held_out} accuracy after the epoch."
-    said = "best epoch" if p.choose_epoch else "test accuracy, scored once at its end"
-    return figure, f"{caption}{_band_words(points)} Dots: each trial's {said}.{view.words()}"
+        caption += f" Solid: {p.held_out} {what} after the epoch."
+    dots_are = "best epoch" if p.choose_epoch else f"test {what}, scored once at its end"
+    caption += f"{_band_words(points)} Dots: each trial's {dots_are}."
+    return figure, caption + ("" if is_loss else view.words())
 
 
 def draw_overlay(lines: Sequence[NamedPoint], title: str):
@@ -98,7 +103,7 @@ def draw_overlay(lines: Sequence[NamedPoint], title: str):
         trials = sound_trials(run, [point])
         [curves] = read_curves(run, [point], trials)
         for split, values in curves.items():
-            _plot_band(panels[split != "train"], values, view, name, color, dash)
+            _plot_band(panels[split != "train"], 100 * values, view, name, color, dash)
         if not p.held_out and trials[point["point"]]:
             mean = mean_interval(point, p.column)[0]
             panels[1].plot(point["num_epochs"], mean, MARKERS[i % len(MARKERS)], color=color, ms=5)
@@ -133,13 +138,17 @@ def _plot_band(ax, curves: np.ndarray, view: View, name: str, color: str, dash: 
         view.add(curves[:, num_epochs // 5 :], curves)
 
 
-def _finish_epochs(panels, points: Sequence[Row], view: View) -> None:
-    """Sets the limits and ticks that panels share."""
+def _finish_epochs(panels, points: Sequence[Row], view: View, is_loss: bool = False) -> None:
+    """Sets the scales, limits and ticks that panels share."""
     from matplotlib.ticker import MaxNLocator
 
     longest = max(point["num_epochs"] for point in points)
-    panels[0].set(xlim=(0.5, longest + 0.5), ylim=view.limits())
+    panels[0].set_xlim(0.5, longest + 0.5)
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if is_loss:
+        panels[0].set_yscale("log")
+    else:
+        panels[0].set_ylim(view.limits())
 
 
 def _band_words(points: Sequence[Row]) -> str:
