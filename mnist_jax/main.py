@@ -102,7 +102,7 @@ def run(
                     made,
                     run=run,
                 )
-                print(_report(path))
+                print(f"\n{_report(path)}")
     except OSError as error:
         if cli.is_of_output(error):
             raise

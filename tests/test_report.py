@@ -454,13 +454,16 @@ def test_round_numbers_are_below(x, below):
 
 def test_ties_are_named_as_ties(tmp_path):
     tied = make_run(tmp_path / "a", accuracy=lambda point, _: (0.9, 0.95001, 0.95004)[point])
-    assert verdict_of(tied).startswith("l2=1e-06 and l2=0.00075 tie for the best of 3 grid points.")
+    assert verdict_of(tied).startswith(
+        "l2=1e-06 and l2=0.00075 tie for the best of 3 grid points: "
+    )
+    assert "The first differs significantly from 1 of the 2 others" in verdict_of(tied)
     run = make_run(tmp_path / "b", accuracy=lambda point, _: (0.9, 0.9501, 0.9504)[point])
     assert verdict_of(run).startswith("Best of 3 grid points: l2=1e-06; mean")
     chosen = make_run(tmp_path / "c", "validation")
     for point in chosen.summary["grid"]:
         point["statistics"]["best_validation_accuracy"]["mean"] = 0.97
-    assert "tie for the best of 3 grid points by validation accuracy. The first, which was" in (
+    assert "tie for the best of 3 grid points by validation accuracy. The first was chosen:" in (
         verdict_of(chosen)
     )
 

@@ -31,7 +31,9 @@ def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
     elif len(grid) == 1:
         sentences = [f"{sentence(_accuracy(run, best.point))}."]
     else:
-        sentences = [*_best(run, best.point, brief), *_differences(run, best, brief)]
+        tied = _tied(run, best.point)
+        it = "It" if len(tied) < 2 else "The first"
+        sentences = [*_best(run, best.point, tied, brief), *_differences(run, best, it, brief)]
     sentences += diverged(run, 2 if brief else MAX_NAMES)
     if len(grid) > 1:
         sentences += _power(run, best)
@@ -51,28 +53,33 @@ def _accuracy(run: Run, point: Row) -> str:
     return f"{accuracy} (95 % interval {interval(found['interval_95'])})"
 
 
-def _best(run: Run, point: Row, brief: bool) -> list[str]:
+def _tied(run: Run, point: Row) -> list[Row]:
+    """Returns the points whose criterion is the best to the digits that tables show."""
+    criterion, grid = protocol(run).criterion, run.summary["grid"]
+    if criterion is None:
+        return []
+    best = _printed(point, criterion)
+    return [other for other in ranked(grid, criterion) if _printed(other, criterion) == best]
+
+
+def _best(run: Run, point: Row, tied: Sequence[Row], brief: bool) -> list[str]:
     """Names the best point, or those that tie for it, and says its test accuracy."""
-    p, grid = protocol(run), run.summary["grid"]
-    accuracy, size = _accuracy(run, point), f"{len(grid)} grid points"
+    p, accuracy = protocol(run), _accuracy(run, point)
+    size = f"{len(run.summary['grid'])} grid points"
     if p.criterion is None:
         name = "" if brief else f", {_names([point], run, brief)},"
         return [
             f"Nothing was chosen; the first of {size}{name} is compared with the others:"
             f" {accuracy}."
         ]
-    tied = [
-        other
-        for other in ranked(grid, p.criterion)
-        if _printed(other, p.criterion) == _printed(point, p.criterion)
-    ]
     names = _names(tied, run, brief)
     by = f" by {p.held_out} accuracy" * (p.criterion != p.column)
     if len(tied) == 1:
         return [f"Best of {size}{by}: {names}; {accuracy}."]
-    first = f"The first, which was chosen: {accuracy}." if by else f"{sentence(accuracy)}."
-    names = sentence(names) if names.startswith("the ") else names
-    return [f"{names} tie for the best of {size}{by}.", first]
+    tie = f"{sentence(names) if names.startswith('the ') else names} tie for the best of {size}"
+    if by:
+        return [f"{tie}{by}.", f"The first was chosen: {accuracy}."]
+    return [f"{tie}: {accuracy}."]
 
 
 def _printed(point: Row, column: str) -> tuple[int, str]:
@@ -89,12 +96,12 @@ def _names(points: Sequence[Row], run: Run, brief: bool) -> str:
     return names
 
 
-def _differences(run: Run, best: BestPoint, brief: bool) -> list[str]:
+def _differences(run: Run, best: BestPoint, it: str, brief: bool) -> list[str]:
     """Says which grid points differ from the best one."""
     axes, num_points = varying(run.summary["grid"]), len(run.summary["grid"])
     judged = _judged(best)
     same = [label(point, axes) for point, test in best.others if test["identical"]]
-    sentences = [f"It has identical results, trial by trial, to {listed(same)}."] * bool(same)
+    sentences = [f"{it} has identical results, trial by trial, to {listed(same)}."] * bool(same)
     few = f"fewer than {stats.MIN_SEEDS} sound trials"
     if not judged:
         if len(same) < len(best.others):
@@ -113,9 +120,9 @@ def _differences(run: Run, best: BestPoint, brief: bool) -> list[str]:
         which = f"{len(differing)} of {others}" if len(judged) > 1 else others
         names = listed(differing)
         which += f", {names}" if len(names) <= MAX_LENGTH or not brief else ""
-        sentences.append(f"It differs significantly from {which} ({tests}).")
+        sentences.append(f"{it} differs significantly from {which} ({tests}).")
     else:
-        sentences.append(f"It does not differ significantly from {others} ({tests}).")
+        sentences.append(f"{it} does not differ significantly from {others} ({tests}).")
     if unjudged := len(best.others) - len(judged) - len(same):
         sentences.append(f"{count(unjudged, 'point')} cannot be judged, with {few}.")
     return sentences

@@ -135,6 +135,20 @@ def add_title(figure, text: str) -> None:
     figure.suptitle(textwrap.fill(text, int(12 * figure.get_figwidth())))  # characters an inch
 
 
+_LOG_STEPS = {0.6: (1, 1.5, 2, 3, 5, 7), 1.2: (1, 2, 5), 2.4: (1, 3), math.inf: (1,)}
+"""By the most decades that an axis has, which multiples of powers of ten are marked."""
+
+
+def mark_decades(axis, decades: float) -> None:
+    """Marks plain numbers on a log axis that has so many decades."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    steps = next(steps for most, steps in _LOG_STEPS.items() if decades < most)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def cut(text: str, most: int = 30) -> str:
     """Leaves out the middle of a text that has too many characters for its place."""
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 :]}"

@@ -34,7 +34,7 @@ def draw_classes(run: Run, chosen: Mapping[str, np.ndarray]):
     ax.set_yticks(places, names)
     ax.set_xticks(places, names, rotation=0 if max(map(len, names)) < 4 else 90)
     ax.grid(False)
-    ax.set(xlabel="predicted", ylabel="true class", title="test images (diagonal: right)")
+    ax.set(xlabel="predicted", ylabel="true class", title="confusion matrix (diagonal: right)")
     add_title(figure, f"{dataset}: test set by class, one trial ({p.words})")
     return figure, (
         f"Test accuracy of each class of {dataset}, and confusion matrix, of {chosen_words(run)}"

@@ -15,6 +15,7 @@ from mnist_jax.report.figures.canvas import (
     add_title,
     legend_name,
     lost_words,
+    mark_decades,
     mean_interval,
     num_columns_of,
     seeds_words,
@@ -147,6 +148,8 @@ def _finish_epochs(panels, points: Sequence[Row], view: View, is_loss: bool = Fa
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if is_loss:
         panels[0].set_yscale("log")
+        low, high = panels[0].get_ylim()
+        mark_decades(panels[0].yaxis, math.log10(high / low))
     else:
         panels[0].set_ylim(view.limits())
 

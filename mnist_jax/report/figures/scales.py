@@ -9,7 +9,7 @@ import numpy as np
 
 from mnist_jax.config.axes import MODELS, OPTIMIZERS, SMOOTHING, TRAINING
 from mnist_jax.config.values import LINEAR, LOG, LOG_OF_REST
-from mnist_jax.report.figures.canvas import cut
+from mnist_jax.report.figures.canvas import cut, mark_decades
 from mnist_jax.runs.labels import num_digits, shown, varying
 from mnist_jax.runs.records import Row
 
@@ -21,8 +21,6 @@ _KNOWN = {
 }
 _KNOWN |= {"num_epochs": LOG, "batch_size": LOG}
 _SHARES = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
-_LOG_STEPS = {0.6: (1, 1.5, 2, 3, 5, 7), 1.2: (1, 2, 5), 2.4: (1, 3), math.inf: (1,)}
-"""By the most decades that an axis has, which multiples of powers of ten are marked."""
 
 
 def axis_values(grid: Sequence[Row], axis: str) -> list[Any]:
@@ -71,8 +69,6 @@ def set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, fl
         grid: Its points.
         inches: The width. Where there is room in it, the values themselves are marked.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     order = places_of(grid, axis)
     name, values = str(axis), list(order)
     spread = spread_of(axis, values)
@@ -104,11 +100,7 @@ def set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, fl
         ax.set_xticks(list(places.values()), texts, rotation=0 if is_flat else 90)
         ax.set_xticks([], minor=True)
     elif ax.get_xscale() == "log":
-        decades = float(width + 2 * margin)
-        steps = next(s for most, s in _LOG_STEPS.items() if decades < most)
-        ax.xaxis.set_major_locator(LogLocator(subs=steps))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        mark_decades(ax.xaxis, float(width + 2 * margin))
     elif ax.get_xscale() == "symlog":
         ax.xaxis.set_major_formatter("{x:g}")
     return places
