@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Finds what takes time to import when it is asked for."""
+    """Imports what takes time to import when it is first used."""
     if name == "default_config":
         from mnist_jax.config.keys import default_config
 

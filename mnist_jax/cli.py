@@ -1,4 +1,4 @@
-"""The command lines: what flags mean, and how bad input, a full disk and a closed pipe end them."""
+"""The command line: its flags, and how bad input, a full disk and a closed pipe end a program."""
 
 import io
 import itertools
@@ -23,13 +23,13 @@ from mnist_jax.training import hosts
 
 FLAGS = flags.FLAGS
 SHARED = ("config", "seed", "data_dir")
-"""Flags of every program that an experiment is named to."""
+"""Flags of every program that runs an experiment."""
 OF_A_RUN = ("workdir", "overwrite", "shard", "distributed", "distributed_timeout")
-"""Those of `main` beside."""
+"""Further flags of `main`."""
 
 
 def define_flags() -> None:
-    """Defines the flags of `main`, some of which other programs have, or know to refuse."""
+    """Defines the flags of `main`; other programs have some of them and refuse the others."""
     flags.DEFINE_string(
         "config",
         None,
@@ -52,7 +52,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "shard",
         None,
-        "i/n: only every n-th trial, from number i on; mnist_jax.report puts the n runs together.",
+        "i/n: only every n-th trial, from index i on; mnist_jax.report merges the n runs.",
     )
     flags.DEFINE_string(
         "distributed",
@@ -69,7 +69,7 @@ def define_flags() -> None:
 
 
 def read_flags(argv: list[str]) -> Experiment:
-    """Returns the experiment that the command line names, checked."""
+    """Returns the checked experiment that the command line names."""
     logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         raise UserError(f"{argv[1]}: unexpected; every option is a flag, as in --config=FILE")
@@ -84,10 +84,9 @@ def read_flags(argv: list[str]) -> Experiment:
 
 
 def _define_keys(argv: list[str]) -> None:
-    """Makes flags of the keys that a command line sets, whatever their names.
+    """Defines a flag for each key that a command line sets, whatever its name.
 
-    Which there are depends on the config, where they are checked. A key without a value is True,
-    as flags are.
+    The config decides which keys exist, and checks them. A key without a value is True, as a flag.
     """
     words = FLAGS.read_flags_from_files(argv[1:])
     for word, following in itertools.pairwise([*words, "--"]):
@@ -105,7 +104,11 @@ def _define_keys(argv: list[str]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; whatever is wrong with them is one line."""
+    """Parses the flags.
+
+    Raises:
+        UserError: One is unknown or has an invalid value.
+    """
     columns = os.environ.get("COLUMNS", "")
     if not (columns.isdecimal() and int(columns) >= 40):  # absl's help fails on fewer
         os.environ.pop("COLUMNS", None)
@@ -153,7 +156,7 @@ def _describe_keys(width: int) -> str:
 
 
 def is_of_output(error: OSError) -> bool:
-    """Says whether an error is that of what is printed, which names no file."""
+    """Says whether an error is of standard output, and not of a file."""
     if isinstance(error, BrokenPipeError):
         return True
     try:
@@ -168,13 +171,13 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
     """Runs a program on its command line; bad input ends it with status 2.
 
     Args:
-        main: What it does, given the words that are no flags.
+        main: Takes the words that are no flags.
         define: Defines its flags.
         argv: The command line; by default that of the process.
     """
     define()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed: no file that a run opens may take its place
+        if getattr(sys, name) is None:  # closed: a file that a run opens would take its place
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -185,7 +188,7 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
         try:
             app.run(main, argv, flags_parser=_parse_flags)
         except SystemExit:
-            sys.stdout.flush()  # at exit, it would be too late to say that this fails
+            sys.stdout.flush()  # at exit it would be too late to report a failure
             raise
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -193,7 +196,9 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
     except OSError as error:
         if not is_of_output(error):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be said
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what is left in its buffer
         if isinstance(error, BrokenPipeError):
             print("error: nobody reads the output any more; repeat the command", file=sys.stderr)
             sys.exit(128 + signal.SIGPIPE)

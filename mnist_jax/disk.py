@@ -19,19 +19,19 @@ from mnist_jax import UserError
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # absent on Windows
 
 locked: dict[Path, BinaryIO] = {}
-"""The directories that this process has locked, with the files that it holds them by."""
+"""The directories that this process has locked, with their lock files."""
 
 
 def local_path(given: str, what: str = "") -> Path:
-    """Returns the path that a flag or an environment variable names, with its home filled in.
+    """Returns the path that a flag or an environment variable names, with `~` expanded.
 
     Args:
         given: The path as the user wrote it.
-        what: What it was given by, for the error: `--workdir`, say; empty for an argument.
+        what: The flag or variable, for the error: `--workdir`, say; empty for an argument.
 
     Raises:
-        UserError: It is an address such as gs://bucket/run, of which a folder `gs:` would be made
-            where the user stands; or it begins with the home of nobody.
+        UserError: It is an address such as gs://bucket/run, which would create a folder `gs:` here;
+            or it begins with an unknown user's home.
     """
     named = f"{what}={given}" if what else given
     if match := re.match("([a-z][a-z0-9+.-]+)://", given, re.IGNORECASE):
@@ -63,24 +63,24 @@ def open_regular(path: Path, most_bytes: int | float) -> io.BufferedReader:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Guards a write of a run: into the directory that it has locked, or none.
+    """Guards a write of a run, which must go to the directory that it has locked.
 
     Raises:
-        UserError: That has been moved, so that another run's may lie in its place by now.
+        UserError: The directory was moved, and another run's may be in its place.
         OSError: The write failed; it names the file.
     """
     _check_place()
     try:
         yield
     except OSError as error:
-        _check_place()  # else it might have failed for that
-        if error.errno:  # the system's own, which of a full disk names no file
+        _check_place()  # the move may be the reason of the failure
+        if error.errno:  # of the system, which names no file if a disk is full
             error.filename = os.fspath(path)
         raise
 
 
 def _check_place() -> None:
-    """Compares the lock that is held with the one that lies there."""
+    """Checks that each lock file that this process holds is still in its directory."""
     for path, file in locked.items():
         try:
             if os.path.samestat(os.stat(path / ".lock"), os.fstat(file.fileno())):
@@ -88,9 +88,9 @@ def _check_place() -> None:
         except (FileNotFoundError, NotADirectoryError):
             pass
         raise UserError(
-            f"--workdir={path} is not the folder any more in which this run began: that, or the "
-            ".lock in it, was moved or deleted; what the run wrote is where the folder is now, and "
-            "the same command goes on there, with that --workdir"
+            f"--workdir={path} is no longer the folder in which this run began: the folder, or "
+            "the .lock in it, was moved or deleted; the run's files are where the folder is now, "
+            "and the same command with that --workdir resumes it"
         )
 
 
@@ -109,7 +109,7 @@ def replace(path: Path, content: Iterable[bytes], mode: int = 0o666, mark: str =
             with open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
                 file.writelines(content)
                 file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it
+                os.fsync(file.fileno())  # otherwise a power cut may leave an empty file
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

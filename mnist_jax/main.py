@@ -33,7 +33,7 @@ def run(
     job: str | None = None,
     timeout: int = hosts.TIMEOUT,
 ) -> None:
-    """Runs an experiment from data to report, or goes on with it."""
+    """Runs an experiment from data to report, or resumes it."""
     process = Process()
     path = workdirs.new_workdir(experiment.name) if workdir is None else _workdir(workdir)
     config = experiment.record()
@@ -43,10 +43,10 @@ def run(
     def is_finished() -> bool:
         return workdirs.check_workdir(path, config, overwrite) == "finished"
 
-    if job is None and is_finished():  # for which JAX need not start
+    if job is None and is_finished():  # JAX need not start
         _show(path)
         return
-    cache.cache_folder()  # its name is refused before anything is written
+    cache.cache_folder()  # a bad name is refused before anything is written
     if job is None and experiment.shard == "0/1":
         hosts.say_if_alone()
     devices = start_jax(experiment, job=job, timeout=timeout, common=process.deciding)
@@ -108,7 +108,7 @@ def run(
             raise
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise UserError(
-            f"the run cannot go on ({reason}); mend that, and {workdirs.how_to_go_on(path)}"
+            f"the run cannot continue ({reason}); mend that, and {workdirs.how_to_go_on(path)}"
         ) from None
     except KeyboardInterrupt:
         print(f"interrupted; {workdirs.how_to_go_on(path)}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The one door through which the files of a run are read, whatever lies there.
+"""Reading of a run's files, none of which is trusted.
 
-A run's directory may have been cut, copied, edited or made by somebody else. So nothing but regular
-files is opened, sizes are compared before memory is taken, and what comes back has the shape that
-was asked for. Everything else is a `BadFileError`.
+A run's directory may have been cut, copied, edited or made by somebody else. So only regular files
+are opened, sizes are compared before memory is taken, and values have the shape that was asked for.
+Anything else is a `BadFileError`.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from mnist_jax.arrays import read_npy
 from mnist_jax.text import one_line
 
 _MB = 2**20
-_LIMITS = {  # what a million trials write, and some more
+_LIMITS = {  # in bytes: more than a million trials write
     "config.json": 128 * _MB,
     "parts.json": 64 * _MB,
     "processes.json": 16 * _MB,
     "summary.json": 1024 * _MB,
     "results.csv": 1024 * _MB,
     "chosen_trial.npz": 4096 * _MB,
-    "metrics.jsonl": math.inf,  # of which a line is held at a time
+    "metrics.jsonl": math.inf,  # is read line by line
 }
 _LONGEST = _MB  # bytes of a line
 _DEEPEST = 16  # levels of JSON
@@ -46,7 +46,7 @@ class BadFileError(Exception):
     """
 
     def __init__(self, path: Path, problem: object):
-        """Takes the file, and what is wrong with it: words, or what was raised."""
+        """Takes the file, and what is wrong with it: words or an exception."""
         said = " ".join(str(problem).split())
         match problem:
             case MemoryError():
@@ -64,9 +64,9 @@ class BadFileError(Exception):
 
 
 Shape = Any
-"""What JSON must look like: a type, or None for null; a tuple of alternatives; a list of what every
-element is; a dict of what stands under each key, which may be missing if it ends in "?", and
-beside which there may be others. {str: x} says that x stands under every other key."""
+"""What JSON must look like: a type, or None for null; a tuple of alternatives; a list with the
+shape of every element; a dict with the shape of each key's value. A key that ends in "?" may be
+missing. There may be further keys; {str: x} gives their shape."""
 
 _POINT: Shape = {"point": int, "num_trials": int, "diverged_seeds": [int]}
 _MADE: Shape = {"command": str, "data_checksum": str, "seconds": {"train": float, str: float}}
@@ -81,15 +81,15 @@ PROCESS |= {"data_checksum?": str, "seconds?": {str: float}} | _SET
 PROCESS |= {"files?": {str: {"path": str, "sha256": str}}}
 CONFIG: Shape = {"name": str, "grid": str, "shard?": str, "files?": {str: str}}
 CONFIG |= {"metrics?": [str]}
-"""Those of a run. There may be more in its files than is read."""
+"""The shapes of a run's files, which may hold more than is read."""
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Opens a regular file that is no larger than its kind may be; a FIFO keeps nobody waiting.
+    """Opens a regular file that is not larger than a run writes; a FIFO keeps nobody waiting.
 
     Raises:
-        BadFileError: There is none; and in place of whatever is raised while it is read.
+        BadFileError: It cannot be opened, or something was raised while it was read.
     """
     try:
         with disk.open_regular(path, _LIMITS.get(path.name, 64 * _MB)) as file:
@@ -101,23 +101,23 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_json(path: Path, shape: Shape = object) -> Any:
-    """Reads a file of JSON that has a shape.
+    """Reads a JSON file.
 
     Raises:
-        BadFileError: It has not.
+        BadFileError: It cannot be read, or has another shape.
     """
     with opened(path) as file:
-        if file.read(1) not in (b"{", b"["):  # before the rest takes memory
-            raise ValueError("it is no JSON of a run")
+        if file.read(1) not in (b"{", b"["):  # before the rest is read into memory
+            raise ValueError("it is not JSON of a run")
         file.seek(0)
         return parse_json(file.read(), shape)
 
 
 def parse_json(text: bytes, shape: Shape = object) -> Any:
-    """Returns what JSON says, if all of its numbers fit into 64 bits and it has a shape.
+    """Returns the value of JSON text, whose numbers must fit into 64 bits.
 
     Raises:
-        ValueError: It has not; also RecursionError or MemoryError.
+        ValueError: It is not JSON, or has another shape; also RecursionError or MemoryError.
     """
     value = json.loads(text.decode("utf-8"))
     if where := _misfit(value, shape, 0):
@@ -131,7 +131,7 @@ def fits(value: Any, shape: Shape) -> bool:
 
 
 def _misfit(value: Any, shape: Shape, depth: int) -> str:
-    """Returns where a value has not its shape, empty if it has."""
+    """Returns the place where a value differs from a shape; empty if it fits."""
     match shape:
         case tuple():
             found = [_misfit(value, each, depth) for each in shape]
@@ -170,7 +170,7 @@ def _misfit(value: Any, shape: Shape, depth: int) -> str:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """Returns the lines of a file, each with its newline; longer ones than a run writes in pieces.
+    """Yields the lines of a file with their newlines; lines longer than a run writes in pieces.
 
     Raises:
         BadFileError: It cannot be read.
@@ -185,8 +185,8 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
 
     Args:
         path: The file.
-        columns: The type of each: int, float, str, or object for whichever of these it looks like,
-            and None where nothing stands.
+        columns: The type of each: int, float, str, or object for whichever of these a value looks
+            like, with None for an empty one.
 
     Raises:
         BadFileError: It has other columns, or values of other types.
@@ -198,7 +198,7 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
         if sorted(header) != sorted(columns):
             missing = _some("missing", columns.keys() - set(header))
             unknown = _some("unknown", set(header) - columns.keys())
-            raise ValueError("; ".join([*missing, *unknown]) or "a column is there twice")
+            raise ValueError("; ".join([*missing, *unknown]) or "a column occurs twice")
         kinds, found = [columns[name] for name in header], []
         for number, row in enumerate(rows, start=1):
             if len(row) != len(header):
@@ -209,7 +209,7 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
 
 
 def _some(what: str, names: Set[str]) -> list[str]:
-    """Names the first three columns of some; of a text that is no table they may be long."""
+    """Names the first three columns of some; in a file that is no table they may be long."""
     first, more = sorted(names)[:3], len(names) - 3
     said = ", ".join(one_line(name)[:50] for name in first) + f" and {more} more" * (more > 0)
     return [f"{what} columns: {said}"] if first else []
@@ -228,10 +228,10 @@ def _parse(text: str, kind: type) -> Any:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads a file of `numpy.savez`, whose arrays together are no larger than it is.
+    """Reads a file of `numpy.savez`.
 
     Raises:
-        BadFileError: It is none, is compressed, or asks for objects to be made.
+        BadFileError: It is none, is compressed, or holds objects.
     """
     with opened(path) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -248,10 +248,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def check_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], kinds: Mapping[str, tuple[str, Sequence[int]]]
 ) -> None:
-    """Compares arrays with their `dtype.kind` and shape, in which -1 stands for any length.
+    """Checks the `dtype.kind` and shape of arrays; -1 in a shape stands for any length.
 
     Raises:
-        BadFileError: One is missing or another.
+        BadFileError: One is missing or different.
     """
     for name, (kind, shape) in kinds.items():
         found = arrays.get(name)

@@ -679,8 +679,8 @@ BAD_INPUT = {
         *(
             ("--config={tmp}/run/config.json", said, finished("config.json", json_with(**changes)))
             for said, changes in (
-                ("'../up' is no name of a run", {"name": "../up"}),
-                ("'..' is no name of a run", {"name": ".."}),
+                ("'../up' cannot be the name of a run", {"name": "../up"}),
+                ("'..' cannot be the name of a run", {"name": ".."}),
                 ("not the config.json of a run", {"name": 3}),
                 ("not the config.json of a run", {"seed": None}),
                 ("config key l3: unknown; known: batch_size", {"l3": 1}),

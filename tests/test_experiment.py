@@ -12,7 +12,7 @@ from server import ROOT
 
 from mnist_jax import UserError, default_config
 from mnist_jax.config import old_records, user_code
-from mnist_jax.config.config_files import Found, read_file
+from mnist_jax.config.config_files import ConfigFile, read_file
 from mnist_jax.config.experiment import read_config, read_experiment
 from mnist_jax.config.keys import find_axes
 from mnist_jax.config.protocol import PROTOCOLS
@@ -137,11 +137,11 @@ def test_values_typed_do_not_depend_on_what_the_file_has(tmp_path, key, typed, e
 def test_a_config_file_may_take_a_word(tmp_path):
     path = tmp_path / "of.py"
     path.write_text("import numpy\ndef get_config(word='none'): return {'word': word}\n")
-    assert read_file(str(path)) == Found({"word": "none"}, "of", tmp_path)
-    assert read_file(f"{path}:a:b") == Found({"word": "a:b"}, "of", tmp_path)
-    assert read_file(f"{path}:") == Found({"word": ""}, "of", tmp_path)
+    assert read_file(str(path)) == ConfigFile({"word": "none"}, "of", tmp_path)
+    assert read_file(f"{path}:a:b") == ConfigFile({"word": "a:b"}, "of", tmp_path)
+    assert read_file(f"{path}:") == ConfigFile({"word": ""}, "of", tmp_path)
     named = path.rename(tmp_path / "of:this.py")
-    assert read_file(str(named)) == Found({"word": "none"}, "of:this", tmp_path)
+    assert read_file(str(named)) == ConfigFile({"word": "none"}, "of:this", tmp_path)
     assert not (tmp_path / "__pycache__").exists()
 
 
@@ -588,5 +588,5 @@ def test_a_run_with_files_of_ones_own_is_read_back_from_their_copies(own):
         read_experiment(str(run / "config.json"), {"model": "my_net.py:Mixer"})
     assert read_experiment(str(run / "config.json"), {"model": "mlp"}).model == "mlp"
     (run / "files" / "my_net.py").write_text(NET + "\n")
-    with pytest.raises(UserError, match=r"my_net\.py: it is not what the run was made with"):
+    with pytest.raises(UserError, match=r"my_net\.py: it has changed since the run began"):
         read_experiment(str(run / "config.json"), {})

@@ -349,7 +349,7 @@ def test_what_fails_is_told_as_what_it_is(tmp_path, monkeypatch, error, said):
         raise error
 
     goes_on = f"; mend that, and the same command with --workdir={tmp_path} goes on"
-    with pytest.raises(UserError, match=re.escape(f"the run cannot go on ({said}){goes_on}")):
+    with pytest.raises(UserError, match=re.escape(f"the run cannot continue ({said}){goes_on}")):
         run_here(tmp_path, monkeypatch, fail)
 
 
@@ -608,7 +608,7 @@ def test_without_space_for_rows_the_run_says_so_and_goes_on_later(server, whole,
     assert done.status == 2, done.err
     *warnings, error = done.err.splitlines()
     assert all(line.startswith("warning: a checkpoint cannot be written") for line in warnings)
-    assert error.startswith(f"error: the run cannot go on ({path}/")
+    assert error.startswith(f"error: the run cannot continue ({path}/")
     assert "No space left" in error
     ballast.unlink()
     done = server.run("main", *TINY, f"--workdir={path}")
@@ -734,7 +734,7 @@ def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, w
     before = snapshot(path)
     first.send(signal.SIGCONT)
     assert first.wait() == 2
-    assert first.err.startswith(f"error: --workdir={path} is not the folder any more in which")
+    assert first.err.startswith(f"error: --workdir={path} is no longer the folder in which")
     assert first.err.count("\n") == 1
     assert snapshot(path) == before
     assert server.run("main", *TINY, f"--workdir={moved}").status == 0
@@ -848,7 +848,7 @@ def test_a_file_that_has_changed_since_is_refused_by_name(server, own_whole, own
     ("change", "said"),
     [
         (lambda copy: copy.unlink(), "there is no such file"),
-        (lambda copy: copy.write_text("x = 1"), "it is not what the run was made with (SHA-256 "),
+        (lambda copy: copy.write_text("x = 1"), "it has changed since the run began (SHA-256 "),
     ],
 )
 def test_a_copy_is_refused_by_name_where_it_is_needed(
@@ -861,7 +861,7 @@ def test_a_copy_is_refused_by_name_where_it_is_needed(
     done = server.run("main", *again, cwd=own_whole.parent)
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith(f"error: {copy}: {said}")
-    assert f"; put it back as it was: the run in {path} is made with it\n" in done.err
+    assert f"; put it back as it was: the run in {path} needs it\n" in done.err
     # With the original at hand it is not needed, and is made again; nor is it for a report.
     done = server.run("main", *OWN, f"--workdir={path}", cwd=own_whole.parent)
     assert (done.status, done.err) == (0, "")

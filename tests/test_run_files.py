@@ -80,9 +80,9 @@ def test_what_may_not_be_read_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "shape", "said"),
     [
-        (b"", {}, "no JSON"),
-        (bytes(99), {}, "no JSON"),
-        (b"3", object, "no JSON"),
+        (b"", {}, "not JSON"),
+        (bytes(99), {}, "not JSON"),
+        (b"3", object, "not JSON"),
         (b"[" * 99999, object, "nested too deeply"),
         (b"[" * 99 + b"]" * 99, object, "is not what a run writes"),
         (b'{"a": 1', {}, "delimiter"),
@@ -126,7 +126,7 @@ def test_json_of_its_shape_comes_back(tmp_path):
         (b"trial,loss\n0,1\n", "missing columns: x"),
         (b"trial,loss,x,y\n0,1,2,3\n", "unknown columns: y"),
         (b"trial,loss,x,a,b,c,d,e\n", "unknown columns: a, b, c and 2 more"),
-        (b"trial,loss,x,x\n0,1,2,3\n", "a column is there twice"),
+        (b"trial,loss,x,x\n0,1,2,3\n", "a column occurs twice"),
         (b"trial,loss,x\n0,1\n", "row 1 has 2 values; expected 3"),
         (b"trial,loss,x\n0,1,a\n0,1,a,b\n", "row 2 has 4 values; expected 3"),
         (b"trial,loss,x\n\n", "row 1 has 0 values"),

@@ -167,7 +167,7 @@ def test_a_copy_that_a_shard_has_lost_is_told_where_it_is_needed(own_trained, tm
         (shutil.copytree(own_trained / name, tmp_path / name) / "chosen_trial.npz").unlink()
     (tmp_path / f"s{number}" / "files" / "my_opt.py").write_text("x = 1")
     runs = reading.read_runs([tmp_path / "s0", tmp_path / "s1"])
-    said = f"{tmp_path}/s{number}/files/my_opt.py: it is not what the run was made with (SHA-256"
+    said = f"{tmp_path}/s{number}/files/my_opt.py: it has changed since the run began (SHA-256"
     if number == 0:
         refused(runs, tmp_path, said)
     else:
@@ -432,7 +432,7 @@ def test_a_shard_whose_name_leads_elsewhere_is_refused(tmp_path, monkeypatch):
     _, runs = make_shards(tmp_path, name="../../../escaped", l2=(0.0,), num_epochs=(1,))
     (tmp_path / "a/b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a/b")
-    with pytest.raises(UserError, match=r"'../../../escaped' is no name of a run"):
+    with pytest.raises(UserError, match=r"'../../../escaped' cannot be the name of a run"):
         one_run.write_merged(runs)
     assert not list((tmp_path / "a/b").iterdir())
     assert not list(tmp_path.glob("**/escaped"))

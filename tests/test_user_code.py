@@ -475,9 +475,9 @@ def test_copies_come_back_as_they_were_kept(here, tmp_path):
     ("name", "change", "expected"),
     [
         ("mine.py", lambda path: path.unlink(), "mine.py: there is no such file"),
-        ("mine.py", lambda path: path.write_bytes(b""), "mine.py: it is not what the run was made"),
-        ("../mine.py", lambda path: None, "mine.py: that is no name of a file that a run keeps"),
-        ("..", lambda path: None, "that is no name of a file that a run keeps"),
+        ("mine.py", lambda path: path.write_bytes(b""), "mine.py: it has changed since"),
+        ("../mine.py", lambda path: None, "mine.py: a run keeps no file of this name"),
+        ("..", lambda path: None, "a run keeps no file of this name"),
     ],
 )
 def test_a_copy_that_is_not_what_was_kept_is_refused(here, tmp_path, name, change, expected):

@@ -1,1 +1,1 @@
-"""What a run is: the keys of a config, each checked once, and the grid that they span."""
+"""A run's config: its keys, each checked once, and the grid that they span."""

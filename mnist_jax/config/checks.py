@@ -14,7 +14,7 @@ from mnist_jax.data import datasets
 
 
 def count_validation(given: Mapping[str, Any], num_images: int) -> int:
-    """Returns how many training images are held out, which is what the protocol wants."""
+    """Returns how many training images the protocol holds out."""
     found, protocol = setting_value(given, "num_validation"), setting_value(given, "protocol")
     if found >= num_images:
         raise bad_value("num_validation", found, f"less than the {num_images} training images")
@@ -27,7 +27,7 @@ def count_validation(given: Mapping[str, Any], num_images: int) -> int:
 
 
 def check_seed(seed: Any, num_seeds: int) -> None:
-    """Refuses a seed, or seeds, that no random numbers can be made of."""
+    """Refuses seeds that are no seeds of random numbers, or not distinct."""
     several = isinstance(seed, tuple)
     highest = 2**32 - (1 if several else num_seeds)
     seeds = seed if several else (seed,)
@@ -65,7 +65,7 @@ def check_point(point: Point, model: str, num_images: int) -> None:
 
 
 def _has_hidden(point: Point) -> bool:
-    """Says whether a network of ours has a layer beside the last."""
+    """Says whether a built-in network has a layer before the last."""
     return any(point.get(name) for name in ("conv_features", "hidden_sizes"))
 
 
@@ -84,9 +84,10 @@ def setting_value(given: Mapping[str, Any], key: str) -> Any:
 
 
 def axis_values(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
-    """Returns the values of an axis of the grid, of which a config has one or several.
+    """Returns the values of an axis: a config has one or several.
 
-    Where several optimizers are mixed, None says that one takes its own default, or none.
+    In a grid with several optimizers (`mixed`), None stands for the default of the optimizer, or
+    for no value if it does not take the axis.
     """
     key, kind = axis.name, axis.kind
     value = given.get(key, axis.default)

@@ -1,4 +1,4 @@
-"""Configs as people have them: programs, records of runs, values as typed, keys of other tools."""
+"""Reading of configs: Python files, records of runs, typed values; advice for unknown keys."""
 
 import ast
 import difflib
@@ -22,11 +22,12 @@ EXPECTED = (
 CONFIGS = Path(__file__).parents[1] / "configs"
 """The configs that come with the package, in a checkout a link to those at its top."""
 
-# By what other tools call it, written small and in one word: what to do here.
+# By the names that other tools have for it, in lower case without `_`: what to do here.
 _ADVICE = {
     "lr eta baselr initlr initiallr maxlr peaklr stepsize": "did you mean learning_rate?",
     "epoch epochs nepoch nepochs maxepoch maxepochs numtrainepochs": "did you mean num_epochs?",
-    "steps numsteps maxsteps iterations iters": "its steps follow from num_epochs",
+    "steps numsteps maxsteps iterations iters": "the number of steps follows from num_epochs and "
+    "batch_size",
     "bs batch minibatch trainbatchsize perdevicetrainbatchsize": "did you mean batch_size?",
     "seed seeds randomseed randomstate rng": "give --seed=42, the first of num_seeds, or all of "
     "them as in --seed=42,123,456",
@@ -36,14 +37,14 @@ _ADVICE = {
     "beta1 betas": "did you mean b1, of --config.optimizer=adamw?",
     "beta2": "did you mean b2, of --config.optimizer=adamw?",
     "dropout dropoutrate droprate": "that is for a model of your own, as in "
-    "--config.model=my_net.py:MyNet, to have as a field",
+    "--config.model=my_net.py:MyNet, as a field of it",
     "wd decay l2decay": "did you mean weight_decay, or l2?",
     "reg regularization regularizer l2reg alpha lambda": "did you mean l2?",
     "clip clipnorm gradclip": "that is for an optimizer of your own, as in "
     "--config.optimizer=my_opt.py:make",
     "batchnorm": "that is for a model of your own, as in --config.model=my_net.py:MyNet",
     "ema": "did you mean ema_decay?",
-    "l1 l1reg augment augmentation": "there is none",
+    "l1 l1reg augment augmentation": "this is not available",
     "smoothing": "did you mean label_smoothing?",
     "scheduler lrscheduler lrschedule": "did you mean schedule?",
     "warmup warmupepochs": "did you mean warmup_steps?",
@@ -58,7 +59,7 @@ _ADVICE = {
     "loss criterion": "the loss is cross-entropy, with l2 and label_smoothing",
     "val valsize valsplit validation validationsplit": "did you mean num_validation?",
     "chooseepoch": "that is what protocol says: validation or test, or last_epoch or "
-    "validation_last_epoch, where the last one counts",
+    "validation_last_epoch, where the last epoch counts",
     "earlystopping patience": "protocol=validation takes the best epoch",
     "data datadir dataroot datapath": "give --data_dir=DIR; dataset is the name of the data set",
     "workdir output outputdir outdir logdir savedir": "give --workdir=DIR",
@@ -66,9 +67,9 @@ _ADVICE = {
     "their number?",
     "gpus numgpus ngpus numdevices": "did you mean devices?",
     "dtype amp fp16 bf16 half mixedprecision": "did you mean precision?",
-    "workers numworkers": "there is no loader: images lie in memory",
+    "workers numworkers": "there is no loader: all images are in memory",
     "save saveevery saveinterval checkpointevery": "did you mean checkpoint_epochs?",
-    "resume restore": "the same command with the same --workdir goes on",
+    "resume restore": "the same command with the same --workdir resumes a run",
     "numclasses classes": "the classes are those of the data set, which a model may take as "
     "num_classes",
     "name": "a run has the name of its config file",
@@ -76,16 +77,16 @@ _ADVICE = {
 }
 
 
-class Found(NamedTuple):
-    """What a config file holds: of a program the config and its name, of a record all.
+class ConfigFile(NamedTuple):
+    """What a config file holds; seed, shard and copies are those of a run's record.
 
     Attributes:
-        config: By key, what is said of it.
+        config: The value of each key.
         name: Of the file, or of the run.
-        folder: Where the file lies.
-        seed: That of the run.
-        shard: That of the run.
-        copies: The files of one's own that lie in the run's directory.
+        folder: The folder of the file.
+        seed: Of the run.
+        shard: Of the run.
+        copies: The user's files in the run's directory, by name.
     """
 
     config: dict[str, Any]
@@ -96,12 +97,12 @@ class Found(NamedTuple):
     copies: Mapping[str, OwnFile] = MappingProxyType({})
 
 
-def read_file(given: str) -> Found:
+def read_file(given: str) -> ConfigFile:
     """Reads a config file.
 
     Args:
         given: The path of a Python file, whose `get_config` is called with what follows a colon if
-            anything does; or of the `config.json` of a run; or NAME, for NAME.py in the current
+            there is one; or of the `config.json` of a run; or NAME, for NAME.py in the current
             directory or, if there is none, among the configs that come with the package.
 
     Raises:
@@ -123,7 +124,7 @@ def read_file(given: str) -> Found:
         config = _call(path, content, [argument] if colon else [])
         if not hasattr(config, "keys"):
             raise TypeError(f"get_config returns {config}, not a ConfigDict")
-        return Found({key: config[key] for key in config}, path.stem, path.parent)
+        return ConfigFile({key: config[key] for key in config}, path.stem, path.parent)
     except UserError as error:
         raise UserError(f"--config={given}: {error}") from None
     except (Exception, SystemExit) as error:  # a program may raise anything
@@ -158,7 +159,7 @@ def _call(path: Path, content: bytes, arguments: list[str]) -> Any:
     return module.get_config(*arguments)
 
 
-def _read_record(given: str, path: Path) -> Found:
+def _read_record(given: str, path: Path) -> ConfigFile:
     try:
         found = run_files.read_json(path, run_files.CONFIG | {"seed": object})
         record = old_records.upgrade_record(found)
@@ -169,7 +170,7 @@ def _read_record(given: str, path: Path) -> Found:
     name, seed = record.pop("name"), record.pop("seed")
     shard = record.pop("shard")
     if Path(name).name != name or name == "..":  # it becomes a folder's
-        raise UserError(f"--config={given}: '{name}' is no name of a run; {EXPECTED}")
+        raise UserError(f"--config={given}: '{name}' cannot be the name of a run; {EXPECTED}")
     try:
         copies = {
             own: user_code.read_copy(path.parent, own, sha256)
@@ -177,14 +178,13 @@ def _read_record(given: str, path: Path) -> Found:
         }
     except run_files.BadFileError as error:
         raise UserError(
-            f"{error.path.parent}/{error}; put it back as it was: the run in {path.parent} is made "
-            "with it"
+            f"{error.path.parent}/{error}; put it back as it was: the run in {path.parent} needs it"
         ) from None
-    return Found(record, name, path.parent, seed, shard, copies)
+    return ConfigFile(record, name, path.parent, seed, shard, copies)
 
 
 def read_value(text: str) -> Any:
-    """Reads a value as it is typed: Python's notation, or words and numbers between commas."""
+    """Reads a typed value: Python's notation, or words and numbers between commas."""
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -213,12 +213,12 @@ def plain(value: Any) -> Any:
 
 
 def values_in(value: Any) -> tuple:
-    """Returns the values in what may be one, as `plain` gives it."""
+    """Returns the values of what is one value or a tuple of several."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def advice(name: str, keys: Iterable[str]) -> str | None:
-    """Says what to give in place of a key that there is not, if that can be guessed."""
+    """Returns what to give in place of an unknown key; None if nothing comes near it."""
     by_word = {key.replace("_", ""): key for key in keys}
     word = name.replace("_", "").replace("-", "").lower()
     for words, said in _ADVICE.items():

@@ -1,9 +1,8 @@
-"""What a config asks for: every key checked once, resolved, and of one type."""
+"""An experiment: a config whose keys have been checked and resolved."""
 
 import functools
 import math
 import re
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +37,19 @@ from mnist_jax.config.user_code import OwnFile
 from mnist_jax.data import datasets, loading
 from mnist_jax.data.loading import Dataset
 
-MAX_TRIALS = 10**6  # whose rows take a gigabyte or two
+MAX_TRIALS = 10**6  # their rows take a gigabyte or two
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Settings):
-    """A config after checking: every key, resolved and of one type.
+    """A config after the check: every key is there and has one type.
 
     Attributes:
         name: Of the config file.
-        values: Those of each axis, by its name, in the order of the grid.
+        values: Of each axis, by its name, in the order of the grid.
         seed: Of the first trial of a point, or all seeds.
-        shard: `i/n` for the trials whose number leaves i when divided by n.
-        own_files: Those in which a model, optimizers and metrics of one's own are.
+        shard: `i/n`: every n-th trial, from index i on.
+        own_files: The user's files that the model, optimizers and metrics are in.
     """
 
     name: str
@@ -60,7 +59,7 @@ class Experiment(Settings):
     own_files: tuple[OwnFile, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """Returns what `config.json` says: every key, and name, seed and shard beside."""
+        """Returns the content of `config.json`: every key, and name, seed and shard."""
         found: dict[str, Any] = {"name": self.name}
         found |= {name: getattr(self, name) for name in SETTINGS} | self.values
         found |= {"seed": self.seed, "shard": self.shard}
@@ -70,12 +69,12 @@ class Experiment(Settings):
 
     @property
     def axes(self) -> dict[str, Axis]:
-        """What is known of each axis."""
+        """The axes by name, in the order of the grid."""
         return find_axes(self.model, self._optimizers, self.own_files)
 
     @property
     def static(self) -> list[str]:
-        """The names of the axes that shape the program, each of whose values has its own."""
+        """The names of the static axes."""
         return [name for name, axis in self.axes.items() if not axis.traced]
 
     @property
@@ -84,7 +83,7 @@ class Experiment(Settings):
 
     @functools.cached_property
     def points(self) -> list[Point]:
-        """The points of the grid; an axis that a point's optimizer does not take is None there."""
+        """The points of the grid; an axis that a point's optimizer does not take is None in it."""
         known = self.axes
         scales = {name: axis.scale for name, axis in known.items()}
         found = grid.make_points(self.values, scales, self.grid, self.num_points, self.design_seed)
@@ -102,7 +101,7 @@ class Experiment(Settings):
 
     @functools.cached_property
     def parts(self) -> dict[tuple, list[int]]:
-        """The numbers of the shard's trials, by the static choices that give them a program."""
+        """The indices of the shard's trials, by their values of the static axes: a program each."""
         static = self.static
         shard, num_shards = map(int, self.shard.split("/"))
         parts: dict[tuple, list[int]] = {}
@@ -114,7 +113,7 @@ class Experiment(Settings):
         return parts
 
     def point_of(self, trial: int) -> Point:
-        """Returns the point of a trial, by its number."""
+        """Returns the point of a trial, given its index."""
         return self.points[trial // self.num_seeds]
 
     def load_data(self, data_dir: str | None) -> Dataset:
@@ -124,7 +123,7 @@ class Experiment(Settings):
 
 
 def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dict]) -> Point:
-    """Returns a point with the values that its optimizer takes, and None for the other axes."""
+    """Returns a point with its optimizer's values, and None for axes that this does not take."""
     own = taken[point["optimizer"]]
     found = dict(point)
     for name, axis in known.items():
@@ -150,17 +149,17 @@ def read_experiment(
 ) -> Experiment:
     """Returns the experiment of a config file, or that of a run whose `config.json` is named.
 
-    A model or an optimizer that is typed comes with its own defaults: what the file says of the one
-    that it replaces does not count.
+    A typed model or optimizer has its own defaults: the file's values for the one that it
+    replaces are left out.
 
     Args:
-        path: The file, as `config_files.read_file` takes it.
-        typed: Values of keys that replace the file's.
-        seed: As typed; by default that of the run, or 0.
-        shard: `i/n`; by default that of the run, or all trials.
+        path: The file, as of `config_files.read_file`.
+        typed: Values that replace the file's, by key.
+        seed: As typed; by default the run's, or 0.
+        shard: `i/n`; by default the run's, or all trials.
 
     Raises:
-        UserError: The file cannot be read, or as `read_config`.
+        UserError: The file cannot be read; also as `read_config`.
     """
     found = read_file(path)
     changes = {key: plain(read_value(text)) for key, text in typed.items()}
@@ -194,17 +193,17 @@ def read_config(
     """Checks every key of a config, once.
 
     Args:
-        config: A ConfigDict or mapping, as a config file gives it; what it lacks has its default.
+        config: A ConfigDict or mapping, as of a config file; a missing key has its default.
         name: Of the file.
-        seed: Of the first repeated trial; the others follow it. Or all seeds: then `num_seeds` is
-            their number, whatever the config says.
-        shard: `i/n` for the trials whose number leaves i when divided by n.
-        typed: Values of keys that replace the config's.
-        folders: Where files of one's own are looked for, beside the current one.
-        copies: By name, the files that a run's record has.
+        seed: Of the first repeated trial; the others follow it. Or all seeds, whose number then
+            replaces `num_seeds`.
+        shard: `i/n`: every n-th trial, from index i on.
+        typed: Values that replace the config's, by key.
+        folders: Where the user's files are looked for after the current folder.
+        copies: The user's files in a run's directory, by name.
 
     Raises:
-        UserError: A key is unknown, or has a value that makes no sense.
+        UserError: A key is unknown or has an invalid value.
     """
     given = {str(key): plain(config[key]) for key in config}
     given = _merge(given, typed, Resolver(folders, copies))
@@ -266,10 +265,10 @@ def read_config(
 
 
 def _merge(given: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
-    """Returns what a file says, in the keys of this version, with what was typed in its place.
+    """Returns a file's config in the keys of this version, with typed values in place of its own.
 
-    What the file says of a model or an optimizer in whose place another is typed is left out, and
-    so are its validation images where the protocol that is typed wants none.
+    If another model or optimizer is typed, the file's values for the one that it replaces are left
+    out. If the typed protocol holds no images out, the file's `num_validation` is.
     """
     late = {key: typed[key] for key in ("protocol", "model", "optimizer") if key in typed}
     given = old_records.upgrade(given | {k: value for k, value in typed.items() if k not in late})
@@ -283,9 +282,9 @@ def _merge(given: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
             was = [resolver.resolve(key, spec) for spec in before]
             axes_of = {spec: parameters_of(key, spec, resolver.files) for spec in was}
             stays = {name for spec in now if spec in axes_of for name in axes_of[spec]}
-            for name, axis in ChainMap(*axes_of.values()).items():
-                # A default is that of the optimizer whose it is: others beside it have their own,
-                # which is what None says.
+            before_axes = {n: axis for axes in axes_of.values() for n, axis in axes.items()}
+            for name, axis in before_axes.items():
+                # A default belongs to its optimizer: others have their own, for which None stands.
                 silent = (None, (None,), axis.default, (axis.default,))
                 if name not in stays or given.get(name) in silent:
                     gone.add(name)

@@ -1,7 +1,4 @@
-"""The grid of an experiment: axes with several values become points, one recipe each.
-
-Plain data: what varies between trials, how axes combine, and random search over ranges.
-"""
+"""The grid of an experiment: how axes with several values become points, a recipe each."""
 
 import itertools
 import math
@@ -13,7 +10,7 @@ from mnist_jax.config.values import LOG, LOG_OF_REST, SearchScale
 
 GRIDS = ("product", "list", "random", "halton")
 Point = dict[str, Any]
-"""One value of every axis: what may vary between trials, the seed apart."""
+"""One value of every axis; what varies between trials, except the seed."""
 
 
 def make_points(
@@ -26,9 +23,9 @@ def make_points(
     """Returns the points of a grid; those of a list or a search are distinct.
 
     Args:
-        axes: By name, the values.
-        scales: By name, how a search draws from a range between two values; of an axis without
-            it takes one of the values.
+        axes: The values of each, by name.
+        scales: On which a search draws between two values, by name; None: it takes one of the
+            values.
         grid: `product` takes every combination, the last axis varying fastest. `list` reads the
             axes side by side: point i has the i-th value of every axis with more than one.
             `random` and `halton` (low discrepancy) draw `num_points` points.
@@ -59,7 +56,7 @@ def make_points(
 
 
 def distinct(points: Iterable[Point]) -> list[Point]:
-    """Returns the points without those that were there before."""
+    """Returns the points without repetitions."""
     return list({tuple(point.values()): point for point in points}.values())
 
 
@@ -85,7 +82,7 @@ def _search(axes, several, scales, grid: str, num_points: int, seed: int) -> lis
     rng = np.random.default_rng(seed)
     halton = qmc.Halton(len(several), rng=rng) if grid == "halton" else None
     points: dict[tuple, None] = {}
-    for _ in range(10):  # some that are drawn may round to the same
+    for _ in range(10):  # several draws may round to the same point
         cube = halton.random(num_points) if halton else rng.random((num_points, len(several)))
         for row in cube:
             values = zip(several, row, strict=True)
@@ -93,7 +90,7 @@ def _search(axes, several, scales, grid: str, num_points: int, seed: int) -> lis
             points[tuple(drawn)] = None
         if len(points) >= num_points:
             return [dict(zip(several, point, strict=True)) for point in points][:num_points]
-    raise _too_many(num_points, f"{len(points)} different points, or hardly more")
+    raise _too_many(num_points, f"about {len(points)} different points")
 
 
 def _too_many(num_points: int, there: str) -> UserError:
@@ -104,7 +101,7 @@ def _too_many(num_points: int, there: str) -> UserError:
 
 
 def _most(scale: SearchScale | None, values: Sequence[Any]) -> int:
-    """Returns how many values of an axis a search can draw, or a few more."""
+    """Returns an upper bound of the number of values of an axis that a search can draw."""
     if scale is None:
         return len(values)
     low, high = sorted(values)
@@ -112,7 +109,7 @@ def _most(scale: SearchScale | None, values: Sequence[Any]) -> int:
         return high - low + 1
 
     def place(x: float) -> float:
-        """Counts numbers of three digits, of which each decade has 900."""
+        """Counts the numbers of three digits up to x; each decade has 900."""
         decade = math.floor(math.log10(x := max(x, 2**-60)))
         return 900 * decade + 100 * x / 10.0**decade
 
@@ -133,7 +130,7 @@ def _between(scale: SearchScale | None, values: Sequence[Any], u: float) -> Any:
     value = scale.inverse(low + u * (high - low))
     if isinstance(value, int):
         return value
-    # Short enough to be typed; of a momentum near 1 it is the distance from 1 that counts.
+    # Short enough to be typed; for a momentum near 1 the distance from 1 matters.
     near_1 = scale is LOG_OF_REST and value > 0.9
     short = round(value, 2 - math.floor(math.log10(1 - value))) if near_1 else float(f"{value:.3g}")
     return min(max(short, min(values)), max(values))

@@ -38,7 +38,7 @@ def find_axes(
         files: The user's files that they name.
 
     Raises:
-        UserError: One cannot be loaded, or two keys have one name.
+        UserError: One cannot be loaded, or two keys have the same name.
     """
     found = in_grid_order(
         parameters_of("model", model, files).values(),
@@ -70,7 +70,7 @@ def parameters_of(key: str, spec: str, files: tuple[OwnFile, ...]) -> dict[str, 
 
 
 def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
-    """Returns what `FILE.py:NAME` names, of the files that an experiment has."""
+    """Returns the class or function that `FILE.py:NAME` names in one of an experiment's files."""
     name, _, _ = spec.rpartition(":")
     return user_code.load(next(file for file in files if file.name == name), spec, key)
 
@@ -78,23 +78,22 @@ def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:
 def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -> Any:
     """Returns a config with every key and its default, as an `ml_collections.ConfigDict`.
 
-    It takes no other keys, so that a mistyped one is an error. Where another model or optimizer is
-    set, its keys replace those of the one before, with their defaults. The README says what they
-    are.
+    It takes no other keys, so that a mistyped one is an error. If another model or optimizer is
+    set, its keys replace those of the one before, with their defaults.
 
     Args:
-        model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file is
-            looked for in the current directory, and then beside the file that calls this.
+        model: A name of `axes.MODELS`, or `FILE.py:CLASS`, whose fields become keys. The file
+            is looked for in the current directory, and then beside the file that calls this.
         optimizer: A name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`, or several; their parameters
             become keys.
 
     Raises:
-        UserError: One cannot be had, or two keys have one name.
+        UserError: One cannot be loaded, or two keys have the same name.
     """
     import ml_collections
 
     class Config(ml_collections.ConfigDict):
-        """Has the keys of the model and the optimizers that it names."""
+        """A config with the keys of its model and optimizers."""
 
         def __setitem__(self, key: str, value: Any) -> None:
             if key in ("model", "optimizer") and self.is_locked:
@@ -109,7 +108,7 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
             super().__setitem__(key, value)
 
     callers, frame = [], sys._getframe().f_back
-    while frame:  # the file that calls this comes first, but for what may be wrapped around it
+    while frame:  # the file that calls this is first, unless functions are wrapped around it
         callers.append(Path(frame.f_code.co_filename).parent)
         frame = frame.f_back
     resolver = Resolver(list(dict.fromkeys(callers)), {})
@@ -128,7 +127,7 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
 
 
 def bad_value(key: str, value: object, expected: str) -> UserError:
-    """Returns the error of a key whose value makes no sense."""
+    """Returns the error of a key with an invalid value."""
     return UserError(f"--config.{key}={value}: expected {expected}")
 
 
@@ -144,17 +143,24 @@ class Resolver:
     def __init__(
         self, folders: Sequence[Path], copies: Mapping[str, OwnFile], typed: Collection[str] = ()
     ):
-        """Takes the folders to look in, the copies that a record has, and the keys not of it."""
+        """Takes the folders to look in, the copies that a run has, and the keys that were typed.
+
+        What a key of the run's record names is in the copies; what was typed is in the folders.
+        """
         self._folders, self._copies, self._typed = folders, copies, typed
         self._found: dict[str, OwnFile] = {}
 
     @property
     def files(self) -> tuple[OwnFile, ...]:
-        """Those that were found so far."""
+        """The user's files that were found so far."""
         return tuple(self._found.values())
 
     def resolve(self, key: str, spec: Any) -> str:
-        """Returns how the record names what a key says."""
+        """Returns what a key names, as the record of a run names it; reads and runs a user's file.
+
+        Raises:
+            UserError: It is neither built in, nor a class or function of a file.
+        """
         known = _BUILT_IN[key]
         if isinstance(spec, str) and spec in known:
             return spec

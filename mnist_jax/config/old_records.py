@@ -1,7 +1,7 @@
-"""What the record of a run says, as this version would say it whichever one wrote it.
+"""Records of runs by earlier versions, translated to the keys of this version.
 
-Keys come and go. A key that an old record lacks has its default, which means what the code did
-then; what a new key replaces is put into its words here, and nowhere else.
+A key that an old record lacks has its default, and this means what the code did then. Only this
+file knows which keys were replaced, and by what.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ _ADDED: dict[str, Any] = {
     "deterministic": False,
     "shard": "0/1",
 }
-"""Keys that older records lack, with what was done then."""
+"""Keys that older records lack, with the values that say what was done then."""
 
 
 def axes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the names of a record's axes: keys with lists of values, which no setting has."""
+    """Returns the names of a record's axes: the keys with lists of values that are no settings."""
     return tuple(
         key
         for key, value in config.items()
@@ -35,7 +35,7 @@ def axes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config, of a file or of a record, in the keys of this version."""
+    """Returns a config of a file or a record in the keys of this version."""
     new = dict(config)
     if isinstance(new.get("choose_epoch"), bool) and "protocol" not in new:
         new["protocol"] = protocol_name(new.get("num_validation", 0), new.pop("choose_epoch"))
@@ -56,7 +56,7 @@ def upgrade_record(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_files(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a record in which each file of one's own is a key, so that it is compared by name."""
+    """Returns a record with a key for each of the user's files, so that it is compared by name."""
     new = dict(config)
     own = new.pop("files", {})
     return new | (dict(own) if isinstance(own, Mapping) else {})
@@ -68,8 +68,8 @@ def upgrade_rows(
     """Returns rows, of trials or of grid points, with the axes of an upgraded record.
 
     Args:
-        rows: Those with the axes of the old record.
-        old: The record that was read.
+        rows: With the axes of the old record.
+        old: The record as it was read.
         new: The same, upgraded.
     """
     gone, there = {*axes_of(old)} - {*axes_of(new)}, axes_of(new)

@@ -1,19 +1,19 @@
-"""How a run is scored and what chooses, by four protocols: in columns and in words."""
+"""The four protocols: how a run is scored, and what chooses its epoch and grid point."""
 
 from typing import NamedTuple
 
 
 class Protocol(NamedTuple):
-    """How a run is scored and what chooses, in columns of `results.csv` and in words.
+    """A protocol in columns of `results.csv` and in words.
 
     Attributes:
         held_out: The split that is scored after each epoch.
-        choose_epoch: Whether its best epoch counts, and not the last.
+        choose_epoch: Whether its best epoch counts, not the last.
         criterion: The accuracy that chooses grid point and trial.
-        column: The test accuracy that counts.
+        column: Of the test accuracy that counts.
         words: What chose, for headlines.
         measure: What the column holds, for tables and axes.
-        note: What a reader must know to trust it.
+        note: What a reader must know to interpret it.
     """
 
     held_out: str | None

@@ -1,4 +1,4 @@
-"""The keys of a config that have one value for all trials, one line each; nothing needs JAX."""
+"""The settings: keys that have one value for all trials, one line each. They need no JAX."""
 
 import typing
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ PRECISIONS = {
     "tf32": "TF32_TF32_F32",
     "bfloat16": "BF16_BF16_F32",
 }
-"""What matrix products round their factors to, in JAX's names; sums are in float32 throughout."""
+"""What matrix products round their factors to, by JAX's name; sums are always in float32."""
 COMPUTED = {
     "cpu": ("float32",),
     "gpu": ("float32", "tf32", "bfloat16"),  # since compute capability 8.0
     "tpu": ("float32", "bfloat16"),
 }
-"""What each platform computes in; of others JAX refuses some, and ignores some without a word."""
+"""The precisions of each platform; JAX refuses some of the others, and ignores some silently."""
 
 
 def _is_dataset(value: Any) -> bool:
@@ -33,7 +33,7 @@ _DATASET = ValueKind(f"one of {', '.join(datasets.DATASETS)}", _is_dataset, str)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What has one value for all trials of a run."""
+    """The keys that have one value for all trials of a run."""
 
     dataset: Annotated[
         str, _DATASET, "mnist, fashion_mnist, kmnist, or digits, which needs no download"
@@ -58,7 +58,9 @@ class Settings:
     ] = 0
     validation_seed: Annotated[int, SEED, "seed of the choice of validation images"] = 0
     grid: Annotated[
-        str, choice(GRIDS), "product of the axes; list, side by side; random or halton, a search"
+        str,
+        choice(GRIDS),
+        "product of the axes; list: read side by side; random or halton: a search",
     ] = "product"
     num_points: Annotated[int, COUNT, "number of points that a search draws"] = 0
     design_seed: Annotated[int, SEED, "seed of the search"] = 0
@@ -86,7 +88,7 @@ class Settings:
 
 
 class Setting(typing.NamedTuple):
-    """A key of `Settings`: what its value is, the default, what it is."""
+    """A key of `Settings`: what its value must be, the default, what it means."""
 
     kind: ValueKind
     default: Any
@@ -97,4 +99,4 @@ SETTINGS = {
     name: Setting(hint.__metadata__[0], getattr(Settings, name), hint.__metadata__[1])
     for name, hint in typing.get_type_hints(Settings, include_extras=True).items()
 }
-"""Every key that has one value."""
+"""All settings by name."""

@@ -1,7 +1,7 @@
-"""Files of one's own, named as FILE.py:NAME in a config: found, run, and kept with a run.
+"""The user's files, named as FILE.py:NAME in a config: found, run, and kept with a run.
 
-A run is made by what was read, wherever the file lies later, so one file must hold all that is not
-installed: what it imports from beside it would be in no record.
+A run keeps a copy of each file and resumes from it. So one file must hold all code that is not
+installed: modules that it imports from its own folder would be in no record.
 """
 
 import builtins
@@ -29,7 +29,7 @@ from mnist_jax.run_files import BadFileError
 from mnist_jax.text import one_line
 
 FOLDER = "files"
-"""Where a work directory keeps them."""
+"""The folder of a work directory that keeps them."""
 MAX_BYTES = 2**24
 EXPECTED = "expected FILE.py:NAME, a Python file and a class or function in it"
 _NAME = re.compile(r"(?!\.)[^/\\:*?\"<>|,]{1,200}\.py")
@@ -38,21 +38,21 @@ _MOST_SEEN = 9  # names that an error lists of what a file defines
 
 
 class OwnFile(NamedTuple):
-    """A Python file as it was read."""
+    """A user's Python file as it was read."""
 
     name: str  # without its folder
-    path: str  # where it lay
+    path: str  # at which it was read
     sha256: str
     content: bytes
 
 
 def names_file(spec: str) -> bool:
-    """Says whether a value of the config is meant to name a file, and not what is built in."""
+    """Says whether a value of the config is meant to name a file, not something built in."""
     return ":" in spec or spec.endswith(".py")
 
 
 def record_name(spec: str) -> str:
-    """Returns FILE.py:NAME without the folder of the file, which means nothing elsewhere."""
+    """Returns FILE.py:NAME without the folder of the file, which may not exist elsewhere."""
     path, _, name = spec.rpartition(":")
     return f"{os.path.basename(path)}:{name}"
 
@@ -63,10 +63,10 @@ def read(spec: str, key: str, folders: Sequence[Path] = ()) -> OwnFile:
     Args:
         spec: FILE.py:NAME.
         key: The key of the config, for the error.
-        folders: Where the file may lie besides, if its path is relative and leads to nothing here.
+        folders: Where to look next, if its path is relative and there is no such file here.
 
     Raises:
-        UserError: There is none, it cannot be read, or has a name that cannot be kept.
+        UserError: There is none, it cannot be read, or it has a name that cannot be kept.
     """
     given = _given(spec, key)
     start, _, name = str(local_path(spec, f"--config.{key}")).rpartition(":")
@@ -98,7 +98,7 @@ _modules: dict[tuple[str, bytes], types.ModuleType] = {}  # by name and content 
 def load(file: OwnFile, spec: str, key: str) -> Any:
     """Returns the class or function that a config names in a file.
 
-    The file is run once a process. It may import what is installed, and nothing else.
+    The file is run once in a process. It may import only what is installed.
 
     Args:
         file: What `read` or `read_copy` returned.
@@ -106,7 +106,7 @@ def load(file: OwnFile, spec: str, key: str) -> Any:
         key: The key of the config, for the error.
 
     Raises:
-        UserError: The file fails, imports what no record would hold, computes with JAX before that
+        UserError: The file fails, imports what no record would hold, computes with JAX before JAX
             is set up, or has no such class or function.
     """
     given, name = _given(spec, key), spec.rpartition(":")[2]
@@ -145,10 +145,10 @@ def load(file: OwnFile, spec: str, key: str) -> Any:
 
 
 def _run(file: OwnFile) -> types.ModuleType:
-    """Runs a file as a module under a name that no other has.
+    """Runs a file as a module under a unique name.
 
     Raises:
-        UserError: It does what it may not.
+        UserError: It imports what is not installed, or computes with JAX.
     """
     own = _beginnings([os.path.dirname(file.path), os.getcwd()])
     library = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -182,23 +182,23 @@ def _run(file: OwnFile) -> types.ModuleType:
     return module
 
 
-_WAYS = (os.path.abspath, os.path.realpath)  # whichever links lead to a place
+_WAYS = (os.path.abspath, os.path.realpath)  # links may lead to a place
 
 
 def _beginnings(folders: Sequence[str]) -> tuple[str, ...]:
-    """Returns how the paths of what lies in folders begin."""
+    """Returns the prefixes of all paths in some folders."""
     return tuple(os.path.join(way(folder), "") for folder in folders for way in _WAYS)
 
 
 def _unrecorded(name: str, own: tuple[str, ...], installed: tuple[str, ...]) -> str:
-    """Returns where a module lies that is one's own and not installed; empty if it is not so.
+    """Returns the path of a module that is the user's and not installed; empty for any other.
 
     Args:
-        name: The module's, which is imported.
-        own: How the paths of what is one's own begin.
-        installed: How those of what is installed begin, which may lie there, too.
+        name: Of the imported module.
+        own: Prefixes of the paths of the user's modules.
+        installed: Prefixes of the paths of installed modules, which may be in the user's folder.
     """
-    try:  # past what loads a lazy module when it is asked
+    try:  # without loading a lazy module
         facts = object.__getattribute__(sys.modules.get(name), "__dict__")
     except AttributeError:
         return ""
@@ -214,7 +214,7 @@ def _unrecorded(name: str, own: tuple[str, ...], installed: tuple[str, ...]) -> 
 
 
 def _distributions(name: str) -> Iterator[str]:
-    """Yields where installed packages that have a module lie, also if they may be edited there."""
+    """Yields the folders of installed packages that have a module, also of editable installs."""
     from importlib import metadata
 
     top = name.partition(".")[0]
@@ -227,7 +227,7 @@ def _distributions(name: str) -> Iterator[str]:
 
 
 def _jax_computes() -> bool:
-    """Says whether JAX has begun to compute, after which it cannot be set up."""
+    """Says whether JAX has begun to compute, so that it cannot be set up any more."""
     if "jax" not in sys.modules:
         return False
     import jax
@@ -242,7 +242,7 @@ def _jax_computes() -> bool:
 
 
 def save(workdir: Path, files: Sequence[OwnFile]) -> None:
-    """Keeps files in a work directory that has not got them yet.
+    """Writes files to a work directory, unless it has them.
 
     Raises:
         OSError: One cannot be written.
@@ -258,24 +258,24 @@ def save(workdir: Path, files: Sequence[OwnFile]) -> None:
 
 
 def read_copy(workdir: Path, name: str, sha256: str) -> OwnFile:
-    """Reads a file back that `save` has kept.
+    """Reads a file that `save` has written.
 
     Args:
         workdir: The work directory.
-        name: The file's, as the record has it.
-        sha256: Of its content, as the record has it.
+        name: Of the file, as in the record.
+        sha256: Of its content, as in the record.
 
     Raises:
-        BadFileError: It is missing, or another.
+        BadFileError: It is missing or has another content.
     """
     path = workdir / FOLDER / name
     if not _can_be_kept(name):
-        raise BadFileError(path, "that is no name of a file that a run keeps")
+        raise BadFileError(path, "a run keeps no file of this name")
     with run_files.opened(path) as file:
         content = file.read()
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise BadFileError(
-            path, f"it is not what the run was made with (SHA-256 {found[:12]}, not {sha256[:12]})"
+            path, f"it has changed since the run began (SHA-256 {found[:12]}, not {sha256[:12]})"
         )
     return OwnFile(name, str(path), sha256, content)
 
@@ -284,12 +284,12 @@ def read_program(paths: Sequence[Path], given: str, expected: str) -> tuple[Path
     """Reads a Python file.
 
     Args:
-        paths: Where it may lie; the first that is there counts.
-        given: What named it, for the error: `--config=a.py`, say.
+        paths: Where to look; the first that exists counts.
+        given: The flag that names it, for the error: `--config=a.py`, say.
         expected: What to give, for the error.
 
     Returns:
-        Where it lies, and what it holds.
+        Its path and its content.
 
     Raises:
         UserError: There is none, or it cannot be read.
@@ -311,7 +311,7 @@ def read_program(paths: Sequence[Path], given: str, expected: str) -> tuple[Path
 
 
 def _nearest(paths: Sequence[Path]) -> str:
-    """Suggests a Python file that lies beside one of some that are not there."""
+    """Suggests a Python file in the folders of some that do not exist."""
     found: dict[str, Path] = {}
     for path in reversed(paths):
         with contextlib.suppress(OSError, ValueError):
@@ -321,24 +321,24 @@ def _nearest(paths: Sequence[Path]) -> str:
 
 
 def run_program(module: types.ModuleType, path: str, content: bytes) -> None:
-    """Runs what a Python file holds as a module, which may raise anything."""
+    """Runs the content of a Python file as a module, which may raise anything."""
     module.__file__ = path
-    module.__package__ = ""  # a relative import says that it knows no package
-    sys.modules[module.__name__] = module  # where a dataclass of the file looks for itself
+    module.__package__ = ""  # so that a relative import fails
+    sys.modules[module.__name__] = module  # a dataclass of the file looks itself up there
     code = compile(content, path, "exec", dont_inherit=True)
     lines = decode_source(content).splitlines(keepends=True)
-    linecache.cache[path] = len(content), None, lines, path  # as it ran, whatever lies there later
+    linecache.cache[path] = len(content), None, lines, path  # as it ran, even if it changes later
     exec(code, vars(module))
 
 
 def path_of(thing: Any) -> str:
-    """Returns the file that a class or function comes from; empty if that is unknown."""
+    """Returns the file of a class or function; empty if it is unknown."""
     module = sys.modules.get(getattr(thing, "__module__", None) or "")
     return getattr(module, "__file__", None) or ""
 
 
 def why(error: BaseException, path: str) -> str:
-    """Says in one line what a program raised, and in which line of its file."""
+    """Returns in one line what a program raised, and in which line of its file."""
     if isinstance(error, SystemExit):
         return "it ends the program"
     said: object = error
@@ -348,7 +348,7 @@ def why(error: BaseException, path: str) -> str:
         if isinstance(error, KeyError) and error.args:
             said = error.args[0]  # else in quotes
         if type(error).__module__ == "jax.errors":
-            said = str(error).partition("\n")[0]  # then it tells of what we have called
+            said = str(error).partition("\n")[0]  # the rest names our own calls
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == path]
     where = f" (line {lines[-1]})" if lines and lines[-1] else ""
