@@ -336,6 +336,15 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, caps
     assert (tmp_path / "summary.json").exists()
 
 
+def test_the_record_resumes_a_run_whose_files_are_gone(tmp_path):
+    assert "config.json" not in workdirs.how_to_go_on(tmp_path)
+    (tmp_path / "files").mkdir()
+    said = (
+        f"; if your files have changed, --config={tmp_path}/config.json --workdir={tmp_path} does"
+    )
+    assert workdirs.how_to_go_on(tmp_path).endswith(said)
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

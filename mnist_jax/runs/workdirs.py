@@ -51,10 +51,14 @@ _NO_LOCK = (errno.EAGAIN, errno.EACCES)
 
 
 def how_to_go_on(workdir: Path) -> str:
-    """Says what to do after an interruption."""
+    """Says what to do after an interruption, also where a file of the user's is gone by then."""
     anew = "overwrite" in flags.FLAGS and bool(flags.FLAGS["overwrite"].value)
     but = ", but without --overwrite," * anew
-    return f"the same command with --workdir={workdir}{but} goes on"
+    record = (
+        f"; if your files have changed, --config={workdir}/config.json --workdir={workdir} does"
+    )
+    has_copies = (workdir / "files").is_dir()
+    return f"the same command with --workdir={workdir}{but} goes on{record * has_copies}"
 
 
 def new_workdir(name: str, suffix: str = "") -> Path:
