@@ -12,6 +12,8 @@ from mnist_jax.runs.results import Run, protocol
 
 def draw_classes(run: Run, chosen: Mapping[str, np.ndarray]):
     """Draws the accuracy of each class, and the confusion matrix, of the chosen trial."""
+    from scipy.stats import binomtest
+
     p, dataset = protocol(run), run.summary["dataset"]
     names = datasets.CLASS_NAMES[dataset]
     matrix = np.zeros((len(names), len(names)), int)
@@ -19,7 +21,12 @@ def draw_classes(run: Run, chosen: Mapping[str, np.ndarray]):
     right, sizes = matrix.diagonal(), matrix.sum(1)
     figure, [left, ax] = subplots((8.4, 4.3), 1, 2, width_ratios=(1, 1.35))
     places = np.arange(len(names))
-    left.hlines(places, *(100 * _wilson(right, sizes)), color=COLORS[0], lw=1.4)
+    counted = sizes > 0
+    ends = [
+        binomtest(int(k), int(n)).proportion_ci(method="wilson")
+        for k, n in zip(right[counted], sizes[counted], strict=True)
+    ]
+    left.hlines(places[counted], *(100 * np.array(ends).T), color=COLORS[0], lw=1.4)
     left.plot(100 * right / np.maximum(sizes, 1), places, "o", color=COLORS[0], ms=5)
     total = 100 * right.sum() / sizes.sum()
     left.axvline(total, color="#666666", lw=1, ls="--")
@@ -41,15 +48,3 @@ def draw_classes(run: Run, chosen: Mapping[str, np.ndarray]):
         f" alone ({p.words}). Lines: 95 % intervals (Wilson) for so many images; dashed: all"
         f" {sizes.sum()} test images, {total:.2f} %. Colour counts the mistakes."
     )
-
-
-def _wilson(right: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Returns the ends of 95 % intervals of shares, [2, n].
-
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
-    Journal of the American Statistical Association 22 (1927), 209-212.
-    """
-    z = 1.959964  # of the normal distribution
-    middle = right + z**2 / 2
-    half = z * np.sqrt(right * (sizes - right) / np.maximum(sizes, 1) + z**2 / 4)
-    return np.clip(np.array([middle - half, middle + half]) / (sizes + z**2), 0, 1)
