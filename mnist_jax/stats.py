@@ -18,7 +18,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 MIN_SEEDS = 3
-"""With fewer, nothing is said to differ: the scatter of two is hardly known."""
+"""With fewer, nothing is judged to differ: two values say too little of their scatter."""
 
 
 class Scale(NamedTuple):
@@ -45,7 +45,7 @@ class Scale(NamedTuple):
 
 
 ANY = Scale()
-"""Of numbers of which nothing is known."""
+"""Of numbers that may have any value."""
 
 
 class Description(TypedDict):
@@ -62,7 +62,7 @@ class Description(TypedDict):
 
 
 class Comparison(NamedTuple):
-    """Mean difference of two grid points, the first less the second."""
+    """Mean difference of two grid points, the first minus the second."""
 
     n: int  # seeds in pairs; of unpaired groups, the size of the smaller one
     difference: float

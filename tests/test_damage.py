@@ -271,7 +271,7 @@ def test_what_may_not_be_read_is_told(tmp_path):
         for read in (one_run.write_report, lambda path: reading.read_runs([path])):
             with pytest.raises(UserError, match="json: Permission denied; make it readable"):
                 read(run)
-        with pytest.raises(UserError, match=r"cannot be looked at \(Permission denied\)"):
+        with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
             saving.check_output(run)
     finally:
         os.seteuid(user)

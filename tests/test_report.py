@@ -823,7 +823,7 @@ def test_a_recipe_is_not_told_apart_from_itself(tmp_path):
     assert same.startswith("one and two are the same recipe with other seeds.")
     assert "--config.num_seeds" in same
     [row] = cells(tables.pairs_table(compare(a, b)[1]))
-    assert row["no finding, since"] == "same recipe"
+    assert row["no finding, because"] == "same recipe"
     assert (row["p"], row["difference in percentage points 95 % interval"]) == ("—", "—")
 
 
@@ -886,7 +886,7 @@ def test_runs_that_cannot_be_compared_are_warned_of(tmp_path, other, said):
     assert said in warning
     assert "No difference can be judged" in judged
     [row] = cells(tables.pairs_table(compare(a, b)[1]))
-    assert row["no finding, since"].endswith("differ")
+    assert row["no finding, because"].endswith("differ")
     for text in (
         render.to_markdown("", [("Verdict", [warning])]),
         render.to_html("", [("Verdict", [warning])]),

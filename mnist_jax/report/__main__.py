@@ -2,10 +2,9 @@
 
     python -m mnist_jax.report DIR [DIR ...] [--output=DIR]
 
-DIR is the work directory of a finished run. Of one, the report is made anew where it lies; several
-are set side by side in a new directory. The shards of one run, which `--shard=i/n` made, are put
-together in a new directory as the run that they are. Everything is read from files; nothing is
-trained.
+DIR is the work directory of a finished run. The report of one run is rebuilt in its directory.
+Several runs are compared in a new directory. The shards of one run (`--shard=i/n`) are merged into
+the whole run in a new directory. Everything is read from files; nothing is trained.
 """
 
 from absl import flags
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> None:
             )
         )
     elif "data_dir" in given:
-        raise UserError("--data_dir: only shards are put together with data; leave it out")
+        raise UserError("--data_dir: only a merge of shards needs data; leave it out")
     elif runs:
         print(several_runs.write_comparison(runs, cli.FLAGS.output))
     else:

@@ -37,7 +37,7 @@ def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = 
         output: Where the report goes; by default there.
 
     Returns:
-        What to print: a header, the table, the verdict, where the report lies.
+        What to print: a title, the table, a short verdict, where the report is.
 
     Raises:
         UserError: The directory holds no finished run, or, as `saving.UnwritableError`, the report
@@ -74,7 +74,7 @@ def _in_terminal(run: Run, best: BestPoint, folder: Path | None = None) -> str:
 def write_merged(
     runs: Sequence[Run], output: str | os.PathLike | None = None, data_dir: str | None = None
 ) -> str:
-    """Puts the shards of a run together, and writes its report.
+    """Merges the shards of a run, and writes its report.
 
     Args:
         runs: The shards, as `read_runs` gives them.
@@ -85,7 +85,7 @@ def write_merged(
         What to print, as `write_report`.
 
     Raises:
-        UserError: They are not all the shards of one run, or it cannot be written.
+        UserError: They are not all the shards of one run, or the run cannot be written.
     """
     name = runs[0].config["name"]
     folder = saving.check_output(output or workdirs.new_workdir(name, "_merged"), of_run=True)
@@ -101,7 +101,7 @@ def figures_of_run(
 
     Args:
         run: A finished run.
-        chosen: The arrays of its chosen trial, whose figures are left out without them.
+        chosen: The arrays of its chosen trial; without them its figures are left out.
     """
     p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
     drawn: dict[str, Callable[[], Any]] = {
@@ -116,11 +116,11 @@ def figures_of_run(
         if len(axes) == len(crossed) == 2:
             drawn["heat_map"] = partial(heat_map.draw_heat_map, run)
     if len(axes) > 1:
-        lines = [NamedPoint(label(point, axes), run, point) for point in shown_points(run)]
-        which = ("the best " if p.criterion else "the first ") * (len(lines) < len(grid))
-        title = f"{run.summary['dataset']}: {p.measure} of {which}{len(lines)} grid points"
+        points = [NamedPoint(label(point, axes), run, point) for point in shown_points(run)]
+        which = ("the best " if p.criterion else "the first ") * (len(points) < len(grid))
+        title = f"{run.summary['dataset']}: {p.measure} of {which}{len(points)} grid points"
         drawn["accuracy_by_point"] = partial(
-            accuracy_by_point.draw_points, lines, f"{title} ({p.words})"
+            accuracy_by_point.draw_points, points, f"{title} ({p.words})"
         )
     if chosen is not None and np.isfinite(chosen["probabilities"]).all():
         drawn["classes"] = partial(confusion_matrix.draw_classes, run, chosen)

@@ -31,7 +31,7 @@ class Pair(NamedTuple):
     Attributes:
         first: A point.
         second: Another.
-        test: The fields of `stats.Comparison`, of the first less the second, and `p_holm`.
+        test: The fields of `stats.Comparison`, of the first minus the second, and `p_holm`.
         incomparable: Why the difference is no finding; empty if it may be one.
     """
 
@@ -42,7 +42,7 @@ class Pair(NamedTuple):
 
 
 def name_runs(runs: Sequence[Run]) -> list[Run]:
-    """Returns runs whose names differ: where their configs' do not, with folder or path."""
+    """Gives runs names that differ: with the folder or path, where those of the configs do not."""
     plain = [one_line(run.config["name"]) for run in runs]
     folders = [
         f"{name} ({one_line(run.workdir.resolve().name)})"
@@ -113,14 +113,18 @@ def is_same_recipe(first: NamedPoint, second: NamedPoint) -> bool:
     """
     records = []
     for _, run, point in (first, second):
-        made, devices = run.summary["provenance"], run.summary["provenance"].get("devices", {})
+        provenance = run.summary["provenance"]
+        devices = provenance.get("devices", {})
         config = {key: run.config.get(key) for key in _SHAPES_TRIALS}
         if not run.config.get("num_validation"):
-            config.pop("validation_seed")  # which cuts the validation images
+            config.pop("validation_seed")  # it has nothing to cut
         records.append(
             {axis: point[axis] for axis in run.axes}
             | config
-            | {key: made.get(key) for key in ("data_checksum", "commit", "versions", "machine")}
+            | {
+                key: provenance.get(key)
+                for key in ("data_checksum", "commit", "versions", "machine")
+            }
             | {key: devices.get(key) for key in ("platform", "kind", "matmul_precision")}
         )
     return records[0] == records[1]

@@ -42,7 +42,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
 
 
 def read_run(workdir: str | os.PathLike) -> Run:
-    """Reads a finished run, and checks that a report can be made of it.
+    """Reads a finished run, and checks that it has what a report needs.
 
     Raises:
         UserError: It is not finished, damaged, or not of this version.
@@ -94,8 +94,8 @@ def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
     chosen = read_arrays(run.workdir)
     classes, trial = len(datasets.CLASS_NAMES[run.summary["dataset"]]), run.summary["chosen_trial"]
     if chosen["probabilities"].shape[1] != classes or chosen["trial"] != trial:
-        said = f"it is not of trial {trial}, which was chosen"
-        raise BadFileError(run.workdir / "chosen_trial.npz", said)
+        problem = f"it is not of trial {trial}, which was chosen"
+        raise BadFileError(run.workdir / "chosen_trial.npz", problem)
     return chosen
 
 

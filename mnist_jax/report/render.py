@@ -10,7 +10,8 @@ from typing import NamedTuple
 from mnist_jax.report.tables import Table
 from mnist_jax.text import one_line
 
-GENERATOR = '<meta name="generator" content="mnist_jax.report">'  # marks what may be overwritten
+GENERATOR = '<meta name="generator" content="mnist_jax.report">'
+"""Marks a page that may be overwritten."""
 
 
 class Picture(NamedTuple):
@@ -26,11 +27,11 @@ class Code(str):
 
 
 class Warn(str):
-    """A paragraph that must not be overlooked."""
+    """A paragraph that stands out."""
 
 
-# A report is a list of sections: a title, and blocks, of which a plain string is a paragraph.
 Section = tuple[str, Sequence[str | Code | Warn | Table | Picture]]
+"""A title and the blocks below it; a plain string is a paragraph."""
 
 
 def _groups(table: Table) -> list[tuple[str, int]]:
@@ -69,7 +70,7 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
                     parts.append("\n".join(f"    {one_line(x)}" for x in block.splitlines()))
                 case Warn():
                     parts.append(f"> **{plain_markdown(block)}**")
-                case _:  # which is no list, though it begins with a number and a dot
+                case _:  # no list, even if it begins with a number and a dot
                     text = plain_markdown(block).strip()
                     parts.append(re.sub(r"^(\d*)(?=[-+=.)])", r"\1\\", text))
     return "\n\n".join(parts) + "\n"

@@ -28,32 +28,32 @@ def check_output(output: str | os.PathLike, of_run: bool = False) -> Path:
     path = disk.local_path(os.fspath(output), "--output")
     report = ("report.html", "report.md", "figures")
     try:
-        there = {name for name in (*workdirs.FILES, *workdirs.FOLDERS) if _lies(path / name)}
-        ours = "report.html" in there and _is_ours(path / "report.html")
-        if _lies(path) and not path.is_dir():
+        there = {name for name in (*workdirs.FILES, *workdirs.FOLDERS) if _exists(path / name)}
+        is_report = "report.html" in there and _is_report(path / "report.html")
+        if _exists(path) and not path.is_dir():
             problem = "is a file"
         elif "config.json" in there:
             problem = "holds a run"
         elif others := sorted(there.difference(report)) if of_run else []:
             problem = f"holds {', '.join(others)}, which would be replaced"
-        elif there.intersection(report) and not ours:
+        elif there.intersection(report) and not is_report:
             problem = "holds a report that this command did not make"
         else:
             return path
     except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
-        problem = f"cannot be looked at ({getattr(error, 'strerror', None) or error})"
-    raise UserError(f"--output={path}: {problem}; expected a directory without; choose another")
+        problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    raise UserError(f"--output={path}: {problem}; expected a directory without it; choose another")
 
 
-def _lies(path: Path) -> bool:
-    """Says whether there is anything by a name, be it a link to nowhere."""
+def _exists(path: Path) -> bool:
+    """Says whether a path names anything, even a broken link."""
     try:
         return bool(path.lstat())
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _is_ours(page: Path) -> bool:
+def _is_report(page: Path) -> bool:
     try:
         with run_files.opened(page) as file:
             return GENERATOR.encode() in file.read(4096)
@@ -66,17 +66,17 @@ def save_figures(
 ) -> list[Picture | Warn | str]:
     """Draws figures, each a function by its name, and saves them as PNG and SVG.
 
-    What a run found does not hang on them: one that fails, or has nothing to show, is a line in
-    place of the picture. Of one that fails a warning is printed too.
+    A figure that fails, or has nothing to show, becomes a line in place of the picture. One that
+    fails prints a warning, too.
     """
     shown: list[Picture | Warn | str] = []
     for name, draw in drawn.items():
         paths = [folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg")]
         try:
             *contents, caption = _draw(draw)
-        except UserError:  # a damaged file, which is no matter of figures
+        except UserError:  # a damaged file
             raise
-        except Exception as error:  # of ours, of matplotlib, its fonts, its settings
+        except Exception as error:  # from matplotlib, its fonts, its settings
             shown.append(_why_missing(name, error))
             with contextlib.suppress(OSError):
                 for path in paths:  # of an older report
@@ -94,8 +94,8 @@ def _why_missing(name: str, error: Exception) -> Warn | str:
     """Returns the line in place of a figure; if it failed, that is printed as well."""
     if isinstance(error, canvas.NothingToDrawError):
         return f"There is no figure {name}: {one_line(str(error))}."
-    said = error_line(error, 200)
-    missing = Warn(f"The figure {name} is missing, since it cannot be drawn ({said}).")
+    reason = error_line(error, 200)
+    missing = Warn(f"The figure {name} is missing, since it cannot be drawn ({reason}).")
     print(f"warning: {missing[0].lower()}{missing[1:]}", file=sys.stderr, flush=True)
     return missing
 

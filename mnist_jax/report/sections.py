@@ -54,7 +54,7 @@ def make_sections(
 
 
 def _commands(provenance: Row) -> list[str]:
-    """Returns what repeats a run, and takes the commands out of its record."""
+    """Returns what repeats a run; removes the commands from its record."""
     command = Code(repeatable(provenance.pop("command")))
     if "shards" not in provenance:
         return ["To repeat it:", command]

@@ -23,7 +23,7 @@ from mnist_jax.runs.results import Run, protocol
 
 
 def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = None) -> str:
-    """Writes a report that sets several finished runs side by side.
+    """Writes a report that compares several finished runs.
 
     Args:
         runs: As `read_runs` gives them.
@@ -165,10 +165,10 @@ def make_sections(
     paths = [str(run.workdir) for run in runs]
     options = [] if output is None else [f"--output={output}"]
     command = Code(shlex.join(["python", "-m", "mnist_jax.report", *paths, *options]))
-    made = [dict(run.summary["provenance"]) for run in runs]
+    records = [dict(run.summary["provenance"]) for run in runs]
     commands = [
         (f"{run.config['name']}, in {path}:", Code(repeatable(record.pop("command"))))
-        for run, path, record in zip(runs, paths, made, strict=True)
+        for run, path, record in zip(runs, paths, records, strict=True)
     ]
     notes = [f"{sentence(p.words)}. {p.note}" for p in dict.fromkeys(map(protocol, runs))]
     meaning = (
@@ -189,7 +189,7 @@ def make_sections(
     configs = [run.config for run in runs]
     names = [config["name"] for config in configs]
     verdict = [*warnings_of(runs, pairs), *write_verdict(runs, points, pairs)]
-    again = "To make this page again:"
+    again = "To rebuild this page:"
     return [
         ("What was compared", [again, command, *itertools.chain(*commands)]),
         ("Verdict", verdict),
@@ -197,5 +197,5 @@ def make_sections(
         ("Comparisons", [tables.pairs_table(pairs), tests]),
         ("Figures", pictures),
         ("Configs, where they differ", [tables.differing(names, configs)]),
-        ("Provenance, where it differs", [tables.differing(names, made)]),
+        ("Provenance, where it differs", [tables.differing(names, records)]),
     ]

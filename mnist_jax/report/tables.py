@@ -1,6 +1,7 @@
 """The tables of runs, before they are rendered.
 
-What is said between them is in `one_run.py` and `several_runs.py`; `render.py` renders them.
+`render.py` and `terminal.py` lay them out; the words around them are in `sections.py`, `verdict.py`
+and `several_runs.py`.
 """
 
 import itertools
@@ -101,15 +102,16 @@ def metrics_words(run: Run) -> str:
     """Says what the metrics are, and which are not known."""
     when = protocol(run).measure.partition(" ")[0]
     num_sound = len(run.results) - count_diverged(run.results)
-    said, missing = [f"{sentence(when)} values of the test images; means over the n trials."], []
+    sentences = [f"{sentence(when)} values of the test images; means over the n trials."]
+    missing = []
     for spec, (name, column) in zip(run.config["metrics"], _metrics(run), strict=True):
         what = METRICS[name].words if name in METRICS else f"as {one_line(spec)} computes it"
-        said.append(f"{name}: {what}.")
+        sentences.append(f"{name}: {what}.")
         if sum(point["statistics"][column]["n"] for point in run.summary["grid"]) < num_sound:
             missing.append(name)
     if missing:
-        said.append(f"Trials without a finite number are left out of: {listed(missing)}.")
-    return " ".join(said)
+        sentences.append(f"Trials without a finite number are left out of: {listed(missing)}.")
+    return " ".join(sentences)
 
 
 def _metrics(run: Run) -> list[tuple[str, str]]:
@@ -125,8 +127,7 @@ def _points_table(run: Run, columns: Sequence[Column]) -> Table:
     for point in shown_points(run):
         cells = [*(shown(point[axis], axis.digits) for axis in axes), _num_sound(point)]
         for _, _, column, statistic, show in columns:
-            found = point["statistics"][column]
-            cells.append(show(found[statistic]))
+            cells.append(show(point["statistics"][column][statistic]))
         rows.append(cells)
     names = [("", str(axis)) for axis in axes]
     return Table([*names, ("", "n"), *(column[:2] for column in columns)], rows)
@@ -179,18 +180,19 @@ def network(run: Run, point: Row) -> str:
     return f"MLP {hidden}" if hidden != "none" else "linear"
 
 
-def runs_table(lines: Sequence[NamedPoint]) -> Table:
-    """Returns a row per line: accuracies in percent."""
+def runs_table(points: Sequence[NamedPoint]) -> Table:
+    """Returns a row per point of several runs: accuracies in percent."""
     names = ("run", "protocol", "data set", "network", "chosen of", "n")
     rows = []
-    for name, run, point in lines:
+    for name, run, point in points:
         p = protocol(run)
-        found, chosen_of = point["statistics"][p.column], count(len(run.summary["grid"]), "point")
+        measured = point["statistics"][p.column]
+        chosen_of = count(len(run.summary["grid"]), "point")
         cells = [name, p.words, run.summary["dataset"], network(run, point)]
         cells += [chosen_of if p.criterion else "—", _num_sound(point)]
-        rows.append([*cells, percent(found["mean"]), interval(found["interval_95"])])
-    measured = [("test accuracy %", "mean"), ("test accuracy %", "95 % interval")]
-    return Table([*(("", name) for name in names), *measured], rows)
+        rows.append([*cells, percent(measured["mean"]), interval(measured["interval_95"])])
+    accuracies = [("test accuracy %", "mean"), ("test accuracy %", "95 % interval")]
+    return Table([*(("", name) for name in names), *accuracies], rows)
 
 
 def pairs_table(pairs: Sequence[Pair]) -> Table:
@@ -203,7 +205,7 @@ def pairs_table(pairs: Sequence[Pair]) -> Table:
     rows = [[first.name, second.name, *_comparison_cells(test)] for first, second, test, _ in pairs]
     columns = [("", "run"), ("", "minus"), *_COMPARISON_COLUMNS]
     if any(pair.incomparable for pair in pairs):
-        columns.append(("", "no finding, since"))
+        columns.append(("", "no finding, because"))
         rows = [[*row, pair.incomparable or "—"] for row, pair in zip(rows, pairs, strict=True)]
     return Table(columns, rows)
 

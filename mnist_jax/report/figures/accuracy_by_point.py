@@ -22,14 +22,14 @@ from mnist_jax.report.points import NamedPoint
 from mnist_jax.runs.results import protocol
 
 
-def draw_points(lines: Sequence[NamedPoint], title: str):
-    """Draws test accuracies with their intervals below each other, a row per line."""
-    names = [textwrap.fill(line.name, 48) for line in lines]
+def draw_points(named: Sequence[NamedPoint], title: str):
+    """Draws test accuracies with their intervals below each other, a row per point."""
+    names = [textwrap.fill(each.name, 48) for each in named]
     tallest = 1 + max(name.count("\n") for name in names)
-    figure, [ax] = subplots((7.2, 1.3 + max(0.32, 0.08 + 0.145 * tallest) * len(lines)))
-    protocols = list(dict.fromkeys(protocol(line.run) for line in lines))
-    points, view, means = [line.point for line in lines], View(), []
-    for y, (_, run, point) in enumerate(lines):
+    figure, [ax] = subplots((7.2, 1.3 + max(0.32, 0.08 + 0.145 * tallest) * len(named)))
+    protocols = list(dict.fromkeys(protocol(each.run) for each in named))
+    points, view, means = [each.point for each in named], View(), []
+    for y, (_, run, point) in enumerate(named):
         p = protocol(run)
         i = protocols.index(p)
         mean, low, high = mean_interval(point, p.column)
@@ -41,8 +41,8 @@ def draw_points(lines: Sequence[NamedPoint], title: str):
         ax.plot(mean, y, MARKERS[i], color=COLORS[i], ms=5, label=f"{p.measure} ({p.words})")
         view.add([*dots, low, high])
         means.append(mean)
-    ax.set_yticks(range(len(lines)), names, fontsize=8)
-    ax.set(ylim=(len(lines) - 0.5, -0.5), xlim=view.limits())
+    ax.set_yticks(range(len(named)), names, fontsize=8)
+    ax.set(ylim=(len(named) - 0.5, -0.5), xlim=view.limits())
     ax.set_xlabel(f"{', '.join(dict.fromkeys(p.measure for p in protocols))} (%)")
     for y, mean in enumerate(means):
         if text := view.missing(mean):

@@ -2,7 +2,7 @@
 
 Each function that draws a figure returns a matplotlib Figure and its caption. Every figure names
 data set and protocol. Trials that diverged are left out of means, bands and intervals, and the
-reader is told so.
+caption says so.
 """
 
 import math
@@ -38,13 +38,13 @@ STYLE = {
 
 
 class NothingToDrawError(Exception):
-    """What a figure would show is not there, or is no picture; the words say why."""
+    """A figure has nothing to show; the message says why."""
 
 
 def mean_interval(point: Row, column: str) -> np.ndarray:
     """Returns a point's mean and the ends of its 95 % interval in percent, NaN if there is none."""
-    found = point["statistics"][column]
-    return 100 * np.array([found["mean"], *found["interval_95"]], float)
+    statistics = point["statistics"][column]
+    return 100 * np.array([statistics["mean"], *statistics["interval_95"]], float)
 
 
 def sound_trials(run: Run, points: Sequence[Row]) -> dict[int, list[Row]]:
@@ -81,11 +81,11 @@ def interval_words(points: Sequence[Row]) -> str:
 class View:
     """Collects accuracies that are drawn, and decides which of them an axis shows.
 
-    Those far below the median are left out, which would hide how the others differ.
+    It leaves out those far below the median: they would hide how the others differ.
     """
 
     def __init__(self):
-        """Has seen nothing yet."""
+        """Starts without values."""
         self._wanted, self._drawn, self._low = [], [], -math.inf
 
     def add(self, wanted, drawn=None) -> None:
@@ -112,7 +112,7 @@ class View:
         return f"◂ {value:.2f}" if value < self._low else ""
 
     def words(self, axis: str = "axis") -> str:
-        """Says whether something lies below."""
+        """Says that the axis leaves out lower values, if it does."""
         below = any((values < self._low).any() for values in self._drawn)
         return f" The {axis} leaves out lower values." if below else ""
 

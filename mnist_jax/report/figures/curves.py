@@ -94,11 +94,11 @@ def draw_curves(run: Run, what: str = "accuracy"):
     return figure, caption + ("" if is_loss else view.words())
 
 
-def draw_overlay(lines: Sequence[NamedPoint], title: str):
+def draw_overlay(named: Sequence[NamedPoint], title: str):
     """Draws curves of several runs over each other: training on the left, held-out on the right."""
     figure, panels = subplots((7.6, 4.4), 1, 2, sharex=True, sharey=True)
-    view, drawn = View(), lines[:MAX_CURVES]
-    points = [line.point for line in drawn]
+    view, drawn = View(), named[:MAX_CURVES]
+    points = [each.point for each in drawn]
     for i, (name, run, point) in enumerate(drawn):
         p, color, dash = protocol(run), COLORS[i % len(COLORS)], "-" if i < len(COLORS) else "--"
         trials = sound_trials(run, [point])
@@ -121,8 +121,8 @@ def draw_overlay(lines: Sequence[NamedPoint], title: str):
         " validation; of a run that scores none, a marker for the mean test accuracy at the end."
         f"{_band_words(points)}"
     )
-    if len(drawn) < len(lines):
-        caption += f" Of {len(lines)} lines the first {len(drawn)} are drawn."
+    if len(drawn) < len(named):
+        caption += f" Of {len(named)} curves the first {len(drawn)} are drawn."
     return figure, caption + view.words()
 
 
@@ -156,7 +156,7 @@ def _finish_epochs(panels, points: Sequence[Row], view: View, is_loss: bool = Fa
 
 def _band_words(points: Sequence[Row]) -> str:
     """Says what lines and bands are, and what is missing from them."""
-    said = " Every line is one seed."
+    lines = " Every line is one seed."
     if (seeds := seeds_words(points)) != "1 seed":
-        said = f" Lines are means over {seeds}, bands reach from the lowest to the highest."
-    return said + lost_words(points)
+        lines = f" Lines are means over {seeds}, bands reach from the lowest to the highest."
+    return lines + lost_words(points)

@@ -25,15 +25,15 @@ def draw_mistakes(run: Run, chosen: Mapping[str, np.ndarray]):
     num_rows = math.ceil(len(mistakes) / num_columns)
     figure, [ax] = subplots((max(1.25 * num_columns, 4.5), 1.75 * num_rows + 0.5))
     # Of 28 x 28 pixels: an image, what separates it, and three lines of text.
-    for i, (image, number) in enumerate(zip(images, mistakes, strict=True)):
+    for i, (image, index) in enumerate(zip(images, mistakes, strict=True)):
         x, y = 34 * (i % num_columns), 45 * (i // num_columns)
         left, top = x + 14 * (1 - min(1, width / height)), y + 28 * (1 - min(1, height / width))
         place = (left, 2 * x + 28 - left, y + 28, top)
         pixels = image.reshape(height, width, *[channels] * (channels > 1))
         ax.imshow(pixels, "gray_r", extent=place, vmin=0, vmax=255)
-        said = chosen["probabilities"][number]
-        text = f"true: {names[labels[number]]}\npredicted: {names[said.argmax()]}"
-        text += f"\n{100 * said.max():.1f} %"
+        probabilities = chosen["probabilities"][index]
+        text = f"true: {names[labels[index]]}\npredicted: {names[probabilities.argmax()]}"
+        text += f"\n{100 * probabilities.max():.1f} %"
         ax.text(x + 14, y + 29, text, ha="center", va="top", fontsize=7)
     ax.set(xlim=(-3, 34 * num_columns - 3), ylim=(45 * num_rows - 2, -1))
     ax.axis("off")
