@@ -13,9 +13,9 @@ from mnist_jax.config.settings import SETTINGS
 from mnist_jax.data import datasets
 
 
-def count_validation(given: Mapping[str, Any], num_images: int) -> int:
+def count_validation(config: Mapping[str, Any], num_images: int) -> int:
     """Returns how many training images the protocol holds out."""
-    found, protocol = setting_value(given, "num_validation"), setting_value(given, "protocol")
+    found, protocol = setting_value(config, "num_validation"), setting_value(config, "protocol")
     if found >= num_images:
         raise bad_value("num_validation", found, f"less than the {num_images} training images")
     if PROTOCOLS[protocol].held_out == "validation":
@@ -69,10 +69,10 @@ def _has_hidden(point: Point) -> bool:
     return any(point.get(name) for name in ("conv_features", "hidden_sizes"))
 
 
-def setting_value(given: Mapping[str, Any], key: str) -> Any:
+def setting_value(config: Mapping[str, Any], key: str) -> Any:
     """Returns the value of a setting."""
     kind = SETTINGS[key].kind
-    value = given.get(key, SETTINGS[key].default)
+    value = config.get(key, SETTINGS[key].default)
     if kind.convert is tuple:
         value = () if value == "" else values_in(value)  # as typed in `--config.metrics=`
     elif isinstance(value, tuple) and len(value) == 1:
@@ -83,14 +83,14 @@ def setting_value(given: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def axis_values(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
+def axis_values(config: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
     """Returns the values of an axis: a config has one or several.
 
     In a grid with several optimizers (`mixed`), None stands for the default of the optimizer, or
     for no value if it does not take the axis.
     """
     key, kind = axis.name, axis.kind
-    value = given.get(key, axis.default)
+    value = config.get(key, axis.default)
     if kind.convert is tuple:  # a value is a tuple itself
         value = (value,) if isinstance(value, int | float) else value
         several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
@@ -103,6 +103,6 @@ def axis_values(given: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
     for v in values:
         if not (kind.valid(v) or (absent and v is None)):
             raise bad_value(key, v, kind.expected)
-    if len(set(values)) < len(values) and given.get("grid") != "list":
+    if len(set(values)) < len(values) and config.get("grid") != "list":
         raise bad_value(key, value, "distinct values, since each makes a point of the grid")
     return tuple(v if v is None else kind.convert(v) for v in values)

@@ -147,7 +147,7 @@ def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dic
 def read_experiment(
     path: str, typed: Mapping[str, str], seed: str | None = None, shard: str | None = None
 ) -> Experiment:
-    """Returns the experiment of a config file, or that of a run whose `config.json` is named.
+    """Returns the experiment of a config file, or of a run whose `config.json` is named.
 
     A typed model or optimizer has its own defaults: the file's values for the one that it
     replaces are left out.
@@ -161,22 +161,22 @@ def read_experiment(
     Raises:
         UserError: The file cannot be read; also as `read_config`.
     """
-    found = read_file(path)
+    file = read_file(path)
     changes = {key: plain(read_value(text)) for key, text in typed.items()}
-    first = plain(found.seed) if seed is None else read_value(seed)
+    first = plain(file.seed) if seed is None else read_value(seed)
     if isinstance(first, tuple) and changes.get("num_seeds", len(first)) != len(first):
         named = ",".join(map(str, first))
         expected = f"{len(first)}, for the seeds {named}; leave it out, or give another --seed"
         raise bad_value("num_seeds", changes["num_seeds"], expected)
-    shard = found.shard if shard is None else shard
+    shard = file.shard if shard is None else shard
     return read_config(
-        found.config,
-        found.name,
+        file.config,
+        file.name,
         first,
         shard,
         typed=changes,
-        folders=[found.folder],
-        copies=found.copies,
+        folders=[file.folder],
+        copies=file.copies,
     )
 
 
@@ -205,40 +205,51 @@ def read_config(
     Raises:
         UserError: A key is unknown or has an invalid value.
     """
-    given = {str(key): plain(config[key]) for key in config}
-    given = _merge(given, typed, Resolver(folders, copies))
+    config = {str(key): plain(config[key]) for key in config}
+    config = _merge(config, typed, Resolver(folders, copies))
     resolver = Resolver(folders, copies, typed)
-    models = [resolver.resolve("model", spec) for spec in values_in(given.get("model", "mlp"))]
+    models = [resolver.resolve("model", spec) for spec in values_in(config.get("model", "mlp"))]
     if len(models) != 1:
-        said = "one, since its fields are keys of the config; make a run of each"
-        raise bad_value("model", ",".join(models), said)
+        expected = "one, since its fields are keys of the config; make a run of each"
+        raise bad_value("model", ",".join(models), expected)
     (model,) = models
-    specs = values_in(given.get("optimizer", "sgd"))
+    specs = values_in(config.get("optimizer", "sgd"))
     optimizers = [resolver.resolve("optimizer", spec) for spec in specs]
-    metrics = tuple(resolver.resolve("metrics", spec) for spec in setting_value(given, "metrics"))
+    metrics = tuple(resolver.resolve("metrics", spec) for spec in setting_value(config, "metrics"))
     known = find_axes(model, tuple(dict.fromkeys(optimizers)), resolver.files)
     check_metrics(metrics, known)
-    for key in given:
+    for key in config:
         if key not in known and key not in SETTINGS:
             raise _unknown(key, key in typed, known, model, optimizers, resolver.files)
-    given |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
-    given["dataset"] = datasets.canonical_name(setting_value(given, "dataset"))
+    config |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
+    config["dataset"] = datasets.canonical_name(setting_value(config, "dataset"))
     if isinstance(first := plain(seed), tuple):
-        given["num_seeds"] = len(first) or 1
-    if (num_seeds := setting_value(given, "num_seeds")) > MAX_TRIALS:
+        config["num_seeds"] = len(first) or 1
+    if (num_seeds := setting_value(config, "num_seeds")) > MAX_TRIALS:
         raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
     check_seed(first, num_seeds)
-    num_images = datasets.NUM_TRAINING_IMAGES[given["dataset"]]
-    given["num_validation"] = count_validation(given, num_images)
+    num_images = datasets.NUM_TRAINING_IMAGES[config["dataset"]]
+    config["num_validation"] = count_validation(config, num_images)
     mixed = len(set(optimizers)) > 1
     experiment = Experiment(
         name=name,
-        **{key: setting_value(given, key) for key in SETTINGS},
-        values={key: axis_values(given, axis, mixed) for key, axis in known.items()},
+        **{key: setting_value(config, key) for key in SETTINGS},
+        values={key: axis_values(config, axis, mixed) for key, axis in known.items()},
         seed=first,
         shard=shard,
         own_files=resolver.files,
     )
+    _check_trials(experiment, num_images - experiment.num_validation)
+    return experiment
+
+
+def _check_trials(experiment: Experiment, num_images: int) -> None:
+    """Refuses too many trials, points whose values do not fit, and a shard that is none.
+
+    Args:
+        experiment: With valid values of each key.
+        num_images: That it trains on.
+    """
     searches = experiment.grid in ("random", "halton")
     if bool(experiment.num_points) != searches:
         expected_number = "1 or more, the points to draw" if searches else "0"
@@ -246,37 +257,36 @@ def read_config(
         raise bad_value("num_points", experiment.num_points, problem)
     sizes = list(map(len, experiment.values.values()))
     most = math.prod(sizes) if experiment.grid == "product" else max(sizes)
-    if (num_trials := num_seeds * (experiment.num_points or most)) > MAX_TRIALS:
+    if (num_trials := experiment.num_seeds * (experiment.num_points or most)) > MAX_TRIALS:
         raise UserError(
             f"the config asks for {num_trials} trials: expected at most {MAX_TRIALS}; give fewer "
             "values, num_points or num_seeds"
         )
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", experiment.shard)
     if match and int(match[2]) <= num_trials:  # else points need not be made
         for point in experiment.points:
-            check_point(point, model, num_images - experiment.num_validation)
-        num_trials = len(experiment.points) * num_seeds
+            check_point(point, experiment.model, num_images)
+        num_trials = len(experiment.points) * experiment.num_seeds
     if not (match and int(match[1]) < int(match[2]) <= num_trials):
         raise UserError(
-            f"--shard={shard}: expected i/n with i from 0 to n - 1 and n at most {num_trials}, the "
-            "number of trials"
+            f"--shard={experiment.shard}: expected i/n with i from 0 to n - 1 and n at most"
+            f" {num_trials}, the number of trials"
         )
-    return experiment
 
 
-def _merge(given: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
+def _merge(config: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
     """Returns a file's config in the keys of this version, with typed values in place of its own.
 
     If another model or optimizer is typed, the file's values for the one that it replaces are left
     out. If the typed protocol holds no images out, the file's `num_validation` is.
     """
     late = {key: typed[key] for key in ("protocol", "model", "optimizer") if key in typed}
-    given = old_records.upgrade(given | {k: value for k, value in typed.items() if k not in late})
+    config = old_records.upgrade(config | {k: value for k, value in typed.items() if k not in late})
     gone = set()
     if (protocol := PROTOCOLS.get(str(late.get("protocol")))) and protocol.held_out != "validation":
         gone.add("num_validation")
     for key in [k for k in late if k != "protocol"]:
-        before = values_in(given.get(key, "mlp" if key == "model" else "sgd"))
+        before = values_in(config.get(key, "mlp" if key == "model" else "sgd"))
         now = list(map(recorded_as, values_in(late[key])))
         if now != list(map(recorded_as, before)):
             was = [resolver.resolve(key, spec) for spec in before]
@@ -286,9 +296,9 @@ def _merge(given: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
             for name, axis in before_axes.items():
                 # A default belongs to its optimizer: others have their own, for which None stands.
                 silent = (None, (None,), axis.default, (axis.default,))
-                if name not in stays or given.get(name) in silent:
+                if name not in stays or config.get(name) in silent:
                     gone.add(name)
-    return {k: value for k, value in given.items() if k not in gone - typed.keys()} | late
+    return {k: value for k, value in config.items() if k not in gone - typed.keys()} | late
 
 
 def _unknown(
