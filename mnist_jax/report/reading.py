@@ -20,11 +20,12 @@ from mnist_jax.runs.results import Run
 
 def without_latest(workdirs: Sequence[Path]) -> list[Path]:
     """Leaves out the link `latest` of `runs/NAME/*`, since the run that it names is there too."""
-    folders = {path.resolve() for path in workdirs if not path.is_symlink()}
+    links = {path for path in workdirs if os.path.islink(path)}  # any name, also one too long
+    folders = {os.path.realpath(path) for path in workdirs if path not in links}
     return [
         path
         for path in workdirs
-        if not (path.name == "latest" and path.is_symlink() and path.resolve() in folders)
+        if not (path.name == "latest" and path in links and os.path.realpath(path) in folders)
     ]
 
 
