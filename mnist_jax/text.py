@@ -4,6 +4,9 @@ import itertools
 import textwrap
 from collections.abc import Collection, Sequence
 
+NARROWEST = 10
+"""Characters that a column of text keeps, whatever the width."""
+
 
 def one_line(text: str) -> str:
     """Returns a name that can be printed, drawn and written: no newlines, no control characters."""
@@ -32,8 +35,8 @@ def text_table(
         rows: The cells below them, as many a row; may have several lines, too.
         groups: By column, what stands above it and above neighbours of the same group.
         left: Numbers of the columns that hold text; the others, of numbers, end on the right.
-        width: Characters in a line, or 0 for any number: the widest of the columns with text
-            continues in further lines where it must.
+        width: Characters in a line, or 0 for any number: in the widest columns of text, cells
+            continue in further lines where they must.
     """
     cells = [[cell.split("\n") for cell in row] for row in (names, *rows)]
     widths = [
@@ -46,15 +49,21 @@ def text_table(
         widths[start] += max(0, len(group) - sum(widths[start : start + span]) - gaps)
         above.append(group.center(sum(widths[start : start + span]) + gaps))
         start += span
-    excess = sum(widths) + 2 * (len(widths) - 1) - width
-    if width and left and excess > 0:
-        widest = max(left, key=widths.__getitem__)
-        room = widths[widest] - excess
-        if room >= 10:
-            wrapped = [list(row) for row in rows]
-            for row in wrapped:
-                row[widest] = textwrap.fill(row[widest], room, break_on_hyphens=False)
-            return text_table(names, wrapped, groups=groups, left=left)
+    room = list(widths)
+    while width and left and sum(room) + 2 * (len(room) - 1) > width:
+        widest = max(left, key=room.__getitem__)
+        if room[widest] <= NARROWEST:
+            break
+        room[widest] -= 1
+    if room != widths:
+        wrapped = [
+            [
+                textwrap.fill(cell, room[i], break_on_hyphens=False) if i in left else cell
+                for i, cell in enumerate(row)
+            ]
+            for row in rows
+        ]
+        return text_table(names, wrapped, groups=groups, left=left)
     lines: list[Sequence[str]] = [above] if any(groups) else []
     for i, row_cells in enumerate(cells):
         height = max(map(len, row_cells))

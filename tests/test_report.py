@@ -790,6 +790,10 @@ def test_several_runs_are_compared_by_their_chosen_points(tmp_path):
     assert row["network"] == "MLP 8"
     assert row["chosen of"] == "3 points"
     assert row["protocol"] == "epoch chosen on validation images"
+    text = terminal.runs(lines)
+    assert max(map(len, text.splitlines())) <= 80
+    same = "All have the same protocol (epoch chosen on validation images), data set (digits)"
+    assert same in " ".join(text.split())
 
 
 def test_lines_say_in_what_they_differ_if_that_is_little(tmp_path):

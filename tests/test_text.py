@@ -33,3 +33,11 @@ def test_a_text_without_room_continues_in_further_lines_and_nothing_is_lost():
         "       learning_rate=0.001",
         " 7.00  optimizer=sgd        3",
     ]
+
+
+def test_several_texts_are_wrapped_and_numbers_never():
+    rows = [("a name of many words", "and a protocol of many words", "98.12 to 98.34")]
+    lines = text_table(("run", "protocol", "interval"), rows, left=(0, 1), width=44).splitlines()
+    assert max(map(len, lines)) <= 44
+    assert "98.12 to 98.34" in lines[1]
+    assert " ".join(" ".join(lines[1:]).split()).count("words") == 2

@@ -84,9 +84,10 @@ def runs(points: Sequence[NamedPoint]) -> str:
     common = [i for i in range(1, 5) if len(set(columns[i])) == 1]
     kept = [i for i in range(len(columns)) if i not in common]
     few = Table([table.columns[i] for i in kept], [[row[i] for i in kept] for row in table.rows])
-    notes = [f"{table.columns[i][1]}: {columns[i][0]}" for i in common]
+    notes = [f"{table.columns[i][1]} ({columns[i][0]})" for i in common]
     text = _lay_out(few, left=range(1 + sum(i in kept for i in range(1, 5))))
-    return "\n".join([text, *[f"All have {', '.join(notes)}."] * bool(notes)])
+    common_words = textwrap.fill(f"All have the same {', '.join(notes)}.", WIDTH)
+    return "\n".join([text, *[common_words] * bool(notes)])
 
 
 def _lay_out(table: Table, left: Collection[int] = ()) -> str:
