@@ -124,10 +124,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
         known = [*SETTINGS, *find_axes("mlp", ("sgd",))]
-        said = f"did you mean {name}?" if name in known else advice(name, ())
-        if said:
-            said = f"keys of a config are set by --config.KEY=VALUE: {said}"
-        raise UserError(f"{error}; {said or 'see --help'}") from None
+        hint = f"did you mean {name}?" if name in known else advice(name, ())
+        if hint:
+            hint = f"keys of a config are set by --config.KEY=VALUE: {hint}"
+        raise UserError(f"{error}; {hint or 'see --help'}") from None
     except flags.Error as error:
         raise UserError(f"{error}; see --help") from None
 
@@ -202,8 +202,8 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
         if isinstance(error, BrokenPipeError):
             print("error: nobody reads the output any more; repeat the command", file=sys.stderr)
             sys.exit(128 + signal.SIGPIPE)
-        said = f"the output cannot be written ({error.strerror}); mend that"
-        print(f"error: {said}, and repeat the command", file=sys.stderr)
+        problem = f"the output cannot be written ({error.strerror}); mend that"
+        print(f"error: {problem}, and repeat the command", file=sys.stderr)
         sys.exit(os.EX_IOERR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -89,8 +89,8 @@ def run(
             hosts.first(open_workdir)
             trials.train()
             if hosts.is_first():
-                made = process.record() | {"devices": trials.devices}
-                made["data_checksum"] = dataset.checksum
+                provenance = process.record() | {"devices": trials.devices}
+                provenance["data_checksum"] = dataset.checksum
                 run = workdirs.digest(config, dataset.checksum)
                 summaries.write_summary(
                     path,
@@ -99,7 +99,7 @@ def run(
                     experiment.protocol,
                     dataset.name,
                     dataset.num_images,
-                    made,
+                    provenance,
                     run=run,
                 )
                 print(f"\n{_report(path)}")
@@ -138,10 +138,10 @@ def _end(rows: list[records.Row]) -> None:
         sys.exit(3)
 
 
-def _workdir(given: str) -> Path:
-    if not given:
+def _workdir(path: str) -> Path:
+    if not path:
         raise UserError("--workdir=: expected a folder; name one, or leave the flag out")
-    return disk.local_path(given, "--workdir")
+    return disk.local_path(path, "--workdir")
 
 
 def main(argv: list[str]) -> None:

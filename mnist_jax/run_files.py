@@ -47,17 +47,17 @@ class BadFileError(Exception):
 
     def __init__(self, path: Path, problem: object):
         """Takes the file, and what is wrong with it: words or an exception."""
-        said = " ".join(str(problem).split())
+        message = " ".join(str(problem).split())
         match problem:
             case MemoryError():
-                said = "it needs more memory than there is"
+                message = "it needs more memory than there is"
             case RecursionError():
-                said = "it is nested too deeply"
+                message = "it is nested too deeply"
             case FileNotFoundError() | NotADirectoryError():
-                said = "there is no such file"
+                message = "there is no such file"
             case OSError(strerror=str(reason)):
-                said = reason
-        super().__init__(f"{path.name}: {said[:200] or type(problem).__name__}")
+                message = reason
+        super().__init__(f"{path.name}: {message[:200] or type(problem).__name__}")
         self.path = path
         self.missing = isinstance(problem, FileNotFoundError | NotADirectoryError)
         self.denied = isinstance(problem, PermissionError)
@@ -211,8 +211,8 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
 def _some(what: str, names: Set[str]) -> list[str]:
     """Names the first three columns of some; in a file that is no table they may be long."""
     first, more = sorted(names)[:3], len(names) - 3
-    said = ", ".join(one_line(name)[:50] for name in first) + f" and {more} more" * (more > 0)
-    return [f"{what} columns: {said}"] if first else []
+    listed = ", ".join(one_line(name)[:50] for name in first) + f" and {more} more" * (more > 0)
+    return [f"{what} columns: {listed}"] if first else []
 
 
 def _parse(text: str, kind: type) -> Any:

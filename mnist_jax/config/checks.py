@@ -15,14 +15,14 @@ from mnist_jax.data import datasets
 
 def count_validation(config: Mapping[str, Any], num_images: int) -> int:
     """Returns how many training images the protocol holds out."""
-    found, protocol = setting_value(config, "num_validation"), setting_value(config, "protocol")
-    if found >= num_images:
-        raise bad_value("num_validation", found, f"less than the {num_images} training images")
+    number, protocol = setting_value(config, "num_validation"), setting_value(config, "protocol")
+    if number >= num_images:
+        raise bad_value("num_validation", number, f"less than the {num_images} training images")
     if PROTOCOLS[protocol].held_out == "validation":
-        return found or num_images // 6
-    if found:
+        return number or num_images // 6
+    if number:
         expected = f"0 with protocol={protocol}, which holds none out; --config.protocol=validation"
-        raise bad_value("num_validation", found, f"{expected} does")
+        raise bad_value("num_validation", number, f"{expected} does")
     return 0
 
 

@@ -97,36 +97,36 @@ class ConfigFile(NamedTuple):
     copies: Mapping[str, OwnFile] = MappingProxyType({})
 
 
-def read_file(given: str) -> ConfigFile:
+def read_file(spec: str) -> ConfigFile:
     """Reads a config file.
 
     Args:
-        given: The path of a Python file, whose `get_config` is called with what follows a colon if
+        spec: The path of a Python file, whose `get_config` is called with what follows a colon if
             there is one; or of the `config.json` of a run; or NAME, for NAME.py in the current
             directory or, if there is none, among the configs that come with the package.
 
     Raises:
         UserError: There is none, it fails, or returns no config.
     """
-    path, colon, argument = local_path(given, "--config"), "", ""
+    path, colon, argument = local_path(spec, "--config"), "", ""
     if not os.path.exists(path):
         start, colon, argument = str(path).partition(":")
         path = Path(start)
     is_name = path.name == str(path) and not path.suffix
     if is_name and (os.path.isdir(path) or not os.path.lexists(path)):
-        path = _find_by_name(path.name, given)
+        path = _find_by_name(path.name, spec)
     if path.suffix == ".json" and os.path.isfile(path):
-        return _read_record(given, path)
+        return _read_record(spec, path)
     if path.suffix != ".py" and os.path.exists(path) and not path.is_dir():
-        raise UserError(f"--config={given}: ends in neither .py nor .json; {EXPECTED}")
-    path, content = user_code.read_program([path], f"--config={given}", EXPECTED)
+        raise UserError(f"--config={spec}: ends in neither .py nor .json; {EXPECTED}")
+    path, content = user_code.read_program([path], f"--config={spec}", EXPECTED)
     try:
         config = _call(path, content, [argument] if colon else [])
         if not hasattr(config, "keys"):
             raise TypeError(f"get_config returns {config}, not a ConfigDict")
         return ConfigFile({key: config[key] for key in config}, path.stem, path.parent)
     except UserError as error:
-        raise UserError(f"--config={given}: {error}") from None
+        raise UserError(f"--config={spec}: {error}") from None
     except (Exception, SystemExit) as error:  # a program may raise anything
         reason = user_code.why(error, str(path))
         if locked := re.search('Key "([^"]+)" does not exist', str(error)):  # of default_config
@@ -134,10 +134,10 @@ def read_file(given: str) -> ConfigFile:
             reason = f"there is no key {locked[1]}; {known or 'see the table of keys in README.md'}"
         if "cannot be casted" in reason:  # ConfigDict's types
             reason += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"
-        raise UserError(f"--config={given}: {reason}; mend the config file") from None
+        raise UserError(f"--config={spec}: {reason}; mend the config file") from None
 
 
-def _find_by_name(name: str, given: str) -> Path:
+def _find_by_name(name: str, spec: str) -> Path:
     """Returns the path of NAME.py here, or else among the configs that come with the package."""
     for path in (Path(f"{name}.py"), CONFIGS / f"{name}.py"):
         if os.path.lexists(path):
@@ -146,7 +146,7 @@ def _find_by_name(name: str, given: str) -> Path:
     close = difflib.get_close_matches(name, [*known, *(x.stem for x in Path().glob("*.py"))], n=1)
     meant = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-        f"--config={given}: no config has that name; {meant}expected {', '.join(known)}, or a file:"
+        f"--config={spec}: no config has that name; {meant}expected {', '.join(known)}, or a file:"
         " FILE.py, or the config.json of a run"
     )
 
@@ -159,18 +159,18 @@ def _call(path: Path, content: bytes, arguments: list[str]) -> Any:
     return module.get_config(*arguments)
 
 
-def _read_record(given: str, path: Path) -> ConfigFile:
+def _read_record(spec: str, path: Path) -> ConfigFile:
     try:
         found = run_files.read_json(path, run_files.CONFIG | {"seed": object})
         record = old_records.upgrade_record(found)
     except run_files.BadFileError as error:
         raise UserError(
-            f"--config={given}: not the config.json of a run ({error}); {EXPECTED}"
+            f"--config={spec}: not the config.json of a run ({error}); {EXPECTED}"
         ) from None
     name, seed = record.pop("name"), record.pop("seed")
     shard = record.pop("shard")
     if Path(name).name != name or name == "..":  # it becomes a folder's
-        raise UserError(f"--config={given}: '{name}' cannot be the name of a run; {EXPECTED}")
+        raise UserError(f"--config={spec}: '{name}' cannot be the name of a run; {EXPECTED}")
     try:
         copies = {
             own: user_code.read_copy(path.parent, own, sha256)
@@ -221,8 +221,8 @@ def advice(name: str, keys: Iterable[str]) -> str | None:
     """Returns what to give in place of an unknown key; None if nothing comes near it."""
     by_word = {key.replace("_", ""): key for key in keys}
     word = name.replace("_", "").replace("-", "").lower()
-    for words, said in _ADVICE.items():
+    for words, hint in _ADVICE.items():
         if word in words.split() and word not in by_word:
-            return said
+            return hint
     close = difflib.get_close_matches(word, by_word, n=1)
     return f"did you mean {by_word[close[0]]}?" if close else None

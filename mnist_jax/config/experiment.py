@@ -60,12 +60,12 @@ class Experiment(Settings):
 
     def record(self) -> dict[str, Any]:
         """Returns the content of `config.json`: every key, and name, seed and shard."""
-        found: dict[str, Any] = {"name": self.name}
-        found |= {name: getattr(self, name) for name in SETTINGS} | self.values
-        found |= {"seed": self.seed, "shard": self.shard}
+        record: dict[str, Any] = {"name": self.name}
+        record |= {name: getattr(self, name) for name in SETTINGS} | self.values
+        record |= {"seed": self.seed, "shard": self.shard}
         if self.own_files:
-            found["files"] = {file.name: file.sha256 for file in self.own_files}
-        return found
+            record["files"] = {file.name: file.sha256 for file in self.own_files}
+        return record
 
     @property
     def axes(self) -> dict[str, Axis]:
@@ -86,11 +86,11 @@ class Experiment(Settings):
         """The points of the grid; an axis that a point's optimizer does not take is None in it."""
         known = self.axes
         scales = {name: axis.scale for name, axis in known.items()}
-        found = grid.make_points(self.values, scales, self.grid, self.num_points, self.design_seed)
+        points = grid.make_points(self.values, scales, self.grid, self.num_points, self.design_seed)
         if len(self._optimizers) == 1:
-            return found
+            return points
         taken = {o: parameters_of("optimizer", o, self.own_files) for o in self._optimizers}
-        return grid.distinct(_own_values(point, known, taken) for point in found)
+        return grid.distinct(_own_values(point, known, taken) for point in points)
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -125,12 +125,12 @@ class Experiment(Settings):
 def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dict]) -> Point:
     """Returns a point with its optimizer's values, and None for axes that this does not take."""
     own = taken[point["optimizer"]]
-    found = dict(point)
+    own_point = dict(point)
     for name, axis in known.items():
         value = point[name]
         if name in own:
             if value is None:
-                found[name] = own[name].default
+                own_point[name] = own[name].default
             elif not own[name].kind.valid(value):
                 raise bad_value(name, value, own[name].kind.expected)
         elif axis.of == "optimizer":
@@ -140,8 +140,8 @@ def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dic
                     f" --config.grid=list give {axis.default} where the optimizer is that one, or"
                     " make two runs"
                 )
-            found[name] = None
-    return found
+            own_point[name] = None
+    return own_point
 
 
 def read_experiment(
@@ -310,7 +310,7 @@ def _unknown(
     files: tuple[OwnFile, ...],
 ) -> UserError:
     """Returns the error of a key that is not in the config, with what to give in its place."""
-    said = f"--config.{key}: no such key" if typed else f"config key {key}: unknown"
+    problem = f"--config.{key}: no such key" if typed else f"config key {key}: unknown"
     for what, named, built_in in (
         ("model", [model], MODELS),
         ("optimizer", optimizers, OPTIMIZERS),
@@ -331,4 +331,4 @@ def _unknown(
                 f"--config.{key}: {takes}; leave it out, or choose --config.{what}={takers[0]}"
             )
     keys = [*SETTINGS, *known]
-    return UserError(f"{said}; {advice(key, keys) or 'known: ' + ', '.join(sorted(keys))}")
+    return UserError(f"{problem}; {advice(key, keys) or 'known: ' + ', '.join(sorted(keys))}")

@@ -40,16 +40,16 @@ def find_axes(
     Raises:
         UserError: One cannot be loaded, or two keys have the same name.
     """
-    found = in_grid_order(
+    axes = in_grid_order(
         parameters_of("model", model, files).values(),
         {spec: parameters_of("optimizer", spec, files).values() for spec in optimizers},
     )
-    if clash := next(filter(_is_reserved, found.values()), None):
+    if clash := next(filter(_is_reserved, axes.values()), None):
         raise UserError(
             f"{clash.name}: the {clash.of} has a parameter of this name, which a run uses itself;"
             " rename it in your file"
         )
-    return found
+    return axes
 
 
 def _is_reserved(axis: Axis) -> bool:
@@ -65,8 +65,8 @@ def parameters_of(key: str, spec: str, files: tuple[OwnFile, ...]) -> dict[str, 
         files: The user's files that it may name.
     """
     built_in = MODELS if key == "model" else OPTIMIZERS
-    found = built_in.get(spec) or user_axes.read_axes(key, find_own(spec, key, files), spec)
-    return {axis.name: axis._replace(of=key) for axis in found}
+    axes = built_in.get(spec) or user_axes.read_axes(key, find_own(spec, key, files), spec)
+    return {axis.name: axis._replace(of=key) for axis in axes}
 
 
 def find_own(spec: str, key: str, files: Sequence[OwnFile]) -> Any:

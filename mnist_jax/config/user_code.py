@@ -68,22 +68,22 @@ def read(spec: str, key: str, folders: Sequence[Path] = ()) -> OwnFile:
     Raises:
         UserError: There is none, it cannot be read, or it has a name that cannot be kept.
     """
-    given = _given(spec, key)
+    flag = _flag(spec, key)
     start, _, name = str(local_path(spec, f"--config.{key}")).rpartition(":")
     path = Path(start)
     if not start or not name or path.suffix != ".py":
-        raise UserError(f"{given}: {EXPECTED}")
+        raise UserError(f"{flag}: {EXPECTED}")
     if not _can_be_kept(path.name):
         raise UserError(
-            f"{given}: expected a file name of at most 200 letters and other printable characters, "
+            f"{flag}: expected a file name of at most 200 letters and other printable characters, "
             "with no dot before them, comma, colon, quotes or the like; rename the file"
         )
     places = [path] if path.is_absolute() else [path, *(folder / path for folder in folders)]
-    path, content = read_program(places, given, EXPECTED)
+    path, content = read_program(places, flag, EXPECTED)
     return OwnFile(path.name, str(path), hashlib.sha256(content).hexdigest(), content)
 
 
-def _given(spec: str, key: str) -> str:
+def _flag(spec: str, key: str) -> str:
     return f"--config.{key}={one_line(spec)}"
 
 
@@ -109,25 +109,25 @@ def load(file: OwnFile, spec: str, key: str) -> Any:
         UserError: The file fails, imports what no record would hold, computes with JAX before JAX
             is set up, or has no such class or function.
     """
-    given, name = _given(spec, key), spec.rpartition(":")[2]
+    flag, name = _flag(spec, key), spec.rpartition(":")[2]
     module = _modules.get((file.name, file.content))
     if module is None:
         try:
             module = _run(file)
         except UserError as error:
-            raise UserError(f"{given}: {error}") from None
+            raise UserError(f"{flag}: {error}") from None
         except (Exception, SystemExit) as error:  # a program may raise anything
             if isinstance(error, ValueError) and "environment" in str(error):  # JAX's, of JAX_*
-                said = f"JAX cannot start: {error}; mend or unset that variable"
-                raise UserError(said) from None
+                message = f"JAX cannot start: {error}; mend or unset that variable"
+                raise UserError(message) from None
             reason = why(error, file.path)
             if isinstance(error, ModuleNotFoundError) or "relative import" in reason:
                 reason += f"; {_ONE_FILE}"
-            raise UserError(f"{given}: {reason}; mend the file") from None
+            raise UserError(f"{flag}: {reason}; mend the file") from None
         _modules[file.name, file.content] = module
-    found = vars(module).get(name)
-    if callable(found):
-        return found
+    value = vars(module).get(name)
+    if callable(value):
+        return value
     defined = [
         name
         for name, value in vars(module).items()
@@ -139,7 +139,7 @@ def load(file: OwnFile, spec: str, key: str) -> Any:
     meant = f"did you mean {close[0]}? " if close else ""
     more = f" and {len(defined) - _MOST_SEEN} more" * (len(defined) > _MOST_SEEN)
     raise UserError(
-        f"{given}: expected the name of a class or function of the file; {meant}it defines "
+        f"{flag}: expected the name of a class or function of the file; {meant}it defines "
         f"{', '.join(defined[:_MOST_SEEN]) or 'none'}{more}"
     )
 
@@ -280,12 +280,12 @@ def read_copy(workdir: Path, name: str, sha256: str) -> OwnFile:
     return OwnFile(name, str(path), sha256, content)
 
 
-def read_program(paths: Sequence[Path], given: str, expected: str) -> tuple[Path, bytes]:
+def read_program(paths: Sequence[Path], flag: str, expected: str) -> tuple[Path, bytes]:
     """Reads a Python file.
 
     Args:
         paths: Where to look; the first that exists counts.
-        given: The flag that names it, for the error: `--config=a.py`, say.
+        flag: The flag that names it, for the error: `--config=a.py`, say.
         expected: What to give, for the error.
 
     Returns:
@@ -296,17 +296,17 @@ def read_program(paths: Sequence[Path], given: str, expected: str) -> tuple[Path
     """
     path = next(filter(os.path.lexists, paths), paths[0])
     if os.path.isdir(path):
-        raise UserError(f"{given}: that is a folder; {expected}")
+        raise UserError(f"{flag}: that is a folder; {expected}")
     try:
         with run_files.opened(path) as file:
             content = file.read(MAX_BYTES + 1)
     except BadFileError as error:
         if error.missing:
-            raise UserError(f"{given}: no such file; {_nearest(paths)}{expected}") from None
+            raise UserError(f"{flag}: no such file; {_nearest(paths)}{expected}") from None
         reason = str(error).removeprefix(f"{path.name}: ")
-        raise UserError(f"{given}: cannot be read ({reason}); {expected}") from None
+        raise UserError(f"{flag}: cannot be read ({reason}); {expected}") from None
     if len(content) > MAX_BYTES:
-        raise UserError(f"{given}: larger than {MAX_BYTES} bytes; {expected}")
+        raise UserError(f"{flag}: larger than {MAX_BYTES} bytes; {expected}")
     return path, content
 
 
@@ -341,15 +341,15 @@ def why(error: BaseException, path: str) -> str:
     """Returns in one line what a program raised, and in which line of its file."""
     if isinstance(error, SystemExit):
         return "it ends the program"
-    said: object = error
+    message: object = error
     if isinstance(error, SyntaxError) and error.filename == path:
-        said, lines = error.msg, [error.lineno]
+        message, lines = error.msg, [error.lineno]
     else:
         if isinstance(error, KeyError) and error.args:
-            said = error.args[0]  # else in quotes
+            message = error.args[0]  # else in quotes
         if type(error).__module__ == "jax.errors":
-            said = str(error).partition("\n")[0]  # the rest names our own calls
+            message = str(error).partition("\n")[0]  # the rest names our own calls
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == path]
     where = f" (line {lines[-1]})" if lines and lines[-1] else ""
-    return f"{type(error).__name__}{where}: {one_line(' '.join(str(said).split()))[:300]}"
+    return f"{type(error).__name__}{where}: {one_line(' '.join(str(message).split()))[:300]}"

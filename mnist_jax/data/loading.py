@@ -98,15 +98,15 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     if name == "digits":
         return _load_digits()
     tried: list[str] = []
-    given = _find_given(name, data_dir, tried)
-    stamps = [cache.stamp(path) for path in given.paths] if given else []
+    files = _find_given(name, data_dir, tried)
+    stamps = [cache.stamp(path) for path in files.paths] if files else []
     cache.remove_leftovers(name)
     shapes = dict(zip(ARRAY_NAMES, _shapes(), strict=True))
     if cached := cache.read(name, shapes, CHECKSUMS.get(name), stamps):
         return _make_dataset(name, *cached)
     dataset: Dataset | None
-    if given:
-        dataset = _verify(name, given.read())
+    if files:
+        dataset = _verify(name, files.read())
     else:
         dataset = _read_prepared(name, tried) or _download(name, tried)
     if dataset is None:
@@ -155,8 +155,8 @@ def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) ->
     for split, counts in (("validation", quota), ("training", sizes - quota)):
         if (lacking := np.flatnonzero((sizes > 0) & (counts == 0))).size:
             classes = ", ".join(map(str, lacking))
-            given = f"num_validation={num_validation} of {len(labels)} images"
-            _log.warning("%s leaves no %s image of class %s", given, split, classes)
+            request = f"num_validation={num_validation} of {len(labels)} images"
+            _log.warning("%s leaves no %s image of class %s", request, split, classes)
     # RandomState: NumPy promises that its stream never changes between versions.
     rank = np.random.RandomState(seed).random_sample(len(labels))
     held_out = np.zeros(len(labels), bool)
@@ -262,20 +262,20 @@ def _moments(images: np.ndarray) -> tuple[float, float]:
 
 def _find_given(name: str, data_dir: str | None, tried: list[str]) -> user_files.DataFiles | None:
     """Returns the user's files; None, with the reason in `tried`, if there are none."""
-    given, what = data_dir, "--data_dir"
-    if not given:
-        given, what = os.environ.get("MNIST_JAX_DATA_DIR"), "MNIST_JAX_DATA_DIR"
-    if not given:
+    folder, what = data_dir, "--data_dir"
+    if not folder:
+        folder, what = os.environ.get("MNIST_JAX_DATA_DIR"), "MNIST_JAX_DATA_DIR"
+    if not folder:
         tried.append("MNIST_JAX_DATA_DIR is not set")
         return None
-    found = _find_in(name, disk.local_path(given, what))
+    found = _find_in(name, disk.local_path(folder, what))
     if isinstance(found, user_files.DataFiles):
         return found
     if data_dir:
         raise UserError(
             f"--data_dir={data_dir} {found}; it should hold {', '.join(FILES)} (or .gz)"
         )
-    tried.append(f"MNIST_JAX_DATA_DIR={given} {found}")
+    tried.append(f"MNIST_JAX_DATA_DIR={folder} {found}")
     return None
 
 
@@ -287,9 +287,9 @@ def _find_in(name: str, root: Path) -> user_files.DataFiles | str:
 
 def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
     """Reads what tensorflow-datasets has prepared; None, with the reason in `tried`, if nothing."""
-    given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     try:
-        root = disk.local_path(given, "TFDS_DATA_DIR")
+        root = disk.local_path(folder, "TFDS_DATA_DIR")
         found = _find_in(name, root)
         if isinstance(found, user_files.DataFiles):
             return _verify(name, found.read())
