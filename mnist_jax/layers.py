@@ -3,7 +3,7 @@
 Inside `lax.scan` XLA:CPU runs the gradients of a convolution through an unoptimised emitter
 (jax-ml/jax#12868), and `vmap` over trials that have their own kernels makes grouped convolutions,
 slow on every GPU. The gradient of `reduce_window`'s maximum is slow on both, and no deterministic
-kernel is known for it. Matrix products, slices and comparisons have none of these troubles, so the
+kernel is known for it. Matrix products, slices and comparisons have none of these problems, so the
 layers are made of them. They take Flax's arguments and parameters and give its values and
 gradients up to rounding, in every mode of differentiation.
 
@@ -26,7 +26,7 @@ from jaxtyping import Array
 
 Padding = str | Sequence[tuple[int, int]]
 
-NARROW = 8  # input channels from which on a patch is long enough to lie in the last axis
+NARROW = 8  # with fewer input channels, patches are too short for the last axis
 BLOCK_BYTES = {True: 2**23, False: 2**20}  # patches made at a time on a CPU, by `narrow`
 
 
@@ -35,9 +35,9 @@ _plainly = contextvars.ContextVar("plainly", default=False)
 
 @contextlib.contextmanager
 def traced_plainly() -> Iterator[None]:
-    """Makes convolutions what Flax makes them, in programs that are traced meanwhile.
+    """Gives programs that are traced in its context the plain convolutions of Flax.
 
-    Their work can then be counted, which ours, by other ways, do more or less of.
+    So the work of a program can be counted: these layers do more or less of it than a convolution.
     """
     before = _plainly.set(True)
     try:
@@ -89,7 +89,7 @@ def conv_general_dilated(
     """`lax.conv_general_dilated` for channels last, as patches times weights (im2col).
 
     On a CPU, images are taken in blocks, so that their patches stay in cache, and are made again in
-    the gradient. A few channels make short patches: these lie in the first axis, in long rows of
+    the gradient. Few channels make short patches: these are in the first axis, in long rows of
     pixels. Measured on one core inside a scan, as shares of the time that the plain operation takes
     outside of it: 5x5 kernels on 1 and 6 channels 0.3 and 0.5, 3x3 ones on 1 and 32 channels 0.5
     and 0.7, on 64 channels 1.1, on 32 groups of one channel 1.6 (plain, in a scan, 6).

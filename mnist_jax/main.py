@@ -108,10 +108,10 @@ def run(
             raise
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise UserError(
-            f"the run cannot continue ({reason}); mend that, and {workdirs.how_to_go_on(path)}"
+            f"the run cannot continue ({reason}); mend that, and {workdirs.how_to_resume(path)}"
         ) from None
     except KeyboardInterrupt:
-        print(f"interrupted; {workdirs.how_to_go_on(path)}", file=sys.stderr)
+        print(f"interrupted; {workdirs.how_to_resume(path)}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     _end(trials.rows)
 

@@ -342,9 +342,9 @@ def test_a_failed_save_costs_one_line_and_no_checkpoint(tmp_path, capfd, monkeyp
             assert names(tmp_path) == good.get(step, names(tmp_path))
     first, second = capfd.readouterr().err.splitlines()
     assert "No space left on device" in first
-    assert "the run goes on" in first
-    assert "back to checkpoint 2" in first
-    assert "back to checkpoint 5" in second
+    assert "the run continues" in first
+    assert "resume from checkpoint 2" in first
+    assert "resume from checkpoint 5" in second
     assert_is(restore(tmp_path), 5)
 
 
@@ -354,7 +354,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, capfd, monk
     assert not names(tmp_path)
     err = capfd.readouterr().err
     assert err.count("\n") == 1
-    assert "back to the start" in err
+    assert "resume from the start" in err
 
 
 @pytest.fixture
@@ -411,7 +411,7 @@ def test_a_limit_of_file_sizes_costs_one_line(tmp_path, capfd):
     assert err.count("\n") == 1, err
     assert "cannot be written" in err
     assert "File too large" in err
-    assert "back to checkpoint 1" in err
+    assert "resume from checkpoint 1" in err
     assert names(tmp_path) == ["1", "4"]
 
 

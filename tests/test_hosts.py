@@ -123,16 +123,16 @@ def test_after_one_is_killed_a_job_and_a_lone_process_can_go_on(tmp_path):
     job[1].send_signal(signal.SIGKILL)
     (status, _, err), (killed_status, _, _) = map(end, job)
     assert (status, killed_status) == (1, -signal.SIGKILL)
-    assert err.endswith("the same command goes on from the last checkpoint\n")
+    assert err.endswith("the same command resumes from the last checkpoint\n")
     assert "Traceback" not in err
     assert not (tmp_path / "job" / "summary.json").exists()
     shutil.copytree(tmp_path / "job", tmp_path / "alone")
     for status, out, err in map(end, start_job(tmp_path / "job", num_epochs)):
         assert status == 0, err
-        assert "going on after epoch" in out or not out
+        assert "resumed after epoch" in out or not out
     status, out, err = end(start(tmp_path / "alone", num_epochs))
     assert status == 0, err
-    assert "going on after epoch" in out
+    assert "resumed after epoch" in out
     status, _, err = end(start(tmp_path / "undisturbed", num_epochs))
     assert status == 0, err
     assert_same(tmp_path / "job", tmp_path / "undisturbed")

@@ -129,23 +129,23 @@ def stopped(server, whole, tmp_path_factory):
     return path, status, process.err
 
 
-def test_sigterm_ends_with_143_and_says_how_to_go_on(server, whole, stopped, tmp_path):
+def test_sigterm_ends_with_143_and_says_how_to_resume(server, whole, stopped, tmp_path):
     path, status, said = stopped
     assert status == 128 + signal.SIGTERM
     epoch = rows(path) // 5
     assert said == (
         f"{ON_SIGNAL}stopped after epoch {epoch} of 12, and saved: "
-        f"the same command with --workdir={path} goes on\n"
+        f"the same command with --workdir={path} resumes it\n"
     )
     resumed = shutil.copytree(path, tmp_path / "run")
     done = server.run("main", *TINY, f"--workdir={resumed}")
     assert (done.status, done.err) == (0, "")
-    assert f"going on after epoch {epoch}" in done.out
+    assert f"resumed after epoch {epoch}" in done.out
     assert_same(resumed, whole)
 
 
 @SLOW
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(server, whole, tmp_path):
+def test_ctrl_c_ends_with_130_and_says_how_to_resume(server, whole, tmp_path):
     path = tmp_path / "run"
     process = server.start("main", *TINY, f"--workdir={path}")
     assert stop(process, signal.SIGINT, lambda: rows(path) > 0) == 128 + signal.SIGINT
@@ -173,7 +173,7 @@ def test_what_clusters_terminals_and_limits_send_is_as_sigterm(server, whole, tm
     assert process.err.startswith(f"{ON_SIGNAL}stopped after epoch ")
     done = server.run("main", *TINY, f"--workdir={tmp_path}")
     assert (done.status, done.err) == (0, "")
-    assert "going on after epoch" in done.out
+    assert "resumed after epoch" in done.out
     assert_same(tmp_path, whole)
 
 
@@ -227,7 +227,7 @@ def test_a_signal_while_a_trained_part_is_taken_up_again(server, whole, stopped,
     for name in ("results.csv", "summary.json"):
         (path / name).unlink()
     process = server.start("main", *TINY, f"--workdir={path}")
-    status = stop(process, signal.SIGTERM, lambda: "going on after" in process.out)
+    status = stop(process, signal.SIGTERM, lambda: "resumed after" in process.out)
     assert "Traceback" not in process.err
     assert status in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
     assert server.run("main", *TINY, f"--workdir={path}").status == 0
@@ -269,7 +269,7 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
     assert (process.status, process.err) == (128 + number, ON_SIGNAL)
     done = server.run("main", *long, f"--workdir={path}")
     assert done.status == 0
-    assert "going on after epoch 1" in done.out
+    assert "resumed after epoch 1" in done.out
     if number == signal.SIGTERM:
         assert server.run("main", *long, f"--workdir={alone}").status == 0
         assert_same(path, alone)
@@ -322,7 +322,7 @@ def test_latest_never_fails_and_replaces_nothing_but_a_link(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("overwrite", "but"), [(False, ""), (True, ", but without --overwrite,")])
-def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capsys, overwrite, but):
+def test_ctrl_c_after_training_says_how_to_resume(tmp_path, monkeypatch, capsys, overwrite, but):
     def interrupt(path):
         raise KeyboardInterrupt
 
@@ -331,18 +331,18 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, caps
     monkeypatch.setattr(cli.FLAGS["overwrite"], "value", overwrite)
     with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
         run_here(tmp_path, monkeypatch, interrupt)
-    said = f"interrupted; the same command with --workdir={tmp_path}{but} goes on\n"
+    said = f"interrupted; the same command with --workdir={tmp_path}{but} resumes it\n"
     assert capsys.readouterr().err == said
     assert (tmp_path / "summary.json").exists()
 
 
 def test_the_record_resumes_a_run_whose_files_are_gone(tmp_path):
-    assert "config.json" not in workdirs.how_to_go_on(tmp_path)
+    assert "config.json" not in workdirs.how_to_resume(tmp_path)
     (tmp_path / "files").mkdir()
     said = (
         f"; if your files have changed, --config={tmp_path}/config.json --workdir={tmp_path} does"
     )
-    assert workdirs.how_to_go_on(tmp_path).endswith(said)
+    assert workdirs.how_to_resume(tmp_path).endswith(said)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_what_fails_is_told_as_what_it_is(tmp_path, monkeypatch, error, said):
     def fail(path):
         raise error
 
-    goes_on = f"; mend that, and the same command with --workdir={tmp_path} goes on"
+    goes_on = f"; mend that, and the same command with --workdir={tmp_path} resumes it"
     with pytest.raises(UserError, match=re.escape(f"the run cannot continue ({said}){goes_on}")):
         run_here(tmp_path, monkeypatch, fail)
 
@@ -655,7 +655,7 @@ def test_overwrite_starts_anew_beside_stale_checkpoints(server, whole, stopped, 
                 file.unlink()
     done = server.run("main", *TINY, f"--workdir={path}", "--overwrite")
     assert (done.status, done.err) == (0, "")
-    assert "going on" not in done.out
+    assert "resumed" not in done.out
     assert_same(path, whole)
 
 
@@ -767,7 +767,7 @@ def test_states_of_optimizers_and_averages_of_weights_go_on(server, tmp_path, op
     assert stop(process, signal.SIGKILL, lambda: rows(path) >= 2 * 5) == -signal.SIGKILL
     done = server.run("main", *asked, f"--workdir={path}")
     assert (done.status, done.err) == (0, "")
-    assert "going on after epoch" in done.out
+    assert "resumed after epoch" in done.out
     assert server.run("main", *asked, f"--workdir={alone}").status == 0
     assert_same(path, alone)
     last = {row["ema_decay"]: row for row in reading.read_run(path).results}
@@ -817,7 +817,7 @@ def test_a_module_nested_three_deep_goes_on(server, own_whole, own_killed, tmp_p
     where = own_whole.parent if original == "unchanged" else tmp_path
     done = server.run("main", *command, f"--workdir={path}", cwd=where, draw=True)
     assert (done.status, done.err) == (0, "")
-    assert "going on after epoch" in done.out
+    assert "resumed after epoch" in done.out
     assert_same(path, own_whole)
     made = json.loads((path / "summary.json").read_text())["provenance"]
     assert made["files"] == {
@@ -1015,7 +1015,7 @@ def test_a_run_of_an_earlier_version_goes_on_in_the_words_of_its_record(server, 
     assert known == {workdirs.digest(RECORD, checksum)}
     done = server.run("main", *EARLIER, f"--workdir={path}", draw=True)
     assert (done.status, done.err) == (0, "")
-    assert "going on after epoch" in done.out
+    assert "resumed after epoch" in done.out
     assert (path / "config.json").read_bytes() == record
     assert_same(path, today, ("metrics.jsonl", "chosen_trial.npz"))
     header, lines = table(path)
@@ -1088,7 +1088,7 @@ def test_a_run_may_go_on_with_other_devices(server, whole, tmp_path):
     assert stop(process, signal.SIGTERM, lambda: rows(path) > 0) == 128 + signal.SIGTERM
     done = server.run("main", *TINY, "--config.devices=1", f"--workdir={path}")
     assert (done.status, done.err) == (0, "")
-    assert "going on after epoch" in done.out
+    assert "resumed after epoch" in done.out
     assert_same(path, whole, EXACT[1:])
 
 

@@ -347,7 +347,7 @@ class Deterministic(nn.Module):
         (Growing, r"Growing has variables that no run can keep, at \['losses'\]\['activity'\]"),
         (Drifting, "Drifting changes the structure, .* of its collection count in training"),
         (TwoHeaded, r"TwoHeaded gives tuple in training; expected logits of shape \(2, 10\)"),
-        (Deterministic, "Deterministic takes deterministic, of which nothing is said; expected tr"),
+        (Deterministic, "Deterministic takes deterministic, which nothing sets; expected train"),
     ],
 )
 def test_a_module_that_cannot_be_trained_or_scored_is_refused(module, said):

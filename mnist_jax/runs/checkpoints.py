@@ -1,10 +1,10 @@
-"""Snapshots of a sweep on disk, from which an interrupted run goes on with the same bits.
+"""Snapshots of a sweep on disk, from which an interrupted run resumes with the same bits.
 
 A checkpoint is a folder named by its step. Orbax writes the arrays into it, and last comes
 `manifest.json`: a first line with the SHA-256 of the rest, and the rest with the run that it is of,
 the caller's record and the SHA-256 of every other file. A folder in which anything differs from
-that is not a checkpoint, so whatever cuts a save short or damages a file later is noticed, and an
-older checkpoint serves instead.
+that is not a checkpoint. So an incomplete save and later damage are noticed, and an older
+checkpoint serves instead.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Checkpoints:
     its continuation. As a context manager, it waits at the end for what is being written.
 
     Attributes:
-        folder: Where they lie; the first save makes it.
+        folder: Their folder; the first save creates it.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class Checkpoints:
         """Looks at what there is, and writes nothing.
 
         Args:
-            folder: Where the checkpoints lie, and nothing else with a number for its name.
-            run: What names the run. Checkpoints of another one are no good; older ones name none.
+            folder: Their folder. Nothing else in it has a number for its name.
+            run: A digest of the run. A checkpoint with another digest is not used; old ones have
+                none.
             num_trials: Length of the trial axis without padding.
             keep: How many checkpoints stay; older ones are deleted.
             max_share: Share of the time that writing may take, for `ready`: short epochs are not
@@ -105,7 +106,7 @@ class Checkpoints:
         Args:
             step: Its number, higher than that of the last one.
             state: Arrays of JAX or NumPy with the trial axis first.
-            record: What else is needed to go on; anything that JSON can hold.
+            record: What else is needed to resume; anything that JSON can hold.
         """
         self.finish()
         names, leaves = _flatten(hosts.gather(state))
@@ -162,10 +163,10 @@ class Checkpoints:
         if isinstance(error, UserError):  # the folder is another run's by now
             raise error
         if error and not self._failing:
-            back = f"to checkpoint {self._steps[-1]}" if self._steps else "to the start"
+            back = f"from checkpoint {self._steps[-1]}" if self._steps else "from the start"
             _warn(
                 f"a checkpoint cannot be written to {self.folder} ({_one_line(error)}); "
-                f"the run goes on and tries again, but if interrupted it would go back {back}"
+                f"the run continues and tries again; if interrupted, it would resume {back}"
             )
         self._failing = error is not None
 
@@ -264,7 +265,7 @@ def _orbax() -> Any:
     """Imports Orbax and returns a checkpointer of its own for this process.
 
     Its version 1 makes all processes of a job take part in whatever one of them reads or writes.
-    It is silenced: it logs tracebacks of what it also raises, and its threads that go on after a
+    It is silenced: it logs tracebacks of what it also raises, and its threads that outlive a
     failure, as on a full disk, print one each.
     """
     import orbax.checkpoint as ocp

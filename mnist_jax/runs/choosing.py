@@ -62,7 +62,7 @@ def sound_values(trials: Sequence[Row], column: str) -> np.ndarray:
 
 
 def count_diverged(trials: Sequence[Row]) -> int:
-    """Counts the trials whose numbers ceased to be finite."""
+    """Counts the trials that diverged."""
     return sum(bool(row["diverged_epoch"]) for row in trials)
 
 

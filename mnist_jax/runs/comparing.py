@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from mnist_jax import stats
-from mnist_jax.runs.choosing import is_finite
+from mnist_jax.runs.choosing import by_point, is_finite
 from mnist_jax.runs.records import Row
-from mnist_jax.runs.results import Run, by_seed, protocol, trials_of
+from mnist_jax.runs.results import Run, protocol, trials_of, values_by_seed
 from mnist_jax.runs.summaries import measured, scale_of
 
 
@@ -14,39 +15,59 @@ def compare(run: Run, point: Row, other_run: Run, other: Row) -> Row:
     """Compares two grid points, of one run or two, by the test accuracies that count.
 
     Returns:
-        The fields of `stats.Comparison`, of the first less the second, and `identical`: whether
-        they are the same, trial by trial, of which nothing is judged.
+        The fields of `stats.Comparison`, of the first minus the second, and `identical`: whether
+        they are the same, trial by trial. Identical points are not tested.
     """
-    sides = [(run, point), (other_run, other)]
-    columns = [protocol(side).column for side, _ in sides]
-    scales = [
-        scale_of(c, side.summary["num_images"]) for c, (side, _) in zip(columns, sides, strict=True)
-    ]
-    values, others = (by_seed(*side, c) for c, side in zip(columns, sides, strict=True))
-    numbers = [
-        {row["seed"]: str([row[c] for c in measured(row, side.axes)]) for row in trials_of(side, p)}
-        for side, p in sides
-    ]
-    found = stats.compare(values, others, max(scales, key=lambda scale: scale.step))
-    if identical := numbers[0] == numbers[1] and is_finite(found.difference):
-        found = found._replace(low=math.nan, high=math.nan, p=math.nan, std=math.nan)
-    return found._asdict() | {"identical": identical}
+    one = _measure(run, trials_of(run, point))
+    return _compare(one, _measure(other_run, trials_of(other_run, other)))
 
 
 def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:
     """Compares a grid point with others, seed by seed, by the test accuracy that counts.
 
+    The p-values are corrected for every pair of points, since the point that is compared has
+    usually been found by looking at all of them. Where nothing chooses, a report compares the first
+    point, and the pairs with it would do. But its table shows every mean, so that readers find the
+    best one by looking: the correction is the same whichever point is asked about.
+
     Returns:
-        Per other point, what `compare` returns of it, `point`, its number, and `p_holm`, corrected
-        for every pair of points, since the point that is compared has usually been found by
-        looking at all of them. Where nothing chooses, a report compares the first, for which the
-        pairs with it would do. But its table shows every mean, so the reader, too, finds the best
-        by looking: the same family holds whichever point is asked about.
+        Per other point, the result of `compare`, its number as `point`, and the corrected `p_holm`.
     """
-    found = [compare(run, point, run, other) for other in others]
+    trials = by_point(run.results)
+    one = _measure(run, trials[point["point"]])
+    tests = [_compare(one, _measure(run, trials[other["point"]])) for other in others]
     num_points = len(run.summary["grid"])
-    adjusted = stats.holm([test["p"] for test in found], num_points * (num_points - 1) // 2)
+    adjusted = stats.holm([test["p"] for test in tests], num_points * (num_points - 1) // 2)
     return [
         test | {"point": other["point"], "p_holm": float(p)}
-        for test, other, p in zip(found, others, adjusted, strict=True)
+        for test, other, p in zip(tests, others, adjusted, strict=True)
     ]
+
+
+class _Measured(NamedTuple):
+    """What is compared of a grid point's trials.
+
+    Attributes:
+        accuracies: The test accuracies that count, by seed; NaN of trials that diverged.
+        numbers: Everything that was measured, by seed, as text, where NaN equals NaN.
+        scale: Of the accuracies.
+    """
+
+    accuracies: dict[int, float]
+    numbers: dict[int, str]
+    scale: stats.Scale
+
+
+def _measure(run: Run, trials: Sequence[Row]) -> _Measured:
+    column = protocol(run).column
+    numbers = {row["seed"]: str([row[c] for c in measured(row, run.axes)]) for row in trials}
+    scale = scale_of(column, run.summary["num_images"])
+    return _Measured(values_by_seed(trials, column), numbers, scale)
+
+
+def _compare(one: _Measured, other: _Measured) -> Row:
+    scale = max(one.scale, other.scale, key=lambda scale: scale.step)
+    result = stats.compare(one.accuracies, other.accuracies, scale)
+    if identical := one.numbers == other.numbers and is_finite(result.difference):
+        result = result._replace(low=math.nan, high=math.nan, p=math.nan, std=math.nan)
+    return result._asdict() | {"identical": identical}

@@ -1,4 +1,4 @@
-"""What makes a run: command, commit, versions, machine, settings; what else has worked on it."""
+"""The provenance of a run: command, commit, versions, machine, settings, earlier processes."""
 
 import contextlib
 import importlib.metadata
@@ -22,7 +22,7 @@ from mnist_jax.runs.records import Row
 _MAKERS = ("commit", "versions", "machine")
 _DEVICES = ("platform", "kind", "cores", "threads")
 _SETTINGS = re.compile("JAX_.*|XLA_FLAGS|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE|NPROC")
-# Where things lie, what is logged, and which part of a job a process is.
+# Paths, logging, and the index of a process in its job.
 _HARMLESS = re.compile(
     r"JAX_(PLATFORM.*|NUM_.*|PROCESS_.*|COORDINATOR_.*|LOCAL_DEVICE_IDS|.*_(INDEX|VISIBLE_DEVICES)"
     "|.*(CACHE|LOG|DUMP|TRACEBACK|TIMEOUT).*)"
@@ -34,7 +34,7 @@ _HARMLESS_FLAG = re.compile(
 
 
 def provenance() -> Row:
-    """Returns what made a result: command, commit, versions and machine."""
+    """Returns the provenance of a result: command, commit, versions, machine, environment."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     commit, missing = _commit()
     return {
@@ -54,7 +54,7 @@ def provenance() -> Row:
 
 
 def deciding(made: Row) -> Row:
-    """Returns what of a record decides what is computed, as far as the record has it.
+    """Returns the part of a record that decides what is computed.
 
     Args:
         made: What `provenance` returns, or the record of a process.
@@ -70,14 +70,14 @@ def deciding(made: Row) -> Row:
 
 
 def differing(made: Row, others: Iterable[Row]) -> list[str]:
-    """Names what decides what is computed and is not the same in records that have it."""
+    """Returns the deciding keys that differ between records that have them."""
     one = deciding(made)
     found = [deciding(other) for other in others]
     return [key for key in one if any(other.get(key, one[key]) != one[key] for other in found)]
 
 
 def cautions(made: Row) -> list[str]:
-    """Says what to beware of in what made a run: its processes or shards, and XLA's settings."""
+    """Returns warnings about a run's processes, shards and settings of XLA."""
     said = []
     shards = list(made.get("shards", {}).values())
     earlier = list(made.get("earlier_processes", {}).values())
@@ -109,9 +109,9 @@ def cautions(made: Row) -> list[str]:
 
 
 class Process:
-    """One process of a run: what makes it, and what it takes.
+    """One process of a run: its provenance and its seconds.
 
-    `checkpoints/processes.json` tells of it while it goes on, and of those before it.
+    While it runs, `checkpoints/processes.json` records it and those before it.
 
     Attributes:
         seconds: Wall-clock time of this process by phase, without `total`.
@@ -120,7 +120,7 @@ class Process:
     def __init__(self) -> None:
         """Starts the clock."""
         self._start = time.monotonic()
-        self._made = provenance()  # now: the checkout may change while the run goes on
+        self._made = provenance()  # now: the checkout may change during the run
         self._path: Path | None = None
         self._earlier: list[Row] = []
         self._data_checksum = ""
@@ -143,14 +143,14 @@ class Process:
         devices: Mapping[str, Any] | None = None,
         files: Sequence[OwnFile] = (),
     ) -> None:
-        """Notes in a run's directory that this process goes on with it now.
+        """Records in a run's directory that this process works on it from now on.
 
         Args:
             workdir: The directory.
             data_checksum: Of what it trains on.
             devices: What runs the trials, as `devices.describe_devices` tells it.
-            files: Those of one's own that it is made with. Where they lay when the run began is
-                what counts: later processes may have read its copies.
+            files: The user's own that it is made with. Their paths at the beginning of the run
+                are recorded: later processes may have read its copies.
 
         Raises:
             UserError: Those before it trained on other data.
@@ -181,12 +181,12 @@ class Process:
             print(text.replace("WARNING", "warning", 1), file=sys.stderr)
 
     def note(self) -> None:
-        """Notes what it has taken so far, for a process that goes on after it."""
+        """Records its seconds so far, for a process that resumes the run."""
         if self._path:
             write_text(self._path, to_json([*self._earlier, self._now()]))
 
     def note_earlier(self, train_seconds: float) -> None:
-        """Counts what processes took that noted it in their checkpoints alone."""
+        """Counts the seconds of processes that recorded them in checkpoints alone."""
         if not self._earlier:
             self._earlier.append(_maker(self._made))
         seconds = dict.fromkeys(("train", "total"), train_seconds)
@@ -257,7 +257,7 @@ def _machine() -> str:
 def _commit() -> tuple[str | None, str]:
     """Returns the commit of the checkout that this package runs from, marked if it is dirty.
 
-    Where there is a checkout, but no commit to be had, it also returns why.
+    If there is a checkout, but its commit is not available, it also returns why.
     """
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():

@@ -24,14 +24,14 @@ Row = dict[str, Any]
 def trial_rows(
     points: Sequence[Point], seeds: Sequence[int], dataset: str, record: Row | None = None
 ) -> list[Row]:
-    """Returns what names each trial: every point with every seed, the seed varying fastest.
+    """Returns the names of all trials: every point with every seed, the seed varying fastest.
 
     Args:
         points: Those of the grid.
         seeds: Of the repeated trials.
         dataset: The name of the data set.
-        record: What `config.json` says of the run, whose axes then name the trials: an older
-            version may have written it, which had others.
+        record: The run's `config.json`, if the axes in it name the trials. An older version, with
+            other axes, may have written it.
     """
     record = record or {}
     names = axes_of(record) or tuple(points[0])
@@ -67,10 +67,14 @@ class Recorder:
         protocol: str,
         metrics: Sequence[str] = (),
     ):
-        """Takes the rows that name the trials, and the axes that vary, which name them in print.
+        """Prepares the columns, and writes nothing.
 
-        Without a work directory, nothing is written. Beside loss and accuracy, `metrics` are
-        measured, as the config names them.
+        Args:
+            workdir: The work directory; without one, nothing is written.
+            trials: The rows that name the trials.
+            axes: Those that vary; `metrics.jsonl` has them.
+            protocol: A key of `PROTOCOLS`.
+            metrics: What is measured beside loss and accuracy, as the config names it.
         """
         self._path = workdir and workdir / "metrics.jsonl"
         self._trials = trials
@@ -105,7 +109,7 @@ class Recorder:
         return {name: np.where(better, now[name], self.columns[name]) for name in now}
 
     def sync(self) -> None:
-        """Makes the rows outlive a power cut, before a checkpoint counts on them."""
+        """Writes the rows to the disk itself, before a checkpoint relies on them."""
         if self._path:
             with writing(self._path), open(self._path, "rb") as file:
                 os.fsync(file.fileno())
@@ -123,9 +127,9 @@ class Recorder:
 
 
 def is_sound(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Says of which trials every loss, accuracy and objective is finite; others have diverged.
+    """Returns whether each trial's losses, accuracies and objectives are finite: [trials] bools.
 
-    A metric of the user's may be anything.
+    If one is not, the trial has diverged. A metric of the user's may be anything.
     """
     judged = ("loss", "accuracy", "objective")
     found = [values for name, values in columns.items() if split_column(name)[1] in judged]
@@ -162,7 +166,7 @@ def write_results(workdir: Path, rows: Sequence[Row]) -> None:
 def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, type]) -> list[Row]:
     """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are.
 
-    If it is damaged, a line says so and there are none: checkpoints have what it was made of.
+    If it is damaged, a line says so and there are none. Checkpoints hold what it was made from.
 
     Args:
         workdir: The work directory.
@@ -178,20 +182,20 @@ def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, typ
         return [{**row, **trials[row["trial"]]} for row in found]
     except BadFileError as error:
         if not error.missing:
-            said = f"warning: {workdir}/{error}; its trials are made anew from their checkpoints"
+            said = f"warning: {workdir}/{error}; its trials are restored from their checkpoints"
             print(said, file=sys.stderr, flush=True)
         return []
 
 
 def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
-    """Leaves in `metrics.jsonl` the first rows of each trial, and drops what is after or cut.
+    """Drops from `metrics.jsonl` the rows after some epochs, and those that are cut.
 
     Args:
         workdir: The work directory.
         epochs: By number of a trial, the epochs to keep.
 
     Returns:
-        By number of a trial, the epochs that are there.
+        By number of a trial, how many epochs are left.
 
     Raises:
         UserError: It is no file, or may not be read.
@@ -236,7 +240,7 @@ def _lines_to_keep(path: Path) -> Iterator[bytes]:
         yield from run_files.lines(path)
     except BadFileError as error:
         raise UserError(
-            f"--workdir={path.parent} holds a run that cannot go on ({error}); make that file "
+            f"--workdir={path.parent} holds a run that cannot be resumed ({error}); make that file "
             "readable or delete it, choose another --workdir, or give --overwrite"
         ) from None
 

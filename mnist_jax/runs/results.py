@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ class Run(NamedTuple):
     """A finished run, as read back from its work directory.
 
     Attributes:
-        workdir: Where it lies.
+        workdir: Its directory.
         config: The resolved experiment, in the keys of this version.
         results: One row per trial.
         summary: Statistics per grid point under `grid`, and `provenance`.
@@ -45,7 +46,7 @@ class Run(NamedTuple):
 
     @property
     def metrics(self) -> list[Row]:
-        """One row per trial and epoch, in the order in which they were made; read anew."""
+        """One row per trial and epoch, in the order of training; read each time."""
         return [json.loads(line) for line in run_files.lines(self.workdir / "metrics.jsonl")]
 
 
@@ -106,7 +107,7 @@ _VALUE: run_files.Shape = (bool, int, float, str, None)
 
 
 def _restate(run: Run) -> None:
-    """Computes the statistics of a run's grid points anew, as this version understands them.
+    """Recomputes the statistics of a run's grid points, as this version understands them.
 
     Raises:
         BadFileError: Its rows are not those of its grid.
@@ -174,7 +175,9 @@ def trials_of(run: Run, point: Row) -> list[Row]:
 
 def by_seed(run: Run, point: Row, column: str) -> dict[int, float]:
     """Returns a column of `results.csv` by seed, of a grid point's trials; NaN if one diverged."""
-    return {
-        row["seed"]: math.nan if row["diverged_epoch"] else row[column]
-        for row in trials_of(run, point)
-    }
+    return values_by_seed(trials_of(run, point), column)
+
+
+def values_by_seed(trials: Sequence[Row], column: str) -> dict[int, float]:
+    """Returns a column of some trials by seed; NaN if one diverged."""
+    return {row["seed"]: math.nan if row["diverged_epoch"] else row[column] for row in trials}

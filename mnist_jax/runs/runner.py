@@ -154,7 +154,7 @@ class Runner:
             self._print_what_runs(program, group, num_epochs, start)
             training.train()
         if training.signal_number:
-            resume = workdirs.how_to_go_on(self._path)
+            resume = workdirs.how_to_resume(self._path)
             done = f"stopped after epoch {training.epoch} of {num_epochs}, and saved"
             print(f"{done}: {resume}", file=sys.stderr)
             sys.exit(128 + training.signal_number)
@@ -214,7 +214,7 @@ class Runner:
             f" {scored}"
         )
         size = f"{labels.count(len(group), 'trial')} of {labels.count(num_epochs, 'epoch')}"
-        print(self._place_of(group) + size + f", going on after epoch {start}" * bool(start))
+        print(self._place_of(group) + size + f", resumed after epoch {start}" * bool(start))
         sys.stdout.flush()
 
     def _place_of(self, group: TrialGroup) -> str:

@@ -1,8 +1,8 @@
-"""Shards, which each trained every n-th trial of a run, become the run that trains them all.
+"""Shards, of which each trained every n-th trial of a run, are merged into that run.
 
-Trials share nothing, so what a whole run leaves in its work directory can be made of the shards'
-files: rows come in its order, statistics are computed anew, and the weights of the trial that is
-chosen among all are found where its shard left them.
+Trials share nothing, so the work directory of the whole run can be made from the shards' files.
+Rows are put into its order and statistics are recomputed. The weights of the trial that is chosen
+among all are those that its shard has saved.
 """
 
 import array
@@ -31,7 +31,7 @@ _ROW = {"trial": int, "epoch": int}
 
 
 def shard_of(config: Row) -> tuple[int, int]:
-    """Returns the number of a run's shard and how many there are: of a whole run, 0 and 1."""
+    """Returns the index of a run's shard and how many there are; 0 and 1 for a whole run."""
     if "shard" not in config:  # of a run that is older than shards
         return 0, 1
     number, num_shards = map(int, config["shard"].split("/"))
@@ -39,7 +39,7 @@ def shard_of(config: Row) -> tuple[int, int]:
 
 
 def cautions(run: Run) -> list[str]:
-    """Says what to beware of in a run that is a shard, or that several processes made."""
+    """Returns warnings about a run that is a shard, or that several processes made."""
     number, num_shards = shard_of(run.config)
     if num_shards > 1:
         return [
@@ -54,7 +54,7 @@ def cautions(run: Run) -> list[str]:
 def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> None:
     """Makes the work directory of the run whose shards are given.
 
-    Where the weights of the chosen trial cannot be had, there is no `chosen_trial.npz`, and
+    If the weights of the chosen trial are not available, there is no `chosen_trial.npz`, and
     `summary.json` says why under `chosen_trial_missing`.
 
     Args:
@@ -104,7 +104,11 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
 
 
 def _in_order(runs: Sequence[Run]) -> list[Run]:
-    """Returns the shards by their number, or says why they do not make a run."""
+    """Returns the shards in order.
+
+    Raises:
+        UserError: They are not all the shards of one run.
+    """
     first, found = runs[0], dict[int, Run]()
     of = shard_of(first.config)[1]
     for run in runs:
@@ -218,7 +222,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     """Writes `chosen_trial.npz` of a shard's trial.
 
     Raises:
-        UserError: The shard chose another trial, whose weights cannot be had any more.
+        UserError: The shard chose another trial, and the weights are lost.
     """
     if chosen_trial.trial_of_weights(run.workdir) == chosen["trial"]:
         path = run.workdir / "chosen_trial.npz"
@@ -235,7 +239,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     recipe, hyper, variables = _restore(run, experiment, chosen)
     dataset = experiment.load_data(data_dir)
     if dataset.checksum != _checksum(run):
-        raise UserError(f"the data set that is found now is another, {dataset.checksum}")
+        raise UserError(f"the data set has changed since: its checksum is {dataset.checksum}")
     probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images)
     first, number = recipe.network.first_kernel, chosen["trial"]
     chosen_trial.write_chosen_trial(folder, number, variables, probabilities, dataset, first)

@@ -21,7 +21,7 @@ def summarise(
 ) -> list[dict]:
     """Returns, per grid point, the statistics of every measured column over its trials.
 
-    Trials that diverged are named and left out of the statistics, whose `n` says how many are in.
+    Trials that diverged are named and left out of the statistics; `n` counts the others.
 
     Args:
         rows: Those of `results.csv`.
@@ -51,7 +51,7 @@ def measured(row: Row, axes: Sequence[str]) -> list[str]:
 
 
 def scale_of(column: str, num_images: Mapping[str, int]) -> stats.Scale:
-    """Returns which values a measured column can have; of a metric of one's own, any."""
+    """Returns the values that a measured column can have: any, for a metric of the user's."""
     split, what = split_column(column)
     if what == "accuracy" or (what in METRICS and METRICS[what].counts):
         return stats.Scale(step=1 / num_images[split], low=0.0, high=1.0)

@@ -1,4 +1,4 @@
-"""The directory of a run: whose it is, whether it is free, and files that are never half there."""
+"""The directory of a run: what it holds, who may use it, and how a run starts there."""
 
 import contextlib
 import errno
@@ -44,27 +44,27 @@ STEP = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
 _MARKS = {"name", "dataset", "design_seed", "num_validation", "num_seeds"}
 """Keys of config.json, of this version and those before, that tell a run from anything else."""
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
-"""Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may go on with
-other values."""
+"""Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may be resumed
+with other values."""
 _NO_LOCK = (errno.EAGAIN, errno.EACCES)
 """What another process' lock gives; any other error says that the file system has no locks."""
 
 
-def how_to_go_on(workdir: Path) -> str:
+def how_to_resume(workdir: Path) -> str:
     """Says what to do after an interruption, also where a file of the user's is gone by then."""
-    anew = "overwrite" in flags.FLAGS and bool(flags.FLAGS["overwrite"].value)
-    but = ", but without --overwrite," * anew
+    overwrites = "overwrite" in flags.FLAGS and bool(flags.FLAGS["overwrite"].value)
+    but = ", but without --overwrite," * overwrites
     record = (
         f"; if your files have changed, --config={workdir}/config.json --workdir={workdir} does"
     )
     has_copies = (workdir / "files").is_dir()
-    return f"the same command with --workdir={workdir}{but} goes on{record * has_copies}"
+    return f"the same command with --workdir={workdir}{but} resumes it{record * has_copies}"
 
 
 def new_workdir(name: str, suffix: str = "") -> Path:
-    """Returns where something that is made now goes unless the user says otherwise.
+    """Returns the default directory of a run or report that begins now: a folder in `runs`.
 
-    Whatever the name is, that is a folder in `runs`.
+    That is so for any name.
     """
     folder = re.sub(r"[/\x00-\x1f]|^\.+$", "_", name)[:100] or "_"
     return Path("runs", folder, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
@@ -186,8 +186,8 @@ def _refuse_links(path: Path) -> None:
     found = itertools.chain(folders, folder.glob("trials_*"), folder.glob("trials_*/*"))
     if link := next((entry for entry in found if entry.is_symlink()), None):
         raise UserError(
-            f"--workdir={path} cannot be used: {link} is a link, and a run would delete what lies "
-            "at its end; put a folder in its place, or link the whole work directory"
+            f"--workdir={path} cannot be used: {link} is a link, and a run would delete what it "
+            "points to; put a folder in its place, or link the whole work directory"
         )
 
 
@@ -216,7 +216,7 @@ def why_unwritable(path: Path) -> str | None:
 
 
 def digest(config: Mapping[str, Any], data_checksum: str) -> str:
-    """Names what a run computes, which every process that goes on with it has in common."""
+    """Returns a digest of what a run computes: the same for every process that resumes it."""
     plain = json.loads(disk.to_json(config))
     same = {key: plain[key] for key in sorted(plain.keys() - RESUMABLE)}
     return hashlib.sha256(json.dumps([same, data_checksum]).encode()).hexdigest()
@@ -245,8 +245,8 @@ def lock_workdir(path: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in _NO_LOCK:
                 raise UserError(
-                    f"--workdir={path} is in use by a run that is going on; wait for it, or choose "
-                    "another --workdir"
+                    f"--workdir={path} is in use by a run that has not ended; wait for it, or "
+                    "choose another --workdir"
                 ) from None
             print(
                 f"warning: --workdir={path} cannot be locked ({error.strerror}); see to it that "
@@ -262,7 +262,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
 
 
 def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None:
-    """Starts a run in a locked directory, or goes on with the one that it holds.
+    """Starts a run in a locked directory, or resumes the one that it holds.
 
     Raises:
         UserError: As `check_workdir`, since what was true there may not be any more.
@@ -282,7 +282,7 @@ def _delete_run(path: Path, keep: Collection[Path]) -> None:
     """Deletes what has the name of something that a run makes; no link is followed.
 
     Some files are kept until others take their places: as long as there is a `config.json`, what
-    else is left is a run's, and the only copy of a file of one's own may be the one that lies here.
+    else is left is a run's, and the only copy of a user's file may be the one in it.
     """
     for made in [found for found, _ in _find(path, "{}") if found not in keep]:
         if made.is_symlink() or not made.is_dir():

@@ -1,4 +1,4 @@
-"""The devices that trials are spread over, and what is said of them."""
+"""The devices that trials are spread over, for the program, the record and the terminal."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Convolution, ReLU and max-pool as one layer: `ConvReluMaxPool`, of which `models.CNN` is made.
+"""Convolution, ReLU and max-pool as one layer: `ConvReluMaxPool`, for `models.CNN`.
 
 Its gradient is written by hand. With the layers of `mnist_jax.layers` in its place, a step of that
 network takes 1.9 times as long, and its last bits differ. Three things need all three operations
@@ -27,7 +27,7 @@ BOTH_AXES = np.kron(TO_KERNEL, TO_KERNEL)  # [16, 9]
 MIN_CHANNELS = 8  # with fewer, the products are too thin to pay for the transforms
 
 TAPS = tuple((i, j) for i in range(3) for j in range(3))
-WINDOW = np.array([[0, 1], [2, 3]]).reshape(1, 2, 1, 2, 1, 1)  # numbers a pool window's positions
+WINDOW = np.array([[0, 1], [2, 3]]).reshape(1, 2, 1, 2, 1, 1)  # index of each position
 
 
 def _combine(matrix, arrays):
@@ -170,14 +170,14 @@ def conv_relu_max_pool(x, kernel, bias, block):
     every window, and sharing the gradient there would change training.
 
     Args:
-      x: images [batch, height, width, channels], height and width at least 4.
-      kernel: [3, 3, channels, features].
-      bias: [features].
-      block: at most this many images per step of the loop inside, so that what a step makes stays
-        in cache; the largest divisor of the batch that this allows.
+        x: Images [batch, height, width, channels], height and width at least 4.
+        kernel: [3, 3, channels, features].
+        bias: [features].
+        block: The most images in a step of the loop inside, so that its arrays stay in cache. A
+            step takes the largest divisor of the batch that this allows.
 
     Returns:
-      [batch, (height - 2) // 2, (width - 2) // 2, features].
+        [batch, (height - 2) // 2, (width - 2) // 2, features].
     """
     return _conv_fwd(x, kernel, bias, block)[0]
 

@@ -1,8 +1,8 @@
 """The processes of one job that train a sweep together, each with its own devices.
 
-Without `join` there is one process, for which everything here is as good as nothing. In a job every
-process runs the whole program, and calls what is here at the same places; the first alone reads and
-writes the work directory, and speaks.
+Without `join` there is one process, and everything here is a no-op. In a job every process runs the
+whole program, and calls these functions at the same places. The first process alone reads and
+writes the work directory, and prints.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from mnist_jax import UserError
 from mnist_jax.training import rendezvous
 
 TIMEOUT = 60
-"""Seconds for a job to come together, if nothing else is said."""
+"""Seconds for the processes of a job to meet, by default."""
 _NO_MEMORY = "RESOURCE_EXHAUSTED|Out of memory"  # on GPU, CPU
 _TASKS = {
     "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
@@ -34,7 +34,7 @@ _joining = _joined = False
 
 
 class OutOfMemoryError(Exception):
-    """A process of a job has too little memory for what all of them do."""
+    """A process of a job has too little memory for what all processes do."""
 
 
 def join(job: str, timeout: int = TIMEOUT) -> None:
@@ -44,11 +44,11 @@ def join(job: str, timeout: int = TIMEOUT) -> None:
 
     Args:
         job: `auto` where JAX recognises a cluster's job (Slurm, Open MPI, Kubernetes, Cloud TPU);
-            `i/n@host:port` makes this the process i of n, whose first one listens at that address.
-        timeout: Seconds that it may take.
+            `i/n@host:port` makes this process i of n; process 0 listens at that address.
+        timeout: Seconds that the processes may take to meet.
 
     Raises:
-        UserError: There is no such job, or it does not come together.
+        UserError: There is no such job, or its processes do not meet.
     """
     import jax
 
@@ -102,7 +102,7 @@ def join(job: str, timeout: int = TIMEOUT) -> None:
 
 
 def say_if_alone() -> None:
-    """Tells of a cluster's job whose processes know nothing of each other."""
+    """Warns where a cluster has started several processes that each run on their own."""
     for system, names in _TASKS.items():
         found = next((os.environ[name] for name in names if name in os.environ), "1")
         if found.isdecimal() and int(found) > 1:
@@ -124,32 +124,32 @@ def leave(error: Exception) -> NoReturn:
         raise error
     bad_input = isinstance(error, UserError)
     if bad_input and _joined and is_first():
-        time.sleep(1)  # what all found, all say: JAX aborts whoever outlives the first
+        time.sleep(1)  # all processes print it: JAX aborts those that outlive the first
     reason = " ".join(str(error).split())
     if not bad_input:
         if not re.search(f"Gloo|NCCL|UNAVAILABLE|heartbeat|{_NO_MEMORY}", reason):
             traceback.print_exception(error)
         reason = (
             f"this process of the job failed, or lost another one ({reason[:300]}); the same "
-            "command goes on from the last checkpoint"
+            "command resumes from the last checkpoint"
         )
     print(f"error: {reason}", file=sys.stderr, flush=True)
     os._exit(2 if bad_input else 1)
 
 
 def compare(record: Mapping[str, Any]) -> None:
-    """Refuses a job whose processes differ in what they all must have in common.
+    """Refuses a job if its processes differ in what they must have in common.
 
     Args:
         record: Values by name, of any type that JSON can hold or that can be printed.
 
     Raises:
-        UserError: They differ; it is raised in every process, and names what and where.
+        UserError: They differ. Every process raises it; it names the keys and the processes.
     """
     if not _joined:
         return
     own = json.dumps(record, sort_keys=True, default=str).encode()
-    # First of a fixed size, since processes that differ may have other things to say.
+    # First a message of fixed size, since records that differ may have different lengths.
     digest = len(own).to_bytes(8) + hashlib.sha256(own).digest()
     digests = [row.tobytes() for row in _all(np.frombuffer(digest, np.uint8))]
     if len(set(digests)) == 1:
@@ -171,10 +171,13 @@ def compare(record: Mapping[str, Any]) -> None:
 
 
 def together(function: Callable[[], Any]) -> Any:
-    """Calls a function that takes memory, and talks to no other process, in each of them.
+    """Calls a function that takes memory, in every process of a job.
+
+    Args:
+        function: It does not communicate with other processes.
 
     Returns:
-        What it returns; in a job, once its arrays are there.
+        Its result; in a job, once the arrays in it are computed.
 
     Raises:
         OutOfMemoryError: A process has too little memory; in a job, all raise it.
@@ -196,14 +199,14 @@ def together(function: Callable[[], Any]) -> Any:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Says whether an error is for want of memory, and every process knows it."""
+    """Says whether memory ran out, in a way that every process of a job knows of."""
     if isinstance(error, OutOfMemoryError):
         return True
     return not _joined and bool(re.search(_NO_MEMORY, str(error)))
 
 
 def is_first() -> bool:
-    """Says whether this process is the one that reads, writes and speaks."""
+    """Says whether this process is the one that reads, writes and prints."""
     if not _joined:
         return True
     import jax
@@ -215,7 +218,7 @@ def first(function: Callable[[], Any]) -> Any:
     """Calls a function in the first process; all return its result, or raise its `UserError`.
 
     Args:
-        function: Its result is something that JSON can hold.
+        function: Returns what JSON can hold.
     """
     if not _joined:
         return function()
@@ -239,18 +242,18 @@ def first(function: Callable[[], Any]) -> Any:
 def arrays_of_first(
     arrays: Mapping[str, np.ndarray], kinds: Mapping[str, tuple]
 ) -> dict[str, np.ndarray]:
-    """Returns the first process' arrays, which no other needs to have.
+    """Returns the arrays of the first process in all of them.
 
     Args:
-        arrays: By name.
-        kinds: By name, shape and type.
+        arrays: By name; only those of the first process are read.
+        kinds: Shape and type, by name.
     """
     if not _joined:
         return dict(arrays)
 
     def of_first(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         array = arrays[name] if is_first() else np.zeros(shape, dtype)
-        # As bytes, because the sum that carries them over would make a zero of a negative zero.
+        # As bytes: the sum that transfers them would turn a negative zero into zero.
         content = _from_first(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         return content.view(dtype).reshape(shape)
 
@@ -258,7 +261,7 @@ def arrays_of_first(
 
 
 def agree(numbers: Sequence[int]) -> list[int]:
-    """Returns, place by place, the largest of the numbers that the processes give (64 bits)."""
+    """Returns, at each index, the largest of the processes' numbers (64 bits)."""
     if not _joined:
         return list(numbers)
     # As bytes, because JAX would cut them to 32 bits.
@@ -267,9 +270,9 @@ def agree(numbers: Sequence[int]) -> list[int]:
 
 
 def _all(content: np.ndarray) -> np.ndarray:
-    """Returns the bytes of all processes, as many of each: [processes, bytes].
+    """Returns the bytes of all processes, which have equally many: [processes, bytes].
 
-    It takes a device of each process, and so does not mind if some have more than others.
+    It uses one device of each process, since some may have more than others.
     """
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -287,7 +290,7 @@ def _itself(x: Any) -> Any:
 
 
 def gather(tree: Any) -> Any:
-    """Returns copies of arrays, whatever devices they are spread over, as arrays of NumPy."""
+    """Copies arrays from all devices that they are spread over into arrays of NumPy."""
     import jax
 
     if not _joined:

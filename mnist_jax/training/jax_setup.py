@@ -1,4 +1,4 @@
-"""JAX, set up for an experiment; nothing may use it in a process before that."""
+"""JAX, set up for an experiment, before anything else in the process uses it."""
 
 import functools
 import os
@@ -56,11 +56,11 @@ def start_jax(
     timeout: int = hosts.TIMEOUT,
     common: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Sets JAX up for an experiment, as `configure_jax`.
+    """Sets JAX up for an experiment, by `configure_jax`.
 
     Args:
         experiment: What to train.
-        num_trials: The most that train together; none takes what the experiment asks for.
+        num_trials: How many train together at most; by default, as many as in the experiment.
         job: The job of several processes that this one joins.
         timeout: Seconds for that job to come together.
         common: What its processes must have in common beside the experiment.
@@ -100,16 +100,16 @@ def configure_jax(
     What decides the numbers is set whatever the environment says: `DEFAULTS`.
 
     Each CPU core becomes one device, as far as there are trials for them. Where fewer trials than
-    cores train together at most, the devices share all cores through threads, so that none is idle.
+    cores train together at most, the devices share all cores through threads, and no core is idle.
 
     Args:
-        num_trials: The most that train together; where fewer do, their devices are no faster.
-        platform: `cpu`, `gpu` or `tpu`; none takes the first of TPU, GPU and CPU that there is.
+        num_trials: How many train together at most.
+        platform: `cpu`, `gpu` or `tpu`; by default the first available of TPU, GPU and CPU.
         devices: How many devices of a process are used, at most; 0 for all. A CPU has one for each
             core: with more, XLA would cut its sums otherwise, which changes their last bits.
         precision: Of matrix products, one of `PRECISIONS`.
-        deterministic: Whether a GPU must use kernels that give the same bits every time, and the
-            same ones every time: none is chosen by how long it took.
+        deterministic: Whether a GPU must use kernels that give the same bits every time. It then
+            chooses no kernel by its measured time.
         job: The job of several processes that this one joins, as `hosts.join` takes it.
         timeout: Seconds for that job to come together.
 
@@ -175,7 +175,7 @@ def configure_jax(
 def keep_compiled() -> None:
     """Lets JAX keep compiled programs in the user's cache, unless it was told otherwise.
 
-    That is made here and not when JAX is set up: a run that is refused leaves nothing.
+    This is not part of JAX's set-up, so that a run that is refused leaves no folder.
     """
     import jax
 
@@ -187,7 +187,7 @@ def keep_compiled() -> None:
 
 
 def _find_backend() -> str:
-    """Returns the platform that JAX takes, or says why it finds none."""
+    """Returns the platform that JAX chooses; raises `UserError` if it has none."""
     import jax
 
     try:

@@ -1,4 +1,4 @@
-"""The memory that a compiled sweep takes, and how many of its trials fit in what there is."""
+"""The memory that a compiled sweep takes, and how many of its trials fit into what is available."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ def memory_of(sweep: Sweep) -> dict[str, int | float]:
     Returns:
         `device_bytes`: what a device needs: arguments, results and temporary arrays. `data_bytes`:
         of those, the images and labels, the same for any number of trials. `trial_bytes`: the
-        rest, divided by the trials of a device. `parameter_bytes` and `state_bytes`: what a trial
-        cannot do without: its parameters; and these with the optimizer's state and the weights of
-        the best epoch, where the config wants them.
+        rest, divided by the trials of a device. `parameter_bytes`: the parameters of a trial.
+        `state_bytes`: these with the optimizer's state and, if the config asks for them, the
+        weights of the best epoch.
     """
     plan: Any = sweep.run_epoch.memory_analysis()
     needed = plan.argument_size_in_bytes + plan.output_size_in_bytes
@@ -35,7 +35,7 @@ def memory_of(sweep: Sweep) -> dict[str, int | float]:
 
 
 def trials_that_fit(sweep: Sweep) -> int:
-    """Returns how many of the trials the devices' memory holds, maybe none.
+    """Returns how many of the trials fit into the devices' memory, possibly 0.
 
     The data set is there already, and the same for any number of trials. On a CPU the devices share
     the memory, and a checkpoint copies the state.

@@ -25,12 +25,12 @@ class Network(NamedTuple):
         image_shape: (height, width, channels).
         collections: Those that it has beside `params`, such as `batch_stats`.
         draws: Whether it draws random numbers in training, as dropout does.
-        output: Where the parameters of the layer lie that is called last and has a kernel.
-        first_kernel: The kernel of the layer that is called first and has one, as
+        output: The path, in the parameters, of the last layer called that has a kernel.
+        first_kernel: The kernel of the first layer called that has one, as
             `chosen_trial.npz` names it; empty if none has.
         takes_train: Whether it takes that keyword.
-        numbers: Its fields that each trial gives a number of its own, traced.
-        plain_conv: Whether it has an `nn.Conv`, in place of which `layers.Conv` is faster on a CPU.
+        numbers: Its traced fields: each trial has its own number there.
+        plain_conv: Whether it has an `nn.Conv`; on a CPU, `layers.Conv` is faster.
     """
 
     module: nn.Module
@@ -62,7 +62,7 @@ class Layer(NamedTuple):
     """A call of a module that has parameters of its own.
 
     Attributes:
-        path: Where they lie.
+        path: Their path in the parameters.
         shape: Of its result.
         num_parameters: How many they are.
         has_kernel: Whether one of them is a kernel.
@@ -82,17 +82,17 @@ def describe(
     num_classes: int,
     numbers: Sequence[str] = (),
 ) -> Network:
-    """Finds out what must be known of a module, without computing anything.
+    """Traces a module for what training must know of it; computes nothing.
 
     Args:
         module: A Flax module, with a value of each field.
         image_shape: (height, width, channels).
         num_classes: Of its logits.
-        numbers: Fields that are to be traced. Those that cannot be, because shapes or branches of
-            Python depend on them, are not among the network's.
+        numbers: Fields to trace. The network leaves out those that cannot be traced, because
+            shapes or branches of Python depend on them.
 
     Raises:
-        UserError: It cannot be called as it must be, or gives something else than logits.
+        UserError: It fails, or returns something other than logits.
     """
     network = Network(module, image_shape, (), False, (), "", _takes_train(module))
     network = network._replace(numbers=tuple(n for n in numbers if _may_be_traced(network, n)))
@@ -133,19 +133,19 @@ def _is_of_dicts(place: tuple) -> bool:
 
 
 _MODES = {"training", "is_training", "deterministic", "use_running_average"}
-"""What a module may call `train`, or its opposite, that nobody here would set."""
+"""Keywords by which modules know, in place of `train`, that they are trained; nothing sets them."""
 
 
 def _takes_train(module: nn.Module) -> bool:
     """Says whether a module takes the keyword `train`.
 
     Raises:
-        UserError: It takes another in its place, and would never know that it is trained.
+        UserError: It takes another keyword for that, which nothing sets.
     """
     taken = inspect.signature(type(module).__call__).parameters.keys()
     if "train" not in taken and (others := sorted(taken & _MODES)):
         raise UserError(
-            f"--config.model: {type(module).__name__} takes {others[0]}, of which nothing is said;"
+            f"--config.model: {type(module).__name__} takes {others[0]}, which nothing sets;"
             f" {_WITH_TRAIN}"
         )
     return "train" in taken
@@ -184,7 +184,7 @@ def _check_calls(network: Network, variables: Any, shape: tuple[int, ...]) -> No
     """Calls a module as it is in training and where images are scored.
 
     Raises:
-        UserError: It fails, gives no logits of the shape, or changes what cannot be carried on.
+        UserError: It fails, returns logits of another shape, or changes what must stay.
     """
     name = type(network.module).__name__
     try:
@@ -220,7 +220,7 @@ def _apply(network: Network, variables: Any, training: bool, streams: Sequence[s
     """Calls a module with random numbers of some kinds.
 
     Returns:
-        Shapes and types of what it gives; in training also of its collections after that.
+        Shapes and types of its result; in training also of its collections afterwards.
     """
 
     def call(variables, images, numbers):
@@ -242,7 +242,7 @@ def _inputs(network: Network) -> tuple[jax.ShapeDtypeStruct, dict[str, jax.Shape
 
 
 def _trace(network: Network) -> tuple[list[Layer], Any, Any]:
-    """Returns the layers in the order of calls, and shapes of variables and of what is returned.
+    """Returns the layers in the order of calls, and the shapes of variables and result.
 
     Raises:
         UserError: The module fails.

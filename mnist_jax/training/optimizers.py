@@ -15,7 +15,7 @@ from mnist_jax import UserError
 from mnist_jax.config import user_code
 
 Path = tuple[str, ...]
-"""Where the parameters of a layer lie in the tree."""
+"""The path of a layer's parameters in the tree."""
 
 
 def sgd(
@@ -37,11 +37,10 @@ def sgd(
         u = d + momentum * m    if `nesterov`, else m
         w = w - learning_rate * (u + weight_decay * w)      decay of the same kernels as above
 
-    Keras' `regularizers.l2(l2)` adds `l2 * sum(w ** 2)` to the loss, whose gradient is
-    `2 * l2 * w`: that step comes first, so that the momentum acts on the penalty's gradient as on
-    the rest. `weight_decay` comes after the momentum: decoupled (I. Loshchilov, F. Hutter,
-    "Decoupled Weight Decay Regularization", 2019). The parameters of the output layer lie at
-    `output`.
+    Keras' `regularizers.l2(l2)` adds `l2 * sum(w ** 2)` to the loss. The gradient of that is
+    `2 * l2 * w`. It comes first, so that the momentum acts on the penalty's gradient as on the
+    rest. `weight_decay` comes after the momentum: decoupled (I. Loshchilov, F. Hutter, "Decoupled
+    Weight Decay Regularization", 2019). `output` is the path of the output layer's parameters.
     """
     return optax.chain(
         *_decay(2 * l2, l2_on_output, output),
@@ -77,7 +76,7 @@ class Optimizer(NamedTuple):
     def create(
         self, learning_rate: optax.ScalarOrSchedule, **numbers: ArrayLike
     ) -> optax.GradientTransformation:
-        """Returns the optimizer of one trial, whose numbers may be traced."""
+        """Returns the optimizer of one trial; its numbers may be traced."""
         return _transformation(self.make(learning_rate, **(numbers | dict(self.static))))
 
     def penalty(self, params: PyTree, **numbers: ArrayLike) -> Float[Array, ""]:
@@ -91,13 +90,13 @@ class Optimizer(NamedTuple):
 def create_optimizer(
     make: str | Maker, static: Mapping[str, Any], numbers: Mapping[str, ArrayLike], output: Path
 ) -> Optimizer:
-    """Returns what is static of the optimizer of some trials.
+    """Returns the optimizer that some trials have in common.
 
     Args:
         make: A name of `MAKERS`, or one's own function.
         static: Its bool, int and str parameters.
         numbers: Its float parameters, arrays of shape [trials].
-        output: Where the parameters of the output layer lie.
+        output: The path of the output layer's parameters.
     """
     make = MAKERS[make] if isinstance(make, str) else make
     static = dict(static)
@@ -174,7 +173,7 @@ def check_optimizer(
 
 
 def _transformation(made: Any) -> Any:
-    """Returns what `optax.MultiSteps` makes, which is none itself; anything else as it is."""
+    """Returns the transformation of an `optax.MultiSteps`; anything else unchanged."""
     return made.gradient_transformation() if isinstance(made, optax.MultiSteps) else made
 
 
@@ -199,7 +198,7 @@ def _decay(
 
 
 def kernel_mask(params: PyTree, *, output: Path = ("output",), of_output: bool) -> PyTree:
-    """Marks the kernel of the output layer, or those of all other layers, however deep they lie."""
+    """Marks the kernel of the output layer, or those of all other layers at any depth."""
 
     def marked(path: tuple, _) -> bool:
         *layer, name = (entry.key for entry in path)

@@ -1,4 +1,4 @@
-"""From an experiment to what is trained: the recipe of a program, and arrays of its trials."""
+"""From an experiment to the recipe of each program and the arrays of its trials."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,8 +32,8 @@ def create_trials(
     Args:
         points: Those of a grid.
         seeds: Of the repeated trials.
-        num_images: Images in an epoch, which with batch size and epochs give the number of steps.
-        known: The axes by name; of those that a point does not have the number is 0.
+        num_images: Images in an epoch; the number of steps depends on it.
+        known: The axes by name. The number is 0 where a point does not have an axis.
     """
 
     def numbers(name: str) -> np.ndarray:
@@ -65,11 +65,11 @@ def create_recipe(
     image_shape: tuple[int, int, int] = IMAGE_SHAPE,
     num_classes: int | None = None,
 ) -> tuple[Recipe, Hyperparameters]:
-    """Returns what trials that train together have in common, and their numbers.
+    """Returns the recipe that trials that train together share, and their numbers.
 
     Args:
         experiment: What is asked for.
-        part: The numbers of the trials, which have the same static choices.
+        part: The numbers of the trials; they have the same static choices.
         num_images: Images in an epoch.
         image_shape: (height, width, channels).
         num_classes: By default those of the experiment's data set.
@@ -118,7 +118,7 @@ def create_recipe(
 
 
 def check(experiment: Experiment) -> None:
-    """Makes sure, without computing anything, that what is one's own can be trained.
+    """Makes sure, without computing anything, that the user's own code can be trained.
 
     Raises:
         UserError: A model, an optimizer or a metric cannot be used.
@@ -134,10 +134,10 @@ def create_network(
     image_shape: tuple[int, int, int],
     num_classes: int,
 ) -> networks.Network:
-    """Returns the network of the points that have the static choices of one in common.
+    """Returns the network of all points that have the static choices of a given one.
 
     Raises:
-        UserError: It cannot be used, or a field differs between them that decides its shapes.
+        UserError: It cannot be used, or these points differ in a field that its shapes depend on.
     """
     name = experiment.model
     kind: Any = models.MODELS.get(name) or find_own(name, "model", experiment.own_files)

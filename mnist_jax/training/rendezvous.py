@@ -1,8 +1,8 @@
 """The processes of a job find each other, before JAX joins them.
 
-JAX aborts a process, with a core dump, whose job does not come together or in which a number comes
-twice, and listens to no Ctrl-C meanwhile. So they first meet by themselves at the address where the
-first one's coordinator will listen.
+JAX aborts a process, with a core dump, if others of its job are missing or two have the same index.
+It ignores Ctrl-C meanwhile. So the processes first meet without JAX, at the address where the
+coordinator of process 0 will listen.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What JAX wants to know."""
+        """The arguments of `jax.distributed.initialize`."""
         return {
             "process_id": self.number,
             "num_processes": self.of,
@@ -46,7 +46,7 @@ def read_job(name: str) -> Job:
     """Reads `i/n@host:port`.
 
     Raises:
-        UserError: It is something else, or an address that is not known.
+        UserError: It has another form, or an unknown address.
     """
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})@(\S+):(\d{1,5})", name)
     if not match or int(match[1]) >= int(match[2]):
@@ -68,10 +68,10 @@ def read_job(name: str) -> Job:
 
 
 def meet(job: Job, timeout: int) -> None:
-    """Waits until all processes of a job are there; says so if that takes a moment.
+    """Waits until all processes of a job have started; prints a line if that takes a second.
 
     Raises:
-        UserError: They do not come, or come twice.
+        UserError: Some are missing, or two have the same index.
     """
     if job.of > 1:
         (_wait_for_others if job.number == 0 else _wait_for_first)(job, timeout)
@@ -156,7 +156,7 @@ def _wait_for_first(job: Job, timeout: int) -> None:
 
 
 def _call(job: Job, patience: float) -> bytes:
-    """Returns what the first process answers, if it is there and does so."""
+    """Returns the answer of process 0, or nothing."""
     with contextlib.suppress(OSError):
         address = (job.host.strip("[]"), job.port)
         with socket.create_connection(address, max(patience, 0.1)) as line:
@@ -166,7 +166,7 @@ def _call(job: Job, patience: float) -> bytes:
 
 
 def say(name: str, whom: str, timeout: int) -> bool:
-    """Says for whom a process waits."""
+    """Prints which processes this one waits for; returns True."""
     print(
         f"--distributed={name}: waiting for {whom} for up to {timeout:g} s (--distributed_timeout)",
         file=sys.stderr,

@@ -1,6 +1,6 @@
 """One trial as pure functions: initial state, train step, epoch, evaluation.
 
-Nothing here knows that there are many trials: `sweep.py` adds the trial axis from outside.
+Nothing here knows of other trials: `sweep.py` adds the trial axis from outside.
 
 Notation: `n` images in a split, `batch` images in a step, `steps = ceil(n / batch)`. The last,
 partial batch is filled up with images of weight 0, so that every step has one shape and every
@@ -33,9 +33,9 @@ Metric = Callable[[Float[Array, "batch classes"], Integer[Array, " batch"]], Arr
 class Hyperparameters(NamedTuple):
     """The traced numbers of a trial: one compiled program serves all their values.
 
-    They are the traced ones of `axes.py`; `schedule` is an index of `axes.SCHEDULES`, and
-    `num_steps` the length of the schedule. `model` and `optimizer` are the numbers that those take,
-    by their names.
+    They are the traced axes of the config. `schedule` is an index of `axes.SCHEDULES`, and
+    `num_steps` the length of the schedule. `model` and `optimizer` hold the numbers of these, by
+    name.
     """
 
     seed: Integer[HostOrDevice, ""]
@@ -53,12 +53,12 @@ class Recipe(NamedTuple):
     """The static choices: they shape the compiled program.
 
     Attributes:
-        network: The Flax module, and what must be known of it.
+        network: The Flax module, and what is known of it.
         optimizer: The optimizer with its static parameters.
         batch_size: Images in a training step.
         eval_batch_size: Images scored at a time.
         held_out: The split that is scored after each epoch: `validation`, `test` or none.
-        choose_epoch: Whether the weights that are best on it are kept beside the last.
+        choose_epoch: Whether the weights of the epoch that is best on it are kept too.
         use_ema: Whether any trial averages its weights, and so needs a copy of them.
         metrics: What is measured beside loss and accuracy, by name.
     """
@@ -96,9 +96,9 @@ class TrialState(NamedTuple):
         opt_state: The optimizer's state.
         best: The best epoch so far, where one is chosen.
         collections: The model's other collections, such as batch statistics, if it has any.
-        average: The exponential moving average of the parameters, from the initial ones on, if the
-            recipe wants it; scored with the collections as they are.
-        step: Steps that were taken, if the model draws random numbers in them.
+        average: The exponential moving average of the parameters since the initial ones, if the
+            recipe asks for it. It is scored with the current collections.
+        step: How many steps are done, if the model draws random numbers in them.
     """
 
     params: PyTree
@@ -121,8 +121,8 @@ class EpochSums(NamedTuple):
     """What one epoch of one trial reports.
 
     `train` is summed over the epoch's steps, each scored before its update, as Keras reports
-    training accuracy. `held_out` is of the weights after the last step, or their average, and so
-    is `penalty`, the L2 term of the objective.
+    training accuracy. `held_out` and `penalty`, the L2 term of the objective, are of the weights
+    after the last step, or of their average.
     """
 
     train: Sums
@@ -157,7 +157,7 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
 
 
 def _module(recipe: Recipe, hyper: Hyperparameters) -> nn.Module:
-    """Returns the trial's module; made anew where it is used, since it holds traced numbers."""
+    """Returns the trial's module, rebuilt for each use, since it holds traced numbers."""
     return recipe.network.bound(hyper.model)
 
 
@@ -280,7 +280,7 @@ def evaluate(recipe: Recipe, hyper: Hyperparameters, variables: Variables, split
 
 
 def make_optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:
-    """Returns the trial's optimizer; made anew where it is used, since it holds traced numbers."""
+    """Returns the trial's optimizer, rebuilt for each use, since it holds traced numbers."""
     schedule = create_schedule(
         hyper.learning_rate, hyper.schedule, hyper.warmup_steps, hyper.num_steps
     )
