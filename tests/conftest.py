@@ -20,6 +20,24 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the first process
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many tests share a program
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compile_fast():
+    """XLA optimises little, which takes half the time."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def optimized(compile_fast):
+    """XLA optimises as in a run: for tests of bits that an optimisation could change."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """Runs programs in processes of their own."""

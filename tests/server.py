@@ -46,6 +46,10 @@ if request := serve():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup's programs ignore
     signal.alarm(request["limit"])
+    if not request["optimize"]:
+        jax_setup = importlib.import_module("mnist_jax.training.jax_setup")
+        jax_setup.DEFAULTS["jax_disable_most_optimizations"] = True
+        importlib.import_module("jax").config.update("jax_disable_most_optimizations", True)
     if not request["draw"]:
         importlib.import_module("mnist_jax.report.one_run").write_report = str
     sys.argv = [request["module"], *request["arguments"]]
@@ -99,17 +103,30 @@ class Server:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
-    def start(self, module, *arguments, cwd=ROOT, limit=300, draw=False, root=True, **environment):
-        """Starts a program; without `draw` no report is made, which takes the longest.
+    def start(
+        self,
+        module,
+        *arguments,
+        cwd=ROOT,
+        limit=300,
+        draw=False,
+        optimize=False,
+        root=True,
+        **environment,
+    ):
+        """Starts a program, in less time without `draw` and `optimize`.
 
-        Not as `root` it is bound by the modes of files, whoever runs the tests.
+        Without `draw` no report is made. Without `optimize` XLA optimises little, and last digits
+        are not those of a run that a user starts. Not as `root` the program is bound by the modes
+        of files, whoever runs the tests.
         """
         self._count += 1
         out, err = (self.folder / f"{self._count}.{name}" for name in ("out", "err"))
         request = {"module": f"mnist_jax.{module}", "arguments": list(map(str, arguments))}
         request["program"] = request["module"] + ".__main__" * (module != "main")
         request |= {"out": str(out), "err": str(err), "cwd": str(cwd), "limit": limit}
-        request |= {"draw": draw, "root": root, "environment": environment}
+        request |= {"draw": draw, "optimize": optimize, "root": root}
+        request["environment"] = environment
         return Process(self, self.ask(request), out, err)
 
     def run(self, module, *arguments, **options):

@@ -39,7 +39,7 @@ def test_there_is_a_case_for_every_config():
 
 def run(server, name, workdir, *arguments):
     arguments = [f"--config=configs/{name}.py", *arguments, "--config.num_epochs=1"]
-    done = server.run("main", *arguments, f"--workdir={workdir}", limit=900)
+    done = server.run("main", *arguments, f"--workdir={workdir}", limit=900, optimize=True)
     assert done.status == 0, done.err
     with open(workdir / "results.csv") as file:
         return list(csv.DictReader(file))

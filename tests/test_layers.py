@@ -18,15 +18,6 @@ from mnist_jax.training.sweep import Mesh, P
 PROPERTY = hypothesis.settings(max_examples=6, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def compiled_fast(request):
-    """Compiling takes most of the time here; one test has programs as a run has them."""
-    fast = request.function is not test_equals_flax_on_random_images
-    jax.config.update("jax_disable_most_optimizations", fast)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def reference(x, kernel, bias):
     """Plain Flax, as a user would write it."""
     conv = nn.Conv(kernel.shape[-1], (3, 3), padding="VALID", precision="highest")
@@ -63,7 +54,7 @@ def assert_equal_gradients(*args, rtol=1e-4):
 
 
 @pytest.mark.parametrize(("size", "channels"), [((5, 4), 3), ((10, 13), 9), ((28, 28), 1)])
-def test_equals_flax_on_random_images(size, channels):
+def test_equals_flax_on_random_images(optimized, size, channels):
     assert_equal_gradients(*random_arguments((4, *size, channels), 6))
 
 

@@ -43,8 +43,8 @@ def main(*arguments, shell='exec "$@"', **environment):
 def run(server):
     """Runs the program to a good end, in less time; without `draw` no report is made."""
 
-    def run(*arguments, draw=False):
-        done = server.run("main", *arguments, draw=draw, XLA_FLAGS="")
+    def run(*arguments, draw=False, optimize=False):
+        done = server.run("main", *arguments, draw=draw, optimize=optimize, XLA_FLAGS="")
         assert (done.status, done.err) == (0, "")
         return done
 
@@ -98,7 +98,7 @@ def test_a_run_shows_layers_progress_table_and_paths(finished):
 
 def test_the_same_command_gives_the_same_files(finished, run, tmp_path):
     workdir, _ = finished
-    run(*FOUR_TRIALS, f"--workdir={tmp_path}")
+    run(*FOUR_TRIALS, f"--workdir={tmp_path}", optimize=True)
     for name in ("config.json", "metrics.jsonl", "results.csv"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
     grids = [json.loads((w / "summary.json").read_text())["grid"] for w in (tmp_path, workdir)]
@@ -120,7 +120,7 @@ def test_a_trial_that_shares_the_cores_gives_the_same_files_again(run, tmp_path)
 def test_seeds_may_be_named(finished, run, tmp_path):
     workdir, _ = finished
     arguments = (*TINY, "--config.l2=0,1e-3", "--seed=7,1,0", f"--workdir={tmp_path}")
-    run(*arguments)
+    run(*arguments, optimize=True)
     rows = [row for row in metrics(tmp_path) if row["epoch"] == 2]
     assert [row["seed"] for row in rows] == [7, 1, 0] * 2
     known = {(r["l2"], r["seed"]): r["test_loss"] for r in metrics(workdir) if r["epoch"] == 2}
@@ -133,7 +133,7 @@ def test_seeds_may_be_named(finished, run, tmp_path):
 
 def test_seed_shifts_the_seeds(finished, run, tmp_path):
     workdir, _ = finished
-    run(*TINY, "--config.num_seeds=2", "--seed=1", f"--workdir={tmp_path}")
+    run(*TINY, "--config.num_seeds=2", "--seed=1", f"--workdir={tmp_path}", optimize=True)
     shifted = metrics(tmp_path)
     assert [row["seed"] for row in shifted] == [1, 2, 1, 2]
     by_seed = {row["seed"]: row for row in metrics(workdir) if row["l2"] == 0 and row["epoch"] == 2}
@@ -157,7 +157,7 @@ def test_of_a_key_that_is_given_twice_the_last_counts(run, tmp_path):
 
 def test_a_run_is_repeated_from_its_record(finished, run, tmp_path):
     workdir, _ = finished
-    run(f"--config={workdir / 'config.json'}", f"--workdir={tmp_path}")
+    run(f"--config={workdir / 'config.json'}", f"--workdir={tmp_path}", optimize=True)
     for name in ("config.json", "metrics.jsonl", "results.csv"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
 
@@ -202,6 +202,7 @@ def test_a_run_in_which_every_trial_diverged_ends_with_status_3(server, tmp_path
         assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_closed_streams_cost_no_run(tmp_path):
     done = main(*TINY, f"--workdir={tmp_path}", shell='exec "$@" <&- >&- 2>&-')
     assert done.returncode == 0
@@ -219,7 +220,17 @@ def test_a_reader_that_goes_away_ends_a_run_with_one_line(tmp_path):
 FULL = "error: the output cannot be written (No space left on device); mend that, and repeat the"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
+ON_LINUX = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
+
+
+@ON_LINUX
+def test_output_of_a_finished_run_that_cannot_be_written_ends_with_one_line(finished):
+    done = main(*FOUR_TRIALS, f"--workdir={finished[0]}", shell='exec "$@" > /dev/full')
+    assert (done.returncode, done.stderr) == (os.EX_IOERR, f"{FULL} command\n")
+
+
+@pytest.mark.slow
+@ON_LINUX
 def test_output_that_cannot_be_written_ends_with_one_line(tmp_path):
     """Nothing that was computed is lost: another command shows it."""
     shell = 'exec "$@" > /dev/full'
@@ -246,9 +257,10 @@ def test_a_folder_whose_name_is_no_text_costs_the_checkpoints(server, tmp_path):
 def test_runs_that_start_together_have_folders_of_their_own(server, tmp_path):
     started = [server.start("main", *TINY, cwd=tmp_path) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
-    assert len(list(tmp_path.glob("runs/baseline/*/summary.json"))) == 2
+    assert len(list(tmp_path.glob("runs/baseline/*Z/summary.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_bad_compile_cache_costs_no_run(tmp_path):
     own = OWN_CACHE | {"MNIST_JAX_CACHE_DIR": str(tmp_path / "cache")}
     folder, contents = tmp_path / "cache" / "jax", []

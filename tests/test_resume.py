@@ -753,7 +753,10 @@ def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, w
 # --- optimizers ---
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon", "sgd,adamw"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["sgd,adamw", *(pytest.param(name, marks=SLOW) for name in ("adamw", "lion", "muon"))],
+)
 def test_states_of_optimizers_and_averages_of_weights_go_on(server, tmp_path, optimizer):
     asked = flags(
         optimizer=optimizer,
@@ -809,7 +812,7 @@ def own_killed(server, own_whole, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("original", ["unchanged", "gone"])
+@pytest.mark.parametrize("original", [pytest.param("unchanged", marks=SLOW), "gone"])
 def test_a_module_nested_three_deep_goes_on(server, own_whole, own_killed, tmp_path, original):
     """By the same command, or from the copies that the run has."""
     path = shutil.copytree(own_killed, tmp_path / "run")
@@ -1028,7 +1031,7 @@ def test_a_run_of_an_earlier_version_goes_on_in_the_words_of_its_record(server, 
     assert found.summary["run"] == workdirs.digest(RECORD, checksum)
 
 
-@pytest.mark.parametrize("second", ["earlier", "today"])
+@pytest.mark.parametrize("second", [pytest.param("earlier", marks=SLOW), "today"])
 def test_shards_of_an_earlier_version_are_put_together(server, today, tmp_path, second):
     """All of them, or with one that this version trained."""
     for i in range(2):
@@ -1478,7 +1481,7 @@ def test_a_sweep_that_is_killed_20_times(server, tmp_path):
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     kills, epochs = 0, []
     for condition, delay in moments(random.Random(0)):
-        process = server.start("main", *SWEEP, f"--workdir={path}", draw=True)
+        process = server.start("main", *SWEEP, f"--workdir={path}", draw=True, optimize=True)
         if process.wait_until(lambda now=condition: now(path)):
             after = time.monotonic() + delay
             process.wait_until(lambda end=after: time.monotonic() > end)
@@ -1491,7 +1494,8 @@ def test_a_sweep_that_is_killed_20_times(server, tmp_path):
         epochs.append(rows(path))
         if kills == 20:
             break
-    assert server.run("main", *SWEEP, f"--workdir={path}", draw=True).status == 0
+    done = server.run("main", *SWEEP, f"--workdir={path}", draw=True, optimize=True)
+    assert done.status == 0
     assert_same(path, alone, [*EXACT, "summary.json", "report.md", "report.html"])
     for figure in (alone / "figures").iterdir():
         assert figure.read_bytes() == (path / "figures" / figure.name).read_bytes()
@@ -1519,7 +1523,7 @@ def test_many_trials_take_little_memory(server, tmp_path):
             protocol="validation",
             num_validation=1337,  # so that 100 images train
         )
-        done = server.run("main", *many, f"--workdir={path}")
+        done = server.run("main", *many, f"--workdir={path}", optimize=True)
         assert done.status == 0, done.err
         assert rows(path) == num_trials
         assert (path / "results.csv").read_bytes().count(b"\n") == num_trials + 1
