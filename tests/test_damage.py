@@ -19,7 +19,7 @@ from mnist_jax import UserError
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.report import epochs, one_run, reading, saving, tables
 from mnist_jax.report.figures import canvas, curves
-from mnist_jax.runs import records, results, runner, shards, workdirs
+from mnist_jax.runs import groups, records, results, runner, shards, workdirs
 from mnist_jax.runs.provenance import Process
 
 RECORDS = ("config.json", "summary.json", "results.csv", "metrics.jsonl", "chosen_trial.npz")
