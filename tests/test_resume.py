@@ -393,7 +393,7 @@ def test_the_seconds_of_all_processes_add_up(server, stopped, tmp_path):
     assert "| process | load | compile | train | total |" in text
 
 
-@pytest.mark.parametrize("clock", [[0.0], [6e9], [-1e9, 6e9, 1e9, 0.0]])
+@pytest.mark.parametrize("clock", [[6e9], [-1e9, 6e9, 1e9, 0.0]])
 def test_no_promise_hangs_on_a_clock(tmp_path, monkeypatch, left_alone, clock):
     """One that stands in 1970, is in 2160, or jumps back; files of both are the same bytes."""
     times = itertools.cycle(clock)

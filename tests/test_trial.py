@@ -399,7 +399,8 @@ def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
 def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
     """The last batch has 3 images, not 4: what fills it up must not enter the statistics."""
     r, hyper = recipe(Normed()), hyperparameters(l2=0.0, momentum=0.5)
-    state = start = trial.init(r, hyper)
+    state = start = jax.jit(trial.init, static_argnums=0)(r, hyper)
+    run_epoch = jax.jit(trial.run_epoch, static_argnums=0)
     params, stats = start.params, start.collections
     plain = optax.sgd(0.1, 0.5)
     opt_state = plain.init(params)
@@ -409,13 +410,14 @@ def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
         logits, new = Normed().apply(variables, images, train=True, mutable=["batch_stats"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), new
 
+    gradient = jax.jit(jax.grad(loss_of, has_aux=True))
     for epoch in range(3):
         order = np.random.default_rng(epoch).permutation(NUM_IMAGES)
-        state, _ = trial.run_epoch(r, hyper, state, jnp.asarray(order), split, split)
+        state, _ = run_epoch(r, hyper, state, jnp.asarray(order), split, split)
         for i in range(0, NUM_IMAGES, 4):
             images = split.images[order[i : i + 4]][..., None] / 255.0
             labels = split.labels[order[i : i + 4]].astype(jnp.int32)
-            grads, stats = jax.grad(loss_of, has_aux=True)(params, stats, images, labels)
+            grads, stats = gradient(params, stats, images, labels)
             updates, opt_state = plain.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
     assert_trees_close(state.params, params, rtol=1e-4, atol=1e-6)
