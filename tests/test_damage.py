@@ -19,7 +19,7 @@ from mnist_jax import UserError
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.report import epochs, one_run, reading, saving, tables
 from mnist_jax.report.figures import canvas, curves
-from mnist_jax.runs import groups, records, results, runner, shards, workdirs
+from mnist_jax.runs import chosen_trial, groups, records, runner, shards, workdirs
 from mnist_jax.runs.provenance import Process
 
 RECORDS = ("config.json", "summary.json", "results.csv", "metrics.jsonl", "chosen_trial.npz")
@@ -353,14 +353,14 @@ def test_a_run_goes_on_with_what_is_sound(server, whole, tmp_path, name, content
 
 
 def test_weights_that_cannot_be_read_back_are_not_made_for_ever(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "trial_of_weights", lambda workdir: None)
+    monkeypatch.setattr(chosen_trial, "trial_of_weights", lambda workdir: None)
     tiny = {"dataset": "digits", "num_epochs": "1", "hidden_sizes": "2"}
     asked = read_experiment(str(ROOT / "configs" / "baseline.py"), tiny)
     trials = runner.Runner(tmp_path, asked, asked.load_data(None))
     trials.train()
     assert [row["trial"] for row in trials.rows] == [0]
     out, err = capsys.readouterr()
-    assert out.count("which is chosen in the end, are taken up again") == 1
+    assert out.count("reading the weights of trial 0 again") == 1
     assert err == "warning: the weights of trial 0 cannot be read back; the report lacks them\n"
 
 

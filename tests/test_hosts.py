@@ -18,6 +18,7 @@ from server import ROOT
 
 from mnist_jax import UserError
 from mnist_jax.training import hosts
+from mnist_jax.training.devices import devices_for
 
 EXACT = ("metrics.jsonl", "results.csv", "chosen_trial.npz")
 # Two programs; two processes cannot share three or six trials of each evenly.
@@ -370,7 +371,7 @@ def test_processes_take_turns_with_their_devices(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
 
     def chosen(*arguments):
-        return [(d.process_index, d.id) for d in devices.devices_for(*arguments)]
+        return [(d.process_index, d.id) for d in devices_for(*arguments)]
 
     assert chosen(9) == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
     assert chosen(9, 2) == [(0, 0), (1, 0), (0, 1), (1, 1)]
