@@ -88,7 +88,7 @@ def what_runs(devices: dict[str, Any], platform: str) -> str:
     text = f"Runs on {devices['count']} {devices['kind']} device{'s' * (devices['count'] > 1)}"
     if devices["processes"] > 1:
         text += f" of {devices['processes']} processes"
-    text += f", {why}; trials in a device are trained {how}"
+    text += f", {why}.\nA device trains its trials {how}"
     if devices["threads"] == "shared by the devices":
         text += f", by the threads of {devices['cores']} cores"
-    return f"{text}, matrix products in {devices['matmul_precision']}"
+    return f"{text}; matrix products in {devices['matmul_precision']}."
