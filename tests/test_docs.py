@@ -14,6 +14,9 @@ SMALL = ["--config.dataset=digits", "--config.num_epochs=1", "--config.num_seeds
 """What makes a run of every command short."""
 
 
+STARTS = [["srun"], ["pip"], ["python"], ["ruff"], ["mypy"]]
+
+
 def code_blocks(text):
     """Yields the language and the content of each block of code."""
     for fenced in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
@@ -32,6 +35,8 @@ def commands():
         for block in (*blocks, *spans, *strings):
             for line in re.sub(r"\\\n\s*|\n(?!\S)", "", block).splitlines():
                 for command in line.split(" && "):
+                    if command.split()[:1] not in STARTS:  # text, in which a ' is no quote
+                        continue
                     words = shlex.split(command, comments=True)
                     if words[:1] == ["srun"]:
                         words = words[words.index("python") :]

@@ -129,7 +129,9 @@ def own_trained(server, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("weights", ["kept", "in checkpoints"])
+@pytest.mark.parametrize(
+    "weights", ["kept", pytest.param("in checkpoints", marks=pytest.mark.slow)]
+)
 def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_path, weights):
     for name in ("s0", "s1"):
         path = shutil.copytree(own_trained / name, tmp_path / name)
@@ -462,7 +464,7 @@ def test_the_command_tells_shards_from_runs_to_compare(server, tmp_path):
     for arguments, said in (
         ([whole.workdir, paths[0]], "holds a whole run"),
         ([*paths, f"--output={whole.workdir}"], "holds a run"),
-        ([paths[0], "--data_dir=."], "--data_dir: only shards"),
+        ([paths[0], "--data_dir=."], "--data_dir: only a merge of shards"),
         ([*paths, "--shard=0/3"], "--shard: a report does not know it"),
     ):
         done = server.run("report", *arguments)
