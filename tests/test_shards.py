@@ -329,7 +329,7 @@ def test_other_cores_or_threads_are_warned_of(tmp_path, capsys):
 
 
 def test_a_commit_that_cannot_be_had_says_why(monkeypatch):
-    monkeypatch.setattr(provenance, "__file__", str(ROOT / "mnist_jax" / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(ROOT / "mnist_jax" / "runs" / "provenance.py"))
     assert "commit_missing" not in provenance.provenance()
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     made = provenance.provenance()
