@@ -117,22 +117,26 @@ class View:
         return f" The {axis} leaves out lower values." if below else ""
 
 
-def num_columns_of(num_panels: int) -> int:
-    """Returns how many panels stand side by side."""
-    return 2 if num_panels == 4 else min(3, num_panels)
+def rows_and_columns(num_panels: int) -> tuple[int, int]:
+    """Returns how panels are arranged, at most three in a row."""
+    num_columns = 2 if num_panels == 4 else min(3, num_panels)
+    return math.ceil(num_panels / num_columns), num_columns
 
 
-def subplots(size: tuple[float, float], num_rows: int = 1, num_columns: int = 1, **options):
-    """Returns a figure and the list of its panels."""
+def subplots(
+    title: str, size: tuple[float, float], num_rows: int = 1, num_columns: int = 1, **options
+):
+    """Returns a figure of a size in inches, and the list of its panels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(textwrap.fill(title, int(12 * size[0])))  # characters an inch
     return figure, figure.subplots(num_rows, num_columns, squeeze=False, **options).ravel().tolist()
 
 
-def add_title(figure, text: str) -> None:
-    """Adds a title above, as wide as the figure."""
-    figure.suptitle(textwrap.fill(text, int(12 * figure.get_figwidth())))  # characters an inch
+def plot_trials(ax, x: Sequence[float], y: Sequence[float] | np.ndarray, **look) -> None:
+    """Plots a small point per trial; many are pixels in an SVG, too."""
+    ax.plot(x, y, ".", ms=4, alpha=0.6, rasterized=len(x) > 2000, **look)
 
 
 _LOG_STEPS = {0.6: (1, 1.5, 2, 3, 5, 7), 1.2: (1, 2, 5), 2.4: (1, 3), math.inf: (1,)}
@@ -152,11 +156,6 @@ def mark_decades(axis, decades: float) -> None:
 def cut(text: str, most: int = 30) -> str:
     """Leaves out the middle of a text that has too many characters for its place."""
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 :]}"
-
-
-def legend_name(name: str) -> str:
-    """Returns what a line is called in the legend, which leaves out those that begin with _."""
-    return f" {name}" if name.startswith("_") else name
 
 
 def add_legend(figure, panels) -> None:

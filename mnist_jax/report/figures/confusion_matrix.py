@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mnist_jax.data import datasets
-from mnist_jax.report.figures.canvas import COLORS, add_title, subplots
+from mnist_jax.report.figures.canvas import COLORS, subplots
 from mnist_jax.report.verdict import chosen_words
 from mnist_jax.runs.results import Run, protocol
 
@@ -19,7 +19,8 @@ def draw_classes(run: Run, chosen: Mapping[str, np.ndarray]):
     matrix = np.zeros((len(names), len(names)), int)
     np.add.at(matrix, (chosen["labels"], chosen["probabilities"].argmax(1)), 1)
     right, sizes = matrix.diagonal(), matrix.sum(1)
-    figure, [left, ax] = subplots((8.4, 4.3), 1, 2, width_ratios=(1, 1.35))
+    title = f"{dataset}: test set by class, one trial ({p.words})"
+    figure, [left, ax] = subplots(title, (8.4, 4.3), 1, 2, width_ratios=(1, 1.35))
     places = np.arange(len(names))
     counted = sizes > 0
     ends = [
@@ -42,7 +43,6 @@ def draw_classes(run: Run, chosen: Mapping[str, np.ndarray]):
     ax.set_xticks(places, names, rotation=0 if max(map(len, names)) < 4 else 90)
     ax.grid(False)
     ax.set(xlabel="predicted", ylabel="true class", title="confusion matrix (diagonal: right)")
-    add_title(figure, f"{dataset}: test set by class, one trial ({p.words})")
     return figure, (
         f"Test accuracy of each class of {dataset}, and confusion matrix, of {chosen_words(run)}"
         f" alone ({p.words}). Lines: 95 % intervals (Wilson) for so many images; dashed: all"

@@ -7,21 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnist_jax.report.epochs import read_curves
-from mnist_jax.report.figures.canvas import (
-    COLORS,
-    MARKERS,
-    View,
-    add_legend,
-    add_title,
-    legend_name,
-    lost_words,
-    mark_decades,
-    mean_interval,
-    num_columns_of,
-    seeds_words,
-    sound_trials,
-    subplots,
-)
+from mnist_jax.report.figures import canvas
 from mnist_jax.report.points import NamedPoint, criterion_words
 from mnist_jax.runs.choosing import ranked
 from mnist_jax.runs.labels import label, varying
@@ -43,12 +29,12 @@ def draw_curves(run: Run, what: str = "accuracy"):
         if p.criterion:
             which = f"the best, the median and the worst by mean {criterion_words(p)}"
         which = f"of {len(grid)} grid points {which}"
-    num_columns = num_columns_of(len(points))
-    num_rows = math.ceil(len(points) / num_columns)
+    num_rows, num_columns = canvas.rows_and_columns(len(points))
     size = (6.4, 4.2) if len(points) == 1 else (2.7 * num_columns + 0.5, 2.3 * num_rows + 1.1)
-    figure, panels = subplots(size, num_rows, num_columns, sharex=True, sharey=True)
-    trials, is_loss = sound_trials(run, points), what == "loss"
-    view, unit = View(), 1 if is_loss else 100
+    title = f"{run.summary['dataset']}: {what} by epoch ({p.words})"
+    figure, panels = canvas.subplots(title, size, num_rows, num_columns, sharex=True, sharey=True)
+    trials, is_loss = canvas.sound_trials(run, points), what == "loss"
+    view, unit = canvas.View(), 1 if is_loss else 100
     read = read_curves(run, points, trials, what)
     for ax, point, curves in zip(panels, points, read, strict=False):
         title = label(point, axes)
@@ -58,7 +44,9 @@ def draw_curves(run: Run, what: str = "accuracy"):
         for split, values in curves.items():
             train = split == "train"
             name = f"{'training' if train else split} {what}"
-            _plot_band(ax, unit * values, view, name, COLORS[not train], "--" if train else "-")
+            _plot_band(
+                ax, unit * values, view, name, canvas.COLORS[not train], "--" if train else "-"
+            )
         if rows := trials[point["point"]]:
             name, epochs = f"test {what} at the end", [row["num_epochs"] for row in rows]
             dots = unit * np.array([row["test_loss" if is_loss else p.column] for row in rows])
@@ -77,11 +65,12 @@ def draw_curves(run: Run, what: str = "accuracy"):
     for ax, point in zip(panels, points, strict=False):
         text = "every trial diverged"
         if trials[point["point"]]:
-            text = f"below the axis\n({mean_interval(point, p.column)[0]:.1f} % test accuracy)"
+            text = (
+                f"below the axis\n({canvas.mean_interval(point, p.column)[0]:.1f} % test accuracy)"
+            )
         if not ax.lines or ax.dataLim.y1 < ax.get_ylim()[0]:
             ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center")
-    add_title(figure, f"{run.summary['dataset']}: {what} by epoch ({p.words})")
-    add_legend(figure, panels)
+    canvas.add_legend(figure, panels)
     name = "Loss (cross-entropy in nats an image, log scale)" if is_loss else "Accuracy"
     caption = (
         f"{name} on {run.summary['dataset']} against epoch, {which} ({p.words}). Dashed: training"
@@ -96,25 +85,34 @@ def draw_curves(run: Run, what: str = "accuracy"):
 
 def draw_overlay(named: Sequence[NamedPoint], title: str):
     """Draws curves of several runs over each other: training on the left, held-out on the right."""
-    figure, panels = subplots((7.6, 4.4), 1, 2, sharex=True, sharey=True)
-    view, drawn = View(), named[:MAX_CURVES]
+    figure, panels = canvas.subplots(title, (7.6, 4.4), 1, 2, sharex=True, sharey=True)
+    view, drawn = canvas.View(), named[:MAX_CURVES]
     points = [each.point for each in drawn]
     for i, (name, run, point) in enumerate(drawn):
-        p, color, dash = protocol(run), COLORS[i % len(COLORS)], "-" if i < len(COLORS) else "--"
-        trials = sound_trials(run, [point])
+        p, color, dash = (
+            protocol(run),
+            canvas.COLORS[i % len(canvas.COLORS)],
+            "-" if i < len(canvas.COLORS) else "--",
+        )
+        trials = canvas.sound_trials(run, [point])
         [curves] = read_curves(run, [point], trials)
         for split, values in curves.items():
             _plot_band(panels[split != "train"], 100 * values, view, name, color, dash)
         if not p.held_out and trials[point["point"]]:
-            mean = mean_interval(point, p.column)[0]
-            panels[1].plot(point["num_epochs"], mean, MARKERS[i % len(MARKERS)], color=color, ms=5)
+            mean = canvas.mean_interval(point, p.column)[0]
+            panels[1].plot(
+                point["num_epochs"],
+                mean,
+                canvas.MARKERS[i % len(canvas.MARKERS)],
+                color=color,
+                ms=5,
+            )
             view.add([mean])
     _finish_epochs(panels, points, view)
     for ax, name in zip(panels, ("training", "held-out images"), strict=True):
         ax.set(title=name, xlabel="epoch")
     panels[0].set_ylabel("accuracy (%)")
-    add_title(figure, title)
-    add_legend(figure, panels)
+    canvas.add_legend(figure, panels)
     caption = (
         f"{title}. Left: training accuracy, the running mean over the epoch. Right: accuracy after"
         " the epoch on the images that the run's protocol scores then, of the test set or for"
@@ -126,20 +124,21 @@ def draw_overlay(named: Sequence[NamedPoint], title: str):
     return figure, caption + view.words()
 
 
-def _plot_band(ax, curves: np.ndarray, view: View, name: str, color: str, dash: str) -> None:
+def _plot_band(ax, curves: np.ndarray, view: canvas.View, name: str, color: str, dash: str) -> None:
     """Plots the mean of curves [trials, epochs], with a band from the lowest to the highest."""
     num_trials, num_epochs = curves.shape
     if num_trials:
         epochs = np.arange(1, num_epochs + 1)
         marker = "." if num_epochs < 3 else None
-        ax.plot(epochs, curves.mean(0), dash, color=color, marker=marker, label=legend_name(name))
+        name = f" {name}" if name.startswith("_") else name  # a legend leaves out those with _
+        ax.plot(epochs, curves.mean(0), dash, color=color, marker=marker, label=name)
         if num_trials > 1:
             ax.fill_between(epochs, curves.min(0), curves.max(0), color=color, alpha=0.2, lw=0)
         # The steep first epochs would hide the differences after them.
         view.add(curves[:, num_epochs // 5 :], curves)
 
 
-def _finish_epochs(panels, points: Sequence[Row], view: View, is_loss: bool = False) -> None:
+def _finish_epochs(panels, points: Sequence[Row], view: canvas.View, is_loss: bool = False) -> None:
     """Sets the scales, limits and ticks that panels share."""
     from matplotlib.ticker import MaxNLocator
 
@@ -149,7 +148,7 @@ def _finish_epochs(panels, points: Sequence[Row], view: View, is_loss: bool = Fa
     if is_loss:
         panels[0].set_yscale("log")
         low, high = panels[0].get_ylim()
-        mark_decades(panels[0].yaxis, math.log10(high / low))
+        canvas.mark_decades(panels[0].yaxis, math.log10(high / low))
     else:
         panels[0].set_ylim(view.limits())
 
@@ -157,6 +156,6 @@ def _finish_epochs(panels, points: Sequence[Row], view: View, is_loss: bool = Fa
 def _band_words(points: Sequence[Row]) -> str:
     """Says what lines and bands are, and what is missing from them."""
     lines = " Every line is one seed."
-    if (seeds := seeds_words(points)) != "1 seed":
+    if (seeds := canvas.seeds_words(points)) != "1 seed":
         lines = f" Lines are means over {seeds}, bands reach from the lowest to the highest."
-    return lines + lost_words(points)
+    return lines + canvas.lost_words(points)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mnist_jax.data.loading import image_shape
-from mnist_jax.report.figures.canvas import NothingToDrawError, add_title, subplots
+from mnist_jax.report.figures.canvas import NothingToDrawError, subplots
 from mnist_jax.report.verdict import chosen_words
 from mnist_jax.runs.results import Run, protocol
 
@@ -28,15 +28,15 @@ def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
         units, order = np.argsort(-norms, kind="stable")[:MAX_UNITS], "by falling norm"
     num_columns = min(8, math.ceil(math.sqrt(1.5 * len(units))))
     num_rows = math.ceil(len(units) / num_columns)
-    down, across = (
-        size + max(1, size // 9) for size in (height, width)
-    )  # with what separates them
+    # With what separates them.
+    down, across = (size + max(1, size // 9) for size in (height, width))
     tiles = np.full((num_rows * down, num_columns * across, channels), math.nan)
     for i, unit in enumerate(units):
         y, x = down * (i // num_columns), across * (i % num_columns)
         tiles[y : y + height, x : x + width] = images[unit]
     wide, high = (0.8 * pixels / max(down, across) for pixels in (across, down))  # inches
-    figure, [ax] = subplots((max(wide * num_columns + 1.2, 4.5), high * num_rows + 0.7))
+    title = f"{dataset}: weights of the first layer, one trial ({p.words})"
+    figure, [ax] = subplots(title, (max(wide * num_columns + 1.2, 4.5), high * num_rows + 0.7))
     limit = np.nanmax(np.abs(tiles)) or 1.0
     ax.axis("off")
     if channels == 1:
@@ -51,7 +51,6 @@ def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
             "Red, green and blue are the weights of those colours of the images, from"
             f" {-limit:.2g} (dark) to {limit:.2g} (bright); grey is 0."
         )
-    add_title(figure, f"{dataset}: weights of the first layer, one trial ({p.words})")
     which = f"all {num_units}" if len(units) == num_units else f"{len(units)} of {num_units}"
     return figure, (
         f"Weights into the first layer ({layer}) of {chosen_words(run)}, trained on {dataset}"

@@ -5,15 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax.report.figures.canvas import (
-    COLORS,
-    View,
-    add_title,
-    mean_interval,
-    num_columns_of,
-    seeds_words,
-    subplots,
-)
+from mnist_jax.report.figures import canvas
 from mnist_jax.report.figures.scales import axis_values, having, set_scale, spread_of
 from mnist_jax.report.points import criterion_words
 from mnist_jax.runs.labels import count, varying
@@ -24,19 +16,19 @@ def draw_search(run: Run):
     """Draws the accuracy that chose, of every point, against each axis; one panel per axis."""
     p, grid, dataset = protocol(run), run.summary["grid"], run.summary["dataset"]
     column, words = p.criterion or p.column, criterion_words(p) if p.criterion else p.measure
-    accuracies = np.array([mean_interval(point, column)[0] for point in grid])
+    accuracies = np.array([canvas.mean_interval(point, column)[0] for point in grid])
     sound = np.array([not point["diverged_seeds"] for point in grid])
     chosen = np.array([point["point"] == run.summary["chosen_point"] for point in grid])
-    view = View()
+    view = canvas.View()
     view.add(accuracies[sound])
     low, high = view.limits()
     outside = ~(sound & (accuracies >= low))
     heights = np.where(outside, low + 0.03 * (high - low), accuracies)
     panelled = varying(grid)
-    num_columns = num_columns_of(len(panelled))
-    num_rows = math.ceil(len(panelled) / num_columns)
+    num_rows, num_columns = canvas.rows_and_columns(len(panelled))
+    title = f"{dataset}: {words} of {count(len(grid), 'point')} ({p.words})"
     size = (max(2.7 * num_columns + 0.5, 4.5), 2.5 * num_rows + 0.8)
-    figure, panels = subplots(size, num_rows, num_columns, sharey=True)
+    figure, panels = canvas.subplots(title, size, num_rows, num_columns, sharey=True)
     panels[0].set_ylim(low, high)
     scatter = np.random.default_rng(0).uniform(-0.2, 0.2, len(grid))
     for ax in panels[len(panelled) :]:
@@ -47,14 +39,15 @@ def draw_search(run: Run):
         x += scatter * (spread_of(axis, list(places)) == "names")
         many = len(grid) > 1000
         look: dict[str, Any] = {"alpha": 0.7, "mew": 0, "rasterized": many}
-        ax.plot(x[~outside], heights[~outside], "o", color=COLORS[0], ms=2 if many else 4, **look)
-        ax.plot(x[outside], heights[outside], "v", color=COLORS[1], ms=6, **look)
+        ax.plot(
+            x[~outside], heights[~outside], "o", color=canvas.COLORS[0], ms=2 if many else 4, **look
+        )
+        ax.plot(x[outside], heights[outside], "v", color=canvas.COLORS[1], ms=6, **look)
         ax.plot(x[chosen], heights[chosen], "o", color="black", ms=9, mfc="none", mew=1.5)
         ax.set_ylabel(f"{words} (%)" if i % num_columns == 0 else "")
-    add_title(figure, f"{dataset}: {words} of {count(len(grid), 'point')} ({p.words})")
     caption = (
         f"Each point of the search on {dataset}, against each axis: mean {words} over"
-        f" {seeds_words(grid)} ({p.words})."
+        f" {canvas.seeds_words(grid)} ({p.words})."
     )
     if chosen.any():
         caption += " Ring: the chosen point."
