@@ -12,6 +12,11 @@ from mnist_jax.training import networks, optimizers, trial
 from mnist_jax.training.trial import Hyperparameters, Recipe, Split
 
 NUM_IMAGES = 11
+# Compiled once for all tests that have the same recipe.
+init, train_epoch, run_epoch, evaluate = (
+    jax.jit(function, static_argnums=0)
+    for function in (trial.init, trial.train_epoch, trial.run_epoch, trial.evaluate)
+)
 
 
 def recipe(model, use_momentum=True, **changes):
@@ -100,12 +105,10 @@ def numpy_epochs(params, split, orders, batch_size, learning_rate, momentum, l2,
 def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split, smoothing):
     linear = SCHEDULES.index("linear")
     r, hyper = recipe(mlp), hyperparameters(schedule=linear, label_smoothing=smoothing)
-    state = start = trial.init(r, hyper)
+    state = start = init(r, hyper)
     orders = [np.random.default_rng(e).permutation(NUM_IMAGES) for e in range(8)]
     for order in orders:
-        state, sums = jax.jit(trial.train_epoch, static_argnums=0)(
-            r, hyper, state, jnp.asarray(order), split
-        )
+        state, sums = train_epoch(r, hyper, state, jnp.asarray(order), split)
     params, loss, correct = numpy_epochs(start.params, split, orders, 4, 0.1, 0.9, 0.01, smoothing)
     assert_trees_close(state.params, params, atol=1e-5)
     assert float(sums.loss) == pytest.approx(loss, rel=1e-5)
@@ -114,12 +117,12 @@ def test_trajectory_equals_one_computed_by_numpy_in_float64(mlp, split, smoothin
 
 @pytest.mark.parametrize("batch_size", [1, 4, NUM_IMAGES, 100])
 def test_evaluation_scores_every_image_once(mlp, split, batch_size):
-    params = trial.init(recipe(mlp), hyperparameters()).params
+    params = init(recipe(mlp), hyperparameters()).params
     images = split.images[..., None] / 255.0
     logits = np.asarray(mlp.apply({"params": params}, images), np.float64)
     labels = np.asarray(split.labels)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(NUM_IMAGES), labels]
-    sums = trial.evaluate(
+    sums = evaluate(
         recipe(mlp, eval_batch_size=batch_size), hyperparameters(), {"params": params}, split
     )
     assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
@@ -131,40 +134,40 @@ def test_no_momentum_is_momentum_zero(mlp, split):
     trained = []
     for use_momentum in (False, True):
         r = recipe(mlp, use_momentum=use_momentum)
-        state = trial.init(r, hyper)
-        trained.append(trial.train_epoch(r, hyper, state, order, split)[0].params)
+        state = init(r, hyper)
+        trained.append(train_epoch(r, hyper, state, order, split)[0].params)
     assert_trees_close(*trained, rtol=1e-6)
 
 
 def test_initial_weights_depend_on_the_seed_alone(mlp):
-    init = [
-        trial.init(recipe(mlp), hyperparameters(seed=seed, l2=l2)).params
+    first, same, other = (
+        init(recipe(mlp), hyperparameters(seed=seed, l2=l2)).params
         for seed, l2 in [(0, 0.0), (0, 0.5), (1, 0.0)]
-    ]
-    assert_trees_close(init[0], init[1], rtol=0)
-    assert not np.array_equal(init[0]["output"]["kernel"], init[2]["output"]["kernel"])
+    )
+    assert_trees_close(first, same, rtol=0)
+    assert not np.array_equal(first["output"]["kernel"], other["output"]["kernel"])
 
 
 def test_run_epoch_reports_the_held_out_split_and_the_penalty(mlp, split):
     r, hyper = recipe(mlp), hyperparameters(l2=0.5)
     tail = Split(split.images[8:], split.labels[8:])
-    start, order = trial.init(r, hyper), jnp.arange(8)
-    state, sums = trial.run_epoch(r, hyper, start, order, split, tail)
+    start, order = init(r, hyper), jnp.arange(8)
+    state, sums = run_epoch(r, hyper, start, order, split, tail)
     assert_trees_close(
-        sums.held_out, trial.evaluate(r, hyperparameters(), {"params": state.params}, tail)
+        sums.held_out, evaluate(r, hyperparameters(), {"params": state.params}, tail)
     )
     kernels = [np.asarray(state.params[k]["kernel"]) for k in ("hidden_1", "hidden_2")]
     assert float(sums.penalty) == pytest.approx(sum(0.5 * (k**2).sum() for k in kernels), rel=1e-5)
-    assert trial.run_epoch(r, hyper, start, order, split, None)[1].held_out is None
+    assert run_epoch(r, hyper, start, order, split, None)[1].held_out is None
 
 
 def test_the_weights_of_the_best_epoch_are_kept_and_scored(mlp, split):
     r, hyper = recipe(mlp), hyperparameters()
-    state = trial.init(r, hyper)
+    state = init(r, hyper)
     history = []
     for epoch in range(12):
         order = jnp.asarray(np.random.default_rng(epoch).permutation(NUM_IMAGES))
-        state, sums = trial.run_epoch(r, hyper, state, order, split, split)
+        state, sums = run_epoch(r, hyper, state, order, split, split)
         history.append((int(sums.held_out.correct), state.params))
     counts = [correct for correct, _ in history]
     best = counts.index(max(counts))  # the earliest
@@ -178,24 +181,24 @@ def test_the_weights_of_the_best_epoch_are_kept_and_scored(mlp, split):
 @pytest.mark.parametrize("finite_first", [True, False])
 def test_weights_that_are_not_numbers_are_best_only_before_all_others(mlp, split, finite_first):
     r, hyper = recipe(mlp), hyperparameters(learning_rate=0.0)
-    sound = trial.init(r, hyper)
+    sound = init(r, hyper)
     broken = sound._replace(params=jax.tree.map(lambda w: w * jnp.nan, sound.params))
     state = sound
     for now in (sound, broken) if finite_first else (broken, sound):
         state = now._replace(best=state.best)
-        state, _ = trial.run_epoch(r, hyper, state, jnp.arange(NUM_IMAGES), split, split)
+        state, _ = run_epoch(r, hyper, state, jnp.arange(NUM_IMAGES), split, split)
     assert_trees_close(state.best.params, sound.params)
 
 
 def test_nothing_is_kept_where_nothing_is_chosen(mlp, split):
     r, hyper = recipe(mlp, choose_epoch=False), hyperparameters()
-    state, _ = trial.run_epoch(r, hyper, trial.init(r, hyper), jnp.arange(8), split, split)
+    state, _ = run_epoch(r, hyper, init(r, hyper), jnp.arange(8), split, split)
     assert state.best is None
     assert trial.score(r, hyper, state, split).best is None
 
 
 def test_predictions_are_the_softmax_of_every_image_in_order(mlp, split):
-    params = trial.init(recipe(mlp), hyperparameters()).params
+    params = init(recipe(mlp), hyperparameters()).params
     found = trial.predict(recipe(mlp), hyperparameters(), {"params": params}, split.images)
     images = split.images[..., None] / 255.0
     logits = np.asarray(mlp.apply({"params": params}, images), np.float64)
@@ -210,9 +213,7 @@ def test_the_loss_of_equal_logits_is_log_ten(split):
             bias = self.param("bias", nn.initializers.zeros, (10,))
             return jnp.zeros((len(images), 10)) + bias[None]
 
-    sums = trial.evaluate(
-        recipe(Zero()), hyperparameters(), {"params": {"bias": jnp.zeros(10)}}, split
-    )
+    sums = evaluate(recipe(Zero()), hyperparameters(), {"params": {"bias": jnp.zeros(10)}}, split)
     assert float(sums.loss) / NUM_IMAGES == pytest.approx(np.log(10), rel=1e-6)
 
 
@@ -385,7 +386,7 @@ def test_a_dropout_rate_is_traced_beside_batch_statistics():
 
 def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
     network = networks.describe(Nested(), (28, 28, 1), 10)
-    params = trial.init(recipe(Nested()), hyperparameters()).params
+    params = init(recipe(Nested()), hyperparameters()).params
     marked = {
         "/".join(key.key for key in path)
         for path, of_it in jax.tree_util.tree_leaves_with_path(
@@ -399,8 +400,7 @@ def test_the_penalty_leaves_out_the_last_layer_however_deep_the_others_lie():
 def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
     """The last batch has 3 images, not 4: what fills it up must not enter the statistics."""
     r, hyper = recipe(Normed()), hyperparameters(l2=0.0, momentum=0.5)
-    state = start = jax.jit(trial.init, static_argnums=0)(r, hyper)
-    run_epoch = jax.jit(trial.run_epoch, static_argnums=0)
+    state = start = init(r, hyper)
     params, stats = start.params, start.collections
     plain = optax.sgd(0.1, 0.5)
     opt_state = plain.init(params)
@@ -424,29 +424,30 @@ def test_a_network_with_batch_norm_equals_a_plain_flax_loop(split):
     assert_trees_close(state.collections, stats, rtol=1e-4)
     images = split.images[..., None] / 255.0
     logits = Normed().apply({"params": params, **stats}, images, train=False)
-    sums = trial.evaluate(r, hyperparameters(), trial.variables_of(state), split)
+    sums = evaluate(r, hyperparameters(), trial.variables_of(state), split)
     assert int(sums.correct) == (logits.argmax(1) == split.labels).sum()
     assert set(state.best.collections) == {"batch_stats"}
 
 
 def test_random_numbers_of_a_step_depend_on_seed_and_step_alone(split):
     r, order = recipe(Nested()), jnp.arange(NUM_IMAGES)
-    epoch = jax.jit(trial.train_epoch, static_argnums=0)
     hyper = hyperparameters()
-    once, _ = epoch(r, hyper, trial.init(r, hyper), order, split)
+    once, _ = train_epoch(r, hyper, init(r, hyper), order, split)
     assert int(once.step) == 3
     again = jax.tree.map(jnp.asarray, jax.tree.map(np.asarray, once))  # as a resumed run has it
-    assert_trees_close(epoch(r, hyper, once, order, split), epoch(r, hyper, again, order, split))
+    assert_trees_close(
+        train_epoch(r, hyper, once, order, split), train_epoch(r, hyper, again, order, split)
+    )
     reset = once._replace(step=jnp.int32(0))
-    other = epoch(r, hyper, reset, order, split)[0].params["head"]["kernel"]
+    other = train_epoch(r, hyper, reset, order, split)[0].params["head"]["kernel"]
     assert not np.array_equal(
-        other, epoch(r, hyper, once, order, split)[0].params["head"]["kernel"]
+        other, train_epoch(r, hyper, once, order, split)[0].params["head"]["kernel"]
     )
 
 
 def test_averaged_weights_follow_their_formula_and_are_those_that_count(mlp, split):
     r, hyper = recipe(mlp, use_ema=True), hyperparameters(ema_decay=0.7)
-    state = trial.init(r, hyper)
+    state = init(r, hyper)
     average = state.params
     step = jax.jit(trial.train_step, static_argnums=0)
     for _ in range(4):
@@ -456,9 +457,7 @@ def test_averaged_weights_follow_their_formula_and_are_those_that_count(mlp, spl
     assert_trees_close(state.average, average, rtol=1e-5, atol=1e-7)
     assert_trees_close(trial.variables_of(state)["params"], state.average, rtol=0)
     found = trial.score(r, hyper, state, split).last
-    assert_trees_close(
-        found, trial.evaluate(r, hyperparameters(), {"params": state.average}, split)
-    )
+    assert_trees_close(found, evaluate(r, hyperparameters(), {"params": state.average}, split))
 
 
 def test_what_is_measured_beside_accuracy_is_averaged_over_images(mlp, split):
@@ -466,7 +465,7 @@ def test_what_is_measured_beside_accuracy_is_averaged_over_images(mlp, split):
         return jnp.sum((jax.nn.softmax(logits) - jax.nn.one_hot(labels, 10)) ** 2, axis=-1)
 
     r, hyper = recipe(mlp, metrics=(("brier", brier),)), hyperparameters()
-    state = trial.init(r, hyper)
-    sums = trial.evaluate(r, hyperparameters(), trial.variables_of(state), split)
+    state = init(r, hyper)
+    sums = evaluate(r, hyperparameters(), trial.variables_of(state), split)
     logits = mlp.apply({"params": state.params}, split.images[..., None] / 255.0)
     assert float(sums.metrics["brier"]) == pytest.approx(float(brier(logits, split.labels).sum()))
