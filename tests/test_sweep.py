@@ -100,26 +100,30 @@ def test_the_same_sweep_gives_the_same_bits_and_another_seed_others(optimized):
 
 
 def test_every_hyperparameter_reaches_its_trial():
-    plain = run(trials())[-1]
-    for changed in (
-        {"learning_rate": (0.2,)},
-        {"schedule": ("cosine",)},
-        {"schedule": ("linear",)},
-        {"warmup_steps": (3,)},
-        {"momentum": (0.5,)},
-        {"l2": (0.1,)},
-        {"weight_decay": (0.1,)},
-        {"label_smoothing": (0.1,)},
-        {"ema_decay": (0.1,)},
-    ):
-        assert run(trials(**changed))[-1]["test_loss"] != plain["test_loss"], changed
-    penalised = run(trials(l2=(0.1,)))[-1]
-    on_output = run(trials(l2=(0.1,), l2_on_output=(True,)))[-1]
-    assert penalised["test_objective"] > penalised["test_loss"]
-    assert plain["test_objective"] == plain["test_loss"]
-    assert on_output["test_objective"] != penalised["test_objective"]
-    momentum = trials(momentum=(0.5,))
-    assert run(momentum)[-1]["test_loss"] != run(momentum, nesterov=True)[-1]["test_loss"]
+    """One sweep of a plain trial, and of others that differ from it in one thing."""
+    changes = {
+        "learning_rate": 0.2,
+        "schedule": "cosine",
+        "warmup_steps": 3,
+        "momentum": 0.5,
+        "l2": 0.1,
+        "weight_decay": 0.1,
+        "label_smoothing": 0.1,
+        "ema_decay": 0.1,
+    }
+    changed = [{}, *({key: value} for key, value in changes.items()), {"schedule": "linear"}]
+    changed.append({"l2": 0.1, "l2_on_output": True})
+    several = base.create_trials([BASE | change for change in changed], [0], num_images=50)
+    last = run(several)[-1]
+    plain, *others = last["test_loss"]
+    for change, loss in zip(changed[1:], others, strict=True):
+        assert loss != plain, change
+    l2 = changed.index({"l2": 0.1})
+    assert last["test_objective"][0] == plain
+    assert last["test_objective"][l2] > last["test_loss"][l2]
+    assert last["test_objective"][-1] != last["test_objective"][l2]
+    nesterov = run(several, nesterov=True)[-1]["test_loss"]
+    assert (nesterov != last["test_loss"]).tolist() == [set(c) == {"momentum"} for c in changed]
 
 
 def test_it_learns():
@@ -431,7 +435,7 @@ def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
 
 @pytest.mark.parametrize(
     ("conv_features", "hidden_sizes"),
-    [((), (500, 300)), ((32, 64), (64,))],
+    [((), (50, 30)), ((8, 16), (16,))],
     ids=["mlp and l2_sweep", "cnn"],
 )
 def test_the_program_has_nothing_slow_in_it(optimized, conv_features, hidden_sizes):
