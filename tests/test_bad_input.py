@@ -1037,7 +1037,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
         ("checkpoints/trials_0_to_0", 0o555, "trials_0_to_0 is not yours to write"),
     ],
 )
-@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+@pytest.mark.parametrize("more", [[], pytest.param(["--overwrite"], marks=pytest.mark.slow)])
 def test_files_of_somebody_else_are_one_line(
     server, finished_run, tmp_path, name, mode, said, more
 ):
