@@ -129,9 +129,8 @@ def own_trained(server, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(
-    "weights", ["kept", pytest.param("in checkpoints", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["kept", "in checkpoints"])
 def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_path, weights):
     for name in ("s0", "s1"):
         path = shutil.copytree(own_trained / name, tmp_path / name)
@@ -150,6 +149,7 @@ def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_
     }
 
 
+@pytest.mark.slow
 def test_shards_of_different_files_are_refused_by_name(own_trained, tmp_path):
     first, second = reading.read_runs([own_trained / "s0", own_trained / "s1"])
     other = second.config | {"files": second.config["files"] | {"my_net.py": "another"}}
@@ -161,6 +161,7 @@ def test_shards_of_different_files_are_refused_by_name(own_trained, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_copy_that_a_shard_has_lost_is_told_where_it_is_needed(own_trained, tmp_path, number):
     """The first shard's serve the whole run, and the chosen trial is the second's."""
