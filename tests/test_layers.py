@@ -15,7 +15,7 @@ from mnist_jax.training import networks
 from mnist_jax.training.fused_layer import ConvReluMaxPool, conv_relu_max_pool
 from mnist_jax.training.sweep import Mesh, P
 
-PROPERTY = hypothesis.settings(max_examples=6, deadline=None, derandomize=True, database=None)
+PROPERTY = hypothesis.settings(max_examples=4, deadline=None, derandomize=True, database=None)
 
 
 def reference(x, kernel, bias):
@@ -53,7 +53,7 @@ def assert_equal_gradients(*args, rtol=1e-4):
     jax.tree.map(check, *results)
 
 
-@pytest.mark.parametrize(("size", "channels"), [((5, 4), 3), ((10, 13), 9), ((28, 28), 1)])
+@pytest.mark.parametrize(("size", "channels"), [((10, 13), 9), ((28, 28), 1)])
 def test_equals_flax_on_random_images(optimized, size, channels):
     assert_equal_gradients(*random_arguments((4, *size, channels), 6))
 
@@ -246,11 +246,21 @@ def test_conv_equals_flax(drawn, small_blocks):
     ("shape", "arguments"),
     [
         ((2, 8, 8, 3), {"kernel_size": (3, 3), "dtype": jnp.bfloat16}),
-        ((2, 8, 8, 3), {"kernel_size": (3, 3), "param_dtype": jnp.float16}),
+        pytest.param(
+            (2, 8, 8, 3),
+            {"kernel_size": (3, 3), "param_dtype": jnp.float16},
+            marks=pytest.mark.slow,
+        ),
         ((2, 8, 8, 3), {"kernel_size": (3, 3), "mask": np.tri(4, 3) * np.ones((3, 3, 1, 1))}),
-        ((2, 8, 8, 3), {"kernel_size": (3, 3), "kernel_init": nn.initializers.ones}),
+        pytest.param(
+            (2, 8, 8, 3),
+            {"kernel_size": (3, 3), "kernel_init": nn.initializers.ones},
+            marks=pytest.mark.slow,
+        ),
         ((2, 8, 3), {"kernel_size": 3, "padding": "CAUSAL"}),
-        ((2, 8, 8, 3), {"kernel_size": (9, 9), "padding": "VALID"}),  # no output
+        pytest.param(
+            (2, 8, 8, 3), {"kernel_size": (9, 9), "padding": "VALID"}, marks=pytest.mark.slow
+        ),  # no output
         ((0, 8, 8, 3), {"kernel_size": (3, 3)}),  # no images
         ((2, 28, 28, 1), {"kernel_size": (7, 7), "strides": 7}),
     ],
