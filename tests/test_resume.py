@@ -159,7 +159,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_resume(server, whole, tmp_path):
     "number",
     [
         signal.SIGUSR2,
-        signal.SIGHUP,
+        pytest.param(signal.SIGHUP, marks=SLOW),
         pytest.param(signal.SIGUSR1, marks=SLOW),
         pytest.param(signal.SIGXCPU, marks=SLOW),
     ],
@@ -523,13 +523,13 @@ def lose_metrics(path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (truncate, "checkpoint "),
+        pytest.param(truncate, "checkpoint ", marks=SLOW),
         (flip, "checkpoint "),
         (cut_in_a_line, "{path}/metrics.jsonl was lost or cut: it holds {less} of {done} epochs"),
         pytest.param(cut_epochs, "{path}/metrics.jsonl was lost or cut: it holds 2", marks=SLOW),
         (add_what_is_no_row, None),
         pytest.param(lose_checkpoints, None, marks=SLOW),
-        (lose_metrics, "{path}/metrics.jsonl was lost or cut: it holds 0 of {done} epochs that"),
+        pytest.param(lose_metrics, "{path}/metrics.jsonl was lost or cut: it holds 0", marks=SLOW),
     ],
 )
 def test_damage_is_mended(server, whole, stopped, tmp_path, damage, said):
@@ -598,7 +598,7 @@ def test_without_space_for_checkpoints_the_run_goes_on(server, whole, mount):
 @pytest.mark.parametrize(
     "kilobytes",
     [
-        0,
+        pytest.param(0, marks=SLOW),
         pytest.param(4, marks=SLOW),
         pytest.param(12, marks=SLOW),
         20,
@@ -733,6 +733,7 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_left_alone(tmp_pat
     assert snapshot(path) == before
 
 
+@SLOW
 def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, whole, tmp_path):
     path, moved = tmp_path / "run", tmp_path / "moved"
     first = server.start("main", *TINY, f"--workdir={path}")
@@ -755,7 +756,7 @@ def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, w
 
 @pytest.mark.parametrize(
     "optimizer",
-    ["sgd,adamw", *(pytest.param(name, marks=SLOW) for name in ("adamw", "lion", "muon"))],
+    ["adamw", *(pytest.param(name, marks=SLOW) for name in ("sgd,adamw", "lion", "muon"))],
 )
 def test_states_of_optimizers_and_averages_of_weights_go_on(server, tmp_path, optimizer):
     asked = flags(
@@ -859,7 +860,7 @@ def test_a_file_that_has_changed_since_is_refused_by_name(server, own_whole, own
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda copy: copy.unlink(), "there is no such file"),
+        pytest.param(lambda copy: copy.unlink(), "there is no such file", marks=SLOW),
         (lambda copy: copy.write_text("x = 1"), "it has changed since the run began (SHA-256 "),
     ],
 )
@@ -936,9 +937,8 @@ def test_a_link_in_place_of_the_copies_is_refused(server, own_whole, own_killed,
 
 # --- what an earlier version began ---
 
-# Two programs of four trials.
+# A program of four trials.
 EARLIER = flags(
-    hidden_sizes="(8,),(6,)",
     momentum="0.8,0.9",
     learning_rate=0.05,
     num_epochs=20,
@@ -952,7 +952,7 @@ RECORD = {
     "num_validation": 200,
     "choose_epoch": True,
     "conv_features": [[]],
-    "hidden_sizes": [[8], [6]],
+    "hidden_sizes": [[8]],
     "num_epochs": [20],
     "batch_size": [128],
     "nesterov": [False],
@@ -1010,8 +1010,7 @@ def test_a_run_of_an_earlier_version_goes_on_in_the_words_of_its_record(server, 
     path = begun(tmp_path / "run")
     record = (path / "config.json").read_bytes()
     process = server.start("main", *EARLIER, f"--workdir={path}")
-    status = stop(process, signal.SIGKILL, lambda: rows(path) >= 4 * 20 + 4 * 3)
-    assert status == -signal.SIGKILL  # in the second part
+    assert stop(process, signal.SIGKILL, lambda: rows(path) >= 4 * 3) == -signal.SIGKILL
     checksum = json.loads((today / "summary.json").read_text())["provenance"]["data_checksum"]
     manifests = list(path.glob("checkpoints/*/*/manifest.json"))
     known = {json.loads(file.read_bytes().partition(b"\n")[2])["run"] for file in manifests}
@@ -1122,6 +1121,23 @@ def tiny_dataset():
     ]
     names = tuple("0123456789")
     return Dataset("digits", *splits, class_names=names, checksum="sha256:0", source="here")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def share_programs():
+    """What this process compiles it compiles once; programs of equal recipes and trials are one."""
+    compile_sweep, programs = sweep.compile_sweep, {}
+
+    def compile_once(recipe, trials, dataset, **options):
+        numbers = tuple(leaf.tobytes() for leaf in jax.tree.leaves(trials))
+        key = recipe, numbers, dataset.checksum, len(dataset.train_labels), *options.values()
+        if key not in programs:
+            programs[key] = compile_sweep(recipe, trials, dataset, **options)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "compile_sweep", compile_once)
+        yield
 
 
 def train(path, process=None):
