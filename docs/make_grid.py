@@ -15,15 +15,19 @@ START = "| key | default | kind | what it is |\n|---|---|---|---|\n"
 
 def rows():
     """Yields name, default, kind and meaning of every key."""
+
+    def kind(axis):
+        return "traced" if axis.traced else "static"
+
     for name, setting in SETTINGS.items():
         yield name, setting.default, "setting", setting.text
     for axis in find_axes("mlp", ("sgd",)).values():
         if not axis.of:
-            yield axis.name, axis.default, axis.how, axis.text
+            yield axis.name, axis.default, kind(axis), axis.text
     for built_in in (axes.MODELS, axes.OPTIMIZERS):
         for name, parameters in built_in.items():
             for axis in parameters:
-                yield axis.name, axis.default, f"{axis.how}, {name}", axis.text
+                yield axis.name, axis.default, f"{kind(axis)}, {name}", axis.text
 
 
 def page():

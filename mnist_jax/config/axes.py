@@ -5,7 +5,7 @@ axis is a number in an array with a trial axis: one program serves all its value
 needs JAX.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from mnist_jax import UserError
@@ -52,11 +52,6 @@ class Axis(NamedTuple):
     text: str = ""
     of: str = ""
 
-    @property
-    def how(self) -> str:
-        """Whether it is `traced` or `static`."""
-        return "traced" if self.traced else "static"
-
 
 def _static(name: str, kind: ValueKind, default: Any, text: str) -> Axis:
     return Axis(name, kind, default, False, None, text)
@@ -64,6 +59,11 @@ def _static(name: str, kind: ValueKind, default: Any, text: str) -> Axis:
 
 def _traced(name: str, kind: ValueKind, default: Any, scale: SearchScale | None, text: str) -> Axis:
     return Axis(name, kind, default, True, scale, text)
+
+
+def _weight_decay(default: float, decayed: str) -> Axis:
+    text = f"decoupled, of {decayed}, times the learning rate"
+    return _traced("weight_decay", NOT_NEGATIVE, default, LOG, text)
 
 
 TRAINING = (
@@ -101,15 +101,11 @@ SMOOTHING = (
 """Axes of every recipe that stand after the optimizer's."""
 
 _HIDDEN = "units of each hidden layer"
+_BLOCK = "a block each: 3x3 convolution, ReLU, 2x2 max-pool"
 MODELS = {
     "mlp": (_static("hidden_sizes", SIZES, (64, 64), _HIDDEN),),
     "cnn": (
-        _static(
-            "conv_features",
-            BLOCKS,
-            (32, 64),
-            "a block each: 3x3 convolution, ReLU, 2x2 max-pool",
-        ),
+        _static("conv_features", BLOCKS, (32, 64), _BLOCK),
         _static("hidden_sizes", SIZES, (64,), _HIDDEN),
     ),
 }
@@ -128,13 +124,7 @@ OPTIMIZERS = {
             None,
             "whether l2 and weight_decay act on the output kernel too",
         ),
-        _traced(
-            "weight_decay",
-            NOT_NEGATIVE,
-            0.0,
-            LOG,
-            "decoupled, of the same kernels, times the learning rate",
-        ),
+        _weight_decay(0.0, "the same kernels"),
     ),
     # The weight decay is of all parameters, biases too. I. Loshchilov, F. Hutter, "Decoupled Weight
     # Decay Regularization", 2019; with `nesterov` NAdamW.
@@ -142,13 +132,7 @@ OPTIMIZERS = {
         _traced("b1", SHARE, 0.9, LOG_OF_REST, "decay of the mean of gradients"),
         _traced("b2", SHARE, 0.999, LOG_OF_REST, "decay of the mean of their squares"),
         _traced("eps", POSITIVE, 1e-8, LOG, "added to its root"),
-        _traced(
-            "weight_decay",
-            NOT_NEGATIVE,
-            1e-4,
-            LOG,
-            "decoupled, of all parameters, times the learning rate",
-        ),
+        _weight_decay(1e-4, "all parameters"),
         _static("nesterov", FLAG, False, _NESTEROV),
     ),
     # X. Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023. Steps are signs: they
@@ -156,26 +140,14 @@ OPTIMIZERS = {
     "lion": (
         _traced("b1", SHARE, 0.9, LOG_OF_REST, "weight of the mean in an update"),
         _traced("b2", SHARE, 0.99, LOG_OF_REST, "decay of the mean of gradients"),
-        _traced(
-            "weight_decay",
-            NOT_NEGATIVE,
-            1e-3,
-            LOG,
-            "decoupled, of all parameters, times the learning rate",
-        ),
+        _weight_decay(1e-3, "all parameters"),
     ),
     # K. Jordan et al., "Muon: An optimizer for hidden layers", 2024: for matrices, the output
     # layer's too. All else (biases, kernels of convolutions) takes AdamW's steps at the same
     # learning rate.
     "muon": (
         _traced("beta", SHARE, 0.95, LOG_OF_REST, "decay of the mean of gradients"),
-        _traced(
-            "weight_decay",
-            NOT_NEGATIVE,
-            0.0,
-            LOG,
-            "decoupled, of the matrices, times the learning rate",
-        ),
+        _weight_decay(0.0, "the matrices"),
         _static("nesterov", FLAG, True, _NESTEROV),
         _static("ns_steps", WHOLE, 5, "iterations that make an update orthogonal"),
         _static(
@@ -197,37 +169,20 @@ def in_grid_order(
 ) -> dict[str, Axis]:
     """Returns the axes of a config by name, in the order in which a grid takes them.
 
-    Args:
-        model: The axes of the model.
-        optimizers: Those of each optimizer.
-
     Raises:
         UserError: Two parameters have the same name and nothing else in common.
     """
     optimizer = _merge(optimizers)
+    static = [axis for axis in (*model, *TRAINING, *optimizer) if not axis.traced]
+    traced = [axis for axis in (*TRAINING, *model, *optimizer) if axis.traced]
     ordered: dict[str, Axis] = {}
-    for axis in (
-        OPTIMIZER,
-        *_only(model, traced=False),
-        *_only(TRAINING, traced=False),
-        *_only(optimizer, traced=False),
-        *_only(TRAINING, traced=True),
-        *_only(model, traced=True),
-        *_only(optimizer, traced=True),
-        *SMOOTHING,
-    ):
+    for axis in (OPTIMIZER, *static, *traced, *SMOOTHING):
         if axis.name in ordered:
             both = " and ".join(a.of or "every recipe" for a in (ordered[axis.name], axis))
-            raise UserError(
-                f"the key {axis.name} is one of {both}; expected different names: rename it in your"
-                " file"
-            )
+            problem = f"the key {axis.name} is one of {both}; expected different names"
+            raise UserError(f"{problem}: rename it in your file")
         ordered[axis.name] = axis
     return ordered
-
-
-def _only(axes: Iterable[Axis], traced: bool) -> list[Axis]:
-    return [axis for axis in axes if axis.traced == traced]
 
 
 def _merge(optimizers: Mapping[str, Collection[Axis]]) -> list[Axis]:
