@@ -2,7 +2,7 @@
 
 A run's directory may have been cut, copied, edited or made by somebody else. So only regular files
 are opened, sizes are compared before memory is taken, and values have the shape that was asked for.
-Anything else is a `BadFileError`.
+Functions that take a path raise `BadFileError` if they find anything else.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from mnist_jax import disk
 from mnist_jax.arrays import read_npy
-from mnist_jax.text import one_line
+from mnist_jax.text import first_of, one_line
 
 _MB = 2**20
 _LIMITS = {  # in bytes: more than a million trials write
@@ -101,11 +101,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_json(path: Path, shape: Shape = object) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        BadFileError: It cannot be read, or has another shape.
-    """
+    """Reads a JSON file."""
     with opened(path) as file:
         if file.read(1) not in (b"{", b"["):  # before the rest is read into memory
             raise ValueError("it is not JSON of a run")
@@ -170,11 +166,7 @@ def _misfit(value: Any, shape: Shape, depth: int) -> str:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """Yields the lines of a file with their newlines; lines longer than a run writes in pieces.
-
-    Raises:
-        BadFileError: It cannot be read.
-    """
+    """Yields the lines of a file with their newlines; lines longer than a run writes in pieces."""
     with opened(path) as file:
         while line := file.readline(_LONGEST):
             yield line
@@ -187,18 +179,19 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
         path: The file.
         columns: The type of each: int, float, str, or object for whichever of these a value looks
             like, with None for an empty one.
-
-    Raises:
-        BadFileError: It has other columns, or values of other types.
     """
     with opened(path) as file:
         texts = (line.decode("utf-8") for line in iter(lambda: file.readline(_LONGEST), b""))
         rows = csv.reader(texts, strict=True)
         header = next(rows, [])
         if sorted(header) != sorted(columns):
-            missing = _some("missing", columns.keys() - set(header))
-            unknown = _some("unknown", set(header) - columns.keys())
-            raise ValueError("; ".join([*missing, *unknown]) or "a column occurs twice")
+            missing, unknown = columns.keys() - set(header), set(header) - columns.keys()
+            problems = [  # in a file that is no table, names may be long
+                f"{what} columns: {first_of([one_line(name)[:50] for name in sorted(names)], 3)}"
+                for what, names in (("missing", missing), ("unknown", unknown))
+                if names
+            ]
+            raise ValueError("; ".join(problems) or "a column occurs twice")
         kinds, found = [columns[name] for name in header], []
         for number, row in enumerate(rows, start=1):
             if len(row) != len(header):
@@ -206,13 +199,6 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
             values = [_parse(text, kind) for text, kind in zip(row, kinds, strict=True)]
             found.append(dict(zip(header, values, strict=True)))
         return found
-
-
-def _some(what: str, names: Set[str]) -> list[str]:
-    """Names the first three columns of some; in a file that is no table they may be long."""
-    first, more = sorted(names)[:3], len(names) - 3
-    listed = ", ".join(one_line(name)[:50] for name in first) + f" and {more} more" * (more > 0)
-    return [f"{what} columns: {listed}"] if first else []
 
 
 def _parse(text: str, kind: type) -> Any:
@@ -228,11 +214,7 @@ def _parse(text: str, kind: type) -> Any:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads a file of `numpy.savez`.
-
-    Raises:
-        BadFileError: It is none, is compressed, or holds objects.
-    """
+    """Reads a file of `numpy.savez` that is not compressed and holds no objects."""
     with opened(path) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         total = sum(member.file_size for member in members)
@@ -248,11 +230,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def check_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], kinds: Mapping[str, tuple[str, Sequence[int]]]
 ) -> None:
-    """Checks the `dtype.kind` and shape of arrays; -1 in a shape stands for any length.
-
-    Raises:
-        BadFileError: One is missing or different.
-    """
+    """Checks the `dtype.kind` and shape of arrays; -1 in a shape stands for any length."""
     for name, (kind, shape) in kinds.items():
         found = arrays.get(name)
         if found is None or found.dtype.kind not in kind or found.ndim != len(shape):

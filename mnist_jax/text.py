@@ -4,8 +4,7 @@ import itertools
 import textwrap
 from collections.abc import Collection, Sequence
 
-NARROWEST = 10
-"""Characters that a column of text keeps, whatever the width."""
+_NARROWEST = 10  # characters that a column of text keeps, whatever the width
 
 
 def one_line(text: str) -> str:
@@ -13,6 +12,12 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Returns the first of some names between commas, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def error_line(error: BaseException, limit: int = 300) -> str:
@@ -52,7 +57,7 @@ def text_table(
     room = list(widths)
     while width and left and sum(room) + 2 * (len(room) - 1) > width:
         widest = max(left, key=room.__getitem__)
-        if room[widest] <= NARROWEST:
+        if room[widest] <= _NARROWEST:
             break
         room[widest] -= 1
     if room != widths:

@@ -893,9 +893,9 @@ def test_mnist_in_the_cache_is_what_it_must_be(tmp_path, small_mnist, caplog):
     path = tmp_path / "cache" / "mnist-v2.npz"
     # One bad write by this very package, with everything in the file as it should be.
     wrong = [small_mnist[0], small_mnist[1][::-1], *small_mnist[2:]]
-    cached = loading.cache.Cached(wrong, formats.checksum(wrong), "a bad write")
+    arrays = dict(zip(loading.ARRAY_NAMES, wrong, strict=True))
     stamps = [loading.cache.stamp(tmp_path / "given" / f"{file}.gz") for file in loading.FILES]
-    loading.cache.write("mnist", cached, loading.ARRAY_NAMES, stamps)
+    loading.cache.write("mnist", arrays, formats.checksum(wrong), "a bad write", stamps)
     assert_holds(loading.load_dataset("mnist", folder), small_mnist)
     [record] = caplog.records
     assert record.getMessage().startswith(f"ignoring the cache file {path} (ValueError: its arrays")

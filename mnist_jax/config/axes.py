@@ -32,25 +32,15 @@ SCHEDULES = ("constant", "cosine", "linear")
 
 
 class Axis(NamedTuple):
-    """What may vary between the trials of a run.
+    """What may vary between the trials of a run."""
 
-    Attributes:
-        name: Its key in a config.
-        kind: What its values must be.
-        default: The value where a config gives none; None for an optimizer's own.
-        traced: Whether one program serves all its values.
-        scale: How a search draws from a range; None: it takes one of the values.
-        text: What it means.
-        of: `model` or `optimizer`, if it is a parameter of that; else empty.
-    """
-
-    name: str
-    kind: ValueKind
-    default: Any
-    traced: bool
-    scale: SearchScale | None = None
-    text: str = ""
-    of: str = ""
+    name: str  # its key in a config
+    kind: ValueKind  # what its values must be
+    default: Any  # the value where a config gives none; None for an optimizer's own
+    traced: bool  # whether one program serves all its values
+    scale: SearchScale | None = None  # on which a search draws; None: it takes one of the values
+    text: str = ""  # what it means
+    of: str = ""  # `model` or `optimizer`, if it is a parameter of that
 
 
 def _static(name: str, kind: ValueKind, default: Any, text: str) -> Axis:

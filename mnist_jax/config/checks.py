@@ -54,19 +54,14 @@ def check_point(point: Point, model: str, num_images: int) -> None:
     if point["optimizer"] != "sgd":
         return
     if point["nesterov"] and not point["momentum"]:
-        raise bad_value(
-            "nesterov", True, "False, or a momentum above 0: without one there is nothing"
-        )
-    has_kernels = point["l2_on_output"] or model not in MODELS or _has_hidden(point)
+        expected = "False, or a momentum above 0: without one there is nothing"
+        raise bad_value("nesterov", True, expected)
+    has_hidden = any(point.get(name) for name in ("conv_features", "hidden_sizes"))
+    has_kernels = point["l2_on_output"] or model not in MODELS or has_hidden
     for key in ("l2", "weight_decay"):
         if point[key] and not has_kernels:
             expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
             raise bad_value(key, point[key], expected)
-
-
-def _has_hidden(point: Point) -> bool:
-    """Says whether a built-in network has a layer before the last."""
-    return any(point.get(name) for name in ("conv_features", "hidden_sizes"))
 
 
 def setting_value(config: Mapping[str, Any], key: str) -> Any:
@@ -91,11 +86,10 @@ def axis_values(config: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
     """
     key, kind = axis.name, axis.kind
     value = config.get(key, axis.default)
+    several = isinstance(value, tuple)
     if kind.convert is tuple:  # a value is a tuple itself
         value = (value,) if isinstance(value, int | float) else value
         several = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
-    else:
-        several = isinstance(value, tuple)
     values = value if several else (value,)
     if not values:
         raise bad_value(key, value, "at least one value, since the grid has no point without")

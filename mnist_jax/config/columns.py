@@ -8,17 +8,11 @@ from mnist_jax import UserError
 
 
 class Metric(NamedTuple):
-    """What is known of a built-in metric.
+    """What is known of a built-in metric."""
 
-    Attributes:
-        words: What it is, for readers.
-        high: The largest value; the smallest is 0.
-        counts: Whether it counts images, and is a share of them.
-    """
-
-    words: str
-    high: float
-    counts: bool = False
+    words: str  # what it is, for readers
+    high: float  # the largest value; the smallest is 0
+    counts: bool = False  # whether it counts images, and is a share of them
 
 
 METRICS = {
@@ -57,11 +51,7 @@ def split_column(column: str) -> tuple[str, str]:
 
 
 def check_metrics(specs: Sequence[str], axes: Iterable[str] = ()) -> None:
-    """Refuses metrics that would share a column with each other or with an axis.
-
-    Raises:
-        UserError: One would; its message names both.
-    """
+    """Refuses metrics that would share a column with each other or with an axis."""
     names = [metric_name(spec) for spec in specs]
     clashes = {split_column(axis)[1]: axis for axis in axes}
     for spec, name in zip(specs, names, strict=True):

@@ -78,23 +78,14 @@ _ADVICE = {
 
 
 class ConfigFile(NamedTuple):
-    """What a config file holds; seed, shard and copies are those of a run's record.
+    """What a config file holds; seed, shard and copies are those of a run's record."""
 
-    Attributes:
-        config: The value of each key.
-        name: Of the file, or of the run.
-        folder: The folder of the file.
-        seed: Of the run.
-        shard: Of the run.
-        copies: The user's files in the run's directory, by name.
-    """
-
-    config: dict[str, Any]
-    name: str
-    folder: Path
+    config: dict[str, Any]  # the value of each key
+    name: str  # of the file, or of the run
+    folder: Path  # of the file
     seed: Any = 0
     shard: str = "0/1"
-    copies: Mapping[str, OwnFile] = MappingProxyType({})
+    copies: Mapping[str, OwnFile] = MappingProxyType({})  # in the run's directory, by name
 
 
 def read_file(spec: str) -> ConfigFile:
@@ -121,7 +112,11 @@ def read_file(spec: str) -> ConfigFile:
         raise UserError(f"--config={spec}: ends in neither .py nor .json; {EXPECTED}")
     path, content = user_code.read_program([path], f"--config={spec}", EXPECTED)
     try:
-        config = _call(path, content, [argument] if colon else [])
+        module = types.ModuleType("config")
+        user_code.run_program(module, str(path), content)
+        if not hasattr(module, "get_config"):
+            raise AttributeError("there is no function get_config in it")
+        config = module.get_config(argument) if colon else module.get_config()
         if not hasattr(config, "keys"):
             raise TypeError(f"get_config returns {config}, not a ConfigDict")
         return ConfigFile({key: config[key] for key in config}, path.stem, path.parent)
@@ -151,24 +146,14 @@ def _find_by_name(name: str, spec: str) -> Path:
     )
 
 
-def _call(path: Path, content: bytes, arguments: list[str]) -> Any:
-    module = types.ModuleType("config")
-    user_code.run_program(module, str(path), content)
-    if not hasattr(module, "get_config"):
-        raise AttributeError("there is no function get_config in it")
-    return module.get_config(*arguments)
-
-
 def _read_record(spec: str, path: Path) -> ConfigFile:
     try:
-        found = run_files.read_json(path, run_files.CONFIG | {"seed": object})
-        record = old_records.upgrade_record(found)
+        shape = run_files.CONFIG | {"seed": object}
+        record = old_records.upgrade_record(run_files.read_json(path, shape))
     except run_files.BadFileError as error:
-        raise UserError(
-            f"--config={spec}: not the config.json of a run ({error}); {EXPECTED}"
-        ) from None
-    name, seed = record.pop("name"), record.pop("seed")
-    shard = record.pop("shard")
+        problem = f"not the config.json of a run ({error})"
+        raise UserError(f"--config={spec}: {problem}; {EXPECTED}") from None
+    name, seed, shard = (record.pop(key) for key in ("name", "seed", "shard"))
     if Path(name).name != name or name == "..":  # it becomes a folder's
         raise UserError(f"--config={spec}: '{name}' cannot be the name of a run; {EXPECTED}")
     try:
@@ -177,9 +162,8 @@ def _read_record(spec: str, path: Path) -> ConfigFile:
             for own, sha256 in record.pop("files", {}).items()
         }
     except run_files.BadFileError as error:
-        raise UserError(
-            f"{error.path.parent}/{error}; put it back as it was: the run in {path.parent} needs it"
-        ) from None
+        cure = f"put it back as it was: the run in {path.parent} needs it"
+        raise UserError(f"{error.path.parent}/{error}; {cure}") from None
     return ConfigFile(record, name, path.parent, seed, shard, copies)
 
 

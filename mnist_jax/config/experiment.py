@@ -10,29 +10,15 @@ from types import MappingProxyType
 from typing import Any
 
 from mnist_jax import UserError
-from mnist_jax.config import grid, old_records
-from mnist_jax.config.axes import MODELS, OPTIMIZERS, Axis
-from mnist_jax.config.checks import (
-    axis_values,
-    check_point,
-    check_seed,
-    count_validation,
-    setting_value,
-)
+from mnist_jax.config import checks, grid, keys, old_records
+from mnist_jax.config.axes import Axis
+from mnist_jax.config.checks import setting_value
 from mnist_jax.config.columns import check_metrics
-from mnist_jax.config.config_files import advice, plain, read_file, read_value, values_in
+from mnist_jax.config.config_files import plain, read_file, read_value, values_in
 from mnist_jax.config.grid import Point
-from mnist_jax.config.keys import (
-    Resolver,
-    bad_value,
-    find_axes,
-    find_own,
-    parameters_of,
-    recorded_as,
-)
+from mnist_jax.config.keys import Resolver, bad_value, find_axes, parameters_of
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS, Settings
-from mnist_jax.config.user_axes import defaults_of
 from mnist_jax.config.user_code import OwnFile
 from mnist_jax.data import datasets, loading
 from mnist_jax.data.loading import Dataset
@@ -42,21 +28,13 @@ MAX_TRIALS = 10**6  # their rows take a gigabyte or two
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Settings):
-    """A config after the check: every key is there and has one type.
+    """A config after the check: every key is there and has one type."""
 
-    Attributes:
-        name: Of the config file.
-        values: Of each axis, by its name, in the order of the grid.
-        seed: Of the first trial of a point, or all seeds.
-        shard: `i/n`: every n-th trial, from index i on.
-        own_files: The user's files that the model, optimizers and metrics are in.
-    """
-
-    name: str
-    values: dict[str, tuple]
-    seed: int | tuple[int, ...]
-    shard: str
-    own_files: tuple[OwnFile, ...] = ()
+    name: str  # of the config file
+    values: dict[str, tuple]  # of each axis, by its name, in the order of the grid
+    seed: int | tuple[int, ...]  # of the first trial of a point, or all seeds
+    shard: str  # `i/n`: every n-th trial, from index i on
+    own_files: tuple[OwnFile, ...] = ()  # that the model, optimizers and metrics are in
 
     def record(self) -> dict[str, Any]:
         """Returns the content of `config.json`: every key, and name, seed and shard."""
@@ -194,7 +172,7 @@ def read_config(
 
     Args:
         config: A ConfigDict or mapping, as of a config file; a missing key has its default.
-        name: Of the file.
+        name: Of the config file.
         seed: Of the first repeated trial; the others follow it. Or all seeds, whose number then
             replaces `num_seeds`.
         shard: `i/n`: every n-th trial, from index i on.
@@ -214,27 +192,28 @@ def read_config(
         raise bad_value("model", ",".join(models), expected)
     (model,) = models
     specs = values_in(config.get("optimizer", "sgd"))
-    optimizers = [resolver.resolve("optimizer", spec) for spec in specs]
+    optimizers = tuple(resolver.resolve("optimizer", spec) for spec in specs)
+    distinct_optimizers = tuple(dict.fromkeys(optimizers))
     metrics = tuple(resolver.resolve("metrics", spec) for spec in setting_value(config, "metrics"))
-    known = find_axes(model, tuple(dict.fromkeys(optimizers)), resolver.files)
+    known = find_axes(model, distinct_optimizers, resolver.files)
     check_metrics(metrics, known)
     for key in config:
         if key not in known and key not in SETTINGS:
-            raise _unknown(key, key in typed, known, model, optimizers, resolver.files)
-    config |= {"model": model, "optimizer": tuple(optimizers), "metrics": metrics}
+            raise keys.unknown_key(key, key in typed, model, distinct_optimizers, resolver.files)
+    config |= {"model": model, "optimizer": optimizers, "metrics": metrics}
     config["dataset"] = datasets.canonical_name(setting_value(config, "dataset"))
     if isinstance(first := plain(seed), tuple):
         config["num_seeds"] = len(first) or 1
     if (num_seeds := setting_value(config, "num_seeds")) > MAX_TRIALS:
         raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
-    check_seed(first, num_seeds)
+    checks.check_seed(first, num_seeds)
     num_images = datasets.NUM_TRAINING_IMAGES[config["dataset"]]
-    config["num_validation"] = count_validation(config, num_images)
-    mixed = len(set(optimizers)) > 1
+    config["num_validation"] = checks.count_validation(config, num_images)
+    mixed = len(distinct_optimizers) > 1
     experiment = Experiment(
         name=name,
         **{key: setting_value(config, key) for key in SETTINGS},
-        values={key: axis_values(config, axis, mixed) for key, axis in known.items()},
+        values={key: checks.axis_values(config, axis, mixed) for key, axis in known.items()},
         seed=first,
         shard=shard,
         own_files=resolver.files,
@@ -244,17 +223,12 @@ def read_config(
 
 
 def _check_trials(experiment: Experiment, num_images: int) -> None:
-    """Refuses too many trials, points whose values do not fit, and a shard that is none.
-
-    Args:
-        experiment: With valid values of each key.
-        num_images: That it trains on.
-    """
+    """Refuses too many trials, points whose values do not fit, and a shard that is none."""
     searches = experiment.grid in ("random", "halton")
     if bool(experiment.num_points) != searches:
-        expected_number = "1 or more, the points to draw" if searches else "0"
-        problem = f"{expected_number}, with --config.grid={experiment.grid}"
-        raise bad_value("num_points", experiment.num_points, problem)
+        number = "1 or more, the points to draw" if searches else "0"
+        expected = f"{number}, with --config.grid={experiment.grid}"
+        raise bad_value("num_points", experiment.num_points, expected)
     sizes = list(map(len, experiment.values.values()))
     most = math.prod(sizes) if experiment.grid == "product" else max(sizes)
     if (num_trials := experiment.num_seeds * (experiment.num_points or most)) > MAX_TRIALS:
@@ -265,7 +239,7 @@ def _check_trials(experiment: Experiment, num_images: int) -> None:
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", experiment.shard)
     if match and int(match[2]) <= num_trials:  # else points need not be made
         for point in experiment.points:
-            check_point(point, experiment.model, num_images)
+            checks.check_point(point, experiment.model, num_images)
         num_trials = len(experiment.points) * experiment.num_seeds
     if not (match and int(match[1]) < int(match[2]) <= num_trials):
         raise UserError(
@@ -287,8 +261,8 @@ def _merge(config: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
         gone.add("num_validation")
     for key in [k for k in late if k != "protocol"]:
         before = values_in(config.get(key, "mlp" if key == "model" else "sgd"))
-        now = list(map(recorded_as, values_in(late[key])))
-        if now != list(map(recorded_as, before)):
+        now = list(map(keys.recorded_as, values_in(late[key])))
+        if now != list(map(keys.recorded_as, before)):
             was = [resolver.resolve(key, spec) for spec in before]
             axes_of = {spec: parameters_of(key, spec, resolver.files) for spec in was}
             stays = {name for spec in now if spec in axes_of for name in axes_of[spec]}
@@ -299,36 +273,3 @@ def _merge(config: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:
                 if name not in stays or config.get(name) in silent:
                     gone.add(name)
     return {k: value for k, value in config.items() if k not in gone - typed.keys()} | late
-
-
-def _unknown(
-    key: str,
-    typed: bool,
-    known: Mapping[str, Axis],
-    model: str,
-    optimizers: Sequence[str],
-    files: tuple[OwnFile, ...],
-) -> UserError:
-    """Returns the error of a key that is not in the config, with what to give in its place."""
-    problem = f"--config.{key}: no such key" if typed else f"config key {key}: unknown"
-    for what, named, built_in in (
-        ("model", [model], MODELS),
-        ("optimizer", optimizers, OPTIMIZERS),
-    ):
-        for spec in named:
-            if spec not in built_in and key in defaults_of(what, find_own(spec, what, files), spec):
-                return UserError(
-                    f"--config.{key}: {spec} has a parameter {key}, but no config can give it:"
-                    " expected one whose annotation and default are a bool, a whole number, a"
-                    " float, a string or a tuple of whole numbers; set it in your file"
-                )
-        takers = [n for n, axes in built_in.items() if key in {axis.name for axis in axes}]
-        if takers:
-            own = [name for name, axis in known.items() if axis.of == what]
-            takes = f"{' and '.join(named)} take{'s' * (len(named) == 1)} no {key}"
-            takes += f", but {', '.join(own)}" if own else ""
-            return UserError(
-                f"--config.{key}: {takes}; leave it out, or choose --config.{what}={takers[0]}"
-            )
-    keys = [*SETTINGS, *known]
-    return UserError(f"{problem}; {advice(key, keys) or 'known: ' + ', '.join(sorted(keys))}")

@@ -24,8 +24,7 @@ def make_points(
 
     Args:
         axes: The values of each, by name.
-        scales: On which a search draws between two values, by name; None: it takes one of the
-            values.
+        scales: Of each, as `Axis.scale`.
         grid: `product` takes every combination, the last axis varying fastest. `list` reads the
             axes side by side: point i has the i-th value of every axis with more than one.
             `random` and `halton` (low discrepancy) draw `num_points` points.

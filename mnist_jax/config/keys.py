@@ -11,19 +11,18 @@ from typing import Any
 from mnist_jax import UserError
 from mnist_jax.config import columns, user_axes, user_code
 from mnist_jax.config.axes import MODELS, OPTIMIZERS, Axis, in_grid_order
-from mnist_jax.config.config_files import plain, values_in
+from mnist_jax.config.config_files import advice, plain, values_in
 from mnist_jax.config.settings import SETTINGS
 from mnist_jax.config.user_code import OwnFile
 
-_RESERVED = {"name", "seed", "shard", "files", *SETTINGS}
-_RESERVED |= {"trial", "point", "epoch", "diverged_epoch"}
-_RESERVED |= {"num_trials", "diverged_seeds", "statistics"}
-"""Names of keys and columns of a run, which no axis of a user's file may have."""
-_BUILT_IN: Mapping[str, Collection[str]] = {
-    "model": MODELS,
-    "optimizer": OPTIMIZERS,
-    "metrics": columns.METRICS,
+_RESERVED = {
+    *("name", "seed", "shard", "files", *SETTINGS),
+    *("trial", "point", "epoch", "diverged_epoch"),
+    *("num_trials", "diverged_seeds", "statistics"),
 }
+"""Names of keys and columns of a run, which no axis of a user's file may have."""
+_BUILT_IN: Mapping[str, Mapping[str, Any]]
+_BUILT_IN = {"model": MODELS, "optimizer": OPTIMIZERS, "metrics": columns.METRICS}
 
 
 @functools.lru_cache
@@ -32,10 +31,7 @@ def find_axes(
 ) -> dict[str, Axis]:
     """Returns the axes of a config by name, in the order of the grid.
 
-    Args:
-        model: A name of `axes.MODELS`, or `FILE.py:CLASS`.
-        optimizers: Each a name of `axes.OPTIMIZERS`, or `FILE.py:FUNCTION`.
-        files: The user's files that they name.
+    Model and optimizers have the names of a run's record, and are in `files` if not built in.
 
     Raises:
         UserError: One cannot be loaded, or two keys have the same name.
@@ -44,28 +40,18 @@ def find_axes(
         parameters_of("model", model, files).values(),
         {spec: parameters_of("optimizer", spec, files).values() for spec in optimizers},
     )
-    if clash := next(filter(_is_reserved, axes.values()), None):
-        raise UserError(
-            f"{clash.name}: the {clash.of} has a parameter of this name, which a run uses itself;"
-            " rename it in your file"
-        )
+    for name, axis in axes.items():
+        if name in _RESERVED or columns.split_column(name)[1] in columns.ALWAYS:
+            raise UserError(
+                f"{name}: the {axis.of} has a parameter of this name, which a run uses itself;"
+                " rename it in your file"
+            )
     return axes
 
 
-def _is_reserved(axis: Axis) -> bool:
-    return axis.name in _RESERVED or columns.split_column(axis.name)[1] in columns.ALWAYS
-
-
 def parameters_of(key: str, spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
-    """Returns the axes that a model or an optimizer has, by name.
-
-    Args:
-        key: `model` or `optimizer`.
-        spec: What the config says of it.
-        files: The user's files that it may name.
-    """
-    built_in = MODELS if key == "model" else OPTIMIZERS
-    axes = built_in.get(spec) or user_axes.read_axes(key, find_own(spec, key, files), spec)
+    """Returns the axes of what `key`, which is `model` or `optimizer`, names; by name."""
+    axes = _BUILT_IN[key].get(spec) or user_axes.read_axes(key, find_own(spec, key, files), spec)
     return {axis.name: axis._replace(of=key) for axis in axes}
 
 
@@ -131,6 +117,35 @@ def bad_value(key: str, value: object, expected: str) -> UserError:
     return UserError(f"--config.{key}={value}: expected {expected}")
 
 
+def unknown_key(
+    key: str, typed: bool, model: str, optimizers: tuple[str, ...], files: tuple[OwnFile, ...]
+) -> UserError:
+    """Returns the error of a key that no config of this model has, with what to give instead."""
+    known = find_axes(model, optimizers, files)
+    problem = f"--config.{key}: no such key" if typed else f"config key {key}: unknown"
+    for what, named in (("model", (model,)), ("optimizer", optimizers)):
+        built_in = _BUILT_IN[what]
+        for spec in named:
+            if spec in built_in:
+                continue
+            if key in user_axes.defaults_of(what, find_own(spec, what, files), spec):
+                return UserError(
+                    f"--config.{key}: {spec} has a parameter {key}, but no config can give it:"
+                    " expected one whose annotation and default are a bool, a whole number, a"
+                    " float, a string or a tuple of whole numbers; set it in your file"
+                )
+        takers = [n for n, axes in built_in.items() if key in {axis.name for axis in axes}]
+        if takers:
+            own = [name for name, axis in known.items() if axis.of == what]
+            takes = f"{' and '.join(named)} take{'s' * (len(named) == 1)} no {key}"
+            takes += f", but {', '.join(own)}" if own else ""
+            return UserError(
+                f"--config.{key}: {takes}; leave it out, or choose --config.{what}={takers[0]}"
+            )
+    keys = [*SETTINGS, *known]
+    return UserError(f"{problem}; {advice(key, keys) or 'known: ' + ', '.join(sorted(keys))}")
+
+
 def recorded_as(spec: Any) -> str:
     """Returns how a record names a model, an optimizer or a metric."""
     spec = str(spec)
@@ -143,10 +158,7 @@ class Resolver:
     def __init__(
         self, folders: Sequence[Path], copies: Mapping[str, OwnFile], typed: Collection[str] = ()
     ):
-        """Takes the folders to look in, the copies that a run has, and the keys that were typed.
-
-        What a key of the run's record names is in the copies; what was typed is in the folders.
-        """
+        """Keys that were typed name files in the folders; other keys first name a run's copies."""
         self._folders, self._copies, self._typed = folders, copies, typed
         self._found: dict[str, OwnFile] = {}
 

@@ -65,13 +65,7 @@ def with_files(config: Mapping[str, Any]) -> dict[str, Any]:
 def upgrade_rows(
     rows: list[dict[str, Any]], old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Returns rows, of trials or of grid points, with the axes of an upgraded record.
-
-    Args:
-        rows: With the axes of the old record.
-        old: The record as it was read.
-        new: The same, upgraded.
-    """
+    """Returns rows, of trials or of grid points of an old record, with the axes of the new one."""
     gone, there = {*axes_of(old)} - {*axes_of(new)}, axes_of(new)
     if not gone and len(there) == len(axes_of(old)):
         return rows

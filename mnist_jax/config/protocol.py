@@ -4,25 +4,15 @@ from typing import NamedTuple
 
 
 class Protocol(NamedTuple):
-    """A protocol in columns of `results.csv` and in words.
+    """A protocol in columns of `results.csv` and in words."""
 
-    Attributes:
-        held_out: The split that is scored after each epoch.
-        choose_epoch: Whether its best epoch counts, not the last.
-        criterion: The accuracy that chooses grid point and trial.
-        column: Of the test accuracy that counts.
-        words: What chose, for headlines.
-        measure: What the column holds, for tables and axes.
-        note: What a reader must know to interpret it.
-    """
-
-    held_out: str | None
-    choose_epoch: bool
-    criterion: str | None
-    column: str
-    words: str
-    measure: str
-    note: str
+    held_out: str | None  # the split that is scored after each epoch
+    choose_epoch: bool  # whether its best epoch counts, not the last
+    criterion: str | None  # the accuracy that chooses grid point and trial
+    column: str  # of the test accuracy that counts
+    words: str  # what chose, for headlines
+    measure: str  # what the column holds, for tables and axes
+    note: str  # what a reader must know to interpret it
 
 
 PROTOCOLS = {

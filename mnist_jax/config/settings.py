@@ -10,11 +10,7 @@ from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.values import COUNT, FLAG, SEED, WHOLE, WORD, WORDS, ValueKind, choice
 from mnist_jax.data import datasets
 
-PRECISIONS = {
-    "float32": "float32",
-    "tf32": "TF32_TF32_F32",
-    "bfloat16": "BF16_BF16_F32",
-}
+PRECISIONS = {"float32": "float32", "tf32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
 """What matrix products round their factors to, by JAX's name; sums are always in float32."""
 COMPUTED = {
     "cpu": ("float32",),

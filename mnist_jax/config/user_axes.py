@@ -22,21 +22,16 @@ _NO_DEFAULT = (dataclasses.MISSING, inspect.Parameter.empty)
 def read_axes(key: str, thing: Any, spec: str) -> list[Axis]:
     """Returns the axes of a user's model or optimizer.
 
-    Args:
-        key: `model` or `optimizer`.
-        thing: The class or function.
-        spec: What the config says of it, for errors.
+    `key` is `model` or `optimizer`; `spec` is what the config says of it, for errors.
 
     Raises:
-        UserError: It is of another kind, or one of its parameters has no default that an axis may
-            have.
+        UserError: It is of another kind, or a parameter has no default that an axis may have.
     """
     what, hints, axes = f"--config.{key}={spec}", _hints(thing), []
     for name, default in defaults_of(key, thing, spec).items():
         if any(default is missing for missing in _NO_DEFAULT):
-            raise UserError(
-                f"{what}: {name} has no default; give it one, which a config then may change"
-            )
+            cure = "give it one, which a config then may change"
+            raise UserError(f"{what}: {name} has no default; {cure}")
         if axis := _read_axis(what, name, hints.get(name, Any), default):
             axes.append(axis)
     return axes
@@ -52,9 +47,8 @@ def _fields(module: Any, spec: str) -> dict[str, Any]:
     from flax import linen as nn
 
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
-        raise UserError(
-            f"--config.model={spec}: expected a class of flax.linen.Module, which this is not"
-        )
+        expected = "expected a class of flax.linen.Module, which this is not"
+        raise UserError(f"--config.model={spec}: {expected}")
     return {
         field.name: field.default
         if field.default_factory is dataclasses.MISSING

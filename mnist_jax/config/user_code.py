@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlparse
 from mnist_jax import UserError, run_files
 from mnist_jax.disk import local_path, write_bytes, writing
 from mnist_jax.run_files import BadFileError
-from mnist_jax.text import one_line
+from mnist_jax.text import first_of, one_line
 
 FOLDER = "files"
 """The folder of a work directory that keeps them."""
@@ -34,7 +34,6 @@ MAX_BYTES = 2**24
 EXPECTED = "expected FILE.py:NAME, a Python file and a class or function in it"
 _NAME = re.compile(r"(?!\.)[^/\\:*?\"<>|,]{1,200}\.py")
 _ONE_FILE = "one file must hold all that is not installed"
-_MOST_SEEN = 9  # names that an error lists of what a file defines
 
 
 class OwnFile(NamedTuple):
@@ -100,11 +99,6 @@ def load(file: OwnFile, spec: str, key: str) -> Any:
 
     The file is run once in a process. It may import only what is installed.
 
-    Args:
-        file: What `read` or `read_copy` returned.
-        spec: FILE.py:NAME.
-        key: The key of the config, for the error.
-
     Raises:
         UserError: The file fails, imports what no record would hold, computes with JAX before JAX
             is set up, or has no such class or function.
@@ -137,19 +131,14 @@ def load(file: OwnFile, spec: str, key: str) -> Any:
     ]
     close = difflib.get_close_matches(name, defined, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
-    more = f" and {len(defined) - _MOST_SEEN} more" * (len(defined) > _MOST_SEEN)
     raise UserError(
         f"{flag}: expected the name of a class or function of the file; {meant}it defines "
-        f"{', '.join(defined[:_MOST_SEEN]) or 'none'}{more}"
+        f"{first_of(defined, 9) or 'none'}"
     )
 
 
 def _run(file: OwnFile) -> types.ModuleType:
-    """Runs a file as a module under a unique name.
-
-    Raises:
-        UserError: It imports what is not installed, or computes with JAX.
-    """
+    """Runs a file as a module under a unique name; refuses imports of what is not installed."""
     own = _beginnings([os.path.dirname(file.path), os.getcwd()])
     library = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
     library += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1])]
@@ -191,13 +180,7 @@ def _beginnings(folders: Sequence[str]) -> tuple[str, ...]:
 
 
 def _unrecorded(name: str, own: tuple[str, ...], installed: tuple[str, ...]) -> str:
-    """Returns the path of a module that is the user's and not installed; empty for any other.
-
-    Args:
-        name: Of the imported module.
-        own: Prefixes of the paths of the user's modules.
-        installed: Prefixes of the paths of installed modules, which may be in the user's folder.
-    """
+    """Returns the path of a module that is the user's and not installed; empty for any other."""
     try:  # without loading a lazy module
         facts = object.__getattribute__(sys.modules.get(name), "__dict__")
     except AttributeError:
@@ -205,12 +188,12 @@ def _unrecorded(name: str, own: tuple[str, ...], installed: tuple[str, ...]) -> 
     file, folders = facts.get("__file__"), facts.get("__path__", ())
     places = [file] if file else [*folders]  # a package may have no file
 
-    def lies_in(beginnings: tuple[str, ...]) -> bool:
+    def are_in(beginnings: tuple[str, ...]) -> bool:
         return all(any(way(place).startswith(beginnings) for way in _WAYS) for place in places)
 
-    if not places or not lies_in(own) or lies_in(installed):
+    if not places or not are_in(own) or are_in(installed):
         return ""
-    return "" if lies_in(installed + _beginnings([*_distributions(name)])) else places[0]
+    return "" if are_in(installed + _beginnings([*_distributions(name)])) else places[0]
 
 
 def _distributions(name: str) -> Iterator[str]:
@@ -242,11 +225,7 @@ def _jax_computes() -> bool:
 
 
 def save(workdir: Path, files: Sequence[OwnFile]) -> None:
-    """Writes files to a work directory, unless it has them.
-
-    Raises:
-        OSError: One cannot be written.
-    """
+    """Writes files to a work directory, unless it has them."""
     for file in files:
         path = workdir / FOLDER / file.name
         with contextlib.suppress(BadFileError):
@@ -258,12 +237,7 @@ def save(workdir: Path, files: Sequence[OwnFile]) -> None:
 
 
 def read_copy(workdir: Path, name: str, sha256: str) -> OwnFile:
-    """Reads a file that `save` has written.
-
-    Args:
-        workdir: The work directory.
-        name: Of the file, as in the record.
-        sha256: Of its content, as in the record.
+    """Reads a file that `save` has written; its name and SHA-256 are those of the record.
 
     Raises:
         BadFileError: It is missing or has another content.
@@ -274,22 +248,18 @@ def read_copy(workdir: Path, name: str, sha256: str) -> OwnFile:
     with run_files.opened(path) as file:
         content = file.read()
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise BadFileError(
-            path, f"it has changed since the run began (SHA-256 {found[:12]}, not {sha256[:12]})"
-        )
+        digests = f"SHA-256 {found[:12]}, not {sha256[:12]}"
+        raise BadFileError(path, f"it has changed since the run began ({digests})")
     return OwnFile(name, str(path), sha256, content)
 
 
 def read_program(paths: Sequence[Path], flag: str, expected: str) -> tuple[Path, bytes]:
-    """Reads a Python file.
+    """Reads a Python file; returns its path and its content.
 
     Args:
         paths: Where to look; the first that exists counts.
         flag: The flag that names it, for the error: `--config=a.py`, say.
         expected: What to give, for the error.
-
-    Returns:
-        Its path and its content.
 
     Raises:
         UserError: There is none, or it cannot be read.

@@ -9,29 +9,18 @@ MAX_SIZE = 2**16  # units or features of a layer; the weights of two such layers
 
 
 class ValueKind(NamedTuple):
-    """What a value must be.
+    """What a value must be."""
 
-    Attributes:
-        expected: The same in words, for errors.
-        valid: Whether a value is so.
-        convert: The type that it is converted to.
-    """
-
-    expected: str
+    expected: str  # the same in words, for errors
     valid: Callable[[Any], bool]
-    convert: type
+    convert: type  # that it is converted to
 
 
 class SearchScale(NamedTuple):
-    """A scale on which a search draws values evenly between two ends, and a figure shows them.
+    """A scale on which a search draws values evenly between two ends, and a figure shows them."""
 
-    Attributes:
-        forward: From a value to its position.
-        inverse: From a position to the value.
-    """
-
-    forward: Callable[[float], float]
-    inverse: Callable[[float], float]
+    forward: Callable[[float], float]  # from a value to its position
+    inverse: Callable[[float], float]  # from a position to the value
 
 
 LINEAR = SearchScale(float, float)

@@ -12,9 +12,8 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,14 +25,6 @@ from mnist_jax.text import error_line
 STALE_S = 600.0  # after this time nobody is still writing a temporary file
 
 _log = logging.getLogger(__name__)
-
-
-class Cached(NamedTuple):
-    """A data set in the cache."""
-
-    arrays: list[np.ndarray]
-    checksum: str  # of the arrays, as `formats.checksum`
-    source: str  # where they came from, for people
 
 
 def cache_folder() -> Path:
@@ -102,8 +93,8 @@ def compiled_folder() -> Path | None:
 
 def read(
     name: str, shapes: Mapping[str, tuple[int, ...]], checksum: str | None, stamps: list
-) -> Cached | None:
-    """Returns the cached data set if it is sound; None if not, with a warning where it is damaged.
+) -> tuple[list[np.ndarray], str, str] | None:
+    """Reads a data set; None if the cache has no sound one, with a warning where it is damaged.
 
     Args:
         name: Of the data set.
@@ -111,6 +102,9 @@ def read(
         checksum: Of its arrays, if known; if not, only the user may have write access to the cache.
         stamps: Of the source files that it must come from, as `stamp` gives them; none if it may
             come from anywhere.
+
+    Returns:
+        The arrays, their `formats.checksum`, and where they came from, for people.
     """
     path = cache_path(name)
     try:
@@ -127,7 +121,7 @@ def read(
         # Each array's MD5 is left out: it would take thrice as long.
         if (found := formats.checksum(arrays)) != (expected := checksum or meta["checksum"]):
             raise ValueError(f"its arrays have {found}, not {expected}")
-        return Cached(arrays, found, f"cache {path}, from {meta['source']}")
+        return arrays, found, f"cache {path}, from {meta['source']}"
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None  # `write` warns if the cache cannot be written
     except Exception as error:  # zipfile raises a dozen types on damage
@@ -135,20 +129,13 @@ def read(
         return None
 
 
-def write(name: str, cached: Cached, names: Sequence[str], stamps: list) -> None:
-    """Writes the cache file in one atomic step; a failure is a warning.
-
-    Args:
-        name: Of the data set.
-        cached: The data set.
-        names: Of its arrays.
-        stamps: Of their source files, if any.
-    """
+def write(
+    name: str, arrays: Mapping[str, np.ndarray], checksum: str, source: str, stamps: list
+) -> None:
+    """Writes the cache file, which `read` reads, in one atomic step; a failure is a warning."""
     path = cache_path(name)
-    meta = {"name": name, "checksum": cached.checksum, "source": cached.source, "stamp": stamps}
-    content = npz_bytes(
-        dict(zip(names, cached.arrays, strict=True)), {"meta.json": json.dumps(meta)}
-    )
+    meta = {"name": name, "checksum": checksum, "source": source, "stamp": stamps}
+    content = npz_bytes(arrays, {"meta.json": json.dumps(meta)})
     try:
         # Whatever the umask, others may read the cache but not write it.
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

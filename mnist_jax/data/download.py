@@ -27,10 +27,6 @@ def fetch_files(name: str, files: tuple[str, ...]) -> tuple[dict[str, bytes], st
 
     An address that fails is not asked for the other files.
 
-    Args:
-        name: Of the data set.
-        files: Names of the files.
-
     Returns:
         The contents by address, in the order of `files`; and the addresses that were used, for
         people.

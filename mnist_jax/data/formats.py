@@ -28,13 +28,9 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.n
     Format: bytes 0, 0, 8 (unsigned byte), number of dimensions; each dimension as a big-endian
     uint32; the contents (described by LeCun et al. with the MNIST files).
 
-    Args:
-        path: The file; its first bytes show whether it is gzipped.
-        shape: The expected shape.
-        md5: Of the right decompressed contents, if known; only named in the error.
-
     Raises:
-        UserError: The file cannot be read, or does not hold exactly such an array.
+        UserError: The file cannot be read, or does not hold exactly such an array. The message
+            names `md5`, that of the right decompressed contents, if it is known.
     """
     try:
         with open_file(path, math.prod(shape)) as file:
@@ -81,12 +77,7 @@ def kind_of_file(path: Path) -> str | None:
 
 
 def open_file(path: Path, num_bytes: int) -> io.BufferedReader:
-    """Opens a file that holds `num_bytes` of contents, and at most a MiB more.
-
-    Raises:
-            OSError: It cannot be opened.
-            ValueError: It is not a regular file, or too large.
-    """
+    """Opens a file of `num_bytes`, and at most a MiB more; raises as `disk.open_regular`."""
     return disk.open_regular(path, num_bytes + 2**20)
 
 
@@ -112,9 +103,8 @@ def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
     if len(found) < len(header):
         raise ValueError(f"it is {len(found)} bytes long, shorter than its header should be")
     if found[:4] != header[:4]:
-        raise ValueError(
-            f"it begins with {found[:4].hex()}, not with the IDX mark {header[:4].hex()}"
-        )
+        mark = f"the IDX mark {header[:4].hex()}"
+        raise ValueError(f"it begins with {found[:4].hex()}, not with {mark}")
     if found != header:
         claimed = np.frombuffer(found[4:], ">u4").tolist()
         raise ValueError(f"its header claims dimensions {claimed}, not {list(shape)}")

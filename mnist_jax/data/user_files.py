@@ -17,14 +17,13 @@ import numpy as np
 from mnist_jax import UserError
 from mnist_jax.data import formats, tfds
 from mnist_jax.data.datasets import plain
-from mnist_jax.text import error_line
+from mnist_jax.text import error_line, first_of
 
 KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
 KMNIST_FILES = (
     *("kmnist-train-imgs.npz", "kmnist-train-labels.npz"),
     *("kmnist-test-imgs.npz", "kmnist-test-labels.npz"),
 )
-MOST_SEEN = 5  # names that an error lists of what a folder holds
 
 
 class RawArrays(NamedTuple):
@@ -50,11 +49,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> DataFiles | str:
     """Finds the files of a data set in a folder, or in a folder of the data set's name in it.
 
-    Args:
-        name: Of the data set.
-        root: The folder, or one of the files.
-        shapes: Of the arrays.
-        md5: Of the IDX files' decompressed contents, if known; only named in an error.
+    `root` is the folder, or one of the files. Errors name `md5`, as those of `formats.read_idx`.
 
     Returns:
         The files, or what is there instead, to follow the folder's name in an error.
@@ -126,9 +121,8 @@ def _lacks(name: str, root: Path) -> str:
         names = sorted(os.listdir(root))
     except OSError as error:
         return f"holds no file of {name} that could be seen ({error.strerror})"
-    shown = ", ".join(" ".join(name.split())[:50] for name in names[:MOST_SEEN])
-    more = f" and {len(names) - MOST_SEEN} more" if len(names) > MOST_SEEN else ""
-    return f"holds no file of {name}, but {shown}{more}" if names else "is empty"
+    shown = first_of([" ".join(name.split())[:50] for name in names], 5)
+    return f"holds no file of {name}, but {shown}" if names else "is empty"
 
 
 def _first_file(folder: Path, names: list[str]) -> Path | None:
@@ -141,9 +135,7 @@ def _read_idx_files(paths: list[Path], shapes: Shapes, md5: Mapping[str, str]) -
         arrays.append(formats.read_idx(path, shape, md5.get(file)))
         with open(path, "rb") as content:
             digests.append(hashlib.file_digest(content, "sha256").hexdigest())
-    return RawArrays(
-        arrays, [str(path) for path in paths], f"IDX files in {paths[0].parent}", digests
-    )
+    return RawArrays(arrays, list(map(str, paths)), f"IDX files in {paths[0].parent}", digests)
 
 
 def _one_npz(path: Path, shapes: Shapes) -> DataFiles:
@@ -161,9 +153,7 @@ def _read_kmnist_files(paths: list[Path], shapes: Shapes, _: Mapping[str, str]) 
         _read_npz(path, {"arr_0": shape}, f"KMNIST's {path.name}")[0]
         for path, shape in zip(paths, shapes.values(), strict=True)
     ]
-    return RawArrays(
-        arrays, [str(path) for path in paths], f"KMNIST's npz files in {paths[0].parent}"
-    )
+    return RawArrays(arrays, list(map(str, paths)), f"KMNIST's npz files in {paths[0].parent}")
 
 
 def _read_npz(path: Path, members: Shapes, what: str) -> list[np.ndarray]:
@@ -184,7 +174,6 @@ def _read_shards(folder: Path, shards: Mapping[str, list[Path]], shapes: Shapes)
             for array in tfds.read_split(split, paths, size)
         ]
     except Exception as error:  # whatever another program left there
-        raise UserError(
-            f"{folder} cannot be used ({error_line(error)}); prepare it again"
-        ) from error
+        problem = f"cannot be used ({error_line(error)})"
+        raise UserError(f"{folder} {problem}; prepare it again") from error
     return RawArrays(arrays, [str(folder)] * len(arrays), f"tensorflow-datasets {folder}")
