@@ -9,25 +9,16 @@ from typing import Any
 import numpy as np
 
 from mnist_jax import UserError
+from mnist_jax.benchmark import rounds
 from mnist_jax.benchmark.peer_loops import Task
 from mnist_jax.benchmark.processes import TrainingProcess
-from mnist_jax.benchmark.rounds import (
-    TimingError,
-    Timings,
-    leave_out,
-    ratio_by_round,
-    with_extremes,
-)
+from mnist_jax.benchmark.rounds import TimingError, Timings
 from mnist_jax.config.axes import MODELS
 from mnist_jax.config.grid import Point
 from mnist_jax.data.loading import Dataset
 from mnist_jax.text import text_table
 
-PACKAGES = {
-    "keras": ("keras", "tensorflow"),
-    "torch": ("torch",),
-    "flax": ("flax", "optax", "jax"),
-}
+PACKAGES = {"keras": ("keras", "tensorflow"), "torch": ("torch",), "flax": ("flax", "optax", "jax")}
 """What each peer imports."""
 
 
@@ -40,7 +31,7 @@ def start_peer(
         name: One of `PACKAGES`.
         task: What to train.
         file: NumPy archive with `images` uint8 [n, 28, 28] and `labels` uint8 [n].
-        environment: The environment variables of the process.
+        environment: Variables of the process.
 
     Raises:
         TimingError: A package is missing, or the process died.
@@ -53,11 +44,7 @@ def start_peer(
 
 
 def check_peers_can_train(model: str, point: Point) -> None:
-    """Refuses a config that the peers cannot train.
-
-    Raises:
-        UserError: It has another model, or is not trained by plain SGD.
-    """
+    """Refuses a config of another model than the peers have, or not of plain SGD."""
     for key, value, known in (("model", model, MODELS), ("optimizer", point["optimizer"], ["sgd"])):
         if value not in known:
             raise UserError(
@@ -112,7 +99,7 @@ def start_peers(
                 )
             running[name] = peer
         except TimingError as error:
-            leave_out(left_out, name, error)
+            rounds.leave_out(left_out, name, error)
     return running, left_out
 
 
@@ -122,8 +109,8 @@ def compare_peers(
     """Returns the record of the peers that were timed, in pairs of rounds with `ours`."""
     return {
         name: {
-            **with_extremes("ms_per_step", timings[name].ms[1:]),
-            "ratio": ratio_by_round(timings[name].ms[1:], timings["ours"].ms[1:]),
+            **rounds.with_extremes("ms_per_step", timings[name].ms[1:]),
+            "ratio": rounds.ratio_by_round(timings[name].ms[1:], timings["ours"].ms[1:]),
             **peer.description,
         }
         for name, peer in running.items()

@@ -26,12 +26,9 @@ class TrainingProcess:
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]):
-        """Starts the process and waits until its data and model are ready.
+        """Starts `python` with a command, and waits until its data and model are ready.
 
-        Args:
-            command: What `python` is to run.
-            log: File for the process' messages.
-            environment: The environment variables of the process.
+        Its messages go to the file `log`.
         """
         self._log = log
         with open(log, "w", encoding="utf-8") as stream:

@@ -34,9 +34,7 @@ def run_rounds(
 ) -> tuple[dict[str, Timings], dict[str, str]]:
     """Lets all implementations train in turn, in an order that is reversed from round to round.
 
-    Args:
-        trainers: By name, a function that trains an epoch.
-        rounds: How often each is called after its warm-up.
+    Each trains one epoch as a warm-up, and then `rounds` epochs.
 
     Returns:
         Timings by name; and, by name, why an implementation is left out: it failed, or its loss

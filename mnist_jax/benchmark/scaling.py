@@ -53,15 +53,10 @@ An epoch of more work is cut to its first steps, whose images are drawn from all
 
 
 class Job(NamedTuple):
-    """What every number of trials is timed on.
+    """What every number of trials is timed on."""
 
-    Attributes:
-        experiment: Its first point is trained, with as many seeds, counted from its first one.
-        dataset: All of it is placed on the devices.
-    """
-
-    experiment: Experiment
-    dataset: Dataset
+    experiment: Experiment  # its first point is trained, with seeds from its first one on
+    dataset: Dataset  # all of it is placed on the devices
 
 
 def read_trial_counts(given: Sequence[str], experiment: Experiment) -> list[int]:
@@ -108,10 +103,9 @@ def measure(job: Job, trial_counts: Sequence[int], rounds: int) -> dict[str, Any
             except TimingError as error:
                 leave_out(left_out, name, error)
                 continue
-            description = process.description
+            descriptions[name] = description = process.description
             if "error" in description:
                 raise UserError(description["error"])
-            descriptions[name] = description
             say(
                 f"trials {name}: compiled in {description['compile_seconds']:.1f} s; a round is"
                 f" {description['steps']} of an epoch's {description['epoch_steps']} steps"
@@ -145,9 +139,7 @@ def _row(num_trials: int, description: Mapping[str, Any], ms: Sequence[float]) -
         "trials": num_trials,
         **with_extremes("ms_per_step", ms),
         **with_extremes("images_per_second", [1e3 * images_per_step / each for each in ms]),
-        "lower_seconds": description["lower_seconds"],
-        "compile_seconds": description["compile_seconds"],
-        "memory": description["memory"],
+        **{key: description[key] for key in ("lower_seconds", "compile_seconds", "memory")},
         "steps_per_round": description["steps"],
         "steps_per_epoch": description["epoch_steps"],
         "devices": description["devices"],
@@ -157,15 +149,15 @@ def _row(num_trials: int, description: Mapping[str, Any], ms: Sequence[float]) -
 def table(record: Mapping[str, Any]) -> str:
     """Returns the result for a terminal."""
     rows = record["trials"]
-    devices = rows[-1]["devices"]
+    devices, memory = rows[-1]["devices"], rows[0]["memory"]
     lines = [
         f"up to {devices['count']} {devices['platform']} devices ({devices['kind']},"
         f" {devices['cores']} cores), matmul precision {devices['matmul_precision']};"
         f" load average {record['load_average']:.1f} before",
         f"{record['mflop_per_step']:.1f} MFLOP a step and trial, {record['batch_size']} images a"
-        f" step; data set: {rows[0]['memory']['data_bytes'] / 1e6:,.1f} MB a device;"
-        f" a trial's parameters: {rows[0]['memory']['parameter_bytes'] / 1e6:,.3f} MB, its whole"
-        f" state: {rows[0]['memory']['state_bytes'] / 1e6:,.3f} MB",
+        f" step; data set: {memory['data_bytes'] / 1e6:,.1f} MB a device;"
+        f" a trial's parameters: {memory['parameter_bytes'] / 1e6:,.3f} MB, its whole"
+        f" state: {memory['state_bytes'] / 1e6:,.3f} MB",
         "",
     ]
     names = ["trials", "median", "min", "max", "images\na second", "seconds to\ncompile"]

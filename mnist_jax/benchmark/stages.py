@@ -36,11 +36,9 @@ class TimedSweep:
     """
 
     def __init__(self, experiment: Experiment, dataset: Dataset):
-        """Compiles; must come before anything else asks JAX for its devices.
+        """Compiles trials of the experiment's first program.
 
-        Args:
-            experiment: What to train: trials of its first compiled program.
-            dataset: Its training images are those of an epoch.
+        This must come before anything else asks JAX for its devices.
         """
         part = next(iter(experiment.parts.values()))
         most_trials = max(machine.num_cores(), len(part))
@@ -57,7 +55,10 @@ class TimedSweep:
         largest = sorted(products, key=lambda product: -product.multiply_adds)[:1]
         self.shapes = [(product.rows, product.depth, product.columns) for product in largest]
         most_steps = max(1, int(WORK_PER_ROUND / max(self.flop, 1)))
-        self.dataset = _first_images(dataset, most_steps * recipe.batch_size)
+        images = slice(most_steps * recipe.batch_size)
+        self.dataset = dataset._replace(
+            train_images=dataset.train_images[images], train_labels=dataset.train_labels[images]
+        )
 
         def compile_epoch(epoch: Callable):
             return sweep.compile_sweep(
@@ -72,21 +73,19 @@ class TimedSweep:
         self._programs = {
             name: compile_epoch(epoch).run_epoch for name, epoch in partial_epochs().items()
         }
-        self._stages = [name for name in self._programs if name != "training"]
         self._programs["whole"] = self.sweep.run_epoch
-        self._states = {
-            name: self.sweep.initialise(self.sweep.inputs[0]) for name in self._programs
-        }
+        hyper = self.sweep.inputs[0]
+        self._states = {name: self.sweep.initialise(hyper) for name in self._programs}
         self._epoch = 0
 
     def time_round(self, epoch_images: int) -> tuple[dict[str, float], float]:
         """Trains once and runs each stage; returns seconds by name, and the training loss.
 
-        Args:
-            epoch_images: Images of a whole epoch, which the host shuffles in `shuffle` seconds.
+        In `shuffle` seconds the host shuffles `epoch_images`, the images of a whole epoch.
         """
         seconds, sums = self.time_epoch("training")
-        stages = {name: self.time_epoch(name)[0] for name in self._stages}
+        others = [name for name in self._programs if name not in ("training", "whole")]
+        stages = {name: self.time_epoch(name)[0] for name in others}
         start = time.perf_counter()
         sweep.image_orders(self.sweep.seeds, 0, epoch_images)
         shuffle = time.perf_counter() - start
@@ -110,12 +109,6 @@ class TimedSweep:
             self.time_epoch("whole")
         trace = max(folder.glob("plugins/profile/*/perfetto_trace.json.gz"))
         say(f"trace: open {trace} at https://ui.perfetto.dev, or run: xprof --logdir={folder}")
-
-
-def _first_images(dataset: Dataset, most: int) -> Dataset:
-    return dataset._replace(
-        train_images=dataset.train_images[:most], train_labels=dataset.train_labels[:most]
-    )
 
 
 def partial_epochs() -> dict[str, Callable]:

@@ -50,12 +50,8 @@ def measure(
 ) -> dict[str, Any]:
     """Times all implementations; returns the record that `--json` writes.
 
-    Args:
-        experiment: What to train.
-        dataset: What to train on.
-        peers: Names of those to time in turn with ours.
-        rounds: Epochs that each is timed for.
-        profile: Folder for a profiler's trace, if one is wanted.
+    Of each implementation, ours and the peers named, `rounds` epochs are timed. A profiler's trace
+    goes to the folder `profile`, if there is one.
 
     Raises:
         UserError: The loss of ours does not fall with these hyper-parameters.

@@ -7,6 +7,7 @@ however often that runs, and it counts what `layers.py` computes in place of a c
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,38 +20,27 @@ from mnist_jax.training import trial
 
 
 class Product(NamedTuple):
-    """A matrix product [rows, depth] x [depth, columns], or a convolution seen as one.
+    """A matrix product [rows, depth] x [depth, columns], or a convolution seen as one."""
 
-    Attributes:
-        rows: For a convolution, pixels of all images.
-        depth: For a convolution, input channels times positions in the kernel.
-        columns: For a convolution, features.
-        multiply_adds: All that the step does, without those with padding.
-    """
-
-    rows: int
-    depth: int
-    columns: int
-    multiply_adds: int
+    rows: int  # of a convolution, pixels of all images
+    depth: int  # of a convolution, input channels times positions in the kernel
+    columns: int  # of a convolution, features
+    multiply_adds: int  # all that the step does, without those with padding
 
 
 def step_products(recipe: trial.Recipe, trials: trial.Hyperparameters) -> list[Product]:
     """Returns the products of one trial's training step, in their order.
 
-    Args:
-        recipe: What is static.
-        trials: Hyper-parameters of any shape; only their types count.
+    Of the hyper-parameters only the types count.
     """
     hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), trials)
     batch = (recipe.batch_size,)
     images = jax.ShapeDtypeStruct(batch + recipe.network.image_shape, jnp.uint8)
     labels, weights = (jax.ShapeDtypeStruct(batch, dtype) for dtype in (jnp.uint8, jnp.float32))
 
-    def step(hyper, *arguments):
-        return trial.train_step(recipe, hyper, *arguments)
-
     with layers.traced_plainly():
-        state = jax.eval_shape(lambda hyper: trial.init(recipe, hyper), hyper)
+        state = jax.eval_shape(partial(trial.init, recipe), hyper)
+        step = partial(trial.train_step, recipe)
         program = jax.make_jaxpr(step)(hyper, state, images, labels, weights)
     return list(count_products(program.jaxpr))
 
