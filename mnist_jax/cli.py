@@ -24,8 +24,6 @@ from mnist_jax.training import hosts
 FLAGS = flags.FLAGS
 SHARED = ("config", "seed", "data_dir")
 """Flags of every program that runs an experiment."""
-OF_A_RUN = ("workdir", "overwrite", "shard", "distributed", "distributed_timeout")
-"""Further flags of `main`."""
 
 
 def define_flags() -> None:
@@ -104,11 +102,7 @@ def _define_keys(argv: list[str]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags.
-
-    Raises:
-        UserError: One is unknown or has an invalid value.
-    """
+    """Parses the flags; raises UserError if one is unknown or has an invalid value."""
     columns = os.environ.get("COLUMNS", "")
     if not (columns.isdecimal() and int(columns) >= 40):  # absl's help fails on fewer
         os.environ.pop("COLUMNS", None)
@@ -145,14 +139,11 @@ def _describe_keys(width: int) -> str:
             keys = " ".join(typed(axis.name, axis.default) for axis in parameters)
             axes.append(f"with {key}={name}: {keys}")
     settings = [f"{typed(name, x.default)}: {x.text}" for name, x in SETTINGS.items()]
-    return "\n".join(
-        [
-            "\nKeys of a config with their defaults, each set by --config.KEY=VALUE:",
-            *(textwrap.fill(f"  {line}", width, subsequent_indent=" " * 4) for line in settings),
-            "Those that take several values, as in 0,1e-4,1e-3, which span a grid:",
-            *(textwrap.fill(f"  {line}", width, subsequent_indent=" " * 4) for line in axes),
-        ]
-    )
+    lines = ["\nKeys of a config with their defaults, each set by --config.KEY=VALUE:"]
+    lines += [textwrap.fill(f"  {key}", width, subsequent_indent=" " * 4) for key in settings]
+    lines += ["Those that take several values, as in 0,1e-4,1e-3, which span a grid:"]
+    lines += [textwrap.fill(f"  {key}", width, subsequent_indent=" " * 4) for key in axes]
+    return "\n".join(lines)
 
 
 def is_of_output(error: OSError) -> bool:
@@ -168,12 +159,9 @@ def is_of_output(error: OSError) -> bool:
 
 
 def run_command(main: Callable, define: Callable[[], None], argv: list[str] | None = None) -> None:
-    """Runs a program on its command line; bad input ends it with status 2.
+    """Runs a program on its command line, by default the process's; bad input exits with status 2.
 
-    Args:
-        main: Takes the words that are no flags.
-        define: Defines its flags.
-        argv: The command line; by default that of the process.
+    `main` takes the words that are no flags; `define` defines the flags.
     """
     define()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -196,14 +184,12 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
     except OSError as error:
         if not is_of_output(error):
             raise
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # for what is left in its buffer
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of its buffer
         if isinstance(error, BrokenPipeError):
             print("error: nobody reads the output any more; repeat the command", file=sys.stderr)
             sys.exit(128 + signal.SIGPIPE)
-        problem = f"the output cannot be written ({error.strerror}); mend that"
-        print(f"error: {problem}, and repeat the command", file=sys.stderr)
+        cure = "mend that, and repeat the command"
+        print(f"error: the output cannot be written ({error.strerror}); {cure}", file=sys.stderr)
         sys.exit(os.EX_IOERR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

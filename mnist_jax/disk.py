@@ -16,8 +16,6 @@ import numpy as np
 
 from mnist_jax import UserError
 
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # absent on Windows
-
 locked: dict[Path, BinaryIO] = {}
 """The directories that this process has locked, with their lock files."""
 
@@ -25,9 +23,7 @@ locked: dict[Path, BinaryIO] = {}
 def local_path(given: str, what: str = "") -> Path:
     """Returns the path that a flag or an environment variable names, with `~` expanded.
 
-    Args:
-        given: The path as the user wrote it.
-        what: The flag or variable, for the error: `--workdir`, say; empty for an argument.
+    `what` is the flag or variable, for the error: `--workdir`, say; empty for an argument.
 
     Raises:
         UserError: It is an address such as gs://bucket/run, which would create a folder `gs:` here;
@@ -51,7 +47,7 @@ def open_regular(path: Path, most_bytes: int | float) -> io.BufferedReader:
         OSError: It cannot be opened.
         ValueError: It is not a regular file, or larger than `most_bytes`.
     """
-    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     found = os.fstat(descriptor)
     if stat.S_ISREG(found.st_mode) and found.st_size <= most_bytes:
         return open(descriptor, "rb")
@@ -97,11 +93,8 @@ def _check_place() -> None:
 def replace(path: Path, content: Iterable[bytes], mode: int = 0o666, mark: str = "") -> None:
     """Replaces a file in one atomic step, so that a reader never sees half of it.
 
-    Args:
-        path: The file.
-        content: Its new content, in pieces.
-        mode: Its permissions, before the umask.
-        mark: How the name of the temporary file ends; by default the process's id.
+    The name of the temporary file ends with `mark`, by default the process's id. The umask applies
+    to `mode`.
     """
     temporary = path.with_name(f".{path.name}.{mark or os.getpid()}")
     with writing(path):

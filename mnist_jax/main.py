@@ -35,7 +35,12 @@ def run(
 ) -> None:
     """Runs an experiment from data to report, or resumes it."""
     process = Process()
-    path = workdirs.new_workdir(experiment.name) if workdir is None else _workdir(workdir)
+    if workdir == "":
+        raise UserError("--workdir=: expected a folder; name one, or leave the flag out")
+    if workdir is None:
+        path = workdirs.new_workdir(experiment.name)
+    else:
+        path = disk.local_path(workdir, "--workdir")
     config = experiment.record()
     if job is None:
         config = workdirs.as_recorded(path, config)
@@ -52,8 +57,7 @@ def run(
     devices = start_jax(experiment, job=job, timeout=timeout, common=process.deciding)
     config = hosts.first(lambda: workdirs.as_recorded(path, config))
     if job is not None and hosts.first(is_finished):
-        if hosts.is_first():
-            _show(path)
+        _show(path)
         return
 
     from mnist_jax.runs import runner
@@ -79,8 +83,7 @@ def run(
 
             state, holds_another = hosts.first(lock_workdir)
             if state == "finished":
-                if hosts.is_first():
-                    _show(path)
+                _show(path)
                 return
             process.seconds["load"] = process.total
             trials = runner.Runner(path, experiment, dataset, process, config)
@@ -89,9 +92,7 @@ def run(
             hosts.first(open_workdir)
             trials.train()
             if hosts.is_first():
-                provenance = process.record() | {"devices": trials.devices}
-                provenance["data_checksum"] = dataset.checksum
-                run = workdirs.digest(config, dataset.checksum)
+                provenance = {"devices": trials.devices, "data_checksum": dataset.checksum}
                 summaries.write_summary(
                     path,
                     trials.rows,
@@ -99,8 +100,8 @@ def run(
                     experiment.protocol,
                     dataset.name,
                     dataset.num_images,
-                    provenance,
-                    run=run,
+                    process.record() | provenance,
+                    run=workdirs.digest(config, dataset.checksum),
                 )
                 print(f"\n{_report(path)}")
     except OSError as error:
@@ -117,8 +118,9 @@ def run(
 
 
 def _show(path: Path) -> None:
-    print(f"{path} holds this run, finished: nothing is trained again\n\n{_report(path)}")
-    _end(results.read_run(path).results)
+    if hosts.is_first():
+        print(f"{path} holds this run, finished: nothing is trained again\n\n{_report(path)}")
+        _end(results.read_run(path).results)
 
 
 def _report(path: Path) -> str:
@@ -138,24 +140,13 @@ def _end(rows: list[records.Row]) -> None:
         sys.exit(3)
 
 
-def _workdir(path: str) -> Path:
-    if not path:
-        raise UserError("--workdir=: expected a folder; name one, or leave the flag out")
-    return disk.local_path(path, "--workdir")
-
-
 def main(argv: list[str]) -> None:
     """Runs the experiment that the flags name."""
     experiment = cli.read_flags(argv)
     try:
-        run(
-            experiment,
-            cli.FLAGS.workdir,
-            cli.FLAGS.data_dir,
-            cli.FLAGS.overwrite,
-            cli.FLAGS.distributed,
-            cli.FLAGS.distributed_timeout,
-        )
+        given = cli.FLAGS
+        job = given.distributed, given.distributed_timeout
+        run(experiment, given.workdir, given.data_dir, given.overwrite, *job)
     except Exception as error:
         hosts.leave(error)
 
@@ -163,7 +154,8 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Defines the program's flags."""
     cli.define_flags()
-    for name in (*cli.SHARED, *cli.OF_A_RUN):
+    of_a_run = ("workdir", "overwrite", "shard", "distributed", "distributed_timeout")
+    for name in (*cli.SHARED, *of_a_run):
         flags.declare_key_flag(name)
 
 
