@@ -27,11 +27,7 @@ def start_peer(
 ) -> TrainingProcess:
     """Starts a peer, which describes its versions, platform and threads.
 
-    Args:
-        name: One of `PACKAGES`.
-        task: What to train.
-        file: NumPy archive with `images` uint8 [n, 28, 28] and `labels` uint8 [n].
-        environment: Variables of the process.
+    `file` is a NumPy archive with `images` uint8 [n, 28, 28] and `labels` uint8 [n].
 
     Raises:
         TimingError: A package is missing, or the process died.

@@ -96,12 +96,8 @@ def read(
 ) -> tuple[list[np.ndarray], str, str] | None:
     """Reads a data set; None if the cache has no sound one, with a warning where it is damaged.
 
-    Args:
-        name: Of the data set.
-        shapes: Of its arrays, by their names.
-        checksum: Of its arrays, if known; if not, only the user may have write access to the cache.
-        stamps: Of the source files that it must come from, as `stamp` gives them; none if it may
-            come from anywhere.
+    Where its `checksum` is not known, only the user may have write access to the cache. `stamps`
+    are those of the source files that it must come from; none if it may come from anywhere.
 
     Returns:
         The arrays, their `formats.checksum`, and where they came from, for people.
