@@ -123,15 +123,16 @@ def rows_and_columns(num_panels: int) -> tuple[int, int]:
     return math.ceil(num_panels / num_columns), num_columns
 
 
-def subplots(
-    title: str, size: tuple[float, float], num_rows: int = 1, num_columns: int = 1, **options
-):
+def subplots(title: str, size: tuple[float, float], num_panels: int = 1, **options):
     """Returns a figure of a size in inches, and the list of its panels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(textwrap.fill(title, int(12 * size[0])))  # characters an inch
-    return figure, figure.subplots(num_rows, num_columns, squeeze=False, **options).ravel().tolist()
+    panels = figure.subplots(*rows_and_columns(num_panels), squeeze=False, **options).ravel()
+    for ax in panels[num_panels:]:
+        ax.set_visible(False)
+    return figure, panels[:num_panels].tolist()
 
 
 def plot_trials(ax, x: Sequence[float], y: Sequence[float] | np.ndarray, **look) -> None:

@@ -20,7 +20,7 @@ def draw_classes(run: Run, chosen: Mapping[str, np.ndarray]):
     np.add.at(matrix, (chosen["labels"], chosen["probabilities"].argmax(1)), 1)
     right, sizes = matrix.diagonal(), matrix.sum(1)
     title = f"{dataset}: test set by class, one trial ({p.words})"
-    figure, [left, ax] = subplots(title, (8.4, 4.3), 1, 2, width_ratios=(1, 1.35))
+    figure, [left, ax] = subplots(title, (8.4, 4.3), 2, width_ratios=(1, 1.35))
     places = np.arange(len(names))
     counted = sizes > 0
     ends = [

@@ -1,5 +1,6 @@
 """Accuracy and loss by epoch: of the grid points of a run, and of several runs over each other."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -15,38 +16,36 @@ from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
 
 MAX_PANELS = 9
-MAX_CURVES = 12  # in one panel
 
 
 def draw_curves(run: Run, what: str = "accuracy"):
     """Draws training and held-out accuracy, or loss, against epoch; one panel per grid point."""
-    p, grid, which = protocol(run), run.summary["grid"], "one panel per grid point"
-    points, axes = grid, varying(grid)
+    p, grid, dataset = protocol(run), run.summary["grid"], run.summary["dataset"]
+    points, which = grid, "one panel per grid point"
     if len(grid) > MAX_PANELS:
         order = ranked(grid, p.criterion)
         points = [order[0], order[len(grid) // 2], order[-1]]
-        which = "the first, the middle one and the last"
+        which = f"of {len(grid)} grid points the first, the middle one and the last"
         if p.criterion:
-            which = f"the best, the median and the worst by mean {criterion_words(p)}"
-        which = f"of {len(grid)} grid points {which}"
+            words = f"the best, the median and the worst by mean {criterion_words(p)}"
+            which = f"of {len(grid)} grid points {words}"
     num_rows, num_columns = canvas.rows_and_columns(len(points))
     size = (6.4, 4.2) if len(points) == 1 else (2.7 * num_columns + 0.5, 2.3 * num_rows + 1.1)
-    title = f"{run.summary['dataset']}: {what} by epoch ({p.words})"
-    figure, panels = canvas.subplots(title, size, num_rows, num_columns, sharex=True, sharey=True)
+    title = f"{dataset}: {what} by epoch ({p.words})"
+    figure, panels = canvas.subplots(title, size, len(points), sharex=True, sharey=True)
     trials, is_loss = canvas.sound_trials(run, points), what == "loss"
     view, unit = canvas.View(), 1 if is_loss else 100
     read = read_curves(run, points, trials, what)
-    for ax, point, curves in zip(panels, points, read, strict=False):
-        title = label(point, axes)
+    for ax, point, curves in zip(panels, points, read, strict=True):
+        title = label(point, varying(grid))
         if lost := len(point["diverged_seeds"]):
             title += f" ({lost} of {point['num_trials']} diverged)"
         ax.set_title(textwrap.fill(title.strip(), 34 if len(points) > 1 else 80))
         for split, values in curves.items():
-            train = split == "train"
-            name = f"{'training' if train else split} {what}"
-            _plot_band(
-                ax, unit * values, view, name, canvas.COLORS[not train], "--" if train else "-"
-            )
+            name, color, dash = split, canvas.COLORS[1], "-"
+            if split == "train":
+                name, color, dash = "training", canvas.COLORS[0], "--"
+            _plot_band(ax, unit * values, view, f"{name} {what}", color, dash)
         if rows := trials[point["point"]]:
             name, epochs = f"test {what} at the end", [row["num_epochs"] for row in rows]
             dots = unit * np.array([row["test_loss" if is_loss else p.column] for row in rows])
@@ -56,25 +55,22 @@ def draw_curves(run: Run, what: str = "accuracy"):
             ax.plot(epochs, dots, "o", color="black", ms=3, label=name)
             view.add(dots)
     _finish_epochs(panels, points, view, is_loss)
-    for i, ax in enumerate(panels):
-        ax.set_visible(i < len(points))
+    for i, (ax, point) in enumerate(zip(panels, points, strict=True)):
         ax.set_ylabel(f"{what} ({'nats' if is_loss else '%'})" if i % num_columns == 0 else "")
         if i + num_columns >= len(points):  # nothing stands below
             ax.set_xlabel("epoch")
             ax.tick_params(labelbottom=True)
-    for ax, point in zip(panels, points, strict=False):
         text = "every trial diverged"
         if trials[point["point"]]:
-            text = (
-                f"below the axis\n({canvas.mean_interval(point, p.column)[0]:.1f} % test accuracy)"
-            )
+            mean = canvas.mean_interval(point, p.column)[0]
+            text = f"below the axis\n({mean:.1f} % test accuracy)"
         if not ax.lines or ax.dataLim.y1 < ax.get_ylim()[0]:
             ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center")
     canvas.add_legend(figure, panels)
     name = "Loss (cross-entropy in nats an image, log scale)" if is_loss else "Accuracy"
     caption = (
-        f"{name} on {run.summary['dataset']} against epoch, {which} ({p.words}). Dashed: training"
-        f" {what}, the running mean over the epoch while the weights change, as Keras reports it."
+        f"{name} on {dataset} against epoch, {which} ({p.words}). Dashed: training {what}, the"
+        " running mean over the epoch while the weights change, as Keras reports it."
     )
     if p.held_out:
         caption += f" Solid: {p.held_out} {what} after the epoch."
@@ -85,28 +81,18 @@ def draw_curves(run: Run, what: str = "accuracy"):
 
 def draw_overlay(named: Sequence[NamedPoint], title: str):
     """Draws curves of several runs over each other: training on the left, held-out on the right."""
-    figure, panels = canvas.subplots(title, (7.6, 4.4), 1, 2, sharex=True, sharey=True)
-    view, drawn = canvas.View(), named[:MAX_CURVES]
+    figure, panels = canvas.subplots(title, (7.6, 4.4), 2, sharex=True, sharey=True)
+    styles = list(itertools.product(("-", "--"), zip(canvas.COLORS, canvas.MARKERS, strict=True)))
+    view, drawn = canvas.View(), named[: len(styles)]
     points = [each.point for each in drawn]
-    for i, (name, run, point) in enumerate(drawn):
-        p, color, dash = (
-            protocol(run),
-            canvas.COLORS[i % len(canvas.COLORS)],
-            "-" if i < len(canvas.COLORS) else "--",
-        )
-        trials = canvas.sound_trials(run, [point])
+    for (name, run, point), (dash, (color, marker)) in zip(drawn, styles, strict=False):
+        p, trials = protocol(run), canvas.sound_trials(run, [point])
         [curves] = read_curves(run, [point], trials)
         for split, values in curves.items():
             _plot_band(panels[split != "train"], 100 * values, view, name, color, dash)
         if not p.held_out and trials[point["point"]]:
             mean = canvas.mean_interval(point, p.column)[0]
-            panels[1].plot(
-                point["num_epochs"],
-                mean,
-                canvas.MARKERS[i % len(canvas.MARKERS)],
-                color=color,
-                ms=5,
-            )
+            panels[1].plot(point["num_epochs"], mean, marker, color=color, ms=5)
             view.add([mean])
     _finish_epochs(panels, points, view)
     for ax, name in zip(panels, ("training", "held-out images"), strict=True):

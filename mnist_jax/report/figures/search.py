@@ -24,25 +24,21 @@ def draw_search(run: Run):
     low, high = view.limits()
     outside = ~(sound & (accuracies >= low))
     heights = np.where(outside, low + 0.03 * (high - low), accuracies)
-    panelled = varying(grid)
-    num_rows, num_columns = canvas.rows_and_columns(len(panelled))
+    axes = varying(grid)
+    num_rows, num_columns = canvas.rows_and_columns(len(axes))
     title = f"{dataset}: {words} of {count(len(grid), 'point')} ({p.words})"
     size = (max(2.7 * num_columns + 0.5, 4.5), 2.5 * num_rows + 0.8)
-    figure, panels = canvas.subplots(title, size, num_rows, num_columns, sharey=True)
+    figure, panels = canvas.subplots(title, size, len(axes), sharey=True)
     panels[0].set_ylim(low, high)
     scatter = np.random.default_rng(0).uniform(-0.2, 0.2, len(grid))
-    for ax in panels[len(panelled) :]:
-        ax.set_visible(False)
-    for i, (ax, axis) in enumerate(zip(panels, panelled, strict=False)):
+    many, blue, red = len(grid) > 1000, canvas.COLORS[0], canvas.COLORS[1]
+    look: dict[str, Any] = {"alpha": 0.7, "mew": 0, "rasterized": many}
+    for i, (ax, axis) in enumerate(zip(panels, axes, strict=True)):
         places = set_scale(ax, axis, grid, 2.3)
         x = np.array([places.get(point[axis], math.nan) for point in grid])
         x += scatter * (spread_of(axis, list(places)) == "names")
-        many = len(grid) > 1000
-        look: dict[str, Any] = {"alpha": 0.7, "mew": 0, "rasterized": many}
-        ax.plot(
-            x[~outside], heights[~outside], "o", color=canvas.COLORS[0], ms=2 if many else 4, **look
-        )
-        ax.plot(x[outside], heights[outside], "v", color=canvas.COLORS[1], ms=6, **look)
+        ax.plot(x[~outside], heights[~outside], "o", color=blue, ms=2 if many else 4, **look)
+        ax.plot(x[outside], heights[outside], "v", color=red, ms=6, **look)
         ax.plot(x[chosen], heights[chosen], "o", color="black", ms=9, mfc="none", mew=1.5)
         ax.set_ylabel(f"{words} (%)" if i % num_columns == 0 else "")
     caption = (
@@ -51,9 +47,9 @@ def draw_search(run: Run):
     )
     if chosen.any():
         caption += " Ring: the chosen point."
-    if any(spread_of(axis, axis_values(grid, axis)) == "names" for axis in panelled):
+    if any(spread_of(axis, axis_values(grid, axis)) == "names" for axis in axes):
         caption += " Over names, points are scattered sideways."
-    if any(len(having(grid, axis)) < len(grid) for axis in panelled):
+    if any(len(having(grid, axis)) < len(grid) for axis in axes):
         caption += " A panel leaves out the points that do not have its axis."
     if outside.any():
         caption += " Triangles at the lower edge: points below the axis, or with diverged trials."
