@@ -1,8 +1,6 @@
-"""What all figures of runs are drawn on: sizes, colours, panels, and which values an axis shows.
+"""What all figures of runs have in common: colours, panels, captions, limits of an axis.
 
-Each function that draws a figure returns a matplotlib Figure and its caption. Every figure names
-data set and protocol. Trials that diverged are left out of means, bands and intervals, and the
-caption says so.
+Each names data set and protocol. Its caption says if trials that diverged are left out.
 """
 
 import math
@@ -42,7 +40,7 @@ class NothingToDrawError(Exception):
 
 
 def mean_interval(point: Row, column: str) -> np.ndarray:
-    """Returns a point's mean and the ends of its 95 % interval in percent, NaN if there is none."""
+    """Returns a point's mean and the ends of its 95 % interval in percent, NaN if not known."""
     statistics = point["statistics"][column]
     return 100 * np.array([statistics["mean"], *statistics["interval_95"]], float)
 
@@ -79,17 +77,14 @@ def interval_words(points: Sequence[Row]) -> str:
 
 
 class View:
-    """Collects accuracies that are drawn, and decides which of them an axis shows.
-
-    It leaves out those far below the median: they would hide how the others differ.
-    """
+    """Chooses the limits of an axis, without accuracies so low that they hide how others differ."""
 
     def __init__(self):
         """Starts without values."""
         self._wanted, self._drawn, self._low = [], [], -math.inf
 
     def add(self, wanted, drawn=None) -> None:
-        """Takes accuracies that should be seen, and all those drawn, which need not."""
+        """Takes the accuracies that the axis should show, and all that are drawn."""
         self._wanted.append(np.ravel(wanted))
         self._drawn.append(np.ravel(wanted if drawn is None else drawn))
 
@@ -106,7 +101,7 @@ class View:
         return self._low, min(high + pad, 101.0)
 
     def missing(self, value: float) -> str:
-        """Returns what stands in for a mean that has no place on the axis, empty if it has."""
+        """Returns the text in place of a mean outside the axis; empty for one inside."""
         if math.isnan(value):
             return "diverged"
         return f"◂ {value:.2f}" if value < self._low else ""
@@ -140,8 +135,8 @@ def plot_trials(ax, x: Sequence[float], y: Sequence[float] | np.ndarray, **look)
     ax.plot(x, y, ".", ms=4, alpha=0.6, rasterized=len(x) > 2000, **look)
 
 
+# By the most decades that an axis has, which multiples of powers of ten are marked.
 _LOG_STEPS = {0.6: (1, 1.5, 2, 3, 5, 7), 1.2: (1, 2, 5), 2.4: (1, 3), math.inf: (1,)}
-"""By the most decades that an axis has, which multiples of powers of ten are marked."""
 
 
 def mark_decades(axis, decades: float) -> None:

@@ -57,7 +57,7 @@ def draw_curves(run: Run, what: str = "accuracy"):
     _finish_epochs(panels, points, view, is_loss)
     for i, (ax, point) in enumerate(zip(panels, points, strict=True)):
         ax.set_ylabel(f"{what} ({'nats' if is_loss else '%'})" if i % num_columns == 0 else "")
-        if i + num_columns >= len(points):  # nothing stands below
+        if i + num_columns >= len(points):  # no panel below
             ax.set_xlabel("epoch")
             ax.tick_params(labelbottom=True)
         text = "every trial diverged"

@@ -14,11 +14,7 @@ MAX_UNITS = 48
 
 
 def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
-    """Draws the weights of the chosen trial's first layer as images.
-
-    Raises:
-        NothingToDrawError: They are none.
-    """
+    """Draws the weights of the chosen trial's first layer; NothingToDrawError if not images."""
     p, dataset = protocol(run), run.summary["dataset"]
     layer, images = _first_weights(chosen)
     num_units, height, width, channels = images.shape
@@ -28,8 +24,7 @@ def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
         units, order = np.argsort(-norms, kind="stable")[:MAX_UNITS], "by falling norm"
     num_columns = min(8, math.ceil(math.sqrt(1.5 * len(units))))
     num_rows = math.ceil(len(units) / num_columns)
-    # With what separates them.
-    down, across = (size + max(1, size // 9) for size in (height, width))
+    down, across = (size + max(1, size // 9) for size in (height, width))  # with a gap
     tiles = np.full((num_rows * down, num_columns * across, channels), math.nan)
     for i, unit in enumerate(units):
         y, x = down * (i // num_columns), across * (i % num_columns)
@@ -59,13 +54,9 @@ def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
 
 
 def _first_weights(chosen: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
-    """Returns the first layer's name, and its kernel as images [units, height, width, channels].
-
-    Raises:
-        NothingToDrawError: It is not one that sees images.
-    """
+    """Returns the first layer's name, and its kernel as images [units, height, width, channels]."""
     known = [f"params/{layer}/kernel" for layer in ("conv_1", "hidden_1", "output")]
-    if "first_kernel" in chosen:  # which older versions did not note
+    if "first_kernel" in chosen:  # older versions do not record it
         known = [str(chosen["first_kernel"])]
     name = next((name for name in known if name in chosen), None)
     if name is None:

@@ -21,7 +21,7 @@ def draw_mistakes(run: Run, chosen: Mapping[str, np.ndarray]):
     num_rows = math.ceil(len(mistakes) / num_columns)
     title = f"{dataset}: most confident mistakes, one trial ({p.words})"
     figure, [ax] = subplots(title, (max(1.25 * num_columns, 4.5), 1.75 * num_rows + 0.5))
-    # Of 28 x 28 pixels: an image, what separates it, and three lines of text.
+    # A cell has 28 x 28 pixels for an image, a gap, and three lines of text.
     for i, (image, index) in enumerate(zip(chosen["mistake_images"], mistakes, strict=True)):
         x, y = 34 * (i % num_columns), 45 * (i // num_columns)
         left, top = x + 14 * (1 - min(1, width / height)), y + 28 * (1 - min(1, height / width))

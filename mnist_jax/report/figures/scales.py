@@ -23,11 +23,6 @@ _KNOWN |= {"num_epochs": LOG, "batch_size": LOG}
 _SHARES = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
-def axis_values(grid: Sequence[Row], axis: str) -> list[Any]:
-    """Returns the values of an axis in the order of the points, without None."""
-    return list(dict.fromkeys(point[axis] for point in having(grid, axis)))
-
-
 def having(grid: Sequence[Row], axis: str) -> list[Row]:
     """Returns the points that have a value of an axis; the optimizers of others do not take it."""
     return [point for point in grid if point.get(axis) is not None]
@@ -38,7 +33,7 @@ def is_crossed(grid: Sequence[Row], axis: str) -> bool:
     there = having(grid, axis)
     rest = [other for other in varying(there) if other != axis]
     combinations = {tuple(point[other] for other in rest) for point in there}
-    return len(there) == len(combinations) * len(axis_values(grid, axis))
+    return len(there) == len(combinations) * len({point[axis] for point in there})
 
 
 def spread_of(axis: str, values: Sequence[Any]) -> str:
@@ -55,7 +50,7 @@ def spread_of(axis: str, values: Sequence[Any]) -> str:
 
 def places_of(grid: Sequence[Row], axis: str) -> dict[Any, int]:
     """Returns the place of each value: of numbers by size, of names as the config has them."""
-    values = axis_values(grid, axis)
+    values = list(dict.fromkeys(point[axis] for point in having(grid, axis)))
     is_names = spread_of(axis, values) == "names"
     return {v: i for i, v in enumerate(values if is_names else sorted(values))}
 
@@ -63,11 +58,7 @@ def places_of(grid: Sequence[Row], axis: str) -> dict[Any, int]:
 def set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, float]:
     """Scales and names the x axis, and returns the place of each value on it.
 
-    Args:
-        ax: The axes of a figure.
-        axis: Of the grid.
-        grid: Its points.
-        inches: The width. Where there is room in it, the values themselves are marked.
+    Where there is room in a width in inches, the values themselves are marked.
     """
     order = places_of(grid, axis)
     name, values = str(axis), list(order)
@@ -78,7 +69,7 @@ def set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, fl
         ax.set_xscale("log")
         if len(positive) == len(values):
             name += " (log scale)"
-        elif positive:  # zero has a place of its own, left of the dotted line
+        else:  # zero is left of the dotted line
             width = max(math.log10(max(positive) / min(positive)) / 6, 0.5)
             ax.set_xscale("symlog", linthresh=min(positive), linscale=width)
             ax.axvline(min(positive) / 2, color="#999999", lw=0.8, ls=":")
@@ -107,12 +98,7 @@ def set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, fl
 
 
 def tick_texts(values: Sequence[Any], inches: float) -> tuple[list[str], bool]:
-    """Returns what stands below the ticks of values, and whether it has room from left to right.
-
-    Args:
-        values: All of an axis.
-        inches: From tick to tick.
-    """
+    """Returns labels for ticks so many inches apart, and whether they have room horizontally."""
     texts, room = [cut(shown(value, num_digits(values))) for value in values], int(13 * inches) - 1
     if room > 8:  # characters; names go on in a second line, numbers do not
         texts = [

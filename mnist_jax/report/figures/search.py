@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mnist_jax.report.figures import canvas
-from mnist_jax.report.figures.scales import axis_values, having, set_scale, spread_of
+from mnist_jax.report.figures.scales import having, set_scale, spread_of
 from mnist_jax.report.points import criterion_words
 from mnist_jax.runs.labels import count, varying
 from mnist_jax.runs.results import Run, protocol
@@ -31,12 +31,15 @@ def draw_search(run: Run):
     figure, panels = canvas.subplots(title, size, len(axes), sharey=True)
     panels[0].set_ylim(low, high)
     scatter = np.random.default_rng(0).uniform(-0.2, 0.2, len(grid))
+    over_names = False
     many, blue, red = len(grid) > 1000, canvas.COLORS[0], canvas.COLORS[1]
     look: dict[str, Any] = {"alpha": 0.7, "mew": 0, "rasterized": many}
     for i, (ax, axis) in enumerate(zip(panels, axes, strict=True)):
         places = set_scale(ax, axis, grid, 2.3)
         x = np.array([places.get(point[axis], math.nan) for point in grid])
-        x += scatter * (spread_of(axis, list(places)) == "names")
+        if spread_of(axis, list(places)) == "names":
+            x += scatter
+            over_names = True
         ax.plot(x[~outside], heights[~outside], "o", color=blue, ms=2 if many else 4, **look)
         ax.plot(x[outside], heights[outside], "v", color=red, ms=6, **look)
         ax.plot(x[chosen], heights[chosen], "o", color="black", ms=9, mfc="none", mew=1.5)
@@ -47,7 +50,7 @@ def draw_search(run: Run):
     )
     if chosen.any():
         caption += " Ring: the chosen point."
-    if any(spread_of(axis, axis_values(grid, axis)) == "names" for axis in axes):
+    if over_names:
         caption += " Over names, points are scattered sideways."
     if any(len(having(grid, axis)) < len(grid) for axis in axes):
         caption += " A panel leaves out the points that do not have its axis."
