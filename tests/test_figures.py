@@ -420,7 +420,7 @@ def test_points_stand_below_each_other(tmp_path):
 
 def test_classes_are_those_of_the_predictions(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,))
-    figure, caption = confusion_matrix.draw_classes(run, reading.read_chosen_trial(run))
+    figure, caption = confusion_matrix.draw_classes(*reading.with_weights(run))
     left, ax = figure.axes
     expected = [75, 75, 75, *[100] * 7]  # the first three of forty images are mistaken
     np.testing.assert_allclose(left.lines[0].get_xdata(), expected)
@@ -436,7 +436,7 @@ def test_classes_are_those_of_the_predictions(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     run = make_run(tmp_path / "run", l2=(0.0,), dataset="fashion_mnist")
-    figure, caption = mistakes.draw_mistakes(run, reading.read_chosen_trial(run))
+    figure, caption = mistakes.draw_mistakes(*reading.with_weights(run))
     names = datasets.CLASS_NAMES["fashion_mnist"]
     assert shown_texts(figure) == [
         f"true: {names[i]}\npredicted: {names[i + 1]}\n55.0 %" for i in range(3)
@@ -448,10 +448,10 @@ def test_mistakes_are_named(tmp_path):
 @pytest.mark.parametrize("size", [(28, 28), (8, 30, 1), (30, 8, 3)])
 def test_mistakes_have_the_proportions_of_the_images(tmp_path, size):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
-    chosen = reading.read_chosen_trial(run)
+    _, chosen = reading.with_weights(run)
     images = np.random.default_rng(0).integers(0, 255, (3, *size)).astype(np.uint8)
     np.savez(run.workdir / "chosen_trial.npz", **chosen | {"mistake_images": images})
-    figure, _ = mistakes.draw_mistakes(run, reading.read_chosen_trial(run))
+    figure, _ = mistakes.draw_mistakes(*reading.with_weights(run))
     for i, image in enumerate(figure.axes[0].images):
         left, right, bottom, top = image.get_extent()
         assert (bottom - top) / (right - left) == pytest.approx(size[0] / size[1])

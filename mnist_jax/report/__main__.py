@@ -16,9 +16,9 @@ from mnist_jax.runs import shards
 
 def main(argv: list[str]) -> None:
     """Makes the report of the runs in the directories that the command line names."""
-    given = {name for name in cli.FLAGS if cli.FLAGS[name].present}
+    given = {name.split(".")[0] for name in cli.FLAGS if cli.FLAGS[name].present}
     for name in ("config", "seed", "workdir", "overwrite", "shard", "distributed"):
-        if any(name == flag.split(".")[0] for flag in given):  # of mnist_jax.main
+        if name in given:  # of mnist_jax.main
             raise UserError(f"--{name}: a report does not know it; see --help")
     if not argv[1:]:
         expected = "one, a finished run's directory, or several"
@@ -26,11 +26,8 @@ def main(argv: list[str]) -> None:
     paths = reading.without_latest([disk.local_path(path) for path in argv[1:]])
     runs = reading.read_runs(paths) if len(paths) > 1 else []
     if any(shards.shard_of(run.config)[1] > 1 for run in runs):
-        print(
-            one_run.write_merged(
-                runs, cli.FLAGS.output, cli.FLAGS.data_dir if "data_dir" in given else None
-            )
-        )
+        data_dir = cli.FLAGS.data_dir if "data_dir" in given else None
+        print(one_run.write_merged(runs, cli.FLAGS.output, data_dir))
     elif "data_dir" in given:
         raise UserError("--data_dir: only a merge of shards needs data; leave it out")
     elif runs:

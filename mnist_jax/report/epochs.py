@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mnist_jax import run_files
+from mnist_jax.config.protocol import Protocol
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol, unreadable
@@ -15,20 +16,12 @@ _TRIAL = re.compile(rb'"trial": ?(\d+)')
 
 
 def read_curves(
-    run: Run,
-    points: Sequence[Row],
-    trials: Mapping[int, Sequence[Row]],
-    what: str = "accuracy",
+    run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[Row]], what: str = "accuracy"
 ) -> list[dict[str, np.ndarray]]:
-    """Reads what was measured by epoch: per point, by split, [its trials, epochs].
+    """Reads accuracies, shares of 1, or losses, in nats: per point, by split, [trials, epochs].
 
-    Only the rows of those trials are parsed, since the file may have millions of others.
-
-    Args:
-        run: A finished run.
-        points: Of its grid.
-        trials: By number of a point, those of its trials that are wanted.
-        what: `accuracy`, a share of 1, or `loss`, in nats.
+    Only the rows of the given trials (by number of the point) are parsed, since the file may have
+    millions of others.
 
     Raises:
         UserError: The file does not hold what it should.
@@ -40,38 +33,35 @@ def read_curves(
         empty = np.full((len(splits), len(mine), point["num_epochs"]), math.nan)
         arrays = dict(zip(splits, empty, strict=True))
         curves.append(arrays)
-        places.update({b"%d" % row["trial"]: (arrays, i) for i, row in enumerate(mine)})
+        places.update({b"%d" % row["trial"]: (row, arrays, i) for i, row in enumerate(mine)})
     path = run.workdir / "metrics.jsonl"
     shape = {"epoch": int} | {f"{split}_{what}": float for split in splits}
     try:
         for line in run_files.lines(path):
             trial = _TRIAL.search(line)
             if trial and trial[1] in places:
-                row, (arrays, i) = run_files.parse_json(line, shape), places[trial[1]]
+                row, (_, arrays, i) = run_files.parse_json(line, shape), places[trial[1]]
                 if not 0 < row["epoch"] <= len(arrays["train"][i]):
                     raise ValueError(f"trial {int(trial[1])} has an epoch too many")
                 for split in splits:
                     arrays[split][i, row["epoch"] - 1] = row[f"{split}_{what}"]
         if any(np.isnan(values).any() for arrays in curves for values in arrays.values()):
             raise ValueError("some epochs of some trials are missing")
-        for point, arrays in zip(points, curves, strict=True):
-            _check_curves(run, trials[point["point"]], arrays, what)
-    except (ValueError, RecursionError, BadFileError) as error:
-        bad = error if isinstance(error, BadFileError) else BadFileError(path, error)
-        raise unreadable(run.workdir, bad) from None
+        for row, arrays, i in places.values():
+            _check(protocol(run), row, {split: arrays[split][i] for split in splits}, what)
+    except BadFileError as error:
+        raise unreadable(run.workdir, error) from None
+    except (ValueError, RecursionError) as error:
+        raise unreadable(run.workdir, BadFileError(path, error)) from None
     return curves
 
 
-def _check_curves(
-    run: Run, trials: Sequence[Row], arrays: Mapping[str, np.ndarray], what: str
-) -> None:
-    """Raises ValueError where curves [trials, epochs] are not those of the trials."""
-    p = protocol(run)
-    for i, row in enumerate(trials):
-        recorded = {(split, -1): row[f"{split}_{what}"] for split in arrays}
-        if p.choose_epoch and what == "accuracy":
-            best = row[f"best_{p.held_out}_epoch"] - 1
-            recorded[str(p.held_out), best] = row[f"best_{p.held_out}_accuracy"]
-        for (split, place), value in recorded.items():
-            if not math.isclose(arrays[split][i, place], value):
-                raise ValueError(f"{split} {what} of trial {row['trial']}: not that of results.csv")
+def _check(p: Protocol, row: Row, curves: Mapping[str, np.ndarray], what: str) -> None:
+    """Raises ValueError where the curves [epochs] of a trial are not those of results.csv."""
+    recorded = {(split, -1): row[f"{split}_{what}"] for split in curves}
+    if p.choose_epoch and what == "accuracy":
+        best = row[f"best_{p.held_out}_epoch"] - 1
+        recorded[str(p.held_out), best] = row[f"best_{p.held_out}_accuracy"]
+    for (split, epoch), value in recorded.items():
+        if not math.isclose(curves[split][epoch], value):
+            raise ValueError(f"{split} {what} of trial {row['trial']}: not that of results.csv")

@@ -5,8 +5,7 @@ from typing import Any
 
 from mnist_jax.runs.choosing import is_finite
 
-MAX_NAMES = 8
-"""Of more names in a row, so many are written."""
+MAX_NAMES = 8  # that are listed
 
 
 def percent(value: object) -> str:
@@ -25,7 +24,7 @@ def number(value: object) -> str:
 
 
 def measure(value: object) -> str:
-    """Shows what a metric of one's own may be."""
+    """Shows the value of a metric, in four digits."""
     return f"{value:#.4g}".rstrip(".") if is_finite(value) else "—"
 
 

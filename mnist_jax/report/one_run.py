@@ -32,12 +32,8 @@ from mnist_jax.runs.results import Run, protocol
 def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = None) -> str:
     """Writes report.md, report.html and figures/*.png and *.svg of a finished run.
 
-    Args:
-        workdir: Its directory.
-        output: Where the report goes; by default there.
-
-    Returns:
-        What to print: a title, the table, a short verdict, where the report is.
+    They go into its directory, or into `output`. Returns what to print: a title, the table, a short
+    verdict, where the report is.
 
     Raises:
         UserError: The directory holds no finished run, or, as `saving.UnwritableError`, the report
@@ -52,11 +48,7 @@ def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = 
 
 
 def describe(workdir: str | os.PathLike) -> str:
-    """Returns what `write_report` does, where nothing can be written.
-
-    Raises:
-        UserError: The directory holds no finished run.
-    """
+    """Returns what `write_report` does, but writes nothing."""
     run, _ = with_weights(read_run(workdir))
     return _in_terminal(run, compare_best(run))
 
@@ -74,21 +66,15 @@ def _in_terminal(run: Run, best: BestPoint, folder: Path | None = None) -> str:
 def write_merged(
     runs: Sequence[Run], output: str | os.PathLike | None = None, data_dir: str | None = None
 ) -> str:
-    """Merges the shards of a run, and writes its report.
+    """Merges the shards of a run as `shards.merge` does, and writes its report.
 
-    Args:
-        runs: The shards, as `read_runs` gives them.
-        output: Where the run goes; by default a new directory, runs/<name>/<UTC time>_merged.
-        data_dir: As `shards.merge` takes it.
-
-    Returns:
-        What to print, as `write_report`.
+    The run goes to `output`, by default a new directory, runs/<name>/<UTC time>_merged.
 
     Raises:
         UserError: They are not all the shards of one run, or the run cannot be written.
     """
-    name = runs[0].config["name"]
-    folder = saving.check_output(output or workdirs.new_workdir(name, "_merged"), of_run=True)
+    output = output or workdirs.new_workdir(runs[0].config["name"], "_merged")
+    folder = saving.check_output(output, of_run=True)
     with saving.writing(folder):
         shards.merge(runs, folder, data_dir)
     return write_report(folder)
@@ -99,14 +85,12 @@ def figures_of_run(
 ) -> dict[str, Callable[[], Any]]:
     """Returns what draws the figures of a run, by name of the file.
 
-    Args:
-        run: A finished run.
-        chosen: The arrays of its chosen trial; without them its figures are left out.
+    Without the arrays of the chosen trial, its figures are left out.
     """
     p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
-    drawn: dict[str, Callable[[], Any]] = {
-        f"{what}_curves": partial(curves.draw_curves, run, what) for what in ("accuracy", "loss")
-    }
+    drawn: dict[str, Callable[[], Any]] = {}
+    for what in ("accuracy", "loss"):
+        drawn[f"{what}_curves"] = partial(curves.draw_curves, run, what)
     if axes and run.config["grid"] in ("random", "halton"):
         drawn["search"] = partial(search.draw_search, run)
     else:
@@ -118,10 +102,9 @@ def figures_of_run(
     if len(axes) > 1:
         points = [NamedPoint(label(point, axes), run, point) for point in shown_points(run)]
         which = ("the best " if p.criterion else "the first ") * (len(points) < len(grid))
-        title = f"{run.summary['dataset']}: {p.measure} of {which}{len(points)} grid points"
-        drawn["accuracy_by_point"] = partial(
-            accuracy_by_point.draw_points, points, f"{title} ({p.words})"
-        )
+        title = f"{p.measure} of {which}{len(points)} grid points ({p.words})"
+        title = f"{run.summary['dataset']}: {title}"
+        drawn["accuracy_by_point"] = partial(accuracy_by_point.draw_points, points, title)
     if chosen is not None and np.isfinite(chosen["probabilities"]).all():
         drawn["classes"] = partial(confusion_matrix.draw_classes, run, chosen)
         if len(chosen["mistakes"]):

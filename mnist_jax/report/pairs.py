@@ -1,4 +1,4 @@
-"""The points of several runs: their names beside each other, and the tests of their differences."""
+"""The points of several runs: their names, and the tests of their differences."""
 
 import itertools
 import math
@@ -13,54 +13,38 @@ from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
 from mnist_jax.text import one_line
 
-_SHAPES_TRIALS = (
-    "model",
-    "protocol",
-    "num_validation",
-    "validation_seed",
-    "precision",
-    "deterministic",
-    "files",
-)
-"""Keys beside the axes on which the numbers of a trial depend."""
+# What a trial depends on, apart from the axes and the seed: keys of config and provenance.
+_CONFIG: tuple[str, ...] = ("model", "protocol", "num_validation", "validation_seed", "files")
+_CONFIG += ("precision", "deterministic")
+_PROVENANCE = ("data_checksum", "commit", "versions", "machine")
+_DEVICES = ("platform", "kind", "matmul_precision")
 
 
 class Pair(NamedTuple):
-    """Two points of different runs, and the test of their difference.
-
-    Attributes:
-        first: A point.
-        second: Another.
-        test: The fields of `stats.Comparison`, of the first minus the second, and `p_holm`.
-        incomparable: Why the difference is no finding; empty if it may be one.
-    """
+    """Two points of different runs, and the test of their difference."""
 
     first: NamedPoint
     second: NamedPoint
-    test: Row
-    incomparable: str
+    test: Row  # the fields of `stats.Comparison`, of the first minus the second, and `p_holm`
+    incomparable: str  # why the difference is no finding; empty if it may be one
 
 
 def name_runs(runs: Sequence[Run]) -> list[Run]:
     """Gives runs names that differ: with the folder or path, where those of the configs do not."""
-    plain = [one_line(run.config["name"]) for run in runs]
-    folders = [
-        f"{name} ({one_line(run.workdir.resolve().name)})"
-        for name, run in zip(plain, runs, strict=True)
-    ]
-    paths = [one_line(str(run.workdir)) for run in runs]
-    names = next((x for x in (plain, folders) if len(set(x)) == len(x)), paths)
-    return [
-        run._replace(config=run.config | {"name": name})
-        for run, name in zip(runs, names, strict=True)
-    ]
+    names = [one_line(run.config["name"]) for run in runs]
+    if len(set(names)) < len(runs):
+        folders = (one_line(run.workdir.resolve().name) for run in runs)
+        names = [f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)]
+    if len(set(names)) < len(runs):
+        names = [one_line(str(run.workdir)) for run in runs]
+    named = zip(runs, names, strict=True)
+    return [run._replace(config=run.config | {"name": name}) for run, name in named]
 
 
 def name_points(runs: Sequence[Run]) -> list[NamedPoint]:
     """Returns the chosen point of each run; where nothing was chosen, the first ones.
 
-    A name has the values on which the run's grid varies, and those on which the points differ, if
-    these are one or two; the model may be one of them.
+    A name has the values on which the run's grid varies, and up to two on which the points differ.
     """
     shown = []
     for run in runs:
@@ -76,7 +60,7 @@ def name_points(runs: Sequence[Run]) -> list[NamedPoint]:
 
 
 def most_points(runs: Sequence[Run]) -> int:
-    """Returns how many points are shown of a run that chose none."""
+    """Returns how many points a report shows of a run that did not choose one."""
     return max(1, MAX_POINTS // len(runs))
 
 
@@ -114,17 +98,10 @@ def is_same_recipe(first: NamedPoint, second: NamedPoint) -> bool:
     records = []
     for _, run, point in (first, second):
         provenance = run.summary["provenance"]
-        devices = provenance.get("devices", {})
-        config = {key: run.config.get(key) for key in _SHAPES_TRIALS}
-        if not run.config.get("num_validation"):
-            config.pop("validation_seed")  # it has nothing to cut
-        records.append(
-            {axis: point[axis] for axis in run.axes}
-            | config
-            | {
-                key: provenance.get(key)
-                for key in ("data_checksum", "commit", "versions", "machine")
-            }
-            | {key: devices.get(key) for key in ("platform", "kind", "matmul_precision")}
-        )
+        record = {key: run.config.get(key) for key in _CONFIG}
+        if not record["num_validation"]:
+            del record["validation_seed"]  # it has nothing to cut
+        record |= {key: provenance.get(key) for key in _PROVENANCE}
+        record |= {key: provenance.get("devices", {}).get(key) for key in _DEVICES}
+        records.append(record | {axis: point[axis] for axis in run.axes})
     return records[0] == records[1]

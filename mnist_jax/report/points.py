@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnist_jax.config.protocol import Protocol
-from mnist_jax.runs.choosing import ranked
+from mnist_jax.runs.choosing import is_finite, ranked
 from mnist_jax.runs.comparing import compare_points
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
 
-MAX_POINTS = 20
-"""Of more grid points, or pairs of runs, a table shows so many."""
+MAX_POINTS = 20  # in a table; or pairs of runs
 
 
 class NamedPoint(NamedTuple):
-    """A grid point of a run, and the name by which it is shown beside others."""
+    """A grid point of a run, with a name that tells it from the others."""
 
     name: str
     run: Run
@@ -22,15 +21,15 @@ class NamedPoint(NamedTuple):
 
 
 class BestPoint(NamedTuple):
-    """The best grid point of a run, or the first where nothing was chosen.
-
-    Attributes:
-        point: The point.
-        others: The points that are shown after it, each with its test of `compare_points`.
-    """
+    """The best grid point of a run, or the first where nothing was chosen."""
 
     point: Row
-    others: Sequence[tuple[Row, Row]]
+    others: Sequence[tuple[Row, Row]]  # those shown after it, each with its test
+
+    @property
+    def judged(self) -> list[tuple[Row, Row]]:
+        """The others whose test has a p-value."""
+        return [(point, test) for point, test in self.others if is_finite(test["p_holm"])]
 
 
 def criterion_words(p: Protocol) -> str:
@@ -46,6 +45,4 @@ def shown_points(run: Run) -> list[Row]:
 def compare_best(run: Run) -> BestPoint:
     """Compares the first of the points that are shown with the others."""
     point, *others = shown_points(run)
-    numbers = {point["point"], *(other["point"] for other in others)}
-    few = run._replace(results=[row for row in run.results if row["point"] in numbers])
-    return BestPoint(point, list(zip(others, compare_points(few, point, others), strict=True)))
+    return BestPoint(point, list(zip(others, compare_points(run, point, others), strict=True)))

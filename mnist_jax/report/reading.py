@@ -10,31 +10,23 @@ from mnist_jax import UserError
 from mnist_jax.config.experiment import MAX_TRIALS
 from mnist_jax.data import datasets
 from mnist_jax.run_files import BadFileError
-from mnist_jax.runs import results, shards
+from mnist_jax.runs import chosen_trial, results, shards
 from mnist_jax.runs.choosing import is_finite
-from mnist_jax.runs.chosen_trial import read_chosen_trial as read_arrays
 from mnist_jax.runs.labels import varying
 from mnist_jax.runs.records import columns_of
 from mnist_jax.runs.results import Run
 
 
 def without_latest(workdirs: Sequence[Path]) -> list[Path]:
-    """Leaves out the link `latest` of `runs/NAME/*`, since the run that it names is there too."""
+    """Leaves out the link `latest` if the run that it names is among the others."""
     links = {path for path in workdirs if os.path.islink(path)}  # any name, also one too long
     folders = {os.path.realpath(path) for path in workdirs if path not in links}
-    return [
-        path
-        for path in workdirs
-        if not (path.name == "latest" and path in links and os.path.realpath(path) in folders)
-    ]
+    latest = {path for path in links if path.name == "latest" and os.path.realpath(path) in folders}
+    return [path for path in workdirs if path not in latest]
 
 
 def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
-    """Reads finished runs.
-
-    Raises:
-        UserError: As `read_run`, or a directory is named twice.
-    """
+    """Reads finished runs; raises what `read_run` does, and UserError for one named twice."""
     paths = [Path(workdir).resolve() for workdir in workdirs]
     for path, workdir in zip(paths, workdirs, strict=True):
         if paths.count(path) > 1:
@@ -70,7 +62,7 @@ def _is_whole(run: Run) -> bool:
     number, num_shards = shards.shard_of(run.config)
     sound = [row for row in rows if not row["diverged_epoch"]]
     axes = {point["point"]: [str(point[axis]) for axis in run.axes] for point in summary["grid"]}
-    kinds = columns_of(summary["protocol"], ())  # without metrics of one's own, which may be any
+    kinds = columns_of(summary["protocol"], ())  # without metrics: a user's may have any value
     columns = [column for column, kind in kinds.items() if kind is float]
     shares = [column for column in columns if "accuracy" in column]
     return (
@@ -86,26 +78,17 @@ def _is_whole(run: Run) -> bool:
     )
 
 
-def read_chosen_trial(run: Run) -> dict[str, np.ndarray]:
-    """Reads the arrays of `write_chosen_trial`.
-
-    Raises:
-        BadFileError: They are missing or damaged, or not of the run's chosen trial.
-    """
-    chosen = read_arrays(run.workdir)
-    classes, trial = len(datasets.CLASS_NAMES[run.summary["dataset"]]), run.summary["chosen_trial"]
-    if chosen["probabilities"].shape[1] != classes or chosen["trial"] != trial:
-        problem = f"it is not of trial {trial}, which was chosen"
-        raise BadFileError(run.workdir / "chosen_trial.npz", problem)
-    return chosen
-
-
 def with_weights(run: Run) -> tuple[Run, dict[str, np.ndarray] | None]:
-    """Returns a run and the arrays of its chosen trial; without them it says why there are none."""
+    """Returns a run and the arrays of its chosen trial; without them, the run says why."""
     if "chosen_trial_missing" in run.summary:
         return run, None
+    classes, trial = datasets.CLASS_NAMES[run.summary["dataset"]], run.summary["chosen_trial"]
     try:
-        return run, read_chosen_trial(run)
-    except BadFileError as error:  # which is for show: the results are in other files
+        chosen = chosen_trial.read_chosen_trial(run.workdir)
+        if chosen["probabilities"].shape[1] != len(classes) or chosen["trial"] != trial:
+            problem = f"it is not of trial {trial}, which was chosen"
+            raise BadFileError(run.workdir / "chosen_trial.npz", problem)
+    except BadFileError as error:  # the results are in other files
         missing = {"chosen_trial_missing": str(error)}
         return run._replace(summary=run.summary | missing), None
+    return run, chosen

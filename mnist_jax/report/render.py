@@ -10,8 +10,8 @@ from typing import NamedTuple
 from mnist_jax.report.tables import Table
 from mnist_jax.text import one_line
 
+# Marks a page that may be overwritten.
 GENERATOR = '<meta name="generator" content="mnist_jax.report">'
-"""Marks a page that may be overwritten."""
 
 
 class Picture(NamedTuple):
@@ -30,14 +30,8 @@ class Warn(str):
     """A paragraph that stands out."""
 
 
+# A title and the blocks below it; a plain string is a paragraph.
 Section = tuple[str, Sequence[str | Code | Warn | Table | Picture]]
-"""A title and the blocks below it; a plain string is a paragraph."""
-
-
-def _groups(table: Table) -> list[tuple[str, int]]:
-    """Returns each group of columns and how many it spans."""
-    grouped = itertools.groupby(group for group, _ in table.columns)
-    return [(group, len(list(members))) for group, members in grouped]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -129,8 +123,8 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
                     parts.append(f"<figure>{image}{caption}</figure>")
                 case Table(columns, rows):
                     spans = "".join(
-                        f'<th colspan="{span}">{plain(group)}</th>'
-                        for group, span in _groups(block)
+                        f'<th colspan="{len(list(members))}">{plain(group)}</th>'
+                        for group, members in itertools.groupby(group for group, _ in columns)
                     )
                     head = f"<tr>{spans}</tr>" if any(group for group, _ in columns) else ""
                     lines = [head, row([name for _, name in columns], "th"), *map(row, rows)]

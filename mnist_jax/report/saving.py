@@ -16,11 +16,7 @@ from mnist_jax.text import error_line, one_line
 
 
 def check_output(output: str | os.PathLike, of_run: bool = False) -> Path:
-    """Refuses a directory in which a report would replace what this command did not make.
-
-    Args:
-        output: The directory.
-        of_run: Whether the other files of a run go there too.
+    """Refuses a directory in which a report, or all files of a run, would replace others.
 
     Raises:
         UserError: It holds a run or another report, is a file, or an address.
@@ -61,15 +57,12 @@ def _is_report(page: Path) -> bool:
         return False
 
 
-def save_figures(
-    folder: Path, drawn: Mapping[str, Callable[[], Any]]
-) -> list[Picture | Warn | str]:
+def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[Picture | str]:
     """Draws figures, each a function by its name, and saves them as PNG and SVG.
 
-    A figure that fails, or has nothing to show, becomes a line in place of the picture. One that
-    fails prints a warning, too.
+    In place of a figure that fails, or has nothing to show, there is a line.
     """
-    shown: list[Picture | Warn | str] = []
+    shown: list[Picture | str] = []
     for name, draw in drawn.items():
         paths = [folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg")]
         try:
@@ -90,8 +83,8 @@ def save_figures(
     return shown
 
 
-def _why_missing(name: str, error: Exception) -> Warn | str:
-    """Returns the line in place of a figure; if it failed, that is printed as well."""
+def _why_missing(name: str, error: Exception) -> str:
+    """Returns the line in place of a figure, and warns if it failed."""
     if isinstance(error, canvas.NothingToDrawError):
         return f"There is no figure {name}: {one_line(str(error))}."
     reason = error_line(error, 200)
@@ -102,7 +95,7 @@ def _why_missing(name: str, error: Exception) -> Warn | str:
 
 def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:
     """Returns a figure as PNG and as SVG, and its caption."""
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and none is needed
+    os.environ["MPLBACKEND"] = "agg"  # one set for a notebook may be missing
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -119,7 +112,7 @@ def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:
 
 
 def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
-    """Writes report.md and report.html, and makes the folder if there is none."""
+    """Writes report.md and report.html."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         disk.write_text(folder / "report.md", to_markdown(title, sections))

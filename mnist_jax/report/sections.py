@@ -33,9 +33,7 @@ def headline(run: Run) -> str:
     return f"{name_of(run)}: {', '.join(sizes)}; {protocol(run).words}"
 
 
-def make_sections(
-    run: Run, best: BestPoint, pictures: Sequence[Picture | Warn | str]
-) -> list[Section]:
+def make_sections(run: Run, best: BestPoint, pictures: Sequence[Picture | str]) -> list[Section]:
     """Returns what report.md and report.html say of a run."""
     provenance = dict(run.summary["provenance"])
     taken = {key: provenance.pop(key, []) for key in ("seconds", "seconds_by_process")}
@@ -58,19 +56,17 @@ def _commands(provenance: Row) -> list[str]:
     command = Code(repeatable(provenance.pop("command")))
     if "shards" not in provenance:
         return ["To repeat it:", command]
-    parts = provenance["shards"] = {
-        shard: dict(record) for shard, record in provenance["shards"].items()
-    }
+    records = provenance["shards"] = {k: dict(x) for k, x in provenance["shards"].items()}
     return [
-        f"To repeat its {len(parts)} shards:",
-        *(Code(repeatable(record.pop("command"))) for record in parts.values()),
+        f"To repeat its {len(records)} shards:",
+        *(Code(repeatable(record.pop("command"))) for record in records.values()),
         "To merge them, with the directories that they print:",
         command,
     ]
 
 
 def repeatable(command: str) -> str:
-    """Drops `--overwrite` and `--workdir` from a command: its repetition has a place of its own."""
+    """Drops `--overwrite` and `--workdir` from a command, so that it overwrites nothing."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -98,10 +94,8 @@ def _results(run: Run) -> list[str | Table]:
         order = f"from best to worst by mean {criterion_words(p)}" if p.criterion else "in order"
         meaning += f" Grid points are listed {order}."
     if num_points > MAX_POINTS:
-        meaning += (
-            f" Of {num_points} the first {MAX_POINTS} are here; all are in summary.json, and every"
-            " trial in results.csv."
-        )
+        meaning += f" Of {num_points} the first {MAX_POINTS} are here; all are in summary.json, and"
+        meaning += " every trial in results.csv."
     last = (
         "Means after the last epoch. The loss is cross-entropy in nats an image, with labels that"
         " are not smoothed; the objective adds the L2 penalty to it, and is what training minimises"
@@ -111,8 +105,9 @@ def _results(run: Run) -> list[str | Table]:
 
 
 def _metrics(run: Run) -> list[Section]:
-    measured: Section = ("Metrics", [tables.metrics_table(run), tables.metrics_words(run)])
-    return [measured] if run.config["metrics"] else []
+    if not run.config["metrics"]:
+        return []
+    return [("Metrics", [tables.metrics_table(run), tables.metrics_words(run)])]
 
 
 def _comparisons(run: Run, best: BestPoint) -> list[Section]:
@@ -137,11 +132,11 @@ def _timing(run: Run, seconds: Row, seconds_by_process: Sequence[Row]) -> list[s
     each = seconds["train"] / sum(row["num_epochs"] for row in run.results)
     rows = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
     rows.append(["train, by trial and epoch", f"{each:.4f}"])
-    blocks: list[Any] = [clock, Table([("", "phase"), ("", "seconds")], rows)]
+    blocks: list[Any] = [clock, Table(tables.ungrouped(["phase", "seconds"]), rows)]
     if seconds_by_process:
-        by_process = [
+        rows = [
             [str(i), *(f"{taken.get(phase, 0):.2f}" for phase in seconds)]
             for i, taken in enumerate(seconds_by_process, start=1)
         ]
-        blocks.append(Table([("", name) for name in ("process", *seconds)], by_process))
+        blocks.append(Table(tables.ungrouped(["process", *seconds]), rows))
     return blocks

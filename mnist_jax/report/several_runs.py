@@ -1,4 +1,4 @@
-"""Several finished runs, set side by side: which of their differences are findings."""
+"""The report of several finished runs: whether their differences are findings."""
 
 import itertools
 import os
@@ -23,14 +23,9 @@ from mnist_jax.runs.results import Run, protocol
 
 
 def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = None) -> str:
-    """Writes a report that compares several finished runs.
+    """Writes a report that compares several finished runs, and returns what to print.
 
-    Args:
-        runs: As `read_runs` gives them.
-        output: Where the report goes; by default a new directory, runs/report/<UTC time>.
-
-    Returns:
-        What to print, as `write_report`.
+    It goes to `output`, by default a new directory, runs/report/<UTC time>.
 
     Raises:
         UserError: The report cannot be written.
@@ -42,9 +37,13 @@ def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = Non
     title = f"{len(runs)} runs side by side"
     pictures = saving.save_figures(folder, figures_of_runs(points))
     saving.write(folder, title, make_sections(output, runs, points, pairs, pictures))
-    verdict = " ".join(write_verdict(runs, points, pairs, most=2))
-    table, warnings = terminal.runs(points), warnings_of(runs, pairs)
-    return terminal.to_terminal(title, table, verdict, cautions=warnings, folder=folder)
+    return terminal.to_terminal(
+        title,
+        terminal.runs(points),
+        " ".join(write_verdict(runs, points, pairs, most=2)),
+        cautions=warnings_of(runs, pairs),
+        folder=folder,
+    )
 
 
 def figures_of_runs(points: Sequence[NamedPoint]) -> dict[str, Callable[[], Any]]:
@@ -52,27 +51,17 @@ def figures_of_runs(points: Sequence[NamedPoint]) -> dict[str, Callable[[], Any]
     datasets = " and ".join(dict.fromkeys(point.run.summary["dataset"] for point in points))
     words = list(dict.fromkeys(protocol(point.run).words for point in points))
     how = words[0] if len(words) == 1 else "the protocols differ"
-    markers = partial(
-        accuracy_by_point.draw_points, points, f"{datasets}: test accuracy of the runs ({how})"
-    )
-    overlay = partial(curves.draw_overlay, points, f"{datasets}: accuracy by epoch ({how})")
-    return {"accuracy_by_run": markers, "accuracy_curves": overlay}
+    by_run, by_epoch = f"test accuracy of the runs ({how})", f"accuracy by epoch ({how})"
+    return {
+        "accuracy_by_run": partial(accuracy_by_point.draw_points, points, f"{datasets}: {by_run}"),
+        "accuracy_curves": partial(curves.draw_overlay, points, f"{datasets}: {by_epoch}"),
+    }
 
 
 def write_verdict(
-    runs: Sequence[Run],
-    points: Sequence[NamedPoint],
-    pairs: Sequence[Pair],
-    most: int = MAX_NAMES,
+    runs: Sequence[Run], points: Sequence[NamedPoint], pairs: Sequence[Pair], most: int = MAX_NAMES
 ) -> list[str]:
-    """Says which points differ, which are one recipe, and what diverged, a sentence or more each.
-
-    Args:
-        runs: Those that are compared.
-        points: Theirs that are shown.
-        pairs: What tested them.
-        most: Of more names in a row, so many are written.
-    """
+    """Says which points differ, which are one recipe, and what diverged; lists `most` names."""
     judged = [pair for pair in pairs if is_finite(pair.test["p_holm"])]
     differing = [
         f"{first.name} minus {second.name} is {signed(test['difference'])} points (95 % interval"
@@ -80,78 +69,61 @@ def write_verdict(
         for first, second, test, _ in sorted(judged, key=lambda pair: pair.test["p"])
         if test["p_holm"] < LEVEL
     ]
-    tests = test_words(len(judged), "pairs")
-    if not judged:
-        differences = (
-            "No difference can be judged: no two of these runs have different recipes, the same"
-            f" protocol and data, and {stats.MIN_SEEDS} sound trials each."
-        )
-    elif not differing:
-        differences = f"No two comparable runs differ significantly ({tests})."
+    tests = test_words(len(judged))
+    if differing:
+        differ = "differs" if len(differing) == 1 else "differ"
+        which = f"{len(differing)} of {count(len(judged), 'comparable pair')} {differ}"
+        sentences = [f"{which} significantly ({tests}): {listed(differing, most)}."]
+    elif judged:
+        sentences = [f"No two comparable runs differ significantly ({tests})."]
     else:
-        differences = (
-            f"{len(differing)} of {count(len(judged), 'comparable pair')} differ"
-            f"{'s' * (len(differing) == 1)} significantly ({tests}): {listed(differing, most)}."
-        )
-    numbers = [p.point["statistics"][protocol(p.run).column]["n"] for p in points]
-    alone = "Of a run with one seed nothing is known of its uncertainty."
-    return [
-        differences,
-        *_repetitions(pairs, most),
-        *[alone] * (1 in numbers),
-        *(f"{run.config['name']}: {text}" for run in runs for text in diverged(run, most)),
-    ]
+        need = f"the same protocol and data, and {stats.MIN_SEEDS} sound trials each"
+        no_two = f"no two of these runs have different recipes, {need}"
+        sentences = [f"No difference can be judged: {no_two}."]
+
+    def name_pairs(chosen, words):
+        if names := [f"{first.name} and {second.name}" for first, second, *_ in chosen]:
+            sentences.append(f"{listed(names, most)} {words}")
+
+    name_pairs(
+        [pair for pair in pairs if pair.test["identical"]],
+        "have identical results, trial by trial. There is nothing to compare: name one of them.",
+    )
+    same = [pair for pair in pairs if pair.incomparable == "same recipe"]
+    name_pairs(
+        [pair for pair in same if not pair.test["identical"]],
+        "are the same recipe with other seeds. They differ by chance alone. To learn more, train"
+        " all the seeds in one run (--config.num_seeds).",
+    )
+    if any(p.point["statistics"][protocol(p.run).column]["n"] == 1 for p in points):
+        sentences.append("Of a run with one seed nothing is known of its uncertainty.")
+    lost = (f"{run.config['name']}: {text}" for run in runs for text in diverged(run, most))
+    return [*sentences, *lost]
 
 
 def warnings_of(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Warn]:
     """Returns what makes differences between the runs misleading."""
-    reasons, by_words = [], dict[str, list[str]]()
+    warnings, by_words = [], dict[str, list[str]]()
     for run in runs:
         by_words.setdefault(protocol(run).words, []).append(run.config["name"])
     if len(by_words) > 1:
         each = " ".join(f"{sentence(words)}: {listed(x)}." for words, x in by_words.items())
-        reasons.append(
-            f"the runs were scored by different protocols. {each} A number that the test set chose"
-            " is biased upwards, so a difference between protocols is no finding."
+        warnings.append(
+            f"WARNING: the runs were scored by different protocols. {each} A number that the test"
+            " set chose is biased upwards, so a difference between protocols is no finding."
         )
     if any("data" in pair.incomparable for pair in pairs):
-        reasons.append(
-            "the runs were not trained and tested on the same data. A difference between data sets"
-            " says nothing about networks or recipes."
+        warnings.append(
+            "WARNING: the runs were not trained and tested on the same data. A difference between"
+            " data sets says nothing about networks or recipes."
         )
     sizes = {len(run.summary["grid"]) for run in runs if run.summary["protocol"] == "test"}
     if len(sizes) > 1:
-        reasons.append(
-            "the test set chose among different numbers of grid points. The more there are, the"
-            " more the best one is biased upwards."
+        warnings.append(
+            "WARNING: the test set chose among different numbers of grid points. The more there"
+            " are, the more the best one is biased upwards."
         )
-    return [Warn(f"WARNING: {reason}") for reason in reasons]
-
-
-def _repetitions(pairs: Sequence[Pair], most: int) -> list[str]:
-    """Names the points that are one recipe, and says what to do with them."""
-    sentences = []
-    for words, advice, same in (
-        (
-            "have identical results, trial by trial",
-            "There is nothing to compare: name one of them.",
-            [pair for pair in pairs if pair.test["identical"]],
-        ),
-        (
-            "are the same recipe with other seeds",
-            "They differ by chance alone. To learn more, train all the seeds in one run"
-            " (--config.num_seeds).",
-            [
-                pair
-                for pair in pairs
-                if pair.incomparable == "same recipe" and not pair.test["identical"]
-            ],
-        ),
-    ):
-        if same:
-            names = [f"{first.name} and {second.name}" for first, second, *_ in same]
-            sentences.append(f"{listed(names, most)} {words}. {advice}")
-    return sentences
+    return list(map(Warn, warnings))
 
 
 def make_sections(
@@ -159,16 +131,17 @@ def make_sections(
     runs: Sequence[Run],
     points: Sequence[NamedPoint],
     pairs: Sequence[Pair],
-    pictures: Sequence[Picture | Warn | str],
+    pictures: Sequence[Picture | str],
 ) -> list[Section]:
     """Returns what report.md and report.html say of several runs."""
-    paths = [str(run.workdir) for run in runs]
-    options = [] if output is None else [f"--output={output}"]
-    command = Code(shlex.join(["python", "-m", "mnist_jax.report", *paths, *options]))
+    arguments = [str(run.workdir) for run in runs]
+    if output is not None:
+        arguments.append(f"--output={output}")
+    command = Code(shlex.join(["python", "-m", "mnist_jax.report", *arguments]))
     records = [dict(run.summary["provenance"]) for run in runs]
     commands = [
-        (f"{run.config['name']}, in {path}:", Code(repeatable(record.pop("command"))))
-        for run, path, record in zip(runs, paths, records, strict=True)
+        (f"{run.config['name']}, in {run.workdir}:", Code(repeatable(record.pop("command"))))
+        for run, record in zip(runs, records, strict=True)
     ]
     notes = [f"{sentence(p.words)}. {p.note}" for p in dict.fromkeys(map(protocol, runs))]
     meaning = (
@@ -183,16 +156,13 @@ def make_sections(
         " judged. Ends and scatter of an interval are as in the report of a single run."
     )
     if len(pairs) > MAX_POINTS:
-        tests += (
-            f" Here are {MAX_POINTS}, those that may be findings and have the smallest p first."
-        )
+        first = "those that may be findings and have the smallest p first"
+        tests += f" Here are {MAX_POINTS}, {first}."
     configs = [run.config for run in runs]
     names = [config["name"] for config in configs]
-    verdict = [*warnings_of(runs, pairs), *write_verdict(runs, points, pairs)]
-    again = "To rebuild this page:"
     return [
-        ("What was compared", [again, command, *itertools.chain(*commands)]),
-        ("Verdict", verdict),
+        ("What was compared", ["To rebuild this page:", command, *itertools.chain(*commands)]),
+        ("Verdict", [*warnings_of(runs, pairs), *write_verdict(runs, points, pairs)]),
         ("Results", [tables.runs_table(points), *notes, meaning]),
         ("Comparisons", [tables.pairs_table(pairs), tests]),
         ("Figures", pictures),

@@ -1,31 +1,19 @@
-"""The tables of runs, before they are rendered.
-
-`render.py` and `terminal.py` lay them out; the words around them are in `sections.py`, `verdict.py`
-and `several_runs.py`.
-"""
+"""The tables of runs, before `render.py` or `terminal.py` lays them out."""
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from mnist_jax.config.columns import METRICS, at_best, metric_name
-from mnist_jax.report.formatting import (
-    interval,
-    listed,
-    measure,
-    number,
-    p_value,
-    percent,
-    sentence,
-    signed,
-)
+from mnist_jax.report import formatting
+from mnist_jax.report.formatting import interval, number, percent
 from mnist_jax.report.pairs import Pair
 from mnist_jax.report.points import MAX_POINTS, NamedPoint, criterion_words, shown_points
 from mnist_jax.runs import records
 from mnist_jax.runs.choosing import count_diverged, is_finite
-from mnist_jax.runs.labels import count, num_digits, shown, varying
+from mnist_jax.runs.labels import Axis, count, num_digits, shown, varying
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
 from mnist_jax.text import one_line
@@ -37,61 +25,54 @@ class Table(NamedTuple):
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[str]]
 
+    def select(self, indices: Sequence[int]) -> "Table":
+        """Returns some of the columns."""
+        rows = [[row[i] for i in indices] for row in self.rows]
+        return Table([self.columns[i] for i in indices], rows)
+
 
 # A column of a table: its group and name, the column of results.csv, a statistic, how it is shown.
 Column = tuple[str, str, str, str, Callable[[Any], str]]
-LAST_EPOCH: list[Column] = [
-    ("accuracy %", "test", "test_accuracy", "mean", percent),
-    ("accuracy %", "training", "train_accuracy", "mean", percent),
-    ("loss", "test", "test_loss", "mean", number),
-    ("loss", "training", "train_loss", "mean", number),
-    ("objective", "test", "test_objective", "mean", number),
-]
 
 
-def results_table(run: Run) -> Table:
-    """Returns a row per grid point, of the best ones if they are many: accuracies in percent."""
+def results_table(run: Run, brief: bool = False) -> Table:
+    """Returns a row per grid point: accuracies in percent; `brief` has fewer columns."""
     p = protocol(run)
-    test, validation = f"{p.measure} %", f"{criterion_words(p)} %"
+    group = "accuracy %" if brief else f"{p.measure} %"
     columns: list[Column] = [
-        (test, "mean", p.column, "mean", percent),
-        (test, "95 % interval", p.column, "interval_95", interval),
-        (test, "sd", p.column, "std_ddof1", percent),
-        (test, "min", p.column, "min", percent),
-        (test, "max", p.column, "max", percent),
+        (group, "test" if brief else "mean", p.column, "mean", percent),
+        (group, "95 % interval", p.column, "interval_95", interval),
+        (group, "sd", p.column, "std_ddof1", percent),
     ]
+    if not brief:
+        columns += [(group, extreme, p.column, extreme, percent) for extreme in ("min", "max")]
     if p.criterion and p.held_out == "validation":
-        columns.insert(0, (validation, "mean", p.criterion, "mean", percent))
-        columns.insert(1, (validation, "95 % interval", p.criterion, "interval_95", interval))
+        group, name = (group, "validation") if brief else (f"{criterion_words(p)} %", "mean")
+        columns.insert(0, (group, name, p.criterion, "mean", percent))
+        if not brief:
+            columns.insert(1, (group, "95 % interval", p.criterion, "interval_95", interval))
     return _points_table(run, columns)
-
-
-def brief_results_table(run: Run) -> Table:
-    """Returns `results_table` with fewer columns and narrower names."""
-    p, columns = protocol(run), list[Column]()
-    if p.criterion and p.held_out == "validation":
-        columns.append(("accuracy %", "validation", p.criterion, "mean", percent))
-    columns += [
-        ("accuracy %", "test", p.column, "mean", percent),
-        ("accuracy %", "95 % interval", p.column, "interval_95", interval),
-        ("accuracy %", "sd", p.column, "std_ddof1", percent),
-    ]
-    table = _points_table(run, columns)
-    return table._replace(columns=[(g, name.replace("_", "\n_")) for g, name in table.columns])
 
 
 def last_epoch_table(run: Run) -> Table:
     """Returns what was measured after the last epoch: accuracies in percent, losses in nats."""
-    return _points_table(run, LAST_EPOCH)
+    columns: list[Column] = [
+        ("accuracy %", "test", "test_accuracy", "mean", percent),
+        ("accuracy %", "training", "train_accuracy", "mean", percent),
+        ("loss", "test", "test_loss", "mean", number),
+        ("loss", "training", "train_loss", "mean", number),
+        ("objective", "test", "test_objective", "mean", number),
+    ]
+    return _points_table(run, columns)
 
 
 def metrics_table(run: Run) -> Table:
     """Returns what else was measured of test images, at the epoch that counts."""
     columns: list[Column] = []
     for name, column in _metrics(run):
-        known, group = METRICS.get(name), name
-        show = measure if known is None else percent if known.counts else number
-        group += " %" * (show is percent)
+        known = METRICS.get(name)
+        show = formatting.measure if known is None else percent if known.counts else number
+        group = name + " %" * (show is percent)
         columns.append((group, "mean", column, "mean", show))
         ends = partial(interval, show=show)
         columns.append((group, "95 % interval", column, "interval_95", ends))
@@ -99,10 +80,10 @@ def metrics_table(run: Run) -> Table:
 
 
 def metrics_words(run: Run) -> str:
-    """Says what the metrics are, and which are not known."""
+    """Says what the metrics are, and where they are missing."""
     when = protocol(run).measure.partition(" ")[0]
     num_sound = len(run.results) - count_diverged(run.results)
-    sentences = [f"{sentence(when)} values of the test images; means over the n trials."]
+    sentences = [f"{formatting.sentence(when)} values of the test images; means over the n trials."]
     missing = []
     for spec, (name, column) in zip(run.config["metrics"], _metrics(run), strict=True):
         what = METRICS[name].words if name in METRICS else f"as {one_line(spec)} computes it"
@@ -110,7 +91,8 @@ def metrics_words(run: Run) -> str:
         if sum(point["statistics"][column]["n"] for point in run.summary["grid"]) < num_sound:
             missing.append(name)
     if missing:
-        sentences.append(f"Trials without a finite number are left out of: {listed(missing)}.")
+        names = formatting.listed(missing)
+        sentences.append(f"Trials without a finite number are left out of: {names}.")
     return " ".join(sentences)
 
 
@@ -125,12 +107,19 @@ def _metrics(run: Run) -> list[tuple[str, str]]:
 def _points_table(run: Run, columns: Sequence[Column]) -> Table:
     axes, rows = varying(run.summary["grid"]), []
     for point in shown_points(run):
-        cells = [*(shown(point[axis], axis.digits) for axis in axes), _num_sound(point)]
-        for _, _, column, statistic, show in columns:
-            cells.append(show(point["statistics"][column][statistic]))
-        rows.append(cells)
-    names = [("", str(axis)) for axis in axes]
-    return Table([*names, ("", "n"), *(column[:2] for column in columns)], rows)
+        statistics = point["statistics"]
+        cells = [show(statistics[column][name]) for _, _, column, name, show in columns]
+        rows.append([*_values(point, axes), _num_sound(point), *cells])
+    return Table([*ungrouped([*axes, "n"]), *(column[:2] for column in columns)], rows)
+
+
+def ungrouped(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Returns columns without a group."""
+    return [("", str(name)) for name in names]
+
+
+def _values(point: Row, axes: Sequence[Axis]) -> list[str]:
+    return [shown(point[axis], axis.digits) for axis in axes]
 
 
 def _num_sound(point: Row) -> str:
@@ -139,19 +128,16 @@ def _num_sound(point: Row) -> str:
     return f"{n - lost} of {n}" if lost else str(n)
 
 
-_DIFFERENCE = "difference in percentage points"
 _COMPARISON_COLUMNS = (
-    (_DIFFERENCE, "mean"),
-    (_DIFFERENCE, "95 % interval"),
-    ("", "p"),
-    ("", "p (Holm)"),
-    ("", "test"),
+    ("difference in percentage points", "mean"),
+    ("difference in percentage points", "95 % interval"),
+    *ungrouped(["p", "p (Holm)", "test"]),
 )
 
 
 def _comparison_cells(test: Row) -> list[str]:
     """Shows a comparison, as `compare_points` returns it, in `_COMPARISON_COLUMNS`."""
-    n = test["n"]
+    n, signed, p_value = test["n"], formatting.signed, formatting.p_value
     kind = f"paired, n = {n}" if test["paired"] else f"Welch, n = {n} or more"
     if not is_finite(test["p"]):
         kind = "none: identical trials" if test["identical"] else "none"
@@ -162,16 +148,12 @@ def _comparison_cells(test: Row) -> list[str]:
 def comparison_table(run: Run, compared: Sequence[tuple[Row, Row]]) -> Table:
     """Returns a row per compared point, with what `compare_points` returns of it."""
     axes = varying(run.summary["grid"])
-    names = [("", str(axis)) for axis in axes]
-    rows = [
-        [*(shown(point[axis], axis.digits) for axis in axes), *_comparison_cells(test)]
-        for point, test in compared
-    ]
-    return Table([*names, *_COMPARISON_COLUMNS], rows)
+    rows = [[*_values(point, axes), *_comparison_cells(test)] for point, test in compared]
+    return Table([*ungrouped(axes), *_COMPARISON_COLUMNS], rows)
 
 
 def network(run: Run, point: Row) -> str:
-    """Names the network of a grid point: by its layers, or by the class of a file of one's own."""
+    """Names the network of a grid point: by its layers, or by the class of a user's file."""
     if (model := str(run.config["model"])) not in ("mlp", "cnn"):
         return one_line(model.rpartition(":")[2])
     hidden, conv = (shown(point.get(axis) or "none") for axis in ("hidden_sizes", "conv_features"))
@@ -182,7 +164,6 @@ def network(run: Run, point: Row) -> str:
 
 def runs_table(points: Sequence[NamedPoint]) -> Table:
     """Returns a row per point of several runs: accuracies in percent."""
-    names = ("run", "protocol", "data set", "network", "chosen of", "n")
     rows = []
     for name, run, point in points:
         p = protocol(run)
@@ -191,8 +172,9 @@ def runs_table(points: Sequence[NamedPoint]) -> Table:
         cells = [name, p.words, run.summary["dataset"], network(run, point)]
         cells += [chosen_of if p.criterion else "—", _num_sound(point)]
         rows.append([*cells, percent(measured["mean"]), interval(measured["interval_95"])])
-    accuracies = [("test accuracy %", "mean"), ("test accuracy %", "95 % interval")]
-    return Table([*(("", name) for name in names), *accuracies], rows)
+    columns = ungrouped(["run", "protocol", "data set", "network", "chosen of", "n"])
+    columns += [("test accuracy %", name) for name in ("mean", "95 % interval")]
+    return Table(columns, rows)
 
 
 def pairs_table(pairs: Sequence[Pair]) -> Table:
@@ -203,7 +185,7 @@ def pairs_table(pairs: Sequence[Pair]) -> Table:
 
     pairs = sorted(pairs, key=key)[:MAX_POINTS]
     rows = [[first.name, second.name, *_comparison_cells(test)] for first, second, test, _ in pairs]
-    columns = [("", "run"), ("", "minus"), *_COMPARISON_COLUMNS]
+    columns = [*ungrouped(["run", "minus"]), *_COMPARISON_COLUMNS]
     if any(pair.incomparable for pair in pairs):
         columns.append(("", "no finding, because"))
         rows = [[*row, pair.incomparable or "—"] for row, pair in zip(rows, pairs, strict=True)]
@@ -220,13 +202,13 @@ def differing(names: Sequence[str], records: Sequence[Row]) -> Table:
         if key != "name" and len(set(texts)) > 1:
             columns[key] = texts
     rows = [list(row) for row in zip(names, *columns.values(), strict=True)]
-    return Table([("", "run"), *(("", key) for key in columns)], rows)
+    return Table(ungrouped(["run", *columns]), rows)
 
 
 def key_values(record: Row) -> Table:
     """Returns a row per key of a record and of the records in it."""
     rows = [[key, _listed(values, num_digits(values))] for key, values in _flat(record).items()]
-    return Table([("", "key"), ("", "value")], rows)
+    return Table(ungrouped(["key", "value"]), rows)
 
 
 def _flat(record: Row, prefix: str = "") -> dict[str, list]:
@@ -242,8 +224,7 @@ def _flat(record: Row, prefix: str = "") -> dict[str, list]:
 
 
 def _listed(values: Sequence, digits: int) -> str:
-    texts = [
+    return ", ".join(
         "—" if value in (None, "", []) else shown(records.as_text(value), digits)
         for value in values
-    ]
-    return ", ".join(texts)
+    )

@@ -17,21 +17,11 @@ MAX_LINES = 5  # of a verdict
 
 
 def to_terminal(
-    title: str,
-    table: str,
-    verdict: str,
-    *,
-    cautions: Sequence[str] = (),
-    folder: Path | None = None,
+    title: str, table: str, verdict: str, *, cautions: Sequence[str] = (), folder: Path | None
 ) -> str:
-    """Returns what a terminal shows of a report.
+    """Returns what a terminal shows of a report; without a folder, it was not written.
 
-    Args:
-        title: Of several lines, where they break at "; ".
-        table: As `results` or `runs` lays it out.
-        verdict: Cut to a few lines.
-        cautions: What must be read whole.
-        folder: Where the report is; it has none if it could not be written.
+    The verdict is cut to a few lines, and cautions are whole; a long title breaks at "; ".
     """
     rest = " ... (the report has the rest)" if folder else " ..."
     parts = [
@@ -46,36 +36,31 @@ def to_terminal(
 
 
 def results(run: Run) -> str:
-    """Lays out the results of a run's grid points; says what is left out for want of room."""
+    """Lays out the results of a run's grid points, and says what has no room."""
     axes, points = varying(run.summary["grid"]), shown_points(run)
     text, notes = _lay_out(tables.results_table(run)), []
     if not _fits(text):
-        brief = _without_empty(tables.brief_results_table(run))
-        text = _lay_out(brief)
+        brief = tables.results_table(run, brief=True)
+        columns = enumerate(zip(*brief.rows, strict=True))
+        brief = brief.select([i for i, cells in columns if {*cells} != {"—"}])
+        narrow = [(group, name.replace("_", "\n_")) for group, name in brief.columns]
+        text = _lay_out(Table(narrow, brief.rows))
         notes.append("The report has more columns.")
-    if not _fits(text):  # the names of points in one column, which may be wrapped
+    if not _fits(text):  # the names of points share one column of text, so they can be wrapped
         points, rest = points[:MAX_WRAPPED], slice(len(axes), None)
-        columns = [*brief.columns[rest], ("", "grid point")]
+        names = [*brief.columns[rest], ("", "grid point")]
         rows = [[*row[rest], label(x, axes)] for row, x in zip(brief.rows, points, strict=False)]
-        text = _lay_out(Table(columns, rows), left=[len(columns) - 1])
+        text = _lay_out(Table(names, rows), left=[len(names) - 1])
     if len(points) < (num_points := len(run.summary["grid"])):
         which = "best" if protocol(run).criterion else "first"
-        notes.append(
-            f"These are the {which} {len(points)} of {num_points} grid points; the report has"
-            f" {min(num_points, MAX_POINTS)}, summary.json all."
-        )
+        these = f"These are the {which} {len(points)} of {num_points} grid points"
+        in_report = min(num_points, MAX_POINTS)
+        notes.append(f"{these}; the report has {in_report}, summary.json all.")
     return "\n".join([text, *notes])
 
 
-def _without_empty(table: Table) -> Table:
-    """Returns a table without the columns that have nothing but dashes."""
-    kept = [i for i, cells in enumerate(zip(*table.rows, strict=True)) if {*cells} != {"—"}]
-    columns = [table.columns[i] for i in kept]
-    return Table(columns, [[row[i] for i in kept] for row in table.rows])
-
-
 def runs(points: Sequence[NamedPoint]) -> str:
-    """Lays out the results of several runs; what all have in common stands below."""
+    """Lays out the results of several runs, with what all have in common below."""
     table = tables.runs_table(points)
     text = _lay_out(table)
     if _fits(text):
@@ -83,11 +68,11 @@ def runs(points: Sequence[NamedPoint]) -> str:
     columns = list(zip(*table.rows, strict=True))
     common = [i for i in range(1, 5) if len(set(columns[i])) == 1]
     kept = [i for i in range(len(columns)) if i not in common]
-    few = Table([table.columns[i] for i in kept], [[row[i] for i in kept] for row in table.rows])
-    notes = [f"{table.columns[i][1]} ({columns[i][0]})" for i in common]
-    text = _lay_out(few, left=range(1 + sum(i in kept for i in range(1, 5))))
-    common_words = textwrap.fill(f"All have the same {', '.join(notes)}.", WIDTH)
-    return "\n".join([text, *[common_words] * bool(notes)])
+    text = _lay_out(table.select(kept), left=range(5 - len(common)))
+    if not common:
+        return text
+    notes = ", ".join(f"{table.columns[i][1]} ({columns[i][0]})" for i in common)
+    return f"{text}\n{textwrap.fill(f'All have the same {notes}.', WIDTH)}"
 
 
 def _lay_out(table: Table, left: Collection[int] = ()) -> str:
