@@ -1,8 +1,9 @@
 """What must be known of a Flax module to train it, found by tracing it; nothing is computed."""
 
+import contextlib
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ class Network(NamedTuple):
         module: Gives logits [batch, classes] of images [batch, height, width, channels]; with
             `train`, a keyword, if it computes otherwise in training.
         image_shape: (height, width, channels).
-        collections: Those that it has beside `params`, such as `batch_stats`.
+        collections: Those beside `params`, such as `batch_stats`.
         draws: Whether it draws random numbers in training, as dropout does.
         output: The path, in the parameters, of the last layer called that has a kernel.
         first_kernel: The kernel of the first layer called that has one, as
@@ -47,15 +48,9 @@ class Network(NamedTuple):
         """Returns the module with the numbers of a trial, which may be traced, in its fields."""
         return self.module.clone(**numbers) if numbers else self.module
 
-    @property
-    def evaluating(self) -> dict[str, Any]:
-        """The keywords with which it is called to score images."""
-        return {"train": False} if self.takes_train else {}
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """The keywords with which it is called in training."""
-        return {"train": True} if self.takes_train else {}
+    def keywords(self, train: bool) -> dict[str, Any]:
+        """Returns those with which the module is called in training, or to score images."""
+        return {"train": train} if self.takes_train else {}
 
 
 class Layer(NamedTuple):
@@ -84,12 +79,8 @@ def describe(
 ) -> Network:
     """Traces a module for what training must know of it; computes nothing.
 
-    Args:
-        module: A Flax module, with a value of each field.
-        image_shape: (height, width, channels).
-        num_classes: Of its logits.
-        numbers: Fields to trace. The network leaves out those that cannot be traced, because
-            shapes or branches of Python depend on them.
+    `numbers` are the fields to trace. The network leaves out those that cannot be traced, because
+    shapes or branches of Python depend on them.
 
     Raises:
         UserError: It fails, or returns something other than logits.
@@ -108,12 +99,12 @@ def describe(
         raise UserError(f"--config.model: {name} gives {logits.dtype}; expected logits, floats")
     if "params" not in variables:
         raise UserError(f"--config.model: {name} has no parameters; expected a module that learns")
-    places = jax.tree_util.tree_leaves_with_path(variables)
-    if odd := next((place for place, _ in places if not _is_of_dicts(place)), None):
-        raise UserError(
-            f"--config.model: {name} has variables that no run can keep, at"
-            f" {jax.tree_util.keystr(odd)}; expected dicts of arrays, without tuples or boxes"
-        )
+    for path, _ in jax.tree_util.tree_leaves_with_path(variables):
+        if not all(isinstance(key, jax.tree_util.DictKey) for key in path):
+            raise UserError(
+                f"--config.model: {name} has variables that no run can keep, at"
+                f" {jax.tree_util.keystr(path)}; expected dicts of arrays, without tuples or boxes"
+            )
     kernels = [layer.path for layer in layers if layer.has_kernel]
     network = network._replace(
         collections=tuple(sorted(variables.keys() - {"params"})),
@@ -126,10 +117,6 @@ def describe(
     network = network._replace(draws=_draws(network, variables))
     _check_calls(network, variables, logits.shape)
     return network
-
-
-def _is_of_dicts(place: tuple) -> bool:
-    return all(isinstance(key, jax.tree_util.DictKey) for key in place)
 
 
 _MODES = {"training", "is_training", "deterministic", "use_running_average"}
@@ -157,26 +144,21 @@ _WITH_TRAIN = "expected train, as in __call__(self, images, *, train)"
 def _may_be_traced(network: Network, number: str) -> bool:
     alone = network._replace(numbers=(number,))
     try:
-        _, variables, _ = _evaluate(alone)
+        _, variables, _ = _trace(alone)
         alone = alone._replace(collections=tuple(variables.keys() - {"params"}))
         _apply(alone, variables, True, ("params", "dropout"))
-    except (Exception, SystemExit):  # of a branch, a shape, ...; what else is wrong, `_trace` says
+    except (Exception, SystemExit):  # of a branch, a shape, ...; `describe` reports all others
         return False
     return True
 
 
 def _draws(network: Network, variables: Any) -> bool:
-    """Says whether a module draws random numbers in training.
-
-    Raises:
-        UserError: The module fails.
-    """
-    try:
-        _apply(network, variables, True, ())
-    except errors.InvalidRngError:
-        return True
-    except (Exception, SystemExit) as error:  # a program may raise anything
-        raise _failed(network, error) from None
+    """Says whether a module draws random numbers in training."""
+    with _user_errors(network):
+        try:
+            _apply(network, variables, True, ())
+        except errors.InvalidRngError:
+            return True
     return False
 
 
@@ -187,10 +169,8 @@ def _check_calls(network: Network, variables: Any, shape: tuple[int, ...]) -> No
         UserError: It fails, returns logits of another shape, or changes what must stay.
     """
     name = type(network.module).__name__
-    try:
+    with _user_errors(network):
         logits, changed = _apply(network, variables, True, ("params", "dropout"))
-    except (Exception, SystemExit) as error:  # a program may raise anything
-        raise _failed(network, error) from None
     if (got := getattr(logits, "shape", type(logits).__name__)) != shape:
         raise UserError(
             f"--config.model: {name} gives {got} in training; expected logits of shape {shape}"
@@ -201,15 +181,14 @@ def _check_calls(network: Network, variables: Any, shape: tuple[int, ...]) -> No
                 f"--config.model: {name} changes the structure, shapes or types of its collection"
                 f" {collection} in training; expected arrays that stay, as those of nn.BatchNorm"
             )
-    try:
-        _apply(network, variables, False, ())
-    except (errors.InvalidRngError, errors.ModifyScopeVariableError):
-        raise UserError(
-            f"--config.model: {name} draws random numbers, or changes its collections, where images"
-            f" are scored; {_WITH_TRAIN}, and neither without it"
-        ) from None
-    except (Exception, SystemExit) as error:
-        raise _failed(network, error) from None
+    with _user_errors(network):
+        try:
+            _apply(network, variables, False, ())
+        except (errors.InvalidRngError, errors.ModifyScopeVariableError):
+            raise UserError(
+                f"--config.model: {name} draws random numbers, or changes its collections, where"
+                f" images are scored; {_WITH_TRAIN}, and neither without it"
+            ) from None
 
 
 def _kind(array: Any) -> tuple:
@@ -217,19 +196,14 @@ def _kind(array: Any) -> tuple:
 
 
 def _apply(network: Network, variables: Any, training: bool, streams: Sequence[str]) -> Any:
-    """Calls a module with random numbers of some kinds.
-
-    Returns:
-        Shapes and types of its result; in training also of its collections afterwards.
-    """
+    """Returns shapes and types of a call's result; in training also of the changed collections."""
 
     def call(variables, images, numbers):
         module = network.bound(numbers)
-        options = {"rngs": {name: jax.random.key(0) for name in streams}}
-        if not training:
-            return module.apply(variables, images, **network.evaluating, **options)
-        options["mutable"] = list(network.collections)
-        return module.apply(variables, images, **network.training, **options)
+        options = network.keywords(training) | {"rngs": dict.fromkeys(streams, jax.random.key(0))}
+        if training:
+            options["mutable"] = list(network.collections)
+        return module.apply(variables, images, **options)
 
     return jax.eval_shape(call, variables, *_inputs(network))
 
@@ -241,27 +215,23 @@ def _inputs(network: Network) -> tuple[jax.ShapeDtypeStruct, dict[str, jax.Shape
     return images, dict.fromkeys(network.numbers, number)
 
 
-def _trace(network: Network) -> tuple[list[Layer], Any, Any]:
-    """Returns the layers in the order of calls, and the shapes of variables and result.
-
-    Raises:
-        UserError: The module fails.
-    """
+@contextlib.contextmanager
+def _user_errors(network: Network) -> Iterator[None]:
+    """Turns whatever the user's module raises into a `UserError`."""
     try:
-        return _evaluate(network)
-    except (Exception, SystemExit) as error:  # a program may raise anything
-        raise _failed(network, error) from None
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        kind, shape = type(network.module), (2, *network.image_shape)
+        raise UserError(
+            f"--config.model: {kind.__name__} fails on images of shape {shape}:"
+            f" {user_code.why(error, user_code.path_of(kind))}; mend it"
+        ) from None
 
 
-def _failed(network: Network, error: BaseException) -> UserError:
-    kind, shape = type(network.module), (2, *network.image_shape)
-    return UserError(
-        f"--config.model: {kind.__name__} fails on images of shape {shape}:"
-        f" {user_code.why(error, user_code.path_of(kind))}; mend it"
-    )
-
-
-def _evaluate(network: Network) -> tuple[list[Layer], Any, Any]:
+def _trace(network: Network) -> tuple[list[Layer], Any, Any]:
+    """Returns the layers in the order of calls, and the shapes of variables and result."""
     layers = []
 
     def note(call, arguments, options, context):
@@ -277,10 +247,10 @@ def _evaluate(network: Network) -> tuple[list[Layer], Any, Any]:
         return result
 
     def init(images, numbers):
-        keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-        return network.bound(numbers).init_with_output(keys, images, **network.evaluating)
+        keys = dict.fromkeys(("params", "dropout"), jax.random.key(0))
+        return network.bound(numbers).init_with_output(keys, images, **network.keywords(False))
 
-    with nn.intercept_methods(note):
+    with _user_errors(network), nn.intercept_methods(note):
         logits, variables = jax.eval_shape(init, *_inputs(network))
     return layers, variables, logits
 

@@ -143,7 +143,7 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
     network = recipe.network
     images = jnp.zeros((1, *network.image_shape))
     module = _module(recipe, hyper)
-    variables = dict(module.init(jax.random.key(hyper.seed), images, **network.evaluating))
+    variables = dict(module.init(jax.random.key(hyper.seed), images, **network.keywords(False)))
     params = variables.pop("params")
     collections = variables or None
     return TrialState(
@@ -180,16 +180,15 @@ def run_epoch(
     state, train_sums = train_epoch(recipe, hyper, state, order, split)
     scores = None if held_out is None else evaluate(recipe, hyper, variables_of(state), held_out)
     if state.best is not None and scores is not None:
-        state = state._replace(best=_better(state.best, variables_of(state), scores))
+        state = state._replace(best=_better(state.best, state, scores))
     return state, EpochSums(train_sums, scores, _penalty(recipe, hyper, state))
 
 
-def _better(best: Best, variables: Variables, scores: Sums) -> Best:
+def _better(best: Best, state: TrialState, scores: Sums) -> Best:
     """Takes the weights if they are strictly better: the earliest of equally good epochs stays."""
     correct = jnp.where(jnp.isfinite(scores.loss), scores.correct, -1)
     better = correct > best.correct
-    params, collections = variables["params"], {k: v for k, v in variables.items() if k != "params"}
-    now = Best(params, correct, collections or None)
+    now = Best(variables_of(state)["params"], correct, state.collections)
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
 
 
@@ -293,7 +292,7 @@ def _training_loss(
     """Returns the mean cross-entropy with smoothed labels, the sums, which are without, and the
     model's other collections after the step."""
     network = recipe.network
-    variables, options = {"params": params} | (state.collections or {}), dict(network.training)
+    variables, options = {"params": params} | (state.collections or {}), network.keywords(True)
     if state.step is not None:
         key = jax.random.fold_in(jax.random.key(hyper.seed), 1)  # initial weights took the seed's
         key = jax.random.fold_in(key, state.step)
@@ -316,7 +315,7 @@ def _training_loss(
 def _logits(
     recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "batch ..."]
 ) -> Array:
-    options = recipe.network.evaluating
+    options = recipe.network.keywords(False)
     found = _module(recipe, hyper).apply(variables, _scaled(images), **options)
     return jnp.asarray(found, jnp.float32)
 
