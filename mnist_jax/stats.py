@@ -1,13 +1,12 @@
-"""What repeated trials allow one to say: spread, differences, and how small a one they can show.
+"""The statistics of repeated trials: spread, differences, and the smallest difference they show.
 
-The same seeds serve every grid point, so two points are compared seed by seed: what a seed does to
-both falls out of their differences. Pure functions of numbers in whatever unit they come; nothing
-is rounded.
+Every grid point has the same seeds, so two points are compared seed by seed: an effect of the seed
+on both cancels in the difference. Pure functions of numbers in any unit; nothing is rounded.
 
-Accuracies are counts, so a few trials can agree by chance, or differ all by the same. That they do
-not scatter proves nothing: a variance is never taken to be smaller than rounding to whole counts
-makes it (W. F. Sheppard, On the calculation of the most probable values of frequency-constants,
-Proceedings of the London Mathematical Society 29 (1898): step^2 / 12).
+Accuracies are counts, so a few trials can agree, or differ by the same amount, by chance. This is
+no proof that they do not scatter: no variance is taken to be smaller than rounding to whole counts
+makes it, step^2 / 12 (W. F. Sheppard, On the calculation of the most probable values of
+frequency-constants, Proceedings of the London Mathematical Society 29 (1898)).
 """
 
 import bisect
@@ -18,19 +17,13 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 MIN_SEEDS = 3
-"""With fewer, nothing is judged to differ: two values say too little of their scatter."""
+"""With fewer, nothing is judged to differ: two values say too little about their scatter."""
 
 
 class Scale(NamedTuple):
-    """Which values a measured number can have.
+    """The values that a measured number can have; by default, any."""
 
-    Attributes:
-        step: Between neighbouring values, 1/N of an accuracy of N images; 0 if there are no steps.
-        low: The smallest.
-        high: The largest.
-    """
-
-    step: float = 0.0
+    step: float = 0.0  # between neighbouring values, 1/N for an accuracy of N images; 0: no steps
     low: float = -math.inf
     high: float = math.inf
 
@@ -40,16 +33,15 @@ class Scale(NamedTuple):
         return self.step**2 / 12
 
     def clip(self, low: float, high: float) -> list[float]:
-        """Cuts an interval of a mean to where the mean can lie, which loses no coverage."""
+        """Cuts an interval of a mean to the means that are possible; this loses no coverage."""
         return [max(low, self.low), min(high, self.high)]
 
 
 ANY = Scale()
-"""Of numbers that may have any value."""
 
 
 class Description(TypedDict):
-    """Statistics of the trials of one grid point; what they do not determine is NaN."""
+    """Statistics of the trials of one grid point; NaN where there are too few."""
 
     n: int
     mean: float
@@ -77,17 +69,10 @@ class Comparison(NamedTuple):
 
 
 def describe(values: np.ndarray | Sequence[float | None], scale: Scale = ANY) -> Description:
-    """Describes the trials of one grid point.
+    """Describes the trials of one grid point, given a number per trial [trials].
 
-    Args:
-        values: One number per trial [trials]. Those that are missing or not finite are left out
-            and `n` counts the others, so whoever shows these statistics shows the number of
-            diverged trials beside them.
-        scale: Which values they can have.
-
-    Returns:
-        NaN where there are too few trials: everything but `n` with none; the sample's standard
-        deviation, the standard error and the interval with one.
+    Numbers that are missing or not finite are left out, and `n` counts the others. So whoever shows
+    these statistics shows the number of diverged trials beside them.
     """
     from scipy.special import stdtrit
 
@@ -97,14 +82,14 @@ def describe(values: np.ndarray | Sequence[float | None], scale: Scale = ANY) ->
     std_ddof1 = float(finite.std(ddof=1, mean=average)) if n > 1 else nan
     sem = math.sqrt(max(std_ddof1**2, scale.variance) / n) if n > 1 else nan
     half_width = float(stdtrit(n - 1, 0.975)) * sem if n > 1 else nan
-    ends = scale.clip(average - half_width, average + half_width) if n > 1 else [nan, nan]
+    interval = scale.clip(average - half_width, average + half_width) if n > 1 else [nan, nan]
     return {
         "n": n,
         "mean": average,
         "std_ddof0": float(finite.std(mean=average)) if n else nan,
         "std_ddof1": std_ddof1,
         "sem": sem,
-        "interval_95": ends,
+        "interval_95": interval,
         "min": float(finite.min()) if n else nan,
         "max": float(finite.max()) if n else nan,
     }
@@ -113,15 +98,8 @@ def describe(values: np.ndarray | Sequence[float | None], scale: Scale = ANY) ->
 def compare(values: Mapping[int, float], others: Mapping[int, float], scale: Scale) -> Comparison:
     """Compares two grid points: a paired t-test if they have the same seeds, else Welch's.
 
-    Args:
-        values: A number per seed. Those that are not finite are left out; in a paired test, with
-            their partners.
-        others: The same of the grid point to compare with.
-        scale: Which values the numbers can have; it has steps.
-
-    Returns:
-        With fewer than `MIN_SEEDS` pairs, or trials in a group, only the difference of the means,
-        or NaN if there is none.
+    Numbers, by seed, that are not finite are left out; in a paired test, with their partners. With
+    fewer than `MIN_SEEDS` pairs, or trials in a group, only the difference is determined, if that.
 
     Raises:
         ValueError: The scale has no steps.
@@ -145,7 +123,7 @@ def compare(values: Mapping[int, float], others: Mapping[int, float], scale: Sca
         return Comparison(n, difference, nan, nan, nan, paired, nan)
     variances = [max(float(x.var(ddof=1)), rounded) for x in scattering]
     errors = [v / len(x) for v, x in zip(variances, scattering, strict=True)]
-    # Welch and Satterthwaite's degrees of freedom, which of a single group are its n - 1.
+    # Welch and Satterthwaite's degrees of freedom; those of a single group are n - 1.
     df = sum(errors) ** 2 / sum(
         e**2 / (len(x) - 1) for e, x in zip(errors, scattering, strict=True)
     )
@@ -153,9 +131,7 @@ def compare(values: Mapping[int, float], others: Mapping[int, float], scale: Sca
     half_width = float(stdtrit(df, 0.975)) * sem
     p = 2 * float(stdtr(df, -abs(difference) / sem))
     widest = scale.high - scale.low
-    low, high = Scale(low=-widest, high=widest).clip(
-        difference - half_width, difference + half_width
-    )
+    low, high = max(difference - half_width, -widest), min(difference + half_width, widest)
     return Comparison(n, difference, low, high, p, paired, math.sqrt(sum(variances)))
 
 
@@ -167,14 +143,14 @@ def holm(p_values: np.ndarray | Sequence[float], num_tests: int | None = None) -
 
     Args:
         p_values: One per test [tests]; NaN is a test that could not be made.
-        num_tests: How many tests the family holds, where only those of interest were made: the best
-            point, found by looking, against each other point belongs to the family of all pairs.
-            By default the number of p-values that are not NaN.
+        num_tests: Size of the family, where only the tests of interest were made: the best point,
+            found by looking, against each other point belongs to the family of all pairs. By
+            default the number of p-values that are not NaN.
 
     Returns:
         Adjusted p-values in the given order [tests], at most 1, NaN where it was NaN. With
-        `num_tests` none is smaller than the whole family would have made it: tests left out could
-        only move those made to later places, where multipliers are smaller.
+        `num_tests` they are upper bounds: tests that are left out could only move the others to
+        later places, where multipliers are smaller.
 
     Raises:
         ValueError: The family holds fewer tests than were made.
@@ -193,14 +169,13 @@ def holm(p_values: np.ndarray | Sequence[float], num_tests: int | None = None) -
 def minimum_difference(std: float, n: int, *, level: float = 0.05, power: float = 0.8) -> float:
     """Returns the smallest mean difference that a two-sided paired t-test is likely to show.
 
+    It is in the unit of `std`; NaN for fewer than two seeds.
+
     Args:
         std: Standard deviation of the paired differences.
         n: Number of seeds.
         level: Of the test. For the first step of Holm's procedure, divide it by the family's size.
-        power: How likely the test is to reject at that difference.
-
-    Returns:
-        The difference, in the unit of `std`; NaN for fewer than two seeds.
+        power: Probability that the test rejects at that difference.
 
     Raises:
         ValueError: Not 0 < level < power < 1.
@@ -219,16 +194,10 @@ def minimum_difference(std: float, n: int, *, level: float = 0.05, power: float 
 
 
 def seeds_needed(difference: float, std: float, *, level: float = 0.05, power: float = 0.8) -> int:
-    """Returns the number of seeds, at least `MIN_SEEDS`, from which a difference is likely to show.
+    """Returns the number of seeds, at least `MIN_SEEDS`, with which a difference is likely to show.
 
-    A difference that was singled out because it is significant is too large in the mean, and the
-    number of seeds too small: what it says of such a one is optimistic.
-
-    Args:
-        difference: The mean difference to be shown, of either sign.
-        std: Standard deviation of the paired differences, in the same unit.
-        level: As in `minimum_difference`.
-        power: As in `minimum_difference`.
+    The inverse of `minimum_difference`; the difference may have either sign. One that was selected
+    for its significance is too large on average, so the number for it is too small.
 
     Raises:
         ValueError: The difference is 0, or a number is NaN or out of range.
@@ -253,16 +222,11 @@ def seeds_needed(difference: float, std: float, *, level: float = 0.05, power: f
 
 
 def _power(shift: float, n: int, level: float) -> float:
-    """Returns how likely a two-sided paired t-test is to reject where the mean is not 0.
+    """Returns the power of a two-sided paired t-test of n pairs, at a mean of `shift` sems.
 
     SciPy's noncentral distributions fail at the small levels that many comparisons ask for. So this
-    is the definition: how likely the sample's scatter is small enough, in the mean over the error z
-    of the sample's mean. Summed in even steps it has six digits, for up to 100,000 pairs.
-
-    Args:
-        shift: The mean, in standard errors.
-        n: Number of pairs.
-        level: Of the test.
+    is the definition: the probability that the sample's scatter is small enough, averaged over the
+    error z of the sample's mean. Summed in even steps, it has six digits for up to 100,000 pairs.
     """
     from scipy.special import chdtr, stdtrit
 
@@ -273,14 +237,14 @@ def _power(shift: float, n: int, level: float) -> float:
 
 
 def _finite(values: np.ndarray | Sequence[float | None]) -> np.ndarray:
-    """Returns the finite ones of values [trials]; None, a missing one, is not finite."""
+    """Returns those of values [trials] that are finite; None is not."""
     array = np.asarray(values, float)
     return array[np.isfinite(array)]
 
 
 def mean_of(values: np.ndarray) -> float:
-    """Returns the mean [trials] -> [], the same in any order, and of equal values their value."""
+    """Returns the mean of values [trials]: the same in any order; of equal values, their value."""
     if not len(values):
         return math.nan
-    # The exact sum; its division rounds, which could put the mean of equal values beside them.
+    # The sum is exact, but its division rounds: the mean of equal values could differ from them.
     return float(np.clip(math.fsum(values) / len(values), values.min(), values.max()))
