@@ -2,12 +2,12 @@
 
 Inside `lax.scan` XLA:CPU runs the gradients of a convolution through an unoptimised emitter
 (jax-ml/jax#12868), and `vmap` over trials that have their own kernels makes grouped convolutions,
-slow on every GPU. The gradient of `reduce_window`'s maximum is slow on both, and no deterministic
-kernel is known for it. Matrix products, slices and comparisons have none of these problems, so the
-layers are made of them. They take Flax's arguments and parameters and give its values and
-gradients up to rounding, in every mode of differentiation.
+slow on every GPU. The gradient of `reduce_window`'s maximum is slow on both, and has no known
+deterministic kernel. The layers are built from matrix products, slices and comparisons instead.
+They take Flax's arguments and parameters and give its values and gradients up to rounding, in
+every mode of differentiation.
 
-`training/fused_layer.py` does three of them at once, faster still, for `models.CNN`.
+`training/fused_layer.py` combines three of them, faster still, for `models.CNN`.
 """
 
 import contextlib
@@ -47,12 +47,12 @@ def traced_plainly() -> Iterator[None]:
 
 
 def is_traced_plainly() -> bool:
-    """Says whether convolutions are to be what Flax makes them."""
+    """Says whether `traced_plainly` is in force."""
     return _plainly.get()
 
 
 def _taps(x: Array, axis: int, size: int, stride: int, dilation: int = 1) -> list[Array]:
-    """Returns, for each position in a window, the entries of `x` that the windows have there."""
+    """Returns, for each position in a window, the entries of `x` that all windows have there."""
     length = x.shape[axis]
     read = max(0, (length - (size - 1) * dilation - 1) // stride * stride + 1)
     starts = [min(i * dilation, length - read) for i in range(size)]  # less than i only if none fit
@@ -60,9 +60,9 @@ def _taps(x: Array, axis: int, size: int, stride: int, dilation: int = 1) -> lis
 
 
 def _patches(x: Array, windows: Sequence[tuple], first: int, channels: int) -> Array:
-    """Joins, along the axis of channels, the taps of windows (size, stride, dilation).
+    """Joins along the axis `channels` the taps of windows (size, stride, dilation).
 
-    The windows span the axes from `first` on; the last one's position varies fastest.
+    The windows span the axes from `first` on; the position in the last one varies fastest.
     """
     taps = [x]
     for axis, window in enumerate(windows, start=first):
@@ -88,13 +88,13 @@ def conv_general_dilated(
 ) -> Array:
     """`lax.conv_general_dilated` for channels last, as patches times weights (im2col).
 
-    On a CPU, images are taken in blocks, so that their patches stay in cache, and are made again in
-    the gradient. Few channels make short patches: these are in the first axis, in long rows of
-    pixels. Measured on one core inside a scan, as shares of the time that the plain operation takes
-    outside of it: 5x5 kernels on 1 and 6 channels 0.3 and 0.5, 3x3 ones on 1 and 32 channels 0.5
-    and 0.7, on 64 channels 1.1, on 32 groups of one channel 1.6 (plain, in a scan, 6).
+    On a CPU, images are taken in blocks, so that their patches stay in cache; the gradient
+    recomputes the patches. With few channels, patches are short: then they are the first axis, and
+    pixels the last, long one. Time inside a scan on one core, as a share of that of the plain
+    operation outside: 5x5 kernels on 1 and 6 channels 0.3 and 0.5, 3x3 ones on 1 and 32 channels
+    0.5 and 0.7, on 64 channels 1.1, on 32 groups of one channel 1.6 (plain, in a scan, 6).
 
-    A TPU's compiler prefers the plain operation, which also stands for what has no output.
+    A TPU's compiler does better with the plain operation; an empty output needs it, too.
 
     Returns:
         [batch, *spatial, features].
@@ -149,10 +149,9 @@ def conv_general_dilated(
 
 @no_type_check  # the type of one of Flax's fields cannot be checked at run time
 class Conv(nn.Conv):
-    """`nn.Conv`, made of matrix products: see `conv_general_dilated` for how and how fast.
+    """`nn.Conv` as matrix products, with all its options: see `conv_general_dilated`.
 
-    Arguments, parameters, initial weights and names are those of `nn.Conv`; every kernel, stride,
-    padding, dilation, group and number of axes is served.
+    Arguments, parameters, initial weights and names are those of `nn.Conv`.
     """
 
     conv_general_dilated_cls: Any = lambda: conv_general_dilated
@@ -164,10 +163,10 @@ def max_pool(
     strides: Sequence[int] | None = None,
     padding: Padding = "VALID",
 ) -> Array:
-    """`nn.max_pool`. The first of equal values in a window, row by row, takes the gradient.
+    """`nn.max_pool`. As in Flax, the first of equal values in a window takes the gradient.
 
-    So it is in Flax. Blank background ties in every window, and sharing the gradient there would
-    change training. The axes are pooled one after the other, the last one first.
+    Blank background ties in every window, and sharing the gradient there would change training.
+    The axes are pooled one after the other, the last one first.
     """
     return _pool(_max_along, -jnp.inf, inputs, window_shape, strides, padding)
 
@@ -179,7 +178,7 @@ def avg_pool(
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> Array:
-    """`nn.avg_pool`; the mean counts what is padded, unless `count_include_pad` is false."""
+    """`nn.avg_pool`; the mean includes padding, unless `count_include_pad` is false."""
     total = _pool(_sum_along, 0.0, inputs, window_shape, strides, padding)
     if count_include_pad:
         return total / math.prod(window_shape)
@@ -229,17 +228,11 @@ def _max_along_jvp(axis, size, stride, primals, tangents):
 class Dropout(nn.Module):
     """`nn.Dropout` whose rate may also be traced: one program for trials of different rates.
 
-    With the same key it drops what Flax's drops. A traced rate of 0 gives the inputs bit for bit;
-    a traced rate of 1 gives zeros, without NaN in the gradient.
-
-    Attributes:
-        rate: The probability that an input is dropped, a number or an array of no axes.
-        broadcast_dims: Axes along which one mask is shared.
-        deterministic: Whether to return the inputs as they are; here or in the call.
-        rng_collection: The name of the random numbers' key in `apply(..., rngs=)`.
+    With the same key it drops what Flax's drops; the fields are Flax's. A traced rate of 0 gives
+    the inputs bit for bit; a traced rate of 1 gives zeros, without NaN in the gradient.
     """
 
-    rate: Any
+    rate: Any  # a number or an array of no axes
     broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None
     rng_collection: str = "dropout"
@@ -250,10 +243,10 @@ class Dropout(nn.Module):
     ) -> Array:
         """Returns the inputs, each divided by 1 - rate or replaced by 0."""
         deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
-        known = isinstance(self.rate, int | float)
-        if deterministic or (known and self.rate == 0):
+        static = isinstance(self.rate, int | float)
+        if deterministic or (static and self.rate == 0):
             return inputs
-        if known and self.rate == 1:
+        if static and self.rate == 1:
             return jnp.zeros_like(inputs)
         rng = self.make_rng(self.rng_collection) if rng is None else rng
         shape = list(inputs.shape)
@@ -261,8 +254,8 @@ class Dropout(nn.Module):
             shape[axis] = 1
         keep = 1.0 - self.rate
         mask = jax.random.bernoulli(rng, keep, shape)
-        if known:
+        if static:
             return jnp.where(mask, inputs / keep, 0)
-        # Not a division, which XLA makes this of or not, as what is around it suggests.
+        # Not a division: XLA turns some into this product, and so the bits would depend on context.
         scale = 1 / jnp.where(keep > 0, keep, 1).astype(inputs.dtype)
         return jnp.where(mask, inputs * scale, 0)
