@@ -13,7 +13,7 @@ from mnist_jax.training.machine import num_cores
 
 
 def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
-    """Returns the devices that so many trials are spread over: no more than there are trials.
+    """Returns the devices that trials are spread over, at most one for each trial.
 
     Processes take turns, so that each has its share.
 
@@ -40,20 +40,20 @@ def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
     for device in jax.devices():
         by_process.setdefault(device.process_index, []).append(device)
     sizes = sorted(map(len, by_process.values()))
-    if sizes[0] < sizes[-1]:  # which what the processes tell each other does not allow for
+    if sizes[0] < sizes[-1]:  # what the processes exchange has one size for all of them
         raise UserError(
             f"--distributed: the processes have {sizes[0]} to {sizes[-1]} devices; expected as "
             f"many each, which on CPUs --config.devices={sizes[0]} gives"
         )
-    turns = zip(*(found[: num_devices or None] for found in by_process.values()), strict=True)
+    turns = zip(*(devices[: num_devices or None] for devices in by_process.values()), strict=True)
     return list(itertools.chain(*turns))[:num_trials]
 
 
 def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
     """Returns what runs the trials and how, for the record."""
     on_cpu = devices[0].platform == "cpu"
-    alone = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
-    threads = "one a device" if alone else "shared by the devices"
+    single = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
+    threads = "one a device" if single else "shared by the devices"
     precisions = {name: key for key, name in PRECISIONS.items()}
     precision = jax.config.values["jax_default_matmul_precision"]
     return {
@@ -69,12 +69,7 @@ def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
 
 
 def what_runs(devices: dict[str, Any], platform: str) -> str:
-    """Says what a sweep runs on and why, for the terminal.
-
-    Args:
-        devices: As `describe_devices` gives them.
-        platform: That the config asks for.
-    """
+    """Says what a sweep runs on (`describe_devices`) and why, for the terminal."""
     given = os.environ.get("JAX_PLATFORMS")
     if platform:
         why = f"as --config.platform={platform} says"
@@ -84,7 +79,7 @@ def what_runs(devices: dict[str, Any], platform: str) -> str:
         why = "since JAX finds no GPU or TPU"
     else:
         why = "the first of TPU, GPU and CPU that JAX finds"
-    how = {"lax.map": "one after the other", "vmap": "together"}[devices["trials_in_a_device"]]
+    how = "together" if devices["trials_in_a_device"] == "vmap" else "one after the other"
     text = f"Runs on {devices['count']} {devices['kind']} device{'s' * (devices['count'] > 1)}"
     if devices["processes"] > 1:
         text += f" of {devices['processes']} processes"

@@ -6,6 +6,7 @@ writes the work directory, and prints.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -55,9 +56,9 @@ def join(job: str, timeout: int = TIMEOUT) -> None:
     global _joining, _joined
     options: dict[str, Any] = {}
     if job != "auto":
-        known = rendezvous.read_job(job)
-        rendezvous.meet(known, timeout)
-        options = known.options
+        named = rendezvous.read_job(job)
+        rendezvous.meet(named, timeout)
+        options = named.options
     jax.config.update("jax_enable_preemption_service", False)  # it would take our SIGTERM
     jax.config.update("jax_check_proxy_envs", False)  # none is used
     # JAX would abort at its own deadline, and dump core.
@@ -91,10 +92,12 @@ def join(job: str, timeout: int = TIMEOUT) -> None:
     _joining = False
     if failed:
         reason = (str(failed[0]).splitlines() or [type(failed[0]).__name__])[0]
-        said = f"the processes of the job did not come together ({reason})"
+        problem = f"the processes of the job did not come together ({reason})"
         if "be defined" in reason:  # coordinator_address should be, and the like
-            said = "no job of Slurm, Open MPI, Kubernetes or Cloud TPU was recognised"
-        raise UserError(f"--distributed={job}: {said}; give i/n@host:port, or leave the flag out")
+            problem = "no job of Slurm, Open MPI, Kubernetes or Cloud TPU was recognised"
+        raise UserError(
+            f"--distributed={job}: {problem}; give i/n@host:port, or leave the flag out"
+        )
     _joined = True
     if not is_first():
         os.environ["TQDM_DISABLE"] = "1"
@@ -104,10 +107,10 @@ def join(job: str, timeout: int = TIMEOUT) -> None:
 def say_if_alone() -> None:
     """Warns where a cluster has started several processes that each run on their own."""
     for system, names in _TASKS.items():
-        found = next((os.environ[name] for name in names if name in os.environ), "1")
-        if found.isdecimal() and int(found) > 1:
+        size = next((os.environ[name] for name in names if name in os.environ), "1")
+        if size.isdecimal() and int(size) > 1:
             print(
-                f"warning: this is a job of {system} with {found} processes: each that runs this "
+                f"warning: this is a job of {system} with {size} processes: each that runs this "
                 "command trains the whole sweep; --distributed=auto lets them share it, --shard "
                 "makes them parts",
                 file=sys.stderr,
@@ -138,10 +141,7 @@ def leave(error: Exception) -> NoReturn:
 
 
 def compare(record: Mapping[str, Any]) -> None:
-    """Refuses a job if its processes differ in what they must have in common.
-
-    Args:
-        record: Values by name, of any type that JSON can hold or that can be printed.
+    """Refuses a job if its processes differ in a record: values that JSON holds or can be printed.
 
     Raises:
         UserError: They differ. Every process raises it; it names the keys and the processes.
@@ -158,8 +158,8 @@ def compare(record: Mapping[str, Any]) -> None:
     texts = _all(np.frombuffer(own.ljust(longest), np.uint8))
     records = [json.loads(text.tobytes()) for text in texts]
     differ = []
-    for key in dict.fromkeys(key for found in records for key in found):
-        values = [found.get(key) for found in records]
+    for key in dict.fromkeys(itertools.chain(*records)):
+        values = [each.get(key) for each in records]
         other = next((i for i, value in enumerate(values) if value != values[0]), 0)
         if other:
             differ.append(f"{key} ({values[0]} in process 0, {values[other]} in {other})")
@@ -171,10 +171,7 @@ def compare(record: Mapping[str, Any]) -> None:
 
 
 def together(function: Callable[[], Any]) -> Any:
-    """Calls a function that takes memory, in every process of a job.
-
-    Args:
-        function: It does not communicate with other processes.
+    """Calls a function that takes memory, and does not communicate, in every process of a job.
 
     Returns:
         Its result; in a job, once the arrays in it are computed.
@@ -215,39 +212,34 @@ def is_first() -> bool:
 
 
 def first(function: Callable[[], Any]) -> Any:
-    """Calls a function in the first process; all return its result, or raise its `UserError`.
+    """Calls a function in the first process; all return its result, which JSON can hold.
 
-    Args:
-        function: Returns what JSON can hold.
+    Raises:
+        UserError: As the function in the first process.
     """
     if not _joined:
         return function()
-    told: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     if is_first():
         try:
-            told["result"] = function()
+            outcome["result"] = function()
         except UserError as error:
-            told["error"] = str(error)
-    text = np.frombuffer(json.dumps(told).encode(), np.uint8)
+            outcome["error"] = str(error)
+    text = np.frombuffer(json.dumps(outcome).encode(), np.uint8)
     length = int(_from_first(np.array([len(text)]))[0])
     text = _from_first(text if is_first() else np.zeros(length, np.uint8))
-    told = json.loads(text.tobytes())
-    if "error" in told:
+    outcome = json.loads(text.tobytes())
+    if "error" in outcome:
         if not is_first():
             os._exit(2)  # the first one says why
-        raise UserError(told["error"])
-    return told["result"]
+        raise UserError(outcome["error"])
+    return outcome["result"]
 
 
 def arrays_of_first(
     arrays: Mapping[str, np.ndarray], kinds: Mapping[str, tuple]
 ) -> dict[str, np.ndarray]:
-    """Returns the arrays of the first process in all of them.
-
-    Args:
-        arrays: By name; only those of the first process are read.
-        kinds: Shape and type, by name.
-    """
+    """Returns in all processes the arrays of the first; `kinds` are their shapes and types."""
     if not _joined:
         return dict(arrays)
 
@@ -265,8 +257,8 @@ def agree(numbers: Sequence[int]) -> list[int]:
     if not _joined:
         return list(numbers)
     # As bytes, because JAX would cut them to 32 bits.
-    found = _all(np.array(numbers, np.int64).view(np.uint8))
-    return np.ascontiguousarray(found).view(np.int64).max(axis=0).tolist()
+    rows = _all(np.array(numbers, np.int64).view(np.uint8))
+    return np.ascontiguousarray(rows).view(np.int64).max(axis=0).tolist()
 
 
 def _all(content: np.ndarray) -> np.ndarray:

@@ -56,17 +56,14 @@ def start_jax(
     timeout: int = hosts.TIMEOUT,
     common: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Sets JAX up for an experiment, by `configure_jax`.
+    """Sets JAX up for an experiment, by `configure_jax`, and returns `describe_devices`.
 
     Args:
         experiment: What to train.
         num_trials: How many train together at most; by default, as many as in the experiment.
-        job: The job of several processes that this one joins.
-        timeout: Seconds for that job to come together.
-        common: What its processes must have in common beside the experiment.
-
-    Returns:
-        What runs the trials and how, for the record.
+        job: As `configure_jax` takes it.
+        timeout: As `configure_jax` takes it.
+        common: What the processes of a job must have in common beside the experiment.
     """
     sizes = [num_trials] if num_trials else list(map(len, experiment.parts.values()))
     configure_jax(
@@ -121,13 +118,13 @@ def configure_jax(
     except ValueError as error:  # of a JAX_* variable
         raise UserError(f"JAX cannot start: {error}; mend or unset that variable") from None
 
-    set_aside = []
+    ignored = []
     for name, value in DEFAULTS.items():
         given = jax.config.values.get(name)
         if given is not None and given != value:
             jax.config.update(name, value)
             if jax.config.values[name] != given:
-                set_aside.append(f"{name.upper()}={given}")
+                ignored.append(f"{name.upper()}={given}")
     cores = num_cores()
     jax.config.update("jax_num_cpu_devices", min(devices or cores, cores, num_trials))
     if platform == "cpu":
@@ -145,9 +142,9 @@ def configure_jax(
     if job is not None:
         hosts.join(job, timeout)
     found = _find_backend()
-    if set_aside and hosts.is_first():
+    if ignored and hosts.is_first():
         print(
-            f"warning: {', '.join(set_aside)} {'is' if len(set_aside) == 1 else 'are'} ignored, so "
+            f"warning: {', '.join(ignored)} {'is' if len(ignored) == 1 else 'are'} ignored, so "
             "that a seed gives the same run everywhere",
             file=sys.stderr,
         )

@@ -38,11 +38,8 @@ def bound_cores() -> int:
 def free_memory(groups: Path = GROUPS, own: Path = OWN_GROUP) -> int:
     """Returns the bytes that this process may still take on the host.
 
-    A container or a cluster's job has less than the machine, by its control group or one above.
-
-    Args:
-        groups: Where the control groups are mounted (version 2).
-        own: File that names the group of this process.
+    A container or a cluster's job has less than the machine, by its control group or one above; see
+    `num_cores` for the arguments.
     """
     import psutil
 

@@ -35,10 +35,9 @@ def memory_of(sweep: Sweep) -> dict[str, int | float]:
 
 
 def trials_that_fit(sweep: Sweep) -> int:
-    """Returns how many of the trials fit into the devices' memory, possibly 0.
+    """Returns how many of the trials fit into the devices' memory beside the data, possibly 0.
 
-    The data set is there already, and the same for any number of trials. On a CPU the devices share
-    the memory, and a checkpoint copies the state.
+    On a CPU the devices share the memory, and a checkpoint copies the state.
     """
     memory, count = memory_of(sweep), sweep.devices["count"]
     each, device = memory["trial_bytes"], jax.local_devices()[0]
@@ -46,8 +45,8 @@ def trials_that_fit(sweep: Sweep) -> int:
         free, memories = machine.free_memory(), jax.process_count()
         each += 2 * memory["state_bytes"]
     else:
-        found = device.memory_stats() or {}  # some allocators keep none: then it is tried
-        free = found.get("bytes_limit", 2**60) - found.get("bytes_in_use", 0)
+        stats = device.memory_stats() or {}  # some allocators keep none: then it is tried
+        free = stats.get("bytes_limit", 2**60) - stats.get("bytes_in_use", 0)
         memories = count
     if jax.process_count() > 1:  # a checkpoint gathers one array of all trials at a time
         each += count * max(map(_num_bytes, jax.tree.leaves(sweep.state))) / len(sweep.trials.seed)

@@ -48,12 +48,7 @@ def confidence(logits: Logits, labels: Labels) -> Numbers:
 
 
 def check_metric(function: Callable, name: str, num_classes: int) -> None:
-    """Calls a metric without computing anything.
-
-    Args:
-        function: One's own, which may do anything.
-        name: What the config calls it.
-        num_classes: Of the data set.
+    """Traces the user's own metric, which the config calls by that name; computes nothing.
 
     Raises:
         UserError: It fails, or gives something else than a number an image.

@@ -41,7 +41,7 @@ class CNN(nn.Module):
 
 
 def _dense_stack(x: Array, hidden_sizes: Sequence[int], num_classes: int) -> Array:
-    """The layers that both architectures end with; Flax files them under the calling module."""
+    """The layers that both architectures end with; Flax names them under the calling module."""
     x = x.reshape(x.shape[0], -1)
     glorot = nn.initializers.glorot_uniform()
     for i, size in enumerate(hidden_sizes, start=1):

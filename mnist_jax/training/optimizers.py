@@ -66,7 +66,7 @@ class Optimizer(NamedTuple):
     """A maker with its static parameters, as `trial.Recipe` takes an optimizer.
 
     Attributes:
-        make: One of `MAKERS`, or one's own.
+        make: One of `MAKERS`, or the user's own.
         static: Names and values of the parameters that shape the program.
     """
 
@@ -93,7 +93,7 @@ def create_optimizer(
     """Returns the optimizer that some trials have in common.
 
     Args:
-        make: A name of `MAKERS`, or one's own function.
+        make: A name of `MAKERS`, or the user's own function.
         static: Its bool, int and str parameters.
         numbers: Its float parameters, arrays of shape [trials].
         output: The path of the output layer's parameters.
@@ -110,10 +110,10 @@ def create_optimizer(
 def check_optimizer(
     optimizer: Optimizer, name: str, params: PyTree, numbers: Mapping[str, ArrayLike]
 ) -> None:
-    """Takes a step of an optimizer without computing anything.
+    """Traces a step of the user's own optimizer, which may do anything; computes nothing.
 
     Args:
-        optimizer: One's own, which may do anything.
+        optimizer: The optimizer.
         name: What the config calls it.
         params: The network's parameters, or their shapes and types.
         numbers: Its float parameters, arrays of shape [trials].
@@ -188,12 +188,10 @@ def _types(tree: PyTree) -> list:
 def _decay(
     factor: ArrayLike, on_output: ArrayLike, output: Path
 ) -> list[optax.GradientTransformation]:
-    hidden, last = (
-        functools.partial(kernel_mask, output=output, of_output=x) for x in (False, True)
-    )
+    mask = functools.partial(kernel_mask, output=output)
     return [
-        optax.add_decayed_weights(factor, mask=hidden),
-        optax.add_decayed_weights(factor * on_output, mask=last),
+        optax.add_decayed_weights(factor, functools.partial(mask, of_output=False)),
+        optax.add_decayed_weights(factor * on_output, functools.partial(mask, of_output=True)),
     ]
 
 

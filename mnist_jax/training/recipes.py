@@ -65,10 +65,10 @@ def create_recipe(
     image_shape: tuple[int, int, int] = IMAGE_SHAPE,
     num_classes: int | None = None,
 ) -> tuple[Recipe, Hyperparameters]:
-    """Returns the recipe that trials that train together share, and their numbers.
+    """Returns the recipe that trials that train together share, and their hyper-parameters.
 
     Args:
-        experiment: What is asked for.
+        experiment: Where they are from.
         part: The numbers of the trials; they have the same static choices.
         num_images: Images in an epoch.
         image_shape: (height, width, channels).
@@ -85,28 +85,24 @@ def create_recipe(
     chosen = np.array([place[trial // num_seeds] + trial % num_seeds for trial in part])
     trials = jax.tree.map(lambda x: x[chosen], every)
     num_classes = num_classes or len(CLASS_NAMES[experiment.dataset])
-    network = create_network(experiment, point, image_shape, num_classes)
-    trials = trials._replace(model={name: trials.model[name] for name in network.numbers})
+    network = _create_network(experiment, point, image_shape, num_classes)
     spec = point["optimizer"]
     takes = [n for n, axis in known.items() if axis.of == "optimizer" and point[n] is not None]
     trials = trials._replace(
-        optimizer={name: trials.optimizer[name] for name in takes if known[name].traced}
+        model={name: trials.model[name] for name in network.numbers},
+        optimizer={name: trials.optimizer[name] for name in takes if known[name].traced},
     )
-    own = spec not in OPTIMIZERS
     static = {name: point[name] for name in takes if not known[name].traced}
-    made = optimizers.create_optimizer(
-        find_own(spec, "optimizer", experiment.own_files) if own else spec,
-        static,
-        trials.optimizer,
-        network.output,
-    )
+    own = spec not in OPTIMIZERS
+    make = find_own(spec, "optimizer", experiment.own_files) if own else spec
+    optimizer = optimizers.create_optimizer(make, static, trials.optimizer, network.output)
     if own:
         params = networks.shapes(network)["params"]
-        optimizers.check_optimizer(made, spec, params, trials.optimizer)
+        optimizers.check_optimizer(optimizer, spec, params, trials.optimizer)
     protocol = PROTOCOLS[experiment.protocol]
     recipe = Recipe(
         network=network,
-        optimizer=made,
+        optimizer=optimizer,
         batch_size=point["batch_size"],
         eval_batch_size=EVAL_BATCH_SIZE,
         held_out=protocol.held_out,
@@ -128,11 +124,8 @@ def check(experiment: Experiment) -> None:
             create_recipe(experiment, part, num_images=1)
 
 
-def create_network(
-    experiment: Experiment,
-    point: Point,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
+def _create_network(
+    experiment: Experiment, point: Point, image_shape: tuple[int, int, int], num_classes: int
 ) -> networks.Network:
     """Returns the network of all points that have the static choices of a given one.
 
@@ -147,9 +140,9 @@ def create_network(
     if NUM_CLASSES in kind.__dataclass_fields__:
         options[NUM_CLASSES] = num_classes
     traced = [key for key in fields if key not in static]
-    found = networks.describe(kind(**options), image_shape, num_classes, traced)
-    if not (fixed := [key for key in traced if key not in found.numbers]):
-        return found
+    network = networks.describe(kind(**options), image_shape, num_classes, traced)
+    if not (fixed := [key for key in traced if key not in network.numbers]):
+        return network
     for key in fixed:
         same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
         if len(values := {p[key]: None for p in same}) > 1:
@@ -159,16 +152,16 @@ def create_network(
                 " what takes a traced number, as mnist_jax.layers.Dropout does"
             )
         options[key] = point[key]
-    return networks.describe(kind(**options), image_shape, num_classes, found.numbers)
+    return networks.describe(kind(**options), image_shape, num_classes, network.numbers)
 
 
 def _metrics(experiment: Experiment, num_classes: int) -> tuple[tuple[str, Callable], ...]:
-    found = []
+    functions = {}
     for spec in experiment.metrics:
         if spec in METRICS:
             measure = getattr(metrics, spec)
         else:
             measure = find_own(spec, "metrics", experiment.own_files)
             metrics.check_metric(measure, spec, num_classes)
-        found.append((metric_name(spec), measure))
-    return tuple(found)
+        functions[metric_name(spec)] = measure
+    return tuple(functions.items())

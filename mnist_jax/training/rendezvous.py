@@ -23,11 +23,11 @@ _PROXIES = ("grpc_proxy", "http_proxy", "https_proxy", "all_proxy")
 
 
 class Job(NamedTuple):
-    """A job as a process of it sees it: the process `number` of `of`."""
+    """A job as one of its processes sees it: process `process_id` of `num_processes`."""
 
     name: str
-    number: int
-    of: int
+    process_id: int
+    num_processes: int
     host: str
     port: int
 
@@ -35,8 +35,8 @@ class Job(NamedTuple):
     def options(self) -> dict[str, Any]:
         """The arguments of `jax.distributed.initialize`."""
         return {
-            "process_id": self.number,
-            "num_processes": self.of,
+            "process_id": self.process_id,
+            "num_processes": self.num_processes,
             "coordinator_address": f"{self.host}:{self.port}",
             "cluster_detection_method": "deactivate",
         }
@@ -54,7 +54,7 @@ def read_job(name: str) -> Job:
             f"--distributed={name}: expected auto, or i/n@host:port with i from 0 to n - 1, as in "
             "0/2@10.0.0.1:1234"
         )
-    number, of, host, port = match.groups()
+    index, size, host, port = match.groups()
     try:
         socket.getaddrinfo(host.strip("[]"), int(port))
         if not 0 < int(port) < 2**16:
@@ -64,7 +64,7 @@ def read_job(name: str) -> Job:
             f"--distributed={name}: {host}:{port} is no address that is known here ({error}); give "
             "host and port of the first process"
         ) from None
-    return Job(name, int(number), int(of), host, int(port))
+    return Job(name, int(index), int(size), host, int(port))
 
 
 def meet(job: Job, timeout: int) -> None:
@@ -73,8 +73,8 @@ def meet(job: Job, timeout: int) -> None:
     Raises:
         UserError: Some are missing, or two have the same index.
     """
-    if job.of > 1:
-        (_wait_for_others if job.number == 0 else _wait_for_first)(job, timeout)
+    if job.num_processes > 1:
+        (_wait_for_others if job.process_id == 0 else _wait_for_first)(job, timeout)
 
 
 def _wait_for_others(job: Job, timeout: int) -> None:
@@ -91,18 +91,19 @@ def _wait_for_others(job: Job, timeout: int) -> None:
     start, said = time.monotonic(), False
     with server, selectors.DefaultSelector() as callers, contextlib.ExitStack() as stack:
         callers.register(server, selectors.EVENT_READ)
-        while missing := [number for number in range(1, job.of) if number not in came]:
+        while missing := [index for index in range(1, job.num_processes) if index not in came]:
             waited = time.monotonic() - start
             who = "process " if len(missing) == 1 else "processes "
             who += ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
+            who += f" (of 0 to {job.num_processes - 1})"
             if waited >= timeout:
                 raise UserError(
-                    f"--distributed={job.name}: {who} (of 0 to {job.of - 1}) did not come within "
-                    f"{timeout:g} s; see that each was started and reaches {job.host}:{job.port}, "
-                    "or give more --distributed_timeout"
+                    f"--distributed={job.name}: {who} did not come within {timeout:g} s; see"
+                    f" that each was started and reaches {job.host}:{job.port}, or give more"
+                    " --distributed_timeout"
                 )
             if waited >= 1 and not said:
-                said = say(job.name, f"{who} (of 0 to {job.of - 1})", timeout)
+                said = say(job.name, who, timeout)
             for key, _ in callers.select(min(timeout - waited, 0.2)):
                 if key.fileobj is server:
                     caller, _ = server.accept()
@@ -114,14 +115,14 @@ def _wait_for_others(job: Job, timeout: int) -> None:
                 with contextlib.suppress(OSError):
                     greeting = caller.recv(100)
                 found = re.fullmatch(rb"mnist_jax: (\d+)/(\d+)\n", greeting)
-                if found and int(found[1]) in missing and int(found[2]) == job.of:
+                if found and int(found[1]) in missing and int(found[2]) == job.num_processes:
                     came[int(found[1])] = caller
                     missing.remove(int(found[1]))
                     continue
                 if found:
                     with contextlib.suppress(OSError):
                         caller.send(_NO)
-                came = {number: other for number, other in came.items() if other is not caller}
+                came = {index: other for index, other in came.items() if other is not caller}
                 callers.unregister(caller)
                 caller.close()
         for caller in came.values():
@@ -139,8 +140,9 @@ def _wait_for_first(job: Job, timeout: int) -> None:
             return
         if answer == _NO:
             raise UserError(
-                f"--distributed={job.name}: another process of the job has the number {job.number},"
-                f" or the first one was told of another number than {job.of}; give each its own"
+                f"--distributed={job.name}: another process of the job has the number"
+                f" {job.process_id}, or the first one was told of another number than"
+                f" {job.num_processes}; give each its own"
             )
         if answer:
             raise UserError(
@@ -160,7 +162,7 @@ def _call(job: Job, patience: float) -> bytes:
     with contextlib.suppress(OSError):
         address = (job.host.strip("[]"), job.port)
         with socket.create_connection(address, max(patience, 0.1)) as line:
-            line.sendall(f"mnist_jax: {job.number}/{job.of}\n".encode())
+            line.sendall(f"mnist_jax: {job.process_id}/{job.num_processes}\n".encode())
             return line.recv(len(_GO))
     return b""
 
