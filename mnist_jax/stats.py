@@ -12,7 +12,7 @@ frequency-constants, Proceedings of the London Mathematical Society 29 (1898)).
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,19 +40,6 @@ class Scale(NamedTuple):
 ANY = Scale()
 
 
-class Description(TypedDict):
-    """Statistics of the trials of one grid point; NaN where there are too few."""
-
-    n: int
-    mean: float
-    std_ddof0: float  # of the population: divided by n
-    std_ddof1: float  # of the sample: divided by n - 1
-    sem: float  # standard error of the mean, at least what rounding makes it
-    interval_95: list[float]  # of the mean, Student, within the scale: [low, high]
-    min: float
-    max: float
-
-
 class Comparison(NamedTuple):
     """Mean difference of two grid points, the first minus the second."""
 
@@ -68,11 +55,11 @@ class Comparison(NamedTuple):
     std: float
 
 
-def describe(values: np.ndarray | Sequence[float | None], scale: Scale = ANY) -> Description:
+def describe(values: np.ndarray | Sequence[float | None], scale: Scale = ANY) -> dict[str, Any]:
     """Describes the trials of one grid point, given a number per trial [trials].
 
     Numbers that are missing or not finite are left out, and `n` counts the others. So whoever shows
-    these statistics shows the number of diverged trials beside them.
+    these statistics shows the number of diverged trials beside them. With too few, they are NaN.
     """
     from scipy.special import stdtrit
 
@@ -86,10 +73,10 @@ def describe(values: np.ndarray | Sequence[float | None], scale: Scale = ANY) ->
     return {
         "n": n,
         "mean": average,
-        "std_ddof0": float(finite.std(mean=average)) if n else nan,
-        "std_ddof1": std_ddof1,
-        "sem": sem,
-        "interval_95": interval,
+        "std_ddof0": float(finite.std(mean=average)) if n else nan,  # of the population
+        "std_ddof1": std_ddof1,  # of the sample: divided by n - 1
+        "sem": sem,  # standard error of the mean, at least what rounding makes it
+        "interval_95": interval,  # of the mean, Student, within the scale: [low, high]
         "min": float(finite.min()) if n else nan,
         "max": float(finite.max()) if n else nan,
     }

@@ -306,10 +306,9 @@ def place(tree: Any, sharding: Any) -> Any:
     """Spreads arrays, which every process has whole, over the devices."""
     import jax
 
-    def place_one(x):
-        return jax.make_array_from_callback(np.shape(x), sharding, lambda part: x[part])
-
-    return jax.tree.map(place_one, tree)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda part: x[part]), tree
+    )
 
 
 def _from_first(array: np.ndarray) -> np.ndarray:

@@ -18,31 +18,17 @@ from mnist_jax.text import text_table
 
 
 class Network(NamedTuple):
-    """A module, and what must be known of it to train it.
+    """A module, and what must be known of it to train it."""
 
-    Attributes:
-        module: Gives logits [batch, classes] of images [batch, height, width, channels]; with
-            `train`, a keyword, if it computes otherwise in training.
-        image_shape: (height, width, channels).
-        collections: Those beside `params`, such as `batch_stats`.
-        draws: Whether it draws random numbers in training, as dropout does.
-        output: The path, in the parameters, of the last layer called that has a kernel.
-        first_kernel: The kernel of the first layer called that has one, as
-            `chosen_trial.npz` names it; empty if none has.
-        takes_train: Whether it takes that keyword.
-        numbers: Its traced fields: each trial has its own number there.
-        plain_conv: Whether it has an `nn.Conv`; on a CPU, `layers.Conv` is faster.
-    """
-
-    module: nn.Module
-    image_shape: tuple[int, int, int]
-    collections: tuple[str, ...]
-    draws: bool
-    output: tuple[str, ...]
-    first_kernel: str
-    takes_train: bool
-    numbers: tuple[str, ...] = ()
-    plain_conv: bool = False
+    module: nn.Module  # from images [batch, height, width, channels] to logits [batch, classes]
+    image_shape: tuple[int, int, int]  # (height, width, channels)
+    collections: tuple[str, ...]  # those beside `params`, such as `batch_stats`
+    draws: bool  # whether it draws random numbers in training, as dropout does
+    output: tuple[str, ...]  # path, in the parameters, of the last layer called with a kernel
+    first_kernel: str  # of the first layer that has one, as in `chosen_trial.npz`; or empty
+    takes_train: bool  # whether it takes the keyword `train`, and computes otherwise in training
+    numbers: tuple[str, ...] = ()  # its traced fields: each trial has its own number there
+    plain_conv: bool = False  # whether it has an `nn.Conv`; on a CPU, `layers.Conv` is faster
 
     def bound(self, numbers: Mapping[str, Any]) -> nn.Module:
         """Returns the module with the numbers of a trial, which may be traced, in its fields."""
@@ -54,18 +40,10 @@ class Network(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A call of a module that has parameters of its own.
+    """A call of a module that has parameters of its own."""
 
-    Attributes:
-        path: Their path in the parameters.
-        shape: Of its result.
-        num_parameters: How many they are.
-        has_kernel: Whether one of them is a kernel.
-        kind: The module's class.
-    """
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
+    path: tuple[str, ...]  # of the module, in the parameters
+    shape: tuple[int, ...]  # of the result
     num_parameters: int
     has_kernel: bool
     kind: type[nn.Module]

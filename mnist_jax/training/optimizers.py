@@ -63,15 +63,10 @@ MAKERS: dict[str, Maker] = {
 
 
 class Optimizer(NamedTuple):
-    """A maker with its static parameters, as `trial.Recipe` takes an optimizer.
+    """A maker with its static parameters, as `trial.Recipe` takes an optimizer."""
 
-    Attributes:
-        make: One of `MAKERS`, or the user's own.
-        static: Names and values of the parameters that shape the program.
-    """
-
-    make: Maker
-    static: tuple[tuple[str, Any], ...] = ()
+    make: Maker  # one of `MAKERS`, or the user's own
+    static: tuple[tuple[str, Any], ...] = ()  # names and values of what shapes the program
 
     def create(
         self, learning_rate: optax.ScalarOrSchedule, **numbers: ArrayLike

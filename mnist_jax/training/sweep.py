@@ -26,48 +26,29 @@ from mnist_jax.training.trial import Hyperparameters, Recipe, Split, TrialState
 
 
 class Sweep(NamedTuple):
-    """A compiled sweep, with the arrays that it runs on.
-
-    Attributes:
-        recipe: What is static.
-        state: Shapes, types and shardings of the state of all trials.
-        initialise: Program from the hyper-parameters to the state of all trials.
-        run_epoch: Program from state, orders [seeds, images], and `inputs` to state and sums.
-        score_test: Program from state, hyper-parameters and test split to sums; None where the
-            test set is scored after each epoch.
-        inputs: Hyper-parameters, seed index, training and held-out split, on the devices.
-        test: The test split, on the devices.
-        trials: Arrays of shape [trials]; on the devices, padding makes them divisible.
-        seeds: The distinct seeds among the trials.
-        sizes: Number of images by split.
-        devices: What runs the trials and how, for the record.
-        lower_seconds: Time that tracing and lowering took.
-        compile_seconds: Time that compiling took after that.
-    """
+    """A compiled sweep, with the arrays that it runs on."""
 
     recipe: Recipe
-    state: TrialState
-    initialise: jax.stages.Compiled
-    run_epoch: jax.stages.Compiled
+    state: TrialState  # shapes, types and shardings of the state of all trials
+    initialise: jax.stages.Compiled  # from the hyper-parameters to the state of all trials
+    run_epoch: jax.stages.Compiled  # from state, orders [seeds, images], `inputs` to state, sums
+    # From state, hyper-parameters and test split to sums; None where epochs score the test set.
     score_test: jax.stages.Compiled | None
-    inputs: tuple
-    test: Split
-    trials: Hyperparameters
-    seeds: np.ndarray
-    sizes: dict[str, int]
-    devices: dict[str, Any]
-    lower_seconds: float
-    compile_seconds: float
+    inputs: tuple  # hyper-parameters, seed index, training and held-out split, on the devices
+    test: Split  # on the devices
+    trials: Hyperparameters  # arrays [trials], without the padding that the devices need
+    seeds: np.ndarray  # the distinct seeds among the trials
+    sizes: dict[str, int]  # number of images by split
+    devices: dict[str, Any]  # as `describe_devices` returns them
+    lower_seconds: float  # of tracing and lowering
+    compile_seconds: float  # after that
 
 
 def image_orders(seeds: np.ndarray, epoch: int, num_images: int) -> np.ndarray:
-    """Returns, for each seed, the permutation in which its trials see the images in an epoch.
+    """Returns the orders in which trials see the images in an epoch: integers [seeds, num_images].
 
-    It depends on seed and epoch alone. NumPy makes it in 0.8 ms for 60,000 images, the same on
-    every backend, where `jax.random.permutation` sorts twice and takes 26 ms on a CPU.
-
-    Returns:
-        Integers [seeds, num_images], 16 bits wide where they fit.
+    They depend on seed and epoch alone. NumPy makes one in 0.8 ms for 60,000 images, the same on
+    every backend; `jax.random.permutation` sorts twice and takes 26 ms on a CPU.
     """
     images = np.arange(num_images, dtype=np.uint16 if num_images <= 2**16 else np.uint32)
     return np.stack(
@@ -92,8 +73,7 @@ def compile_sweep(
         num_devices: How many devices to use at most; 0 for all.
         epoch: What a trial does in an epoch; `benchmark/stages.py` times parts of it.
     """
-    held_out = recipe.held_out
-    num_trials = len(trials.seed)
+    held_out, num_trials = recipe.held_out, len(trials.seed)
     mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
     by_trial, everywhere = NamedSharding(mesh, P("trial")), NamedSharding(mesh, P())
     seeds, seed_index = np.unique(trials.seed, return_inverse=True)
@@ -144,9 +124,10 @@ def compile_sweep(
         lowered.append(score_jit.lower(state, hyper, test))
     lowered_at = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        # The random bits of the weights take a CPU long to optimise and a moment to compute.
         options: dict[str, str | bool] = {}
-        if jax.default_backend() == "cpu":
+        if (
+            jax.default_backend() == "cpu"
+        ):  # where random bits are slow to optimise, fast to compute
             options["xla_backend_optimization_level"] = "0"
         initialise = pool.submit(init_lowered.compile, compiler_options=options)
         run_epoch, *score_test = pool.map(lambda program: program.compile(), lowered)
@@ -193,11 +174,11 @@ def run(
     Args:
         sweep: What to train.
         num_epochs: Number of the last epoch.
-        start: Epochs that have been done.
+        start: How many epochs are done.
         state: After those; the next epoch overwrites it, as it does every state that is yielded.
-        keep: Says, while an epoch runs, whether its state is wanted; the last one's always is.
-            Where it is not, None is yielded in its place, and the devices have the next epoch to do
-            before the host looks at this one: of short epochs, they never wait for it.
+        keep: Says, while an epoch runs, whether its state is wanted; the last one's always is. If
+            not, None is yielded in its place, and the next epoch starts before the host reads the
+            results of this one, so that devices with short epochs never wait.
     """
     if state is None:
         state = hosts.together(lambda: sweep.initialise(sweep.inputs[0]))
@@ -213,11 +194,10 @@ def run(
         ahead, last = None, epoch == num_epochs
         if not last:
             orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
-        if last or keep(epoch):
-            yield state, _epoch_metrics(sweep, sums)
-        else:
-            ahead = run_epoch()  # which the devices have to do meanwhile
-            yield None, _epoch_metrics(sweep, sums)
+        kept = state if last or keep(epoch) else None
+        if kept is None:
+            ahead = run_epoch()  # so that the devices have work meanwhile
+        yield kept, _epoch_metrics(sweep, sums)
 
 
 def _epoch_metrics(sweep: Sweep, device_sums: trial.EpochSums) -> dict[str, np.ndarray]:
@@ -231,8 +211,7 @@ def _epoch_metrics(sweep: Sweep, device_sums: trial.EpochSums) -> dict[str, np.n
 def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
     """Scores finished trials on the test set, as arrays of shape [trials].
 
-    `test_*` are of the last weights; `test_accuracy_at_best_validation` is of the best epoch's, and
-    so are metrics of that form.
+    `test_*` are of the last weights, `test_*_at_best_validation` of the best epoch's.
     """
     assert sweep.score_test is not None
     sums = _to_host(sweep.score_test(state, sweep.inputs[0], sweep.test), sweep)
@@ -251,7 +230,7 @@ def chosen_weights(state: TrialState, place: int) -> PyTree:
 
 
 def trial_of(trials: Hyperparameters, number: int) -> Hyperparameters:
-    """Returns the numbers of one of the trials."""
+    """Returns the hyper-parameters of one of the trials."""
     return jax.tree.map(lambda x: x[number], trials)
 
 
@@ -273,7 +252,7 @@ def _metrics(
     loss = np.asarray(sums.loss / sweep.sizes[name])
 
     def mean(total) -> np.ndarray:
-        """Of logits that are not numbers the largest is no prediction, and metrics say nothing."""
+        """NaN where the loss is not finite: then the largest logit is no prediction."""
         return np.where(np.isfinite(loss), total, np.nan) / sweep.sizes[name]
 
     metrics = {f"{name}_loss": loss, f"{name}_accuracy": mean(sums.correct)}

@@ -3,9 +3,9 @@
 Nothing here knows of other trials: `sweep.py` adds the trial axis from outside.
 
 Notation: `n` images in a split, `batch` images in a step, `steps = ceil(n / batch)`. The last,
-partial batch is filled up with images of weight 0, so that every step has one shape and every
-image counts exactly once. Where a model keeps statistics of its batches, which must not see these,
-the last batch is a step of its own with its own shape.
+partial batch is padded with images of weight 0, so that every step has one shape and every image
+counts exactly once. A model's batch statistics must not include padding: with these, the last batch
+is a step of its own with its own shape.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
 from mnist_jax.data.datasets import num_batches
@@ -33,9 +32,8 @@ Metric = Callable[[Float[Array, "batch classes"], Integer[Array, " batch"]], Arr
 class Hyperparameters(NamedTuple):
     """The traced numbers of a trial: one compiled program serves all their values.
 
-    They are the traced axes of the config. `schedule` is an index of `axes.SCHEDULES`, and
-    `num_steps` the length of the schedule. `model` and `optimizer` hold the numbers of these, by
-    name.
+    They are the traced axes of the config, those of the model and the optimizer by name. `schedule`
+    is an index of `axes.SCHEDULES`, and `num_steps` the length of the schedule.
     """
 
     seed: Integer[HostOrDevice, ""]
@@ -50,27 +48,16 @@ class Hyperparameters(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """The static choices: they shape the compiled program.
-
-    Attributes:
-        network: The Flax module, and what is known of it.
-        optimizer: The optimizer with its static parameters.
-        batch_size: Images in a training step.
-        eval_batch_size: Images scored at a time.
-        held_out: The split that is scored after each epoch: `validation`, `test` or none.
-        choose_epoch: Whether the weights of the epoch that is best on it are kept too.
-        use_ema: Whether any trial averages its weights, and so needs a copy of them.
-        metrics: What is measured beside loss and accuracy, by name.
-    """
+    """The static choices: they shape the compiled program."""
 
     network: Network
     optimizer: Optimizer
     batch_size: int
-    eval_batch_size: int
-    held_out: str | None
-    choose_epoch: bool
-    use_ema: bool = False
-    metrics: tuple[tuple[str, Metric], ...] = ()
+    eval_batch_size: int  # images scored at a time
+    held_out: str | None  # the split that is scored after each epoch: `validation`, `test` or none
+    choose_epoch: bool  # whether the weights of the epoch that is best on it are kept too
+    use_ema: bool = False  # whether any trial averages its weights, and so needs a copy of them
+    metrics: tuple[tuple[str, Metric], ...] = ()  # by name; beside loss and accuracy
 
 
 class Split(NamedTuple):
@@ -89,24 +76,16 @@ class Best(NamedTuple):
 
 
 class TrialState(NamedTuple):
-    """What a trial carries from epoch to epoch.
-
-    Attributes:
-        params: The parameters.
-        opt_state: The optimizer's state.
-        best: The best epoch so far, where one is chosen.
-        collections: The model's other collections, such as batch statistics, if it has any.
-        average: The exponential moving average of the parameters since the initial ones, if the
-            recipe asks for it. It is scored with the current collections.
-        step: How many steps are done, if the model draws random numbers in them.
-    """
+    """What a trial carries from epoch to epoch."""
 
     params: PyTree
     opt_state: PyTree
-    best: Best | None
-    collections: Variables | None = None
+    best: Best | None  # the best epoch so far, where one is chosen
+    collections: Variables | None = None  # the model's other ones, such as batch statistics
+    # The exponential moving average of the parameters since the initial ones, if the recipe asks
+    # for it. It is scored with the current collections.
     average: PyTree | None = None
-    step: Integer[Array, ""] | None = None
+    step: Integer[Array, ""] | None = None  # steps done, if the model draws random numbers in them
 
 
 class Sums(NamedTuple):
@@ -120,9 +99,9 @@ class Sums(NamedTuple):
 class EpochSums(NamedTuple):
     """What one epoch of one trial reports.
 
-    `train` is summed over the epoch's steps, each scored before its update, as Keras reports
-    training accuracy. `held_out` and `penalty`, the L2 term of the objective, are of the weights
-    after the last step, or of their average.
+    `train` is summed over the epoch's steps, each scored before its update, as in Keras. `held_out`
+    and `penalty`, the L2 term of the objective, are of the weights after the last step, or of their
+    average.
     """
 
     train: Sums
@@ -131,7 +110,7 @@ class EpochSums(NamedTuple):
 
 
 class FinalSums(NamedTuple):
-    """The scores of a finished trial: of its last weights, or their average, and its best ones."""
+    """The scores of a finished trial's last weights, or their average, and of its best ones."""
 
     last: Sums
     best: Sums | None
@@ -142,7 +121,7 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
     """Returns initial weights, which depend on the seed alone, and the optimizer's state."""
     network = recipe.network
     images = jnp.zeros((1, *network.image_shape))
-    module = _module(recipe, hyper)
+    module = network.bound(hyper.model)
     variables = dict(module.init(jax.random.key(hyper.seed), images, **network.keywords(False)))
     params = variables.pop("params")
     collections = variables or None
@@ -154,11 +133,6 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
         average=params if recipe.use_ema else None,
         step=jnp.int32(0) if network.draws else None,
     )
-
-
-def _module(recipe: Recipe, hyper: Hyperparameters) -> nn.Module:
-    """Returns the trial's module, rebuilt for each use, since it holds traced numbers."""
-    return recipe.network.bound(hyper.model)
 
 
 def variables_of(state: TrialState | Best) -> Variables:
@@ -297,14 +271,14 @@ def _training_loss(
         key = jax.random.fold_in(jax.random.key(hyper.seed), 1)  # initial weights took the seed's
         key = jax.random.fold_in(key, state.step)
         options["rngs"] = {"dropout": key, "params": jax.random.fold_in(key, 0)}
-    module, pixels, collections = _module(recipe, hyper), _scaled(images), state.collections
+    module, pixels, collections = network.bound(hyper.model), _scaled(images), state.collections
     if network.collections:
         mutable = list(network.collections)
-        found, changed = module.apply(variables, pixels, mutable=mutable, **options)
+        output, changed = module.apply(variables, pixels, mutable=mutable, **options)
         collections = dict(changed)
     else:
-        found = module.apply(variables, pixels, **options)
-    logits = jnp.asarray(found, jnp.float32)  # whatever the model computes in
+        output = module.apply(variables, pixels, **options)
+    logits = jnp.asarray(output, jnp.float32)  # whatever the model computes in
     sums = _sums(recipe, logits, labels, weights)
     evenly = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
     share = hyper.label_smoothing
@@ -315,9 +289,8 @@ def _training_loss(
 def _logits(
     recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "batch ..."]
 ) -> Array:
-    options = recipe.network.keywords(False)
-    found = _module(recipe, hyper).apply(variables, _scaled(images), **options)
-    return jnp.asarray(found, jnp.float32)
+    module, options = recipe.network.bound(hyper.model), recipe.network.keywords(False)
+    return jnp.asarray(module.apply(variables, _scaled(images), **options), jnp.float32)
 
 
 def _scaled(images: UInt8[Array, "batch ..."]) -> Float[Array, "batch height width channels"]:
