@@ -1,10 +1,9 @@
 """Snapshots of a sweep on disk, from which an interrupted run resumes with the same bits.
 
 A checkpoint is a folder named by its step. Orbax writes the arrays into it, and last comes
-`manifest.json`: a first line with the SHA-256 of the rest, and the rest with the run that it is of,
-the caller's record and the SHA-256 of every other file. A folder in which anything differs from
-that is not a checkpoint. So an incomplete save and later damage are noticed, and an older
-checkpoint serves instead.
+`manifest.json`: a first line with the SHA-256 of the rest; then the digest of the run, the caller's
+record and the SHA-256 of every other file. A folder that differs from its manifest is not used. So
+an incomplete save and later damage are noticed, and an older checkpoint is the fallback.
 """
 
 import hashlib
@@ -43,26 +42,21 @@ class Checkpoints:
     """The checkpoints of one sweep, written by a thread beside it.
 
     Every array of a state has the trial axis first. Only the rows of real trials are kept, since
-    the padding behind them depends on the number of devices, which may change between a run and
-    its continuation. As a context manager, it waits at the end for what is being written.
-
-    Attributes:
-        folder: Their folder; the first save creates it.
+    the padding behind them depends on the number of devices, which may be another when the run
+    resumes. As a context manager, it waits at the end for what is being written.
     """
 
     def __init__(
         self, folder: Path, *, run: str, num_trials: int, keep: int, max_share: float = 0.25
     ):
-        """Looks at what there is, and writes nothing.
+        """Lists existing checkpoints, and writes nothing.
 
         Args:
-            folder: Their folder. Nothing else in it has a number for its name.
-            run: A digest of the run. A checkpoint with another digest is not used; old ones have
-                none.
+            folder: Their folder; the first save creates it. Only they have numbers for names.
+            run: A digest of the run. A checkpoint with another is not used; old ones have none.
             num_trials: Length of the trial axis without padding.
             keep: How many checkpoints stay; older ones are deleted.
-            max_share: Share of the time that writing may take, for `ready`: short epochs are not
-                slowed.
+            max_share: Share of the time that writing may take, for `ready`.
         """
         self.folder = folder.absolute()
         self._run = run
@@ -76,32 +70,26 @@ class Checkpoints:
         self._failing = False
 
     def __enter__(self) -> "Checkpoints":
-        """Returns itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits until all is written."""
         try:
             self.finish()
         finally:
             self._writer.shutdown()
 
     def ready(self, after: float) -> bool:
-        """Says whether writing the next one would take no more than its share of the time.
+        """Says whether a save in `after` seconds would keep writing to its share of the time.
 
         Always false where another process writes.
-
-        Args:
-            after: Seconds from now until it would be saved.
         """
         return hosts.is_first() and time.monotonic() + after >= self._next_at
 
     def save(self, step: int, state: PyTree, record: dict[str, Any]) -> None:
         """Takes a snapshot and starts to write it; the state may be donated right after.
 
-        It waits until the last one is written. A snapshot that cannot be written, as on a full
-        disk, costs a line on stderr and nothing else. Failures that follow one another are told
-        once.
+        It waits until the last one is written. One that cannot be written, as on a full disk, costs
+        a line on stderr and nothing else; failures in a row cost one line.
 
         Args:
             step: Its number, higher than that of the last one.
@@ -120,9 +108,9 @@ class Checkpoints:
         """Returns the newest good checkpoint, or None; each damaged one costs a line on stderr.
 
         Args:
-            like: What to return: arrays, or `jax.ShapeDtypeStruct` with shardings. NumPy arrays
-                come back as such, all others on the devices. Padding repeats the last trial.
-            newest: Step behind which checkpoints are passed over.
+            like: The form of the state: arrays, or `jax.ShapeDtypeStruct` with shardings. NumPy
+                arrays come back as such, all others on the devices. Padding repeats the last trial.
+            newest: The last step that counts.
         """
         import jax
 
@@ -139,21 +127,22 @@ class Checkpoints:
             self._steps = [s for s in self._steps if s <= newest]
             for step in reversed([s for s in self._all_steps() if s <= newest]):
                 try:
-                    found, record = self._read(step, kinds)
+                    content, record = self._read(step, kinds)
                 except Exception as error:  # damage can make the reader fail in any way
                     _warn(f"checkpoint {self._path(step)} cannot be used ({_one_line(error)})")
                 else:
-                    arrays.update(found)
+                    arrays.update(content)
                     self._steps = [s for s in self._steps if s <= step]
                     return [step, record]
             self._steps = []
             return None
 
-        if (there := hosts.first(find)) is None:
+        if (newest_good := hosts.first(find)) is None:
             return None
-        whole = hosts.arrays_of_first(arrays, kinds)
-        placed = [_place(whole[n], leaf) for n, leaf in zip(names, leaves, strict=True)]
-        return Restored(there[0], jax.tree.unflatten(jax.tree.structure(like), placed), there[1])
+        step, record = newest_good
+        arrays = hosts.arrays_of_first(arrays, kinds)
+        placed = [_place(arrays[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), placed), record)
 
     def finish(self) -> None:
         """Waits until what has been given to `save` is written, and says where that failed."""
@@ -195,7 +184,7 @@ class Checkpoints:
     def _read(
         self, step: int, kinds: dict[str, tuple]
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns arrays of the shapes and types that are expected, and the record."""
+        """Returns arrays of the given shapes and types, and the record."""
         path = self._path(step)
         try:
             digest, _, body = (path / MANIFEST).read_bytes().partition(b"\n")
@@ -206,10 +195,10 @@ class Checkpoints:
         manifest = json.loads(body)
         if manifest.get("run", self._run) != self._run:
             raise ValueError("it is of another config, or of other data")
-        found = _digests(path)
-        for name in sorted(found.keys() | manifest["files"].keys()):
-            if found.get(name) != manifest["files"].get(name):
-                raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
+        digests = _digests(path)
+        for name in sorted(digests.keys() | manifest["files"].keys()):
+            if digests.get(name) != manifest["files"].get(name):
+                raise ValueError(f"{name} is {'damaged' if name in digests else 'missing'}")
         with _orbax() as orbax:
             arrays = orbax.restore(path)
         if {name: (array.shape, array.dtype) for name, array in arrays.items()} != kinds:
@@ -223,7 +212,7 @@ class Checkpoints:
         return sorted(int(p.name) for p in self._entries() if p.name.isdecimal())
 
     def _entries(self) -> list[Path]:
-        """Lists checkpoints, good and bad, and what Orbax leaves of those that it cannot finish."""
+        """Lists checkpoints, good and bad, and what Orbax leaves of unfinished ones."""
         if not self.folder.is_dir():
             return []
         return [p for p in self.folder.iterdir() if workdirs.STEP.fullmatch(p.name)]
@@ -264,9 +253,9 @@ def _place(array: np.ndarray, like: Any) -> Any:
 def _orbax() -> Any:
     """Imports Orbax and returns a checkpointer of its own for this process.
 
-    Its version 1 makes all processes of a job take part in whatever one of them reads or writes.
-    It is silenced: it logs tracebacks of what it also raises, and its threads that outlive a
-    failure, as on a full disk, print one each.
+    Otherwise all processes of a job take part in whatever one of them reads or writes. Orbax is
+    silenced: it logs tracebacks of what it also raises, and each of its threads that outlive a
+    failure, as on a full disk, prints one.
     """
     import orbax.checkpoint as ocp
 

@@ -12,9 +12,9 @@ from mnist_jax.runs.records import Row
 
 
 def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:
-    """Returns the grid points from best to worst, by the mean of the criterion.
+    """Returns the grid points from best to worst by the mean of the criterion, if there is one.
 
-    Those with trials that diverged come last. Without a criterion they stay in their order.
+    Those with trials that diverged come last.
     """
     if criterion is None:
         return list(grid)
@@ -26,14 +26,14 @@ def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:
 
 
 def _rank(num_diverged: int, mean: object) -> tuple[int, float]:
-    """Returns what is smaller for better grid points."""
+    """Returns a key that sorts grid points from best to worst."""
     return num_diverged, -mean if is_finite(mean) else math.inf
 
 
 def choose_trial(rows: Sequence[Row], protocol: str) -> Row:
-    """Returns the best trial of the best grid point; the first sound one where nothing chooses.
+    """Returns the best trial of the best grid point, by the protocol's criterion alone.
 
-    Only the protocol's criterion is looked at. If all diverged, it is the first.
+    Without a criterion it is the first sound trial; if all diverged, the first.
     """
     criterion, trials = PROTOCOLS[protocol].criterion, rows
     if criterion is not None:

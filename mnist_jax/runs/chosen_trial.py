@@ -26,10 +26,10 @@ def write_chosen_trial(
 ) -> None:
     """Writes `chosen_trial.npz`: what a report shows of one trial, readable by `numpy.load`.
 
-    It holds `trial`, the weights as `params/LAYER/NAME`, a module's other collections in the same
-    way, `first_kernel`, the name of the one that sees the images, if there is one, `labels` [n] of
-    the test images and `probabilities` [n, classes] given to them, and of the most confident
-    mistakes the `mistakes` (numbers of the test images) and their `mistake_images`.
+    It holds `trial`; the weights as `params/LAYER/NAME`, and a module's other collections in the
+    same way; `first_kernel`, the name of the one that sees the images, if there is one; `labels`
+    [n] of the test images and their `probabilities` [n, classes]; the most confident `mistakes`,
+    indices of test images, and their `mistake_images`.
     """
     from flax import traverse_util
 
@@ -39,7 +39,7 @@ def write_chosen_trial(
     confident = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     mistakes = wrong[confident][:NUM_MISTAKES]
     flat = traverse_util.flatten_dict(variables, sep="/")
-    weights: dict[str, Any] = {name: _in_numpys_types(value) for name, value in flat.items()}
+    weights: dict[str, Any] = {name: _to_numpy(value) for name, value in flat.items()}
     if first_kernel:
         weights["first_kernel"] = np.asarray(first_kernel)
     arrays = {
@@ -52,8 +52,8 @@ def write_chosen_trial(
     write_bytes(workdir / "chosen_trial.npz", npz_bytes(arrays | weights))
 
 
-def _in_numpys_types(value: Any) -> np.ndarray:
-    """Returns an array that NumPy's files can hold, which do not know 8 bits and bfloat16."""
+def _to_numpy(value: Any) -> np.ndarray:
+    """Returns an array that NumPy's files can hold: they have no bfloat16 nor 8-bit floats."""
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 

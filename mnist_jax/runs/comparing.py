@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mnist_jax import stats
 from mnist_jax.runs.choosing import by_point, is_finite
 from mnist_jax.runs.records import Row
-from mnist_jax.runs.results import Run, protocol, trials_of, values_by_seed
+from mnist_jax.runs.results import Run, by_seed, protocol, trials_of
 from mnist_jax.runs.summaries import measured, scale_of
 
 
@@ -23,12 +23,11 @@ def compare(run: Run, point: Row, other_run: Run, other: Row) -> Row:
 
 
 def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:
-    """Compares a grid point with others, seed by seed, by the test accuracy that counts.
+    """Compares a grid point with others, as `compare` does.
 
     The p-values are corrected for every pair of points, since the point that is compared has
     usually been found by looking at all of them. Where nothing chooses, a report compares the first
-    point, and the pairs with it would do. But its table shows every mean, so that readers find the
-    best one by looking: the correction is the same whichever point is asked about.
+    point with the others. But its table shows every mean, so readers find the best one by looking.
 
     Returns:
         Per other point, the result of `compare`, its number as `point`, and the corrected `p_holm`.
@@ -45,24 +44,18 @@ def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:
 
 
 class _Measured(NamedTuple):
-    """What is compared of a grid point's trials.
+    """The measurements of a grid point's trials, by seed."""
 
-    Attributes:
-        accuracies: The test accuracies that count, by seed; NaN of trials that diverged.
-        numbers: Everything that was measured, by seed, as text, where NaN equals NaN.
-        scale: Of the accuracies.
-    """
-
-    accuracies: dict[int, float]
-    numbers: dict[int, str]
-    scale: stats.Scale
+    accuracies: dict[int, float]  # on test images, those that count; NaN of diverged trials
+    numbers: dict[int, str]  # everything measured, as text, where NaN equals NaN
+    scale: stats.Scale  # of the accuracies
 
 
 def _measure(run: Run, trials: Sequence[Row]) -> _Measured:
     column = protocol(run).column
     numbers = {row["seed"]: str([row[c] for c in measured(row, run.axes)]) for row in trials}
     scale = scale_of(column, run.summary["num_images"])
-    return _Measured(values_by_seed(trials, column), numbers, scale)
+    return _Measured(by_seed(trials, column), numbers, scale)
 
 
 def _compare(one: _Measured, other: _Measured) -> Row:

@@ -23,7 +23,7 @@ class GroupTraining:
 
     Attributes:
         epoch: How many epochs are done.
-        state: The state of all trials after them, where it is at hand.
+        state: The state of all trials after them, where it is available.
         signal_number: The signal that stopped the training, or 0.
     """
 
@@ -48,11 +48,7 @@ class GroupTraining:
         self._due = 0  # whether the epoch that runs is to be saved
 
     def resume(self, newest: int) -> None:
-        """Reads the newest good checkpoint, if there is one.
-
-        Args:
-            newest: The epoch after which checkpoints do not count.
-        """
+        """Reads the newest good checkpoint up to an epoch, if there is one."""
         saved = self._checkpoints.restore(self._program.state, newest)
         if saved is None:
             return

@@ -21,10 +21,9 @@ TrialGroup = list[int]
 
 
 class DoesNotFitError(Exception):
-    """Memory does not hold the trials of a group, but `most` of them, if any."""
+    """Memory holds only `most` trials of a group."""
 
     def __init__(self, most: int):
-        """Takes the number of trials that fit."""
         super().__init__(most)
         self.most = most
 
@@ -34,11 +33,7 @@ TOO_LARGE = (DoesNotFitError, hosts.OutOfMemoryError, jax.errors.JaxRuntimeError
 
 
 def divide(group: TrialGroup, error: Exception) -> list[TrialGroup]:
-    """Divides a group for which memory was too small.
-
-    Args:
-        group: The trials.
-        error: What they raised, one of `TOO_LARGE`.
+    """Divides a group for which memory was too small; `error` is one of `TOO_LARGE`.
 
     Raises:
         UserError: Memory does not hold a single trial.

@@ -13,7 +13,7 @@ class Axis(str):
     digits: int
 
     def __new__(cls, name: str, digits: int):
-        """Names the axis."""
+        """Adds the digits to the name."""
         axis = super().__new__(cls, name)
         axis.digits = digits
         return axis

@@ -28,11 +28,6 @@ def show_progress(epochs: Epochs, num_epochs: int, start: int = 0) -> Epochs:
 
     The words are Keras': `val_` is the validation split or, in the notebook's protocol, the test
     set. Means are over the trials that have not diverged; the others are counted.
-
-    Args:
-        epochs: Those of `sweep.run`.
-        num_epochs: The number of the last epoch.
-        start: How many epochs have been done.
     """
     off = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false", "no", "off")
     show = _in_log if off or not sys.stderr.isatty() else _in_terminal

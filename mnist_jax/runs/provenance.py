@@ -19,7 +19,6 @@ from mnist_jax.config.user_code import OwnFile
 from mnist_jax.disk import to_json, write_text
 from mnist_jax.runs.records import Row
 
-_MAKERS = ("commit", "versions", "machine")
 _DEVICES = ("platform", "kind", "cores", "threads")
 _SETTINGS = re.compile("JAX_.*|XLA_FLAGS|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE|NPROC")
 # Paths, logging, and the index of a process in its job.
@@ -54,31 +53,27 @@ def provenance() -> Row:
 
 
 def deciding(made: Row) -> Row:
-    """Returns the part of a record that decides what is computed.
-
-    Args:
-        made: What `provenance` returns, or the record of a process.
-    """
-    found: Row = {key: made[key] for key in ("commit", "versions") if key in made}
+    """Returns the part of a provenance, or of a process' record, that decides what is computed."""
+    part: Row = {key: made[key] for key in ("commit", "versions") if key in made}
     if "environment" in made:
         settings = {k: v for k, v in made["environment"].items() if not _HARMLESS.fullmatch(k)}
         if "XLA_FLAGS" in settings:
             flags = settings.pop("XLA_FLAGS").split()
             settings["XLA_FLAGS"] = " ".join(x for x in flags if not _HARMLESS_FLAG.match(x))
-        found["environment"] = {name: value for name, value in settings.items() if value}
-    return found
+        part["environment"] = {name: value for name, value in settings.items() if value}
+    return part
 
 
 def differing(made: Row, others: Iterable[Row]) -> list[str]:
     """Returns the deciding keys that differ between records that have them."""
     one = deciding(made)
-    found = [deciding(other) for other in others]
-    return [key for key in one if any(other.get(key, one[key]) != one[key] for other in found)]
+    rest = [deciding(other) for other in others]
+    return [key for key in one if any(other.get(key, one[key]) != one[key] for other in rest)]
 
 
 def cautions(made: Row) -> list[str]:
     """Returns warnings about a run's processes, shards and settings of XLA."""
-    said = []
+    warnings = []
     shards = list(made.get("shards", {}).values())
     earlier = list(made.get("earlier_processes", {}).values())
     for who, differ in (
@@ -86,7 +81,7 @@ def cautions(made: Row) -> list[str]:
         ("processes", differing(made, earlier)),
     ):
         if differ:
-            said.append(
+            warnings.append(
                 f"WARNING: the {who} of this run differ in {' and '.join(differ)} (see Provenance"
                 " in the report). Its trials may therefore differ by more than grid point and seed."
             )
@@ -94,18 +89,18 @@ def cautions(made: Row) -> list[str]:
     then = [x.get("devices", {}) for x in earlier]
     others = [k for k in _DEVICES if any(k in x and x[k] != devices.get(k) for x in then)]
     if others:
-        said.append(
+        warnings.append(
             f"WARNING: the processes of this run had different {' and '.join(others)} (see"
             " Provenance in the report). Sums are then rounded differently, so a run that is not"
             " interrupted cannot repeat the last digits of this one."
         )
     for record in (made, *shards):
         if flags := deciding(record).get("environment", {}).get("XLA_FLAGS"):
-            said.append(
+            warnings.append(
                 f"WARNING: XLA_FLAGS={flags} was set: results may differ from those of runs"
                 " without it."
             )
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(warnings))
 
 
 class Process:
@@ -118,7 +113,6 @@ class Process:
     """
 
     def __init__(self) -> None:
-        """Starts the clock."""
         self._start = time.monotonic()
         self._made = provenance()  # now: the checkout may change during the run
         self._path: Path | None = None
@@ -145,12 +139,8 @@ class Process:
     ) -> None:
         """Records in a run's directory that this process works on it from now on.
 
-        Args:
-            workdir: The directory.
-            data_checksum: Of what it trains on.
-            devices: What runs the trials, as `devices.describe_devices` tells it.
-            files: The user's own that it is made with. Their paths at the beginning of the run
-                are recorded: later processes may have read its copies.
+        `devices` are as `describe_devices` returns them. Of the user's `files` the paths at the
+        beginning of the run are recorded: later processes may have read its copies.
 
         Raises:
             UserError: Those before it trained on other data.
@@ -159,8 +149,8 @@ class Process:
         self._data_checksum = data_checksum
         self._earlier = []
         with contextlib.suppress(run_files.BadFileError):
-            found = run_files.read_json(self._path, [object])
-            self._earlier = [r for r in found if run_files.fits(r, run_files.PROCESS)]
+            records = run_files.read_json(self._path, [object])
+            self._earlier = [r for r in records if run_files.fits(r, run_files.PROCESS)]
         for record in self._earlier:
             if (other := record.get("data_checksum", data_checksum)) != data_checksum:
                 raise UserError(
@@ -193,11 +183,11 @@ class Process:
         self._earlier[-1] = {"seconds": seconds} | self._earlier[-1]
 
     def record(self) -> Row:
-        """Returns what made a finished run.
+        """Returns the provenance of a finished run.
 
-        `seconds` are of all its processes, as far as they had time to note them. Where there were
-        several, `seconds_by_process` has them one by one; `earlier_processes` has the commit,
-        versions, machine, settings and devices of those before this one, where they are others.
+        `seconds` are of all its processes, as far as they had time to note them; of several,
+        `seconds_by_process` has them one by one. `earlier_processes` has the commit, versions,
+        machine, settings and devices of those before this one, where they differ from its own.
         """
         now, made = self._now(), dict(self._made)
         makers = [*map(_maker, self._earlier), _maker(now)]
@@ -223,7 +213,8 @@ class Process:
 
 
 def _maker(record: Row) -> Row:
-    return {key: record[key] for key in (*_MAKERS, "environment", "devices") if key in record}
+    keys = ("commit", "versions", "machine", "environment", "devices")
+    return {key: record[key] for key in keys if key in record}
 
 
 def _agree(one: Row, other: Row) -> bool:
@@ -234,14 +225,14 @@ def _agree(one: Row, other: Row) -> bool:
 def _command() -> list[str]:
     """Returns the command that repeats this one, as it was typed.
 
-    It has no `--overwrite`: who repeats a command does not ask to lose what is there by then.
+    It has no `--overwrite`: a repeated command must not delete what is there by then.
     """
     overwrite = re.compile("--?(no)?overwrite(=.*)?")
     words = [word for word in sys.orig_argv[1:] if not overwrite.fullmatch(word)]
     if not (words and os.path.basename(words[0]) == "mnist-jax"):
         return ["python", *words]
-    found = shutil.which("mnist-jax") == words[0]  # the shell has typed its folder
-    return ["mnist-jax" if found else words[0], *words[1:]]
+    on_path = shutil.which("mnist-jax") == words[0]  # the shell has added the folder
+    return ["mnist-jax" if on_path else words[0], *words[1:]]
 
 
 def _machine() -> str:

@@ -26,12 +26,8 @@ def trial_rows(
 ) -> list[Row]:
     """Returns the names of all trials: every point with every seed, the seed varying fastest.
 
-    Args:
-        points: Those of the grid.
-        seeds: Of the repeated trials.
-        dataset: The name of the data set.
-        record: The run's `config.json`, if the axes in it name the trials. An older version, with
-            other axes, may have written it.
+    With a `record`, the run's `config.json`, its axes name the trials. An older version, with other
+    axes, may have written it.
     """
     record = record or {}
     names = axes_of(record) or tuple(points[0])
@@ -44,7 +40,7 @@ def trial_rows(
 
 
 def as_text(value: Any) -> Any:
-    """Writes sizes of layers as in 500-300, or none, and an empty string as '', as CSV needs."""
+    """Writes layers' sizes as 500-300, or none, and an empty string as '', as CSV needs."""
     if value == "":
         return "''"
     return "-".join(map(str, value)) or "none" if isinstance(value, tuple | list) else value
@@ -74,7 +70,7 @@ class Recorder:
             trials: The rows that name the trials.
             axes: Those that vary; `metrics.jsonl` has them.
             protocol: A key of `PROTOCOLS`.
-            metrics: What is measured beside loss and accuracy, as the config names it.
+            metrics: As the config names them.
         """
         self._path = workdir and workdir / "metrics.jsonl"
         self._trials = trials
@@ -132,18 +128,12 @@ def is_sound(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     If one is not, the trial has diverged. A metric of the user's may be anything.
     """
     judged = ("loss", "accuracy", "objective")
-    found = [values for name, values in columns.items() if split_column(name)[1] in judged]
-    return np.all(np.isfinite(found), axis=0)
+    values = [column for name, column in columns.items() if split_column(name)[1] in judged]
+    return np.all(np.isfinite(values), axis=0)
 
 
 def columns_of(protocol: str, axes: Sequence[str], metrics: Sequence[str] = ()) -> dict[str, type]:
-    """Returns the columns of `results.csv` and the types of what stands there.
-
-    Args:
-        protocol: A key of `PROTOCOLS`.
-        axes: The names of the run's axes.
-        metrics: What is measured beside loss and accuracy, as the config names it.
-    """
+    """Returns the columns of `results.csv` with their types."""
     p = PROTOCOLS[protocol]
     more = [metric_name(spec) for spec in metrics]
     names = [f"train_{what}" for what in ("loss", "accuracy", *more)]
@@ -160,42 +150,41 @@ def columns_of(protocol: str, axes: Sequence[str], metrics: Sequence[str] = ()) 
 
 def write_results(workdir: Path, rows: Sequence[Row]) -> None:
     """Writes `results.csv`."""
-    write_text(workdir / "results.csv", _to_csv(rows))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(workdir / "results.csv", text.getvalue())
 
 
 def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, type]) -> list[Row]:
     """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are.
 
     If it is damaged, a line says so and there are none. Checkpoints hold what it was made from.
-
-    Args:
-        workdir: The work directory.
-        trials: What names each trial.
-        columns: Those that were written, as `columns_of` gives them.
     """
     path = workdir / "results.csv"
     try:
-        found = run_files.read_table(path, columns)
-        numbers = [row["trial"] for row in found]
+        rows = run_files.read_table(path, columns)
+        numbers = [row["trial"] for row in rows]
         if len({*numbers} & {*range(len(trials))}) < len(numbers):
             raise BadFileError(path, "it holds a trial twice, or one that the run has not")
-        return [{**row, **trials[row["trial"]]} for row in found]
+        return [{**row, **trials[row["trial"]]} for row in rows]
     except BadFileError as error:
         if not error.missing:
-            said = f"warning: {workdir}/{error}; its trials are restored from their checkpoints"
-            print(said, file=sys.stderr, flush=True)
+            warning = f"warning: {workdir}/{error}; its trials are restored from their checkpoints"
+            print(warning, file=sys.stderr, flush=True)
         return []
 
 
 def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
-    """Drops from `metrics.jsonl` the rows after some epochs, and those that are cut.
+    """Keeps in `metrics.jsonl` the rows of the first epochs of each trial that are complete.
 
     Args:
         workdir: The work directory.
-        epochs: By number of a trial, the epochs to keep.
+        epochs: How many to keep, by number of the trial.
 
     Returns:
-        By number of a trial, how many epochs are left.
+        How many there are, by number of the trial.
 
     Raises:
         UserError: It is no file, or may not be read.
@@ -223,21 +212,17 @@ def _judged(
     path: Path, epochs: Mapping[int, int], kept: dict[int, int]
 ) -> Iterator[tuple[bytes, bool]]:
     """Yields the lines of `metrics.jsonl`, and whether `trim_metrics` keeps each; counts them."""
-    for line in _lines_to_keep(path):
-        try:
-            row = run_files.parse_json(line, {"trial": int, "epoch": int})
-            trial, epoch = row["trial"], row["epoch"]
-            follows = kept[trial] + 1 == epoch <= epochs[trial]
-        except (ValueError, KeyError, RecursionError):
-            follows = False
-        if is_kept := line.endswith(b"\n") and follows:
-            kept[trial] = epoch
-        yield line, is_kept
-
-
-def _lines_to_keep(path: Path) -> Iterator[bytes]:
     try:
-        yield from run_files.lines(path)
+        for line in run_files.lines(path):
+            try:
+                row = run_files.parse_json(line, {"trial": int, "epoch": int})
+                trial, epoch = row["trial"], row["epoch"]
+                follows = kept[trial] + 1 == epoch <= epochs[trial]
+            except (ValueError, KeyError, RecursionError):
+                follows = False
+            if is_kept := line.endswith(b"\n") and follows:
+                kept[trial] = epoch
+            yield line, is_kept
     except BadFileError as error:
         raise UserError(
             f"--workdir={path.parent} holds a run that cannot be resumed ({error}); make that file "
@@ -251,11 +236,3 @@ def _rows(names: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) ->
         {**name, **same, **{column: values[i] for column, values in lists.items()}}
         for i, name in enumerate(names)
     ]
-
-
-def _to_csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

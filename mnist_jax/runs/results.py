@@ -25,19 +25,12 @@ from mnist_jax.runs.workdirs import digest
 
 
 class Run(NamedTuple):
-    """A finished run, as read back from its work directory.
-
-    Attributes:
-        workdir: Its directory.
-        config: The resolved experiment, in the keys of this version.
-        results: One row per trial.
-        summary: Statistics per grid point under `grid`, and `provenance`.
-    """
+    """A finished run, as read back from its work directory."""
 
     workdir: Path
-    config: Row
-    results: list[Row]
-    summary: dict
+    config: Row  # the resolved experiment, in the keys of this version
+    results: list[Row]  # one row per trial
+    summary: dict  # statistics per grid point under `grid`, and `provenance`
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -78,24 +71,17 @@ def read_run(workdir: str | os.PathLike) -> Run:
 
 
 def _check_origin(run: Run) -> None:
-    """Sees to it that summary.json is of the run that config.json names.
-
-    Raises:
-        BadFileError: It is of another, which wrote here after its own folder was moved, say.
-    """
+    """Raises `BadFileError` if another run wrote summary.json, after its folder was moved, say."""
     known = digest(run.config, run.summary["provenance"]["data_checksum"])
     if run.summary.get("run", known) != known:  # older versions did not note it
         raise BadFileError(run.workdir / "summary.json", "it is of another run than config.json")
 
 
 def _in_keys_of_today(run: Run) -> Run:
-    """Returns a run as if this version had written it.
-
-    Raises:
-        BadFileError: A value of an axis is none.
-    """
+    """Returns a run as if this version had written it."""
+    value = (bool, int, float, str, None)
     for point in run.summary["grid"]:
-        if not all(run_files.fits(point.get(axis), _VALUE) for axis in run.axes):
+        if not all(run_files.fits(point.get(axis), value) for axis in run.axes):
             raise BadFileError(run.workdir / "summary.json", "a point has a value that is none")
     config = upgrade_record(run.config)
     grid = upgrade_rows(run.summary["grid"], run.config, config)
@@ -103,26 +89,19 @@ def _in_keys_of_today(run: Run) -> Run:
     return Run(run.workdir, config, rows, run.summary | {"grid": grid})
 
 
-_VALUE: run_files.Shape = (bool, int, float, str, None)
-
-
 def _restate(run: Run) -> None:
-    """Recomputes the statistics of a run's grid points, as this version understands them.
-
-    Raises:
-        BadFileError: Its rows are not those of its grid.
-    """
+    """Recomputes the statistics of a run's grid points, as this version understands them."""
     summary = run.summary
     num_images = summary.setdefault("num_images", _num_images_of_old(run))
-    held_out = filter(None, ("train", "test", protocol(run).held_out))
-    if not all(num_images.get(split, 0) > 0 for split in held_out):
+    splits = filter(None, ("train", "test", protocol(run).held_out))
+    if not all(num_images.get(split, 0) > 0 for split in splits):
         raise BadFileError(run.workdir / "summary.json", "its numbers of images are missing")
-    found = summarise(run.results, run.axes, num_images) if run.results else []
+    grid = summarise(run.results, run.axes, num_images) if run.results else []
     none: Row = {}
-    for point, fresh in itertools.zip_longest(summary["grid"], found, fillvalue=none):
+    for point, fresh in itertools.zip_longest(summary["grid"], grid, fillvalue=none):
         if any(point.get(k) != fresh.get(k) for k in ("point", "num_trials", "diverged_seeds")):
-            said = "it does not hold the trials that summary.json counts"
-            raise BadFileError(run.workdir / "results.csv", said)
+            problem = "it does not hold the trials that summary.json counts"
+            raise BadFileError(run.workdir / "results.csv", problem)
         point["statistics"] = fresh["statistics"]
     if not run.results:
         raise BadFileError(run.workdir / "results.csv", "it has no rows")
@@ -132,7 +111,7 @@ def _restate(run: Run) -> None:
 
 
 def _num_images_of_old(run: Run) -> dict[str, int]:
-    """Returns how many images the splits have of a run that is older than the record of it."""
+    """Returns how many images the splits have in a run of a version that did not record it."""
     name, num_validation = run.summary["dataset"], run.config.get("num_validation", 0)
     if name not in NUM_TRAINING_IMAGES:
         return {}
@@ -173,11 +152,6 @@ def trials_of(run: Run, point: Row) -> list[Row]:
     return [row for row in run.results if row["point"] == point["point"]]
 
 
-def by_seed(run: Run, point: Row, column: str) -> dict[int, float]:
-    """Returns a column of `results.csv` by seed, of a grid point's trials; NaN if one diverged."""
-    return values_by_seed(trials_of(run, point), column)
-
-
-def values_by_seed(trials: Sequence[Row], column: str) -> dict[int, float]:
-    """Returns a column of some trials by seed; NaN if one diverged."""
+def by_seed(trials: Sequence[Row], column: str) -> dict[int, float]:
+    """Returns a column of a grid point's trials by seed; NaN if one diverged."""
     return {row["seed"]: math.nan if row["diverged_epoch"] else row[column] for row in trials}

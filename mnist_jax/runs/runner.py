@@ -29,7 +29,7 @@ class Runner:
     """Trains the trials of an experiment that its work directory does not hold yet.
 
     In a job of several processes, each has a share of every trial axis; the first one alone reads
-    and writes the work directory, and tells the others what is in it.
+    and writes the work directory, and tells the others what it holds.
 
     Attributes:
         rows: Those of `results.csv`, of the trials that are done.
@@ -64,9 +64,9 @@ class Runner:
         return describe_devices(devices_for(most, self._experiment.devices))
 
     def rehearse(self) -> None:
-        """Compiles what `train` does of a new run, before an old one is deleted for it.
+        """Compiles what `train` compiles for a new run, before an old one is deleted for it.
 
-        The cache keeps the programs, so that this takes little more time in all.
+        The cache keeps the programs, so this takes little more time in all.
 
         Raises:
             UserError: Memory does not hold a single trial.
@@ -96,8 +96,7 @@ class Runner:
     def _next_group(self) -> TrialGroup | None:
         """Returns a group that is not done, or at last the one whose weights are missing.
 
-        Where memory divides a grid point, an earlier group may have the trial that is chosen in the
-        end.
+        Where memory divides a grid point, the chosen trial may be in an earlier group.
         """
         done = {row["trial"] for row in self.rows}
         if group := next((group for group in self._groups if not done.issuperset(group)), None):
@@ -106,8 +105,8 @@ class Runner:
         if hosts.first(lambda: chosen_trial.trial_of_weights(self._path)) == chosen:
             return None
         if chosen in self._read_again:
-            reason = f"the weights of trial {chosen} cannot be read back; the report lacks them"
-            print(f"warning: {reason}", file=sys.stderr, flush=True)
+            problem = f"the weights of trial {chosen} cannot be read back; the report lacks them"
+            print(f"warning: {problem}", file=sys.stderr, flush=True)
             return None
         self._read_again.add(chosen)
         print(f"reading the weights of trial {chosen} again, which is chosen in the end")
@@ -118,9 +117,12 @@ class Runner:
 
     def _compile(self, group: TrialGroup) -> sweep.Sweep:
         dataset, devices = self._dataset, self._experiment.devices
-        shape, num_classes = image_shape(dataset.train_images), len(dataset.class_names)
         recipe, trials = recipes.create_recipe(
-            self._experiment, group, len(dataset.train_labels), shape, num_classes
+            self._experiment,
+            group,
+            len(dataset.train_labels),
+            image_shape(dataset.train_images),
+            len(dataset.class_names),
         )
         program = hosts.together(
             lambda: sweep.compile_sweep(recipe, trials, dataset, num_devices=devices)
@@ -142,9 +144,9 @@ class Runner:
             num_trials=len(group),
             keep=experiment.checkpoints_kept,
         ) as checkpoints:
-            every = experiment.checkpoint_epochs
+            interval = experiment.checkpoint_epochs
             training = GroupTraining(
-                program, num_epochs, every, recorder, checkpoints, self._process, stop
+                program, num_epochs, interval, recorder, checkpoints, self._process, stop
             )
             training.resume(newest=min(self._epochs_done[trial] for trial in group))
             start = training.epoch
@@ -154,9 +156,11 @@ class Runner:
             self._print_what_runs(program, group, num_epochs, start)
             training.train()
         if training.signal_number:
-            resume = workdirs.how_to_resume(self._path)
-            done = f"stopped after epoch {training.epoch} of {num_epochs}, and saved"
-            print(f"{done}: {resume}", file=sys.stderr)
+            print(
+                f"stopped after epoch {training.epoch} of {num_epochs}, and saved:"
+                f" {workdirs.how_to_resume(self._path)}",
+                file=sys.stderr,
+            )
             sys.exit(128 + training.signal_number)
         self._finish(group, program, training, recorder)
         self._epochs_done |= dict.fromkeys(group, num_epochs)
@@ -178,10 +182,9 @@ class Runner:
             weights = sweep.chosen_weights(state, place)
         if hosts.is_first():
             if place is not None:
-                hyper = sweep.trial_of(program.trials, place)
-                images = self._dataset.test_images
-                predicted = sweep.predict(program.recipe, hyper, weights, images)
-                first = program.recipe.network.first_kernel
+                recipe, hyper = program.recipe, sweep.trial_of(program.trials, place)
+                predicted = sweep.predict(recipe, hyper, weights, self._dataset.test_images)
+                first = recipe.network.first_kernel
                 chosen_trial.write_chosen_trial(
                     self._path, chosen, weights, predicted, self._dataset, first
                 )
@@ -236,13 +239,13 @@ class Runner:
         columns = records.columns_of(
             self._experiment.protocol, axes_of(self._record), self._experiment.metrics
         )
-        table = records.read_results(self._path, self._names, columns)
-        rows = {row["trial"]: row for row in table}
-        saved: dict[int, int] = {}
+        results = records.read_results(self._path, self._names, columns)
+        rows = {row["trial"]: row for row in results}
+        known: dict[int, int] = {}
         for group in all_groups:
-            saved |= dict.fromkeys(group, groups.newest_epoch(self._path, group))
-        known = {trial: n if trial in rows else saved.get(trial, 0) for trial, n in epochs.items()}
-        if short := [trial for trial in known if recorded[trial] < known[trial]]:
+            saved = groups.newest_epoch(self._path, group)
+            known |= {trial: epochs[trial] if trial in rows else saved for trial in group}
+        if short := [trial for trial in epochs if recorded[trial] < known.get(trial, 0)]:
             print(
                 f"warning: {self._path / 'metrics.jsonl'} was lost or cut: it holds "
                 f"{recorded[short[0]]} of {labels.count(known[short[0]], 'epoch')} that trial "
@@ -261,8 +264,8 @@ class Runner:
 
     def _divide(self, group: TrialGroup, smaller: list[TrialGroup]) -> None:
         """Replaces a group by smaller ones that memory holds."""
-        count = f"{len(smaller)} parts, one after the other"
-        print(f"memory does not hold {len(group)} trials: {count}")
+        parts = f"{len(smaller)} parts, one after the other"
+        print(f"memory does not hold {len(group)} trials: {parts}")
         place = self._groups.index(group)
         self._groups[place : place + 1] = smaller
         self._epochs_done |= dict.fromkeys(group, 0)  # they have no checkpoint of these

@@ -1,8 +1,8 @@
-"""Shards, of which each trained every n-th trial of a run, are merged into that run.
+"""Merges shards into the whole run: shard i of n trained every n-th trial, from index i on.
 
-Trials share nothing, so the work directory of the whole run can be made from the shards' files.
-Rows are put into its order and statistics are recomputed. The weights of the trial that is chosen
-among all are those that its shard has saved.
+Trials share nothing, so the work directory of the run can be made from the shards' files. Rows are
+put into its order and statistics are recomputed. Its chosen trial's weights are in the shard's
+`chosen_trial.npz`, or in a checkpoint.
 """
 
 import array
@@ -32,19 +32,17 @@ _ROW = {"trial": int, "epoch": int}
 
 def shard_of(config: Row) -> tuple[int, int]:
     """Returns the index of a run's shard and how many there are; 0 and 1 for a whole run."""
-    if "shard" not in config:  # of a run that is older than shards
-        return 0, 1
-    number, num_shards = map(int, config["shard"].split("/"))
-    return number, num_shards
+    index, num_shards = map(int, config.get("shard", "0/1").split("/"))  # old runs lack the key
+    return index, num_shards
 
 
 def cautions(run: Run) -> list[str]:
     """Returns warnings about a run that is a shard, or that several processes made."""
-    number, num_shards = shard_of(run.config)
+    index, num_shards = shard_of(run.config)
     if num_shards > 1:
         return [
-            f"WARNING: this is shard {number} alone, of {num_shards} that are counted from 0: every"
-            f" trial whose number leaves {number} when divided by {num_shards}. What is best here"
+            f"WARNING: this is shard {index} alone, of {num_shards} that are counted from 0: every"
+            f" trial whose number leaves {index} when divided by {num_shards}. What is best here"
             f" need not be the best of the run, which python -m mnist_jax.report makes of all"
             f" {num_shards} directories."
         ]
@@ -52,15 +50,10 @@ def cautions(run: Run) -> list[str]:
 
 
 def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> None:
-    """Makes the work directory of the run whose shards are given.
+    """Makes the work directory of the run whose shards are given, in any order.
 
     If the weights of the chosen trial are not available, there is no `chosen_trial.npz`, and
     `summary.json` says why under `chosen_trial_missing`.
-
-    Args:
-        runs: All shards of one run, in any order.
-        folder: Where it goes; it holds no run.
-        data_dir: Folder with the data set's files, as `loading.load_dataset` takes it.
 
     Raises:
         UserError: They are not all the shards of one run, or a file of theirs is damaged.
@@ -68,15 +61,13 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     """
     runs = _in_order(runs)
     points = {point["point"]: point for run in runs for point in run.summary["grid"]}
-    found = [row for run in runs for row in run.results]
     # Axes are those of the point, because a table of text does not tell 8 and "8" apart.
     rows = [
         row | {axis: points[row["point"]][axis] for axis in runs[0].axes}
-        for row in sorted(found, key=lambda row: row["trial"])
+        for row in sorted(itertools.chain(*(run.results for run in runs)), key=_trial)
     ]
-    for number, run in enumerate(runs):
-        trials = [row["trial"] for row in run.results]
-        if trials != list(range(number, len(rows), len(runs))):
+    for index, run in enumerate(runs):
+        if list(map(_trial, run.results)) != list(range(index, len(rows), len(runs))):
             raise results.unreadable(
                 run.workdir, "results.csv does not hold the trials of its shard"
             )
@@ -89,30 +80,29 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
         file.writelines(lines)
     records.write_results(folder, rows)
     user_code.save(folder, experiment.own_files)
-    missing = {}
+    config, more = runs[0].config | {"shard": "0/1"}, {}
     try:
         _write_chosen_trial(runs[chosen["trial"] % len(runs)], chosen, folder, data_dir)
     except UserError as error:
-        missing["chosen_trial_missing"] = str(error)
+        more["chosen_trial_missing"] = str(error)
+    more["run"] = workdirs.digest(config, _checksum(runs[0]))
     dataset, num_images = runs[0].summary["dataset"], runs[0].summary["num_images"]
-    config = runs[0].config | {"shard": "0/1"}
-    more = missing | {"run": workdirs.digest(config, _checksum(runs[0]))}
     made = _provenance(runs)
     summaries.write_summary(folder, rows, runs[0].axes, protocol, dataset, num_images, made, **more)
     # Written last: with it, the folder holds a run.
     disk.write_text(folder / "config.json", disk.to_json(config, indent=2) + "\n")
 
 
-def _in_order(runs: Sequence[Run]) -> list[Run]:
-    """Returns the shards in order.
+def _trial(row: Row) -> int:
+    return row["trial"]
 
-    Raises:
-        UserError: They are not all the shards of one run.
-    """
-    first, found = runs[0], dict[int, Run]()
+
+def _in_order(runs: Sequence[Run]) -> list[Run]:
+    """Returns the shards in order; raises `UserError` unless they are all those of one run."""
+    first, by_index = runs[0], dict[int, Run]()
     of = shard_of(first.config)[1]
     for run in runs:
-        number, num_shards = shard_of(run.config)
+        index, num_shards = shard_of(run.config)
         if num_shards == 1:
             raise UserError(
                 f"{run.workdir} holds a whole run: expected shards of one run alone; put its shards"
@@ -134,19 +124,19 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
                 f"{first.workdir} and {run.workdir} are not shards of one run, since they differ in"
                 f" {', '.join(differ)}; name the shards of one run alone"
             )
-        if number in found:
+        if index in by_index:
             raise UserError(
-                f"{found[number].workdir} and {run.workdir} both hold shard {number}/{of}; name"
+                f"{by_index[index].workdir} and {run.workdir} both hold shard {index}/{of}; name"
                 " each shard once"
             )
-        found[number] = run
-    if missing := [f"{number}/{of}" for number in range(of) if number not in found]:
+        by_index[index] = run
+    if missing := [f"{index}/{of}" for index in range(of) if index not in by_index]:
         those = ", ".join([*missing[:8], *[f"{len(missing) - 8} more"] * (len(missing) > 8)])
         raise UserError(
             f"{first.config['name']}: shards are missing ({those}); run its command with --shard="
             f"{missing[0]} and so on, each with its own --workdir, and name all {of} directories"
         )
-    return [found[number] for number in range(of)]
+    return [by_index[index] for index in range(of)]
 
 
 def _checksum(run: Run) -> str:
@@ -179,24 +169,25 @@ def _merge_metrics(
 ) -> Iterator[bytes]:
     """Returns the rows of all trials and epochs in the order of a whole run.
 
-    That is, for each compiled program in the order in which the grid asks for it: epoch by epoch,
-    its trials by number. Files are mapped into memory and only the places of rows are held, so that
-    there may be millions.
+    That is: by compiled program, in the order of the grid; by epoch; by trial. Files are mapped
+    into memory and only the places of rows are held, so that there may be millions.
     """
-    static = experiment.static
     programs: dict[tuple, int] = {}
     program = np.array(
-        [programs.setdefault(tuple(row[a] for a in static), len(programs)) for row in rows]
+        [
+            programs.setdefault(tuple(row[axis] for axis in experiment.static), len(programs))
+            for row in rows
+        ]
     )
     contents: list[bytes | mmap.mmap] = []
     tables = []
-    for number, run in enumerate(runs):
+    for index, run in enumerate(runs):
         path, places, start = run.workdir / "metrics.jsonl", array.array("q"), 0
         whole: bytes | mmap.mmap
         try:
             for line in run_files.lines(path):
                 row, end = run_files.parse_json(line, _ROW), start + len(line)
-                places.extend((row["trial"], row["epoch"], number, start, end))
+                places.extend((row["trial"], row["epoch"], index, start, end))
                 start = end
             with run_files.opened(path) as file:  # an empty one cannot be mapped
                 whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if start else b""
@@ -213,17 +204,13 @@ def _merge_metrics(
                 run.workdir, "metrics.jsonl does not hold every epoch of its trials once"
             )
         tables.append(table)
-    trial, epoch, number, start, end = np.concatenate(tables).T
+    trial, epoch, index, start, end = np.concatenate(tables).T
     order = np.lexsort((trial, epoch, program[trial]))
-    return (contents[number[i]][start[i] : end[i]] for i in order)
+    return (contents[index[i]][start[i] : end[i]] for i in order)
 
 
 def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | None) -> None:
-    """Writes `chosen_trial.npz` of a shard's trial.
-
-    Raises:
-        UserError: The shard chose another trial, and the weights are lost.
-    """
+    """Writes `chosen_trial.npz` of a shard's trial; raises `UserError` if its weights are lost."""
     if chosen_trial.trial_of_weights(run.workdir) == chosen["trial"]:
         path = run.workdir / "chosen_trial.npz"
         disk.write_bytes(folder / path.name, path.read_bytes())
@@ -246,10 +233,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
 
 
 def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, Any]:
-    """Returns recipe, numbers and variables of a trial.
-
-    They are from the last checkpoint of the part that has it.
-    """
+    """Returns recipe, hyper-parameters and variables of a trial, from the last checkpoint."""
     import jax
 
     from mnist_jax.runs import groups
@@ -257,17 +241,17 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, A
     from mnist_jax.training import recipes, sweep, trial
 
     number = chosen["trial"]
-    part = next(p for p in groups.read_groups(run.workdir, experiment) if number in p)
-    folder = groups.checkpoint_folder(run.workdir, part)
-    recipe, trials = recipes.create_recipe(experiment, part, num_images=1)
+    group = next(g for g in groups.read_groups(run.workdir, experiment) if number in g)
+    folder = groups.checkpoint_folder(run.workdir, group)
+    recipe, trials = recipes.create_recipe(experiment, group, num_images=1)
     start_jax(dataclasses.replace(experiment, shard="0/1"))  # for the bits of the whole run
-    place = part.index(number)
+    place = group.index(number)
     hyper = sweep.trial_of(trials, place)
     shapes = jax.eval_shape(functools.partial(trial.init, recipe), hyper)
-    like = jax.tree.map(lambda x: np.empty((len(part), *x.shape), x.dtype), shapes)
+    like = jax.tree.map(lambda x: np.empty((len(group), *x.shape), x.dtype), shapes)
     record = run_files.read_json(run.workdir / "config.json")  # as its version wrote it
     digest = workdirs.digest(record, _checksum(run))
-    with Checkpoints(folder, run=digest, num_trials=len(part), keep=1) as checkpoints:
+    with Checkpoints(folder, run=digest, num_trials=len(group), keep=1) as checkpoints:
         saved = checkpoints.restore(like)
     if saved is None or saved.step != chosen["num_epochs"]:
         raise UserError(f"{folder} holds no sound checkpoint of the last epoch")

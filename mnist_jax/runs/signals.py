@@ -32,11 +32,9 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        """Waits for nothing yet."""
         self.number = 0
 
     def __enter__(self) -> "StopSignals":
-        """Starts to listen."""
         self._terminals = [n for n in (1, 2) if os.isatty(n)]  # after SIGHUP they are none
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -47,7 +45,6 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores what was before."""
         signal.set_wakeup_fd(self._old_writer)
         for number, handler in self._old.items():
             signal.signal(number, handler)

@@ -19,14 +19,9 @@ earlier version of this package would misread."""
 def summarise(
     rows: Sequence[Row], axes: Sequence[str], num_images: Mapping[str, int]
 ) -> list[dict]:
-    """Returns, per grid point, the statistics of every measured column over its trials.
+    """Returns, per grid point, the statistics of every measured column of `results.csv`.
 
     Trials that diverged are named and left out of the statistics; `n` counts the others.
-
-    Args:
-        rows: Those of `results.csv`.
-        axes: Names of the axes.
-        num_images: By split, how many it has.
     """
     scales = {column: scale_of(column, num_images) for column in measured(rows[0], axes)}
     return [
@@ -78,11 +73,11 @@ def write_summary(
         workdir: The work directory.
         rows: Those of `results.csv`.
         axes: Names of the axes.
-        protocol: What chose, a key of `PROTOCOLS`.
-        dataset: Name of what was trained on.
-        num_images: By split, how many it has.
-        provenance: What made them.
-        **more: What else a reader must know.
+        protocol: A key of `PROTOCOLS`.
+        dataset: Name of the data set.
+        num_images: By split.
+        provenance: Of the run.
+        **more: Further keys.
     """
     chosen = choose_trial(rows, protocol)
     summary = {

@@ -46,12 +46,10 @@ _MARKS = {"name", "dataset", "design_seed", "num_validation", "num_seeds"}
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
 """Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may be resumed
 with other values."""
-_NO_LOCK = (errno.EAGAIN, errno.EACCES)
-"""What another process' lock gives; any other error says that the file system has no locks."""
 
 
 def how_to_resume(workdir: Path) -> str:
-    """Says what to do after an interruption, also where a file of the user's is gone by then."""
+    """Says what to do after an interruption, even if a file of the user's is lost by then."""
     overwrites = "overwrite" in flags.FLAGS and bool(flags.FLAGS["overwrite"].value)
     but = ", but without --overwrite," * overwrites
     record = (
@@ -62,19 +60,15 @@ def how_to_resume(workdir: Path) -> str:
 
 
 def new_workdir(name: str, suffix: str = "") -> Path:
-    """Returns the default directory of a run or report that begins now: a folder in `runs`.
-
-    That is so for any name.
-    """
+    """Returns the default directory of a run or report: a folder in `runs`, whatever the name."""
     folder = re.sub(r"[/\x00-\x1f]|^\.+$", "_", name)[:100] or "_"
     return Path("runs", folder, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{suffix}")
 
 
 def link_latest(path: Path) -> None:
-    """Makes `latest`, beside a run's directory that has its default name, a link to it.
+    """Makes `latest`, beside a run's directory, a link to it, where the file system has links.
 
-    Nothing is written through the link, and a file system without links has none. A file or folder
-    of that name stays.
+    A file or folder of that name stays.
     """
     link, temporary = path.with_name("latest"), path.with_name(f".latest.{os.getpid()}")
     with contextlib.suppress(OSError):
@@ -86,15 +80,9 @@ def link_latest(path: Path) -> None:
 
 
 def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
-    """Says what a directory holds of a run, without touching the disk.
+    """Says whether a run in a directory is `new`, `unfinished` or `finished`; writes nothing.
 
-    Args:
-        path: The work directory.
-        config: The resolved experiment that is to run there.
-        overwrite: Whether a run that it holds does not count.
-
-    Returns:
-        `new`, `unfinished` or `finished`.
+    With `overwrite`, a run that it holds does not count.
 
     Raises:
         UserError: It holds another run, something that no run says it made, or a link in place of
@@ -115,12 +103,12 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
     there = [name for name in (*FILES, *FOLDERS) if os.path.lexists(path / name)]
     if not there:
         return "new"
-    found, problem = {}, "config.json: it is not that of a run"
+    recorded, problem = {}, "config.json: it is not that of a run"
     try:
-        found = run_files.read_json(path / "config.json", {})
+        recorded = run_files.read_json(path / "config.json", {})
     except run_files.BadFileError as error:
         problem = str(error)
-    if not found.keys() >= _MARKS:
+    if not recorded.keys() >= _MARKS:
         raise UserError(
             f"--workdir={path} holds {', '.join(there)}, which may be of something else than a run"
             f" ({problem}); choose another --workdir, or delete it yourself"
@@ -138,7 +126,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             f"--workdir={path} cannot be used: {folder} is a folder, where a run writes a file;"
             " move it away, or choose another --workdir"
         )
-    if differ := _differences(found, config):
+    if differ := _differences(recorded, config):
         # With a file its keys may have changed, too.
         if changed := [k for k in differ if k.endswith(".py") and None not in differ[k]]:
             others = " and another ".join(changed)
@@ -147,44 +135,40 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
                 f"copy in {path / 'files'}; put that back, choose another --workdir, or give "
                 "--overwrite"
             )
-        said = [f"{key} ({was}, not {now})"[:300] for key, (was, now) in differ.items()]
+        pairs = [f"{key} ({was}, not {now})"[:300] for key, (was, now) in differ.items()]
         raise UserError(
-            f"--workdir={path} holds another run, which differs in {', '.join(said[:9])}; choose "
+            f"--workdir={path} holds another run, which differs in {', '.join(pairs[:9])}; choose "
             "another --workdir, or give --overwrite"
         )
     return "finished" if "summary.json" in there else "unfinished"
 
 
-def _differences(found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _differences(*records: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the keys in which two records ask for different results, and both values."""
-    was, wanted = (
-        with_files(upgrade_record(json.loads(disk.to_json(record)))) for record in (found, config)
-    )
-    keys = sorted((wanted.keys() | was.keys()) - RESUMABLE)
-    both = {key: (was.get(key), wanted.get(key)) for key in keys}
-    return {key: values for key, values in both.items() if values[0] != values[1]}
+    old, new = (with_files(upgrade_record(json.loads(disk.to_json(x)))) for x in records)
+    keys = sorted((old.keys() | new.keys()) - RESUMABLE)
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a resolved experiment in the words of the run that a directory holds of it, if any.
+    """Returns a resolved experiment in the keys of its run in a directory, if that is there.
 
-    Another version may have used others; what it left is known by them.
+    Another version may have used other keys; the digests of its checkpoints depend on them.
     """
     try:
-        found = run_files.read_json(path / "config.json", run_files.CONFIG)
+        recorded = run_files.read_json(path / "config.json", run_files.CONFIG)
     except run_files.BadFileError:
         return dict(config)
-    if _differences(found, config):
+    if _differences(recorded, config):
         return dict(config)
-    return found | {key: config[key] for key in RESUMABLE & found.keys() & config.keys()}
+    return recorded | {key: config[key] for key in RESUMABLE & recorded.keys() & config.keys()}
 
 
 def _refuse_links(path: Path) -> None:
-    """Sees to it that what a run writes and deletes in folders is its own."""
+    """Refuses links to folders in which a run would write and delete."""
     folder = path / "checkpoints"
-    folders = [folder, path / "files"]
-    found = itertools.chain(folders, folder.glob("trials_*"), folder.glob("trials_*/*"))
-    if link := next((entry for entry in found if entry.is_symlink()), None):
+    places = (folder, path / "files", *folder.glob("trials_*"), *folder.glob("trials_*/*"))
+    if link := next((place for place in places if place.is_symlink()), None):
         raise UserError(
             f"--workdir={path} cannot be used: {link} is a link, and a run would delete what it "
             "points to; put a folder in its place, or link the whole work directory"
@@ -192,9 +176,9 @@ def _refuse_links(path: Path) -> None:
 
 
 def why_unwritable(path: Path) -> str | None:
-    """Says, without touching the disk, why nothing can be written in a folder or where it is to be.
+    """Says why a folder, which need not exist, or what a run left in it cannot be written.
 
-    Of what a run left in the folder, all must be writable. Returns None if it is.
+    Nothing is written. Returns None if all is writable.
     """
     try:
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
@@ -224,13 +208,13 @@ def digest(config: Mapping[str, Any], data_checksum: str) -> str:
 
 @contextlib.contextmanager
 def lock_workdir(path: Path) -> Iterator[None]:
-    """Makes the directory if there is none, and keeps other runs out of it.
+    """Makes the directory if it does not exist, and keeps other runs out of it.
 
     The system ends the lock with the process that holds it, however that ends. Where a file system
-    has no locks, a line says so. Until then `writing` sees to it that the directory is still there.
+    has no locks, a line says so. Meanwhile `disk.writing` checks that the directory is still there.
 
     Raises:
-        UserError: Another run lives in it, or it cannot be written.
+        UserError: Another run uses it, or it cannot be written.
     """
     import fcntl
 
@@ -243,7 +227,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _NO_LOCK:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # any other: it has no locks
                 raise UserError(
                     f"--workdir={path} is in use by a run that has not ended; wait for it, or "
                     "choose another --workdir"
@@ -281,8 +265,8 @@ def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None
 def _delete_run(path: Path, keep: Collection[Path]) -> None:
     """Deletes what has the name of something that a run makes; no link is followed.
 
-    Some files are kept until others take their places: as long as there is a `config.json`, what
-    else is left is a run's, and the only copy of a user's file may be the one in it.
+    Some files are kept until new ones replace them: `config.json`, which shows that the rest is a
+    run's, and the copies of the user's files, which may be the only ones.
     """
     for made in [found for found, _ in _find(path, "{}") if found not in keep]:
         if made.is_symlink() or not made.is_dir():
@@ -295,7 +279,7 @@ def _delete_run(path: Path, keep: Collection[Path]) -> None:
 
 
 def _delete_steps(folder: Path) -> None:
-    """Deletes the checkpoints in a folder, and that if the user has put nothing there."""
+    """Deletes the checkpoints in a folder, and the folder unless it holds something else."""
     for entry in list(folder.iterdir()):
         if STEP.fullmatch(entry.name) and entry.is_dir():
             shutil.rmtree(entry)
@@ -304,14 +288,14 @@ def _delete_steps(folder: Path) -> None:
 
 
 def _delete_leftovers(path: Path) -> None:
-    """Deletes what `replace` was writing in processes that do not live any more."""
+    """Deletes the temporary files of `disk.replace` in processes that have ended."""
     for file, match in _find(path, r"\.(?:{})\.([0-9]+)"):
         if not _lives(int(match[1])):
             file.unlink(missing_ok=True)
 
 
 def _find(path: Path, form: str) -> Iterator[tuple[Path, re.Match[str]]]:
-    """Yields what a run's directory holds under names of a form, made of those that a run gives."""
+    """Yields the entries of a run's directory whose names have a form made of a run's names."""
     own: Mapping[str, str] = {}
     with contextlib.suppress(run_files.BadFileError):
         own = run_files.read_json(path / "config.json", {"files": {str: str}})["files"]
