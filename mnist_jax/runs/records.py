@@ -63,14 +63,10 @@ class Recorder:
         protocol: str,
         metrics: Sequence[str] = (),
     ):
-        """Prepares the columns, and writes nothing.
+        """Prepares the columns, and writes nothing; without a `workdir`, nothing is ever written.
 
-        Args:
-            workdir: The work directory; without one, nothing is written.
-            trials: The rows that name the trials.
-            axes: Those that vary; `metrics.jsonl` has them.
-            protocol: A key of `PROTOCOLS`.
-            metrics: As the config names them.
+        `trials` are the rows that name them; of their axes, `metrics.jsonl` has the given ones.
+        `protocol` is a key of `PROTOCOLS`; `metrics` are as the config names them.
         """
         self._path = workdir and workdir / "metrics.jsonl"
         self._trials = trials
@@ -177,14 +173,10 @@ def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, typ
 
 
 def trim_metrics(workdir: Path, epochs: Mapping[int, int]) -> dict[int, int]:
-    """Keeps in `metrics.jsonl` the rows of the first epochs of each trial that are complete.
-
-    Args:
-        workdir: The work directory.
-        epochs: How many to keep, by number of the trial.
+    """Keeps in `metrics.jsonl` the rows of the first `epochs` of each trial, if complete.
 
     Returns:
-        How many there are, by number of the trial.
+        How many epochs there are, by number of the trial, as in `epochs`.
 
     Raises:
         UserError: It is no file, or may not be read.

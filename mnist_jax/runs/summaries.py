@@ -69,15 +69,8 @@ def write_summary(
 ) -> None:
     """Writes `summary.json`: protocol, what was chosen, statistics by grid point, provenance.
 
-    Args:
-        workdir: The work directory.
-        rows: Those of `results.csv`.
-        axes: Names of the axes.
-        protocol: A key of `PROTOCOLS`.
-        dataset: Name of the data set.
-        num_images: By split.
-        provenance: Of the run.
-        **more: Further keys.
+    `rows` are those of `results.csv`, `protocol` is a key of `PROTOCOLS`, and `num_images` are by
+    split. The file also holds the keys of `more`.
     """
     chosen = choose_trial(rows, protocol)
     summary = {

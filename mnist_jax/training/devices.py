@@ -15,11 +15,8 @@ from mnist_jax.training.machine import num_cores
 def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
     """Returns the devices that trials are spread over, at most one for each trial.
 
-    Processes take turns, so that each has its share.
-
-    Args:
-        num_trials: Trials of all processes.
-        num_devices: How many devices of each process are used at most; 0 for all.
+    Processes take turns, so that each has its share. Of each, at most `num_devices` are used; 0
+    stands for all.
 
     Raises:
         UserError: There are fewer devices, fewer trials than processes, or processes with fewer

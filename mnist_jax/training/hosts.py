@@ -121,7 +121,7 @@ def say_if_alone() -> None:
 def leave(error: Exception) -> NoReturn:
     """Ends a process of a job after an error, without waiting for the others as JAX would at exit.
 
-    They end by themselves: what they wait for does not come. Without a job, the error is raised.
+    They end by themselves, when they lose this one. Without a job, the error is raised.
     """
     if not (_joined or _joining):
         raise error
@@ -262,7 +262,7 @@ def agree(numbers: Sequence[int]) -> list[int]:
 
 
 def _all(content: np.ndarray) -> np.ndarray:
-    """Returns the bytes of all processes, which have equally many: [processes, bytes].
+    """Returns the bytes of all processes, equally many each: [processes, bytes].
 
     It uses one device of each process, since some may have more than others.
     """

@@ -61,9 +61,9 @@ def start_jax(
     Args:
         experiment: What to train.
         num_trials: How many train together at most; by default, as many as in the experiment.
-        job: As `configure_jax` takes it.
-        timeout: As `configure_jax` takes it.
-        common: What the processes of a job must have in common beside the experiment.
+        job: As `hosts.join` takes it.
+        timeout: Seconds for the processes of the job to meet.
+        common: What they must have in common beside the experiment.
     """
     sizes = [num_trials] if num_trials else list(map(len, experiment.parts.values()))
     configure_jax(
@@ -107,8 +107,8 @@ def configure_jax(
         precision: Of matrix products, one of `PRECISIONS`.
         deterministic: Whether a GPU must use kernels that give the same bits every time. It then
             chooses no kernel by its measured time.
-        job: The job of several processes that this one joins, as `hosts.join` takes it.
-        timeout: Seconds for that job to come together.
+        job: As `hosts.join` takes it.
+        timeout: Seconds for the processes of the job to meet.
 
     Raises:
         UserError: The platform, its precision or the job is not available.

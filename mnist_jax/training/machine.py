@@ -7,17 +7,14 @@ import re
 from pathlib import Path
 
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where control groups (version 2) are mounted, and the file that names that of this process."""
 
 
 def num_cores(groups: Path = GROUPS, own: Path = OWN_GROUP) -> int:
     """Returns the CPU cores that this process may use.
 
-    Those of a container or a cluster's job are fewer than the machine's by the quota of its control
-    group or one above, or by what Slurm gives to a task, even where it is bound to none of them.
-
-    Args:
-        groups: Where the control groups are mounted (version 2).
-        own: File that names the group of this process.
+    A container or a cluster's job has fewer than the machine, by the quota of its control group or
+    one above, or by what Slurm gives to a task, even if that is not bound to certain cores.
     """
     cores = bound_cores()
     for folder in _control_groups(groups, own):
@@ -38,8 +35,7 @@ def bound_cores() -> int:
 def free_memory(groups: Path = GROUPS, own: Path = OWN_GROUP) -> int:
     """Returns the bytes that this process may still take on the host.
 
-    A container or a cluster's job has less than the machine, by its control group or one above; see
-    `num_cores` for the arguments.
+    A container or a cluster's job has less than the machine, by its control group or one above.
     """
     import psutil
 

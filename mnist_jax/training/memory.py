@@ -10,15 +10,7 @@ from mnist_jax.training.sweep import Sweep
 
 
 def memory_of(sweep: Sweep) -> dict[str, int | float]:
-    """Returns the bytes that an epoch takes, as the compiler plans them.
-
-    Returns:
-        `device_bytes`: what a device needs: arguments, results and temporary arrays. `data_bytes`:
-        of those, the images and labels, the same for any number of trials. `trial_bytes`: the
-        rest, divided by the trials of a device. `parameter_bytes`: the parameters of a trial.
-        `state_bytes`: these with the optimizer's state and, if the config asks for them, the
-        weights of the best epoch.
-    """
+    """Returns the bytes that an epoch takes, as the compiler plans them."""
     plan: Any = sweep.run_epoch.memory_analysis()
     needed = plan.argument_size_in_bytes + plan.output_size_in_bytes
     needed += plan.temp_size_in_bytes - plan.alias_size_in_bytes
@@ -26,10 +18,11 @@ def memory_of(sweep: Sweep) -> dict[str, int | float]:
     count = sweep.devices["count"]
     in_a_device = -(-len(sweep.trials.seed) // count)
     return {
-        "device_bytes": needed,
-        "data_bytes": data,
+        "device_bytes": needed,  # arguments, results and temporary arrays
+        "data_bytes": data,  # of those, images and labels, for any number of trials
         "trial_bytes": (needed - data) / in_a_device,
-        "parameter_bytes": _num_bytes(sweep.state.params) // (in_a_device * count),
+        "parameter_bytes": _num_bytes(sweep.state.params) // (in_a_device * count),  # of a trial
+        # With the optimizer's state and, where an epoch is chosen, its weights.
         "state_bytes": _num_bytes(sweep.state) // (in_a_device * count),
     }
 

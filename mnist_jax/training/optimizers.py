@@ -87,11 +87,8 @@ def create_optimizer(
 ) -> Optimizer:
     """Returns the optimizer that some trials have in common.
 
-    Args:
-        make: A name of `MAKERS`, or the user's own function.
-        static: Its bool, int and str parameters.
-        numbers: Its float parameters, arrays of shape [trials].
-        output: The path of the output layer's parameters.
+    Its bool, int and str parameters are `static`; `numbers` are the others, arrays [trials].
+    `output` is the path of the output layer's parameters.
     """
     make = MAKERS[make] if isinstance(make, str) else make
     static = dict(static)
@@ -105,13 +102,9 @@ def create_optimizer(
 def check_optimizer(
     optimizer: Optimizer, name: str, params: PyTree, numbers: Mapping[str, ArrayLike]
 ) -> None:
-    """Traces a step of the user's own optimizer, which may do anything; computes nothing.
+    """Traces a step of the user's own optimizer, `name` in the config; computes nothing.
 
-    Args:
-        optimizer: The optimizer.
-        name: What the config calls it.
-        params: The network's parameters, or their shapes and types.
-        numbers: Its float parameters, arrays of shape [trials].
+    Its float parameters, `numbers`, are arrays [trials]; `params` may be shapes and types.
 
     Raises:
         UserError: It fails with traced numbers, is no optimizer, or cannot be run in a loop.

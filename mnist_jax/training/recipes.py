@@ -27,13 +27,8 @@ def create_trials(
 ) -> Hyperparameters:
     """Returns every point with every seed, as NumPy arrays of shape [trials]; seeds vary fastest.
 
-    The same seeds serve all points, so that these can be compared in pairs.
-
-    Args:
-        points: Those of a grid.
-        seeds: Of the repeated trials.
-        num_images: Images in an epoch; the number of steps depends on it.
-        known: The axes by name. The number is 0 where a point does not have an axis.
+    All points have the same seeds, so that they can be compared in pairs. `num_images` in an epoch
+    give the number of steps. The `known` axes are by name; where a point lacks one, it is 0.
     """
 
     def numbers(name: str) -> np.ndarray:
@@ -68,7 +63,7 @@ def create_recipe(
     """Returns the recipe that trials that train together share, and their hyper-parameters.
 
     Args:
-        experiment: Where they are from.
+        experiment: The trials' experiment.
         part: The numbers of the trials; they have the same static choices.
         num_images: Images in an epoch.
         image_shape: (height, width, channels).

@@ -64,14 +64,10 @@ def compile_sweep(
     num_devices: int = 0,
     epoch: Callable = trial.run_epoch,
 ) -> Sweep:
-    """Places data and trials on the devices and compiles the programs of a sweep.
+    """Places data and trials, arrays [trials], on the devices and compiles a sweep's programs.
 
-    Args:
-        recipe: What the trials have in common.
-        trials: Arrays of shape [trials].
-        dataset: All of its training images are trained on.
-        num_devices: How many devices to use at most; 0 for all.
-        epoch: What a trial does in an epoch; `benchmark/stages.py` times parts of it.
+    At most `num_devices` are used; 0 stands for all. `epoch` is what a trial does in an epoch, so
+    that `benchmark/stages.py` can time parts of it.
     """
     held_out, num_trials = recipe.held_out, len(trials.seed)
     mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
@@ -177,8 +173,8 @@ def run(
         start: How many epochs are done.
         state: After those; the next epoch overwrites it, as it does every state that is yielded.
         keep: Says, while an epoch runs, whether its state is wanted; the last one's always is. If
-            not, None is yielded in its place, and the next epoch starts before the host reads the
-            results of this one, so that devices with short epochs never wait.
+            not, None is yielded, and the next epoch starts before the host reads the results of
+            this one, so that devices with short epochs never wait.
     """
     if state is None:
         state = hosts.together(lambda: sweep.initialise(sweep.inputs[0]))
