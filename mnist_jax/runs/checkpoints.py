@@ -49,14 +49,10 @@ class Checkpoints:
     def __init__(
         self, folder: Path, *, run: str, num_trials: int, keep: int, max_share: float = 0.25
     ):
-        """Lists existing checkpoints, and writes nothing.
+        """Lists existing checkpoints, and writes nothing; the first save creates the folder.
 
-        Args:
-            folder: Their folder; the first save creates it. Only they have numbers for names.
-            run: A digest of the run. A checkpoint with another is not used; old ones have none.
-            num_trials: Length of the trial axis without padding.
-            keep: How many checkpoints stay; older ones are deleted.
-            max_share: Share of the time that writing may take, for `ready`.
+        A checkpoint with another digest of the `run` is not used; old ones have none. The newest
+        ones stay, as many as `keep`. `max_share` is the share of time that writing may take.
         """
         self.folder = folder.absolute()
         self._run = run
@@ -89,12 +85,8 @@ class Checkpoints:
         """Takes a snapshot and starts to write it; the state may be donated right after.
 
         It waits until the last one is written. One that cannot be written, as on a full disk, costs
-        a line on stderr and nothing else; failures in a row cost one line.
-
-        Args:
-            step: Its number, higher than that of the last one.
-            state: Arrays of JAX or NumPy with the trial axis first.
-            record: What else is needed to resume; anything that JSON can hold.
+        a line on stderr and nothing else; failures in a row cost one line. The step is higher than
+        the last one; the record holds what else is needed to resume, as JSON can hold it.
         """
         self.finish()
         names, leaves = _flatten(hosts.gather(state))
@@ -107,10 +99,9 @@ class Checkpoints:
     def restore(self, like: PyTree, newest: int | float = math.inf) -> Restored | None:
         """Returns the newest good checkpoint, or None; each damaged one costs a line on stderr.
 
-        Args:
-            like: The form of the state: arrays, or `jax.ShapeDtypeStruct` with shardings. NumPy
-                arrays come back as such, all others on the devices. Padding repeats the last trial.
-            newest: The last step that counts.
+        The state is as `like`: arrays, or `jax.ShapeDtypeStruct` with shardings. NumPy arrays come
+        back as such, all others on the devices. Padding repeats the last trial. Steps after
+        `newest` do not count.
         """
         import jax
 
@@ -228,7 +219,7 @@ class Checkpoints:
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:
-    """Raises OSError where the disk is full, before a snapshot takes the room that rows need."""
+    """Raises OSError where the disk is full, before a snapshot takes the space that rows need."""
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
     if free < needed:

@@ -59,11 +59,7 @@ def _to_numpy(value: Any) -> np.ndarray:
 
 
 def read_chosen_trial(workdir: Path) -> dict[str, np.ndarray]:
-    """Reads what `write_chosen_trial` wrote, whichever trial it is.
-
-    Raises:
-        BadFileError: It is missing or damaged.
-    """
+    """Reads what `write_chosen_trial` wrote; raises `BadFileError` if it is missing or damaged."""
     path = workdir / "chosen_trial.npz"
     arrays = run_files.read_arrays(path)
     kinds = {"trial": ("iu", ()), "labels": ("iu", (-1,)), "probabilities": ("f", (-1, -1))}

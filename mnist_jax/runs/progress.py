@@ -16,10 +16,8 @@ from mnist_jax.training.trial import TrialState
 Epochs = Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]
 """What `sweep.run` yields: the state, where it is wanted, and metrics of shape [trials]."""
 
-TICK = 1.0
-"""Seconds after which the clock in a terminal moves, during an epoch too."""
-PATIENCE = 60.0
-"""Seconds of the first epoch after which a log gets a line about it."""
+TICK = 1.0  # seconds after which the clock in a terminal moves, during an epoch too
+PATIENCE = 60.0  # seconds of the first epoch after which a log gets a line about it
 _BAR = "{n_fmt}/{total_fmt} epochs |{bar:8}| {elapsed}<{remaining}{postfix}"
 
 

@@ -156,7 +156,7 @@ def write_results(workdir: Path, rows: Sequence[Row]) -> None:
 def read_results(workdir: Path, trials: Sequence[Row], columns: Mapping[str, type]) -> list[Row]:
     """Returns the rows of `results.csv` that an interrupted run left, named as `trials` are.
 
-    If it is damaged, a line says so and there are none. Checkpoints hold what it was made from.
+    If it is damaged, a line says so and there are none: checkpoints hold the same.
     """
     path = workdir / "results.csv"
     try:

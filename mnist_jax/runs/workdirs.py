@@ -246,11 +246,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
 
 
 def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None:
-    """Starts a run in a locked directory, or resumes the one that it holds.
-
-    Raises:
-        UserError: As `check_workdir`, since what was true there may not be any more.
-    """
+    """Starts a run in a locked directory, or resumes its run, after another `check_workdir`."""
     state = check_workdir(path, config, overwrite)
     _delete_leftovers(path)
     if state == "new":

@@ -15,8 +15,7 @@ from mnist_jax.training.machine import num_cores
 def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
     """Returns the devices that trials are spread over, at most one for each trial.
 
-    Processes take turns, so that each has its share. Of each, at most `num_devices` are used; 0
-    stands for all.
+    Processes take turns, so that each has its share: at most `num_devices` each; 0 stands for all.
 
     Raises:
         UserError: There are fewer devices, fewer trials than processes, or processes with fewer

@@ -39,9 +39,7 @@ class OutOfMemoryError(Exception):
 
 
 def join(job: str, timeout: int = TIMEOUT) -> None:
-    """Joins the processes of a job, and silences all but the first.
-
-    Ctrl-C ends the wait, and the process.
+    """Joins the processes of a job, and silences all but the first; Ctrl-C ends the wait.
 
     Args:
         job: `auto` where JAX recognises a cluster's job (Slurm, Open MPI, Kubernetes, Cloud TPU);

@@ -19,10 +19,7 @@ Numbers = Float[Array, " batch"]
 
 
 def top_2_accuracy(logits: Logits, labels: Labels) -> Numbers:
-    """Returns 1 where the label is among the two likeliest classes, else 0.
-
-    Of equally likely classes the first comes first, as in the accuracy.
-    """
+    """Returns 1 where the label is of the two likeliest classes (the first of equals), else 0."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     earlier = jnp.arange(logits.shape[1])[None] < labels[:, None]
     ahead = (logits > own) | ((logits == own) & earlier)
@@ -40,10 +37,7 @@ def brier_score(logits: Logits, labels: Labels) -> Numbers:
 
 
 def confidence(logits: Logits, labels: Labels) -> Numbers:
-    """Returns the probability of the likeliest class, whether it is right or not.
-
-    On average it is as high as the accuracy where a network is calibrated.
-    """
+    """Returns the probability of the likeliest class; if calibrated, the accuracy on average."""
     return jax.nn.softmax(logits).max(axis=1)
 
 

@@ -167,14 +167,10 @@ def run(
     `*_objective` is that plus the L2 penalty, what is minimised where no labels are smoothed;
     `*_accuracy` is a share of 1.
 
-    Args:
-        sweep: What to train.
-        num_epochs: Number of the last epoch.
-        start: How many epochs are done.
-        state: After those; the next epoch overwrites it, as it does every state that is yielded.
-        keep: Says, while an epoch runs, whether its state is wanted; the last one's always is. If
-            not, None is yielded, and the next epoch starts before the host reads the results of
-            this one, so that devices with short epochs never wait.
+    `start` epochs are done, and `state` is the one after them. The next epoch overwrites it, as it
+    does every state that is yielded. `keep` says, while an epoch runs, whether its state is wanted;
+    the last one's always is. If not, None is yielded, and the next epoch starts before the host
+    reads the results of this one, so that devices with short epochs never wait.
     """
     if state is None:
         state = hosts.together(lambda: sweep.initialise(sweep.inputs[0]))
