@@ -184,7 +184,7 @@ def test_a_grid_points_statistics_are_those_of_its_trials(tmp_path):
     ):
         num_images = {"train": 10, "validation": 20, "test": 30}
         assert summaries.scale_of(column, num_images) == scale
-    assert results.by_seed(results.trials_of(run, point), "best_test_accuracy") == {0: 0.7, 1: 0.4}
+    assert results.by_seed(run, point, "best_test_accuracy") == {0: 0.7, 1: 0.4}
 
 
 def test_diverged_trials_are_named_and_left_out(tmp_path):
@@ -201,9 +201,9 @@ def test_diverged_trials_are_named_and_left_out(tmp_path):
     assert first["diverged_seeds"] == [1]
     assert first["statistics"]["test_accuracy"]["n"] == 1
     run = finished_run(tmp_path / "run")._replace(results=rows)
-    by_seed = results.by_seed(results.trials_of(run, first), "test_accuracy")
+    by_seed = results.by_seed(run, first, "test_accuracy")
     assert by_seed == {0: 0.5, 1: pytest.approx(math.nan, nan_ok=True)}
-    second_by_seed = results.by_seed(results.trials_of(run, second), "test_accuracy")
+    second_by_seed = results.by_seed(run, second, "test_accuracy")
     compared = stats.compare(by_seed, second_by_seed, stats.Scale(1 / 4))
     assert (compared.n, compared.paired) == (1, True)
     assert first["statistics"]["test_accuracy"]["mean"] == 0.5

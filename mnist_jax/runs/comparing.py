@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mnist_jax import stats
 from mnist_jax.runs.choosing import by_point, is_finite
 from mnist_jax.runs.records import Row
-from mnist_jax.runs.results import Run, by_seed, protocol, trials_of
+from mnist_jax.runs.results import Run, protocol, trials_of, values_by_seed
 from mnist_jax.runs.summaries import measured, scale_of
 
 
@@ -55,7 +55,7 @@ def _measure(run: Run, trials: Sequence[Row]) -> _Measured:
     column = protocol(run).column
     numbers = {row["seed"]: str([row[c] for c in measured(row, run.axes)]) for row in trials}
     scale = scale_of(column, run.summary["num_images"])
-    return _Measured(by_seed(trials, column), numbers, scale)
+    return _Measured(values_by_seed(trials, column), numbers, scale)
 
 
 def _compare(one: _Measured, other: _Measured) -> Row:

@@ -152,6 +152,11 @@ def trials_of(run: Run, point: Row) -> list[Row]:
     return [row for row in run.results if row["point"] == point["point"]]
 
 
-def by_seed(trials: Sequence[Row], column: str) -> dict[int, float]:
-    """Returns a column of a grid point's trials by seed; NaN if one diverged."""
+def by_seed(run: Run, point: Row, column: str) -> dict[int, float]:
+    """Returns a column of `results.csv` by seed, of a grid point's trials; NaN if one diverged."""
+    return values_by_seed(trials_of(run, point), column)
+
+
+def values_by_seed(trials: Sequence[Row], column: str) -> dict[int, float]:
+    """Returns a column of some trials by seed; NaN if one diverged."""
     return {row["seed"]: math.nan if row["diverged_epoch"] else row[column] for row in trials}
