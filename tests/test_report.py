@@ -658,6 +658,22 @@ def test_a_terminal_of_80_columns_is_wide_enough(tmp_path, protocol):
     assert "rate_of_what_is_dropped" not in in_terminal(named).split("\n\n")[-1]  # the verdict
 
 
+def test_a_terminal_leaves_out_an_axis_that_no_point_shown_has(tmp_path):
+    points = {name * 8: tuple(i / 100 for i in range(25)) for name in ("ab", "cd", "ef")}
+    points |= {
+        "momentum": (0.0, 0.9) * 12 + (0.0,),
+        "schedule": ("constant", "cosine") * 12 + ("linear",),
+    }
+    points |= {"label_smoothing": tuple(i / 1000 for i in range(25)), "l2": (None,) * 24 + (0.1,)}
+    run = make_run(
+        tmp_path / "run", grid="list", accuracy=lambda point, _: 0.9 - point / 100, **points
+    )
+    _, table, *_ = in_terminal(run).split("\n\n")
+    _, header, first, *_ = table.splitlines()
+    assert header.split() == ["n", "test", "95", "%", "interval", "sd", "grid", "point"]
+    assert first.split()[:2] == ["3", "90.00"]
+
+
 def test_a_verdict_that_is_cut_says_so(tmp_path):
     text = terminal.to_terminal("t", "", "word " * 200, cautions=["all " * 200], folder=tmp_path)
     *_, caution, said, _ = text.split("\n\n")

@@ -42,15 +42,17 @@ def results(run: Run) -> str:
     if not _fits(text):
         brief = tables.results_table(run, brief=True)
         columns = enumerate(zip(*brief.rows, strict=True))
-        brief = brief.select([i for i, cells in columns if {*cells} != {"—"}])
+        kept = [i for i, cells in columns if {*cells} != {"—"}]
+        brief = brief.select(kept)
         narrow = [(group, name.replace("_", "\n_")) for group, name in brief.columns]
         text = _lay_out(Table(narrow, brief.rows))
         notes.append("The report has more columns.")
-    if not _fits(text):  # the names of points share one column of text, so they can be wrapped
-        points, rest = points[:MAX_WRAPPED], slice(len(axes), None)
-        names = [*brief.columns[rest], ("", "grid point")]
-        rows = [[*row[rest], label(x, axes)] for row, x in zip(brief.rows, points, strict=False)]
-        text = _lay_out(Table(names, rows), left=[len(names) - 1])
+        if not _fits(text):  # the names of points share one column of text, so they can be wrapped
+            points, start = points[:MAX_WRAPPED], sum(i < len(axes) for i in kept)
+            names = [*brief.columns[start:], ("", "grid point")]
+            shown = zip(brief.rows, points, strict=False)
+            rows = [[*row[start:], label(point, axes)] for row, point in shown]
+            text = _lay_out(Table(names, rows), left=[len(names) - 1])
     if len(points) < (num_points := len(run.summary["grid"])):
         which = "best" if protocol(run).criterion else "first"
         these = f"These are the {which} {len(points)} of {num_points} grid points"
