@@ -664,7 +664,10 @@ def test_a_terminal_leaves_out_an_axis_that_no_point_shown_has(tmp_path):
         "momentum": (0.0, 0.9) * 12 + (0.0,),
         "schedule": ("constant", "cosine") * 12 + ("linear",),
     }
-    points |= {"label_smoothing": tuple(i / 1000 for i in range(25)), "l2": (None,) * 24 + (0.1,)}
+    points |= {
+        "label_smoothing": tuple(i / 1000 for i in range(25)),
+        "l2": (None,) * 23 + (0.1, 0.2),
+    }
     run = make_run(
         tmp_path / "run", grid="list", accuracy=lambda point, _: 0.9 - point / 100, **points
     )
