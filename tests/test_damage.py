@@ -336,9 +336,9 @@ def test_an_interrupted_run(tmp_path, whole):
     ("name", "content"),
     [
         ("results.csv", b"mine\n"),
-        ("results.csv", b"trial\n" + b"9" * 5000),
+        pytest.param("results.csv", b"trial\n" + b"9" * 5000, marks=pytest.mark.slow),
         ("checkpoints/parts.json", b'{"a": [[]]}'),
-        ("checkpoints/processes.json", b"[3]"),
+        pytest.param("checkpoints/processes.json", b"[3]", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_goes_on_with_what_is_sound(server, whole, tmp_path, name, content):

@@ -517,6 +517,7 @@ def test_the_real_mnist(tmp_path):
     assert "this is mnist's" in one_line(loading.load_dataset, "fashion_mnist", REAL_MNIST)
 
 
+@pytest.mark.slow
 def test_full_size(tmp_path, monkeypatch):
     monkeypatch.setitem(loading.MOMENTS, "kmnist", (0.0, 0.0))
     train, test = np.arange(60_000) % 10, np.arange(10_000) // 1_000

@@ -31,7 +31,9 @@ RECIPES = [
         " --config.num_validation=200 --config.protocol=validation",
         EVERYTHING,
     ),
-    ("cnn.py --config.conv_features=4,8 --config.hidden_sizes=16", CNN),
+    pytest.param(
+        "cnn.py --config.conv_features=4,8 --config.hidden_sizes=16", CNN, marks=pytest.mark.slow
+    ),
 ]
 
 

@@ -105,6 +105,7 @@ def test_two_processes_write_the_files_of_one(server, tmp_path, alone):
     assert (devices["count"], devices["processes"]) == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_job_is_refused_the_directory_of_another_run(server, alone):
     refused, silent = run_job(server, *TINY, "--config.num_epochs=4", f"--workdir={alone}")
     assert (refused.status, silent.status) == (2, 2)
@@ -171,7 +172,9 @@ def said(process):
             {"learning_rate": 0.9, "hidden_sizes": 4},
             "hidden_sizes ([[8]] in process 0, ",
         ),
-        ({"num_seeds": 1}, "num_seeds (2 in process 0, 1 in 1);"),
+        pytest.param(
+            {"num_seeds": 1}, "num_seeds (2 in process 0, 1 in 1);", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_processes_that_differ_are_refused(server, tmp_path, given, differ):
@@ -205,6 +208,7 @@ def test_processes_with_other_files_of_ones_own_are_refused(server, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_processes_with_other_settings_are_refused(server, tmp_path):
     address = f"127.0.0.1:{free_port()}"
     job = [
@@ -223,6 +227,7 @@ def test_processes_with_other_settings_are_refused(server, tmp_path):
         assert said(process).count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_who_waits_for_a_job_says_so_and_ends_in_time(server, tmp_path, number):
     flag = f"--distributed={number}/3@127.0.0.1:{free_port()}"
@@ -246,6 +251,7 @@ def test_ctrl_c_ends_the_wait_for_a_job(server, tmp_path, number):
     assert said(process) == "interrupted\n"
 
 
+@pytest.mark.slow
 def test_a_number_that_comes_twice_is_refused_and_the_job_comes_together(server, tmp_path):
     """The second process of a number must not harm those that are there; nor must a proxy.
 

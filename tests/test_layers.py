@@ -53,6 +53,7 @@ def assert_equal_gradients(*args, rtol=1e-4):
     jax.tree.map(check, *results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "channels"), [((10, 13), 9), ((28, 28), 1)])
 def test_equals_flax_on_random_images(optimized, size, channels):
     assert_equal_gradients(*random_arguments((4, *size, channels), 6))
@@ -125,6 +126,7 @@ def trials_gradient(transform, channels):
     return jax.jit(lambda p: transform(trial, p)), (kernels, biases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 9])
 def test_trials_under_vmap_and_map_agree(channels):
     vmapped, parameters = trials_gradient(lambda f, p: jax.vmap(f)(p), channels)
@@ -347,6 +349,7 @@ def test_avg_pool_equals_flax(drawn, count_include_pad):
     assert_close(run(layers.avg_pool), run(nn.avg_pool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["max_pool", "avg_pool"])
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_pools_of_half_precision_and_of_images_too_small(name, dtype):

@@ -113,6 +113,7 @@ def test_the_same_command_gives_the_same_files(finished, run, tmp_path):
     assert grids[0] == grids[1]
 
 
+@pytest.mark.slow
 def test_a_trial_that_shares_the_cores_gives_the_same_files_again(run, tmp_path):
     paths = [tmp_path / "first", tmp_path / "second"]
     for path in paths:
@@ -125,6 +126,7 @@ def test_a_trial_that_shares_the_cores_gives_the_same_files_again(run, tmp_path)
         assert len({(path / name).read_bytes() for path in paths}) == 1
 
 
+@pytest.mark.slow
 def test_seeds_may_be_named(finished, run, tmp_path):
     workdir, _ = finished
     arguments = (*TINY, "--config.l2=0,1e-3", "--seed=7,1,0", f"--workdir={tmp_path}")
@@ -180,7 +182,7 @@ def test_a_run_is_repeated_from_its_record(finished, run, tmp_path):
             1198,
             marks=pytest.mark.slow,
         ),
-        (("--config.protocol=last_epoch",), "last_epoch", 1437),
+        pytest.param(("--config.protocol=last_epoch",), "last_epoch", 1437, marks=pytest.mark.slow),
     ],
 )
 def test_the_test_set_is_read_once_unless_it_chooses(run, tmp_path, arguments, protocol, num_train):
@@ -223,6 +225,7 @@ def test_closed_streams_cost_no_run(tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_a_run_with_one_line(tmp_path):
     shell = '"$@" | head -n 1; exit ${PIPESTATUS[0]}'
     done = main(*TINY, f"--workdir={tmp_path}", shell=shell)
@@ -259,6 +262,7 @@ def test_output_that_cannot_be_written_ends_with_one_line(tmp_path):
         assert (done.returncode, done.stderr) == (os.EX_IOERR, f"{FULL} command\n")
 
 
+@pytest.mark.slow
 def test_a_folder_whose_name_is_no_text_costs_the_checkpoints(server, tmp_path):
     done = server.run("main", *TINY, f"--workdir={tmp_path}/\udcff", draw=True)
     assert done.status == 0
@@ -267,6 +271,7 @@ def test_a_folder_whose_name_is_no_text_costs_the_checkpoints(server, tmp_path):
     assert (tmp_path / "\udcff" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_runs_that_start_together_have_folders_of_their_own(server, tmp_path):
     started = [server.start("main", *TINY, cwd=tmp_path) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]

@@ -237,7 +237,10 @@ def assert_close(found, expected):
     jax.tree.map(close, found, expected)
 
 
-@pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "sgd"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] * (x != "adamw")) for x in PARAMETERS if x != "sgd"],
+)
 def test_training_equals_optax_used_by_hand(name):
     """The numbers are float32 arrays here and Python's there, which costs about 1e-7."""
     static, numbers, make = PARAMETERS[name]
@@ -265,7 +268,9 @@ def test_training_equals_optax_used_by_hand(name):
     assert recipe(name).optimizer.penalty(params, **hyper.optimizer) == 0
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x != "sgd")) for x in MAKERS]
+)
 def test_a_trial_of_many_equals_a_lone_run_and_every_number_has_its_effect(name):
     trials = several(name)
     turns, together = (trained(name, over, trials) for over in (in_turn, jax.vmap))

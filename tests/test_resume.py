@@ -377,6 +377,7 @@ def assert_sums(path, num_processes):
         assert process["train"] > 0
 
 
+@pytest.mark.slow
 def test_the_seconds_of_all_processes_add_up(server, stopped, tmp_path):
     path = shutil.copytree(stopped[0], tmp_path / "run")
     assert server.run("main", *TINY, f"--workdir={path}").status == 0
@@ -393,6 +394,7 @@ def test_the_seconds_of_all_processes_add_up(server, stopped, tmp_path):
     assert "| process | load | compile | train | total |" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", [[6e9], [-1e9, 6e9, 1e9, 0.0]])
 def test_no_promise_hangs_on_a_clock(tmp_path, monkeypatch, left_alone, clock):
     """One that stands in 1970, is in 2160, or jumps back; files of both are the same bytes."""
@@ -754,6 +756,7 @@ def test_a_run_whose_folder_is_moved_keeps_out_of_the_run_in_its_place(server, w
 # --- optimizers ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     ["adamw", *(pytest.param(name, marks=SLOW) for name in ("sgd,adamw", "lion", "muon"))],
@@ -813,6 +816,7 @@ def own_killed(server, own_whole, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("original", [pytest.param("unchanged", marks=SLOW), "gone"])
 def test_a_module_nested_three_deep_goes_on(server, own_whole, own_killed, tmp_path, original):
     """By the same command, or from the copies that the run has."""
@@ -883,6 +887,7 @@ def test_a_copy_is_refused_by_name_where_it_is_needed(
     assert "epoch chosen on validation images" in one_run.describe(path)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_before_it_has_its_copies_goes_on(server, own_whole, tmp_path):
     """What is left of the writing of one is deleted, and nothing else in that folder is."""
     path = tmp_path / "run"
@@ -1030,6 +1035,7 @@ def test_a_run_of_an_earlier_version_goes_on_in_the_words_of_its_record(server, 
     assert found.summary["run"] == workdirs.digest(RECORD, checksum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [pytest.param("earlier", marks=SLOW), "today"])
 def test_shards_of_an_earlier_version_are_put_together(server, today, tmp_path, second):
     """All of them, or with one that this version trained."""

@@ -36,6 +36,7 @@ def measured(server, tmp_path_factory):
     return json.loads(file.read_text(encoding="utf-8")), done
 
 
+@pytest.mark.slow
 def test_each_number_of_trials_has_a_row_and_a_process_of_its_own(measured):
     record, done = measured
     assert [row["trials"] for row in record["trials"]] == [1, 3]
@@ -61,6 +62,7 @@ def test_each_number_of_trials_has_a_row_and_a_process_of_its_own(measured):
     assert "provenance" in record
 
 
+@pytest.mark.slow
 def test_memory_of_a_trial_counts_what_it_must_hold(measured):
     record, _ = measured
     floats = 784 * 16 + 16 + 16 * 10 + 10

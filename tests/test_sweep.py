@@ -79,7 +79,7 @@ def test_orders_stay_what_they_were():
     )
 
 
-@pytest.mark.parametrize("conv_features", [(), (2,)])
+@pytest.mark.parametrize("conv_features", [(), pytest.param((2,), marks=pytest.mark.slow)])
 def test_a_trial_has_the_bits_of_a_lone_run(optimized, conv_features):
     """Three trials on two devices: one has company, one is followed, one has padding beside it."""
     many = run(trials(seeds=range(3)), conv_features=conv_features)
@@ -150,7 +150,8 @@ def test_metrics_are_means_over_a_split_and_no_numbers_once_a_trial_diverged():
 
 
 @pytest.mark.parametrize(
-    ("held_out", "choose_epoch"), [("validation", True), ("test", True), (None, False)]
+    ("held_out", "choose_epoch"),
+    [("validation", True), pytest.param("test", True, marks=pytest.mark.slow), (None, False)],
 )
 def test_only_the_held_out_split_is_scored_before_the_end(held_out, choose_epoch):
     model = base.create_model(conv_features=(), hidden_sizes=(8,))
@@ -408,11 +409,12 @@ assert not any(word in text for word in ("all-reduce", "all-gather", "collective
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cases", "devices"),
     [
         ([(11, ())], (1, 8)),
-        pytest.param([(3, ()), (11, ()), (5, (2,))], (1, 2, 4, 8), marks=pytest.mark.slow),
+        ([(3, ()), (11, ()), (5, (2,))], (1, 2, 4, 8)),
     ],
 )
 def test_any_number_of_devices_gives_the_same_results_without_communication(cases, devices):
@@ -435,7 +437,7 @@ def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
 
 @pytest.mark.parametrize(
     ("conv_features", "hidden_sizes"),
-    [((), (50, 30)), ((8, 16), (16,))],
+    [((), (50, 30)), pytest.param((8, 16), (16,), marks=pytest.mark.slow)],
     ids=["mlp and l2_sweep", "cnn"],
 )
 def test_the_program_has_nothing_slow_in_it(optimized, conv_features, hidden_sizes):

@@ -439,6 +439,7 @@ print(jax.local_device_count())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("computes", [False, True])
 def test_a_file_that_computes_before_jax_is_set_up_is_refused(here, computes):
     ones = "ones(3)" if computes else "ones"
