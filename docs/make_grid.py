@@ -31,7 +31,7 @@ def rows():
 
 
 def page():
-    """Returns docs/grid.md with its table, which is the last thing in it, made anew."""
+    """Returns docs/grid.md with its table, which is the last thing in it, updated."""
     text = FILE.read_text(encoding="utf-8").partition(START)[0]
     lines = [
         f"| `{name}` | `{default!r}` | {kind} | {meaning} |\n"
