@@ -142,7 +142,7 @@ def test_an_installed_package_runs_anywhere(installed, here):
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     done = run("mnist-jax", "--config=baseline", *options, "--workdir=run", cwd=here, PATH=path)
     assert done.returncode == 0, done.stderr
-    command = f"mnist-jax --config=baseline {' '.join(options)} --workdir=run"
+    command = f"mnist-jax --config=baseline {' '.join(options)}"
     assert f"    {command}\n" in (here / "run" / "report.md").read_text()
 
 
