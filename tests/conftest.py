@@ -20,6 +20,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the first process
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many tests share a program
 
 
+LONGEST = ("resume", "sweep", "main", "shards", "hosts", "layers", "trial", "optimizers")
+
+
+def pytest_collection_modifyitems(items):
+    """Starts the longest files first, so that the processes of pytest-xdist end together."""
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compile_fast():
     """XLA optimises little, which takes half the time."""

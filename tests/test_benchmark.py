@@ -134,6 +134,7 @@ def test_a_process_that_dies_says_why(tmp_path):
     process.close()
 
 
+@pytest.mark.slow
 def test_flax_peer_trains(archive):
     with np.load(archive) as arrays:
         task = TASK._replace(conv_features=[2])

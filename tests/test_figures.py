@@ -641,6 +641,7 @@ def test_without_matplotlib_the_pages_are_made(tmp_path, monkeypatch):
         assert not (folder / "figures").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["missing", "cut", "of another trial", "of other classes"])
 def test_without_the_weights_of_the_chosen_trial_the_report_says_so(tmp_path, change):
     run = make_run(tmp_path / "run", num_epochs=(1,))

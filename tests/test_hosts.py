@@ -241,6 +241,7 @@ def test_who_waits_for_a_job_says_so_and_ends_in_time(server, tmp_path, number):
     assert "within 2 s; see that each was started" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_ctrl_c_ends_the_wait_for_a_job(server, tmp_path, number):
     flag = f"--distributed={number}/2@127.0.0.1:{free_port()}"

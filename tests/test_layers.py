@@ -93,6 +93,7 @@ def test_nan_stays_nan(channels):
     np.testing.assert_array_equal(jnp.isnan(ours), jnp.isnan(theirs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "channels", "blocks"), [(1, 9, (2,)), (5, 1, (2, 4)), (8, 9, (1, 4))]
 )

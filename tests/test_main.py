@@ -150,6 +150,7 @@ def test_seed_shifts_the_seeds(finished, run, tmp_path):
     assert shifted[2]["test_loss"] == by_seed[1]["test_loss"]
 
 
+@pytest.mark.slow
 def test_of_a_key_that_is_given_twice_the_last_counts(run, tmp_path):
     """Also where the first is in a file of flags, after which the command line goes on."""
     (tmp_path / "flags").write_text(
@@ -318,6 +319,7 @@ def test_a_finished_run_is_not_trained_again(finished, run):
     assert (workdir / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_overwritten_where_that_is_asked_for(finished, run, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "copy")
     run(*TINY, f"--workdir={workdir}", "--overwrite")

@@ -644,6 +644,7 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(server, whol
     assert snapshot(whole) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["everything", pytest.param("checkpoints", marks=SLOW)])
 def test_overwrite_starts_anew_beside_stale_checkpoints(server, whole, stopped, tmp_path, left):
     """Those of a higher epoch, of a run with the same arrays and other numbers."""
@@ -907,6 +908,7 @@ def test_a_run_that_dies_before_it_has_its_copies_goes_on(server, own_whole, tmp
     assert {entry.name for entry in (path / "files").iterdir()} == {"my_notes.py"}
 
 
+@pytest.mark.slow
 def test_the_only_copy_is_never_deleted(server, own_killed, tmp_path):
     """Not even for a run that is made of it anew, whose originals are gone."""
     path = shutil.copytree(own_killed, tmp_path / "run")
@@ -1011,6 +1013,7 @@ def today(server, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_in_the_words_of_its_record(server, today, tmp_path):
     path = begun(tmp_path / "run")
     record = (path / "config.json").read_bytes()
@@ -1176,6 +1179,7 @@ def test_parts_that_fit_in_memory_give_the_results_of_the_whole(
     assert_same_but_for_order(parted, left_alone)
 
 
+@pytest.mark.slow
 def test_metrics_are_read_once_however_many_parts_there_are(tmp_path, monkeypatch, capsys):
     trimmed, trim = [], records.trim_metrics
 

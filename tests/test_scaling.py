@@ -142,6 +142,7 @@ def prepared(monkeypatch):
     jax.config.update("jax_enable_compilation_cache", True)
 
 
+@pytest.mark.slow
 def test_a_long_epoch_is_cut_to_its_first_steps(monkeypatch, prepared, job):
     work = 3 * 2 * 128 * (2 * 784 * 16 + 3 * 16 * 10)  # of a step of 3 trials
     monkeypatch.setattr(scaling, "WORK_PER_ROUND", 4.5 * work / machine.num_cores())

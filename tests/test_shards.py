@@ -258,6 +258,7 @@ def test_provenance_tells_what_differs(tmp_path):
     assert "Added up over the shards" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["commit", "versions", "environment"])
 def test_other_code_is_warned_of(tmp_path, key):
     _, runs = make_shards(tmp_path)

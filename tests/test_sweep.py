@@ -362,6 +362,7 @@ def test_cores_are_those_of_a_job_or_a_container(tmp_path, monkeypatch, quotas, 
     assert machine.num_cores(tmp_path / "groups", own) == cores
 
 
+@pytest.mark.slow
 def test_a_run_has_no_more_threads_than_cores(server, tmp_path):
     """One trial shares all cores through threads, of which XLA would have one for each core."""
     flags = [f for f in RUN if "learning_rate" not in f]
