@@ -1,6 +1,7 @@
 """What is printed: names and errors as one line, whatever they hold; tables."""
 
 import itertools
+import re
 import textwrap
 from collections.abc import Collection, Sequence
 
@@ -55,17 +56,16 @@ def text_table(
         above.append(group.center(sum(widths[start : start + span]) + gaps))
         start += span
     room = list(widths)
-    while width and left and sum(room) + 2 * (len(room) - 1) > width:
-        widest = max(left, key=room.__getitem__)
-        if room[widest] <= _NARROWEST:
+    longest = {i: max((len(x) for row in rows for x in row[i].split()), default=0) for i in left}
+    while width and sum(room) + 2 * (len(room) - 1) > width:
+        wide = [i for i in left if room[i] > _NARROWEST]
+        if not wide:
             break
-        room[widest] -= 1
+        # Words break where nothing else is left.
+        room[max(wide, key=lambda i: (room[i] > longest[i], room[i]))] -= 1
     if room != widths:
         wrapped = [
-            [
-                textwrap.fill(cell, room[i], break_on_hyphens=False) if i in left else cell
-                for i, cell in enumerate(row)
-            ]
+            [_wrap(cell, room[i]) if i in left else cell for i, cell in enumerate(row)]
             for row in rows
         ]
         return text_table(names, wrapped, groups=groups, left=left)
@@ -80,3 +80,11 @@ def text_table(
             padded.append([align(line, widths[j]) for line in whole])
         lines += zip(*padded, strict=True)
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _wrap(cell: str, width: int) -> str:
+    """Wraps a cell between words; if one is too long, after underscores too."""
+    wrapper = textwrap.TextWrapper(width, break_on_hyphens=False)
+    if any(len(word) > width for word in cell.split()):
+        wrapper.wordsep_simple_re = re.compile(r"(\s+)|(?<=_)")
+    return wrapper.fill(cell)

@@ -41,3 +41,18 @@ def test_several_texts_are_wrapped_and_numbers_never():
     assert max(map(len, lines)) <= 44
     assert "98.12 to 98.34" in lines[1]
     assert " ".join(" ".join(lines[1:]).split()).count("words") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("l2_sweep (20261127T024422)", 32, ["l2_sweep", "(20261127T024422)"]),
+        ("my_experiment_of_names", 25, ["my_", "experiment_", "of_names"]),
+    ],
+)
+def test_a_name_breaks_inside_a_word_only_where_nothing_else_has_room(name, width, lines):
+    rows = [(name, "chosen on the test set")]
+    table = text_table(("run", "protocol"), rows, left=(0, 1), width=width).splitlines()
+    place = table[0].index("protocol")
+    assert [line[:place].strip() for line in table[1:]] == lines
+    assert " ".join(" ".join(line[place:] for line in table[1:]).split()) == rows[0][1]
