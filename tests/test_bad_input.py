@@ -604,7 +604,7 @@ BAD_INPUT = {
                 (
                     "",
                     "abcdefgh = 1",
-                    "py: there is no key abcdefgh; see the table of keys",
+                    "py: there is no key abcdefgh; --help lists the keys; mend",
                 ),
                 (
                     "",

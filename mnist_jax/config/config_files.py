@@ -126,7 +126,7 @@ def read_file(spec: str) -> ConfigFile:
         reason = user_code.why(error, str(path))
         if locked := re.search('Key "([^"]+)" does not exist', str(error)):  # of default_config
             known = advice(locked[1], re.findall(r"'(\w+)\\?': ", str(error)))
-            reason = f"there is no key {locked[1]}; {known or 'see the table of keys in README.md'}"
+            reason = f"there is no key {locked[1]}; {known or '--help lists the keys'}"
         if "cannot be casted" in reason:  # ConfigDict's types
             reason += "; ml_collections.ConfigDict(type_safe=False) takes values of any kind"
         raise UserError(f"--config={spec}: {reason}; mend the config file") from None
