@@ -35,8 +35,8 @@ def compare_points(run: Run, point: Row, others: Sequence[Row]) -> list[Row]:
     trials = by_point(run.results)
     one = _measure(run, trials[point["point"]])
     tests = [_compare(one, _measure(run, trials[other["point"]])) for other in others]
-    num_points = len(run.summary["grid"])
-    adjusted = stats.holm([test["p"] for test in tests], num_points * (num_points - 1) // 2)
+    num_tests = math.comb(len(run.summary["grid"]), 2)
+    adjusted = stats.holm([test["p"] for test in tests], num_tests)
     return [
         test | {"point": other["point"], "p_holm": float(p)}
         for test, other, p in zip(tests, others, adjusted, strict=True)
