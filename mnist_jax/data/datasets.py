@@ -1,5 +1,6 @@
 """The names of the data sets, and the classes and sizes of each."""
 
+import math
 import re
 from typing import Any
 
@@ -32,4 +33,4 @@ def plain(name: str) -> str:
 
 def num_batches(num_images: int, batch_size: int) -> int:
     """Returns how many batches hold all images; the last one may be partial."""
-    return -(-num_images // batch_size)
+    return math.ceil(num_images / batch_size)

@@ -5,6 +5,7 @@ Trials of a group share a compiled program, as many as memory holds.
 
 import itertools
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def divide(group: TrialGroup, error: Exception) -> list[TrialGroup]:
         size = len(group) // 2
     else:
         raise error
-    num_groups = -(-len(group) // max(size, 1))
+    num_groups = math.ceil(len(group) / max(size, 1))
     if not size or len(group) // num_groups < jax.process_count():
         raise UserError(
             "the memory of a device does not hold a single trial; give a smaller network, or more "

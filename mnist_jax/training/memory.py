@@ -1,5 +1,6 @@
 """The memory that a compiled sweep takes, and how many of its trials fit into what is available."""
 
+import math
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ def memory_of(sweep: Sweep) -> dict[str, int | float]:
     needed += plan.temp_size_in_bytes - plan.alias_size_in_bytes
     data = _num_bytes(sweep.inputs[2:])
     count = sweep.devices["count"]
-    in_a_device = -(-len(sweep.trials.seed) // count)
+    in_a_device = math.ceil(len(sweep.trials.seed) / count)
     return {
         "device_bytes": needed,  # arguments, results and temporary arrays
         "data_bytes": data,  # of those, images and labels, for any number of trials
@@ -46,7 +47,7 @@ def trials_that_fit(sweep: Sweep) -> int:
     fit = int(0.9 * free / max(each, 1)) or int(each <= free)
     most = -hosts.agree([-fit])[0] * memories
     num_trials = len(sweep.trials.seed)
-    if -(-num_trials // count) * count <= most:  # as many as with the padding
+    if math.ceil(num_trials / count) * count <= most:  # as many as with the padding
         return num_trials
     return min(num_trials, most - most % count or most)
 
