@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from mnist_jax import UserError, disk
 from mnist_jax.data import datasets, download, formats, loading, user_files
+from mnist_jax.data.datasets import DataFacts
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
@@ -68,8 +69,8 @@ def small(monkeypatch):
     arrays, and mean and spread of the pixels.
     """
     arrays = make_arrays(*SIZES)
-    monkeypatch.setattr(loading, "NUM_TRAIN", SIZES[0])
-    monkeypatch.setattr(loading, "NUM_TEST", SIZES[1])
+    for name in ("mnist", "fashion_mnist", "kmnist"):
+        monkeypatch.setitem(datasets.FACTS, name, DataFacts((28, 28, 1), 10, *SIZES))
     digests = tuple(hashlib.sha256(zipped(array)).hexdigest() for array in arrays)
     monkeypatch.setattr(loading, "GZIP_SHA256", {"kmnist": digests})
     monkeypatch.setattr(loading, "MOMENTS", {"kmnist": moments(arrays[0])})
@@ -1028,7 +1029,8 @@ def test_a_folder_in_place_of_the_cache_file_costs_warnings(tmp_path, small, cap
 
 def python(code, **options):
     """Starts a Python process whose kmnist is as small as the fixture `small` has it."""
-    small = "from mnist_jax.data import loading; loading.NUM_TRAIN, loading.NUM_TEST = 60, 20\n"
+    small = "from mnist_jax.data import datasets, loading\n"
+    small += "datasets.FACTS['kmnist'] = datasets.DataFacts((28, 28, 1), 10, 60, 20)\n"
     small += "loading.download.MIRRORS = {'kmnist': ()}\n"
     small += f"loading.GZIP_SHA256, loading.MOMENTS = {loading.GZIP_SHA256}, {loading.MOMENTS}\n"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -1745,8 +1747,8 @@ def test_the_module_and_a_cached_load_import_nothing_heavy(tmp_path):
     arrays = make_arrays(*SIZES)
     write_idx(tmp_path / "given", arrays)
     code = (
-        "import sys; from mnist_jax.data import loading;"
-        "loading.NUM_TRAIN, loading.NUM_TEST = 60, 20;"
+        "import sys; from mnist_jax.data import datasets, loading;"
+        "datasets.FACTS['kmnist'] = datasets.DataFacts((28, 28, 1), 10, 60, 20);"
         f"loading.MOMENTS = {{'kmnist': {moments(arrays[0])}}};"
         f"[loading.load_dataset('kmnist', {str(tmp_path / 'given')!r}) for _ in range(2)];"
         "print(sorted({'jax', 'sklearn', 'tensorflow_datasets', 'requests'} & set(sys.modules)))"

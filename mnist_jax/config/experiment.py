@@ -207,7 +207,7 @@ def read_config(
     if (num_seeds := setting_value(config, "num_seeds")) > MAX_TRIALS:
         raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
     checks.check_seed(first, num_seeds)
-    num_images = datasets.NUM_TRAINING_IMAGES[config["dataset"]]
+    num_images = datasets.FACTS[config["dataset"]].num_train
     config["num_validation"] = checks.count_validation(config, num_images)
     mixed = len(distinct_optimizers) > 1
     experiment = Experiment(

@@ -2,7 +2,18 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class DataFacts(NamedTuple):
+    """What a config's check must know of a data set."""
+
+    image_shape: tuple[int, int, int]  # (height, width, channels)
+    num_classes: int
+    num_train: int  # images, before any are held out
+    num_test: int
+    checksum: str = ""  # as of `Dataset`, of a data set of the user's
+
 
 CLASS_NAMES = {
     "mnist": tuple("0123456789"),
@@ -16,8 +27,9 @@ CLASS_NAMES = {
 }
 DATASETS = tuple(CLASS_NAMES)
 
-NUM_TRAIN, NUM_TEST = 60_000, 10_000  # of mnist, fashion_mnist and kmnist alike
-NUM_TRAINING_IMAGES = {name: 1_437 if name == "digits" else NUM_TRAIN for name in DATASETS}
+FACTS = dict.fromkeys(DATASETS, DataFacts((28, 28, 1), 10, 60_000, 10_000)) | {
+    "digits": DataFacts((28, 28, 1), 10, 1_437, 360)
+}
 
 
 def canonical_name(given: Any) -> Any:

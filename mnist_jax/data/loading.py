@@ -17,7 +17,7 @@ import numpy as np
 
 from mnist_jax import UserError, disk
 from mnist_jax.data import cache, download, formats, user_files
-from mnist_jax.data.datasets import CLASS_NAMES, DATASETS, NUM_TEST, NUM_TRAIN, canonical_name
+from mnist_jax.data.datasets import CLASS_NAMES, DATASETS, FACTS, canonical_name
 from mnist_jax.text import error_line
 
 FILES = (
@@ -54,16 +54,21 @@ _log = logging.getLogger(__name__)
 
 
 class Dataset(NamedTuple):
-    """One data set: grey images 0..255 and class numbers 0..9, in the original order."""
+    """One data set: images and class numbers from 0, in the original order.
 
-    name: str  # one of DATASETS
-    train_images: np.ndarray  # uint8 [num_train, 28, 28]
-    train_labels: np.ndarray  # uint8 [num_train]
-    validation_images: np.ndarray  # uint8 [num_validation, 28, 28]; 0 until hold_out_validation
-    validation_labels: np.ndarray  # uint8 [num_validation]
-    test_images: np.ndarray  # uint8 [num_test, 28, 28]
-    test_labels: np.ndarray  # uint8 [num_test]
-    class_names: tuple[str, ...]  # 10
+    Images are uint8 0..255, or float32 that are used as they are, of shape [n, height, width], or
+    [n, height, width, channels] with 2 to 4 channels. Labels are uint8 [n], or uint16 where there
+    are more than 256 classes.
+    """
+
+    name: str  # one of DATASETS, or the base name of the user's file or folder
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    validation_images: np.ndarray  # none until hold_out_validation
+    validation_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
     checksum: str  # "sha256:..." over the four arrays as IDX files, before any hold-out
     source: str  # where it came from, for people
 
@@ -99,7 +104,7 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     files = _find_given(name, data_dir, tried)
     stamps = [cache.stamp(path) for path in files.paths] if files else []
     cache.remove_leftovers(name)
-    shapes = dict(zip(ARRAY_NAMES, _shapes(), strict=True))
+    shapes = dict(zip(ARRAY_NAMES, _shapes(name), strict=True))
     if cached := cache.read(name, shapes, CHECKSUMS.get(name), stamps):
         return _make_dataset(name, *cached)
     if files:
@@ -167,9 +172,10 @@ def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) ->
     )
 
 
-def _shapes() -> tuple[tuple[int, ...], ...]:
+def _shapes(name: str) -> tuple[tuple[int, ...], ...]:
     """Returns the shapes of the arrays, in the order of FILES."""
-    return ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
+    (height, width, _), _, num_train, num_test, _ = FACTS[name]
+    return ((num_train, height, width), (num_train,), (num_test, height, width), (num_test,))
 
 
 def _make_dataset(name: str, arrays: Sequence[np.ndarray], checksum: str, source: str) -> Dataset:
@@ -233,7 +239,7 @@ def _verify_plausible(name: str, found: user_files.RawArrays) -> None:
                 )
         else:
             # Of the test images only the order of magnitude is known.
-            tolerance = 0.002 if len(array) == NUM_TRAIN else 0.1
+            tolerance = 0.002 if len(array) == FACTS[name].num_train else 0.1
             moments = np.array(_moments(array))
             if (abs(moments - expected) > tolerance).any():
                 raise UserError(
@@ -270,7 +276,7 @@ def _find_given(name: str, data_dir: str | None, tried: list[str]) -> user_files
 
 
 def _find_in(name: str, root: Path) -> user_files.DataFiles | str:
-    shapes = dict(zip(FILES, _shapes(), strict=True))
+    shapes = dict(zip(FILES, _shapes(name), strict=True))
     md5 = dict(zip(FILES, MD5[name], strict=True)) if name in MD5 else {}
     return user_files.find(name, root, shapes, md5)
 
@@ -295,7 +301,7 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
         contents, hosts = download.fetch_files(name, tuple(f"{file}.gz" for file in FILES))
         arrays = [
             formats.parse_idx(io.BytesIO(content), shape)
-            for content, shape in zip(contents.values(), _shapes(), strict=True)
+            for content, shape in zip(contents.values(), _shapes(name), strict=True)
         ]
         digests = [hashlib.sha256(content).hexdigest() for content in contents.values()]
         found = user_files.RawArrays(arrays, list(contents), f"download from {hosts}", digests)

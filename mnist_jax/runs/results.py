@@ -16,7 +16,7 @@ from typing import NamedTuple
 from mnist_jax import UserError, run_files
 from mnist_jax.config.old_records import axes_of, upgrade_record, upgrade_rows
 from mnist_jax.config.protocol import PROTOCOLS, Protocol
-from mnist_jax.data.datasets import NUM_TEST, NUM_TRAINING_IMAGES
+from mnist_jax.data.datasets import FACTS
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs.choosing import choose_trial
 from mnist_jax.runs.records import Row, columns_of
@@ -113,13 +113,10 @@ def _restate(run: Run) -> None:
 def _num_images_of_old(run: Run) -> dict[str, int]:
     """Returns how many images the splits have in a run of a version that did not record it."""
     name, num_validation = run.summary["dataset"], run.config.get("num_validation", 0)
-    if name not in NUM_TRAINING_IMAGES:
+    if name not in FACTS:
         return {}
-    return {
-        "train": NUM_TRAINING_IMAGES[name] - num_validation,
-        "validation": num_validation,
-        "test": 360 if name == "digits" else NUM_TEST,
-    }
+    train, test = FACTS[name].num_train, FACTS[name].num_test
+    return {"train": train - num_validation, "validation": num_validation, "test": test}
 
 
 def unreadable(workdir: str | os.PathLike, problem: BadFileError | str) -> UserError:
