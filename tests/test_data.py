@@ -25,7 +25,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mnist_jax import UserError, disk
-from mnist_jax.data import datasets, download, formats, loading, user_files
+from mnist_jax.data import datasets, download, formats, loading, splits, user_files
 from mnist_jax.data.datasets import DataFacts
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
@@ -1646,8 +1646,8 @@ def numbered(counts):
     rng = np.random.default_rng(1)
     labels = rng.permutation(np.repeat(np.arange(10), counts)).astype(np.uint8)
     images = np.arange(len(labels), dtype=np.uint16)[:, None, None]
-    rest = (images[:0], labels[:0], images[:7], labels[:7], ("",) * 10, "sha256:0", "made")
-    return loading.Dataset("kmnist", images, labels, *rest)
+    rest = (images[:0], labels[:0], images[:7], labels[:7], tuple("0123456789"), "sha256:0", "made")
+    return splits.Dataset("kmnist", images, labels, *rest)
 
 
 def indices(images):
@@ -1658,7 +1658,7 @@ def indices(images):
 def test_hold_out_validation(num_validation):
     counts = np.arange(10) * 10 + 10
     whole = numbered(counts)
-    cut = loading.hold_out_validation(whole, num_validation)
+    cut = splits.hold_out_validation(whole, num_validation)
     train, validation = indices(cut.train_images), indices(cut.validation_images)
     assert len(validation) == num_validation
     assert sorted([*train, *validation]) == list(range(550))
@@ -1670,15 +1670,24 @@ def test_hold_out_validation(num_validation):
     assert np.abs(share).max() < 1
     if num_validation == 13:  # shares .24 .47 .71 .95 1.18 1.42 1.65 1.89 2.13 2.36, by hand
         assert np.bincount(cut.validation_labels).tolist() == [0, 1, 1, 1, 1, 1, 2, 2, 2, 2]
-    again = loading.hold_out_validation(whole, num_validation)
+    again = splits.hold_out_validation(whole, num_validation)
     np.testing.assert_array_equal(indices(again.validation_images), validation)
     assert cut.test_images is whole.test_images
     assert cut.checksum == whole.checksum
 
 
+def test_test_images_are_cut_as_validation_images_are():
+    whole = numbered([20] * 10)._replace(test_images=np.empty((0, 1, 1)), test_labels=np.empty(0))
+    cut, other = splits.cut_test(whole, 50, seed=3), splits.hold_out_validation(whole, 50, seed=3)
+    np.testing.assert_array_equal(cut.test_images, other.validation_images)
+    np.testing.assert_array_equal(cut.test_labels, other.validation_labels)
+    np.testing.assert_array_equal(cut.train_images, other.train_images)
+    assert cut.num_images == {"train": 150, "validation": 0, "test": 50}
+
+
 def test_hold_out_validation_depends_on_its_seed_and_on_nothing_else():
     whole = numbered([20] * 10)._replace(train_labels=(np.arange(200) % 10).astype(np.uint8))
-    chosen = [indices(loading.hold_out_validation(whole, 50, s).validation_images) for s in (0, 1)]
+    chosen = [indices(splits.hold_out_validation(whole, 50, s).validation_images) for s in (0, 1)]
     assert chosen[0].tolist() != chosen[1].tolist()
     # Golden: if the cut changes, results recorded with validation images lose their meaning.
     assert chosen[0][:8].tolist() == [14, 15, 16, 24, 26, 30, 34, 43]
@@ -1686,20 +1695,21 @@ def test_hold_out_validation_depends_on_its_seed_and_on_nothing_else():
 
 def test_hold_out_of_nothing_and_of_too_much():
     whole = numbered([2] * 10)
-    assert loading.hold_out_validation(whole, 0) is whole
-    for number in (-1, 20, 21):
-        message = one_line(loading.hold_out_validation, whole, number)
-        assert f"num_validation={number} " in message
-        assert "0 to 19" in message
+    assert splits.hold_out_validation(whole, 0) is whole
+    for split, cut in (("validation", splits.hold_out_validation), ("test", splits.cut_test)):
+        for number in (-1, 20, 21):
+            message = one_line(cut, whole, number)
+            assert f"num_{split}={number} " in message
+            assert "0 to 19" in message
     for seed in (-1, 2**32):
-        message = one_line(loading.hold_out_validation, whole, 5, seed)
+        message = one_line(splits.hold_out_validation, whole, 5, seed)
         assert f"seed={seed} " in message
         assert f"0 to {2**32 - 1}" in message
 
 
 def assert_stratified(whole, num_validation, seed=0):
     """Checks a cut of a data set of `numbered` images."""
-    cut = loading.hold_out_validation(whole, num_validation, seed)
+    cut = splits.hold_out_validation(whole, num_validation, seed)
     train, validation = indices(cut.train_images), indices(cut.validation_images)
     assert len(validation) == num_validation
     everything = np.sort(np.concatenate([train, validation]))
@@ -1739,7 +1749,7 @@ def test_hold_out_of_any_classes(counts, share, seed):
     ],
 )
 def test_a_class_left_without_an_image_is_told(caplog, counts, num_validation, said):
-    loading.hold_out_validation(numbered(counts), num_validation)
+    splits.hold_out_validation(numbered(counts), num_validation)
     assert [said in record.getMessage() for record in caplog.records] == [True] * (said is not None)
 
 

@@ -20,7 +20,7 @@ from mnist_jax.config.columns import at_best, metric_name
 from mnist_jax.config.grid import make_points
 from mnist_jax.config.old_records import upgrade_record
 from mnist_jax.config.protocol import PROTOCOLS
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.report import (
     formatting,
     one_run,

@@ -14,7 +14,7 @@ from base import BASE as SMALL
 
 from mnist_jax import UserError, disk, stats
 from mnist_jax.config.protocol import PROTOCOLS, protocol_name
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.runs import (
     choosing,
     chosen_trial,

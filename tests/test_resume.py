@@ -26,7 +26,7 @@ from server import OURS, ROOT
 
 from mnist_jax import UserError, cli, main
 from mnist_jax.config.experiment import Experiment, read_config, read_experiment
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.report import one_run, reading
 from mnist_jax.runs import (
     choosing,

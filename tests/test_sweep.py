@@ -17,7 +17,7 @@ from mnist_jax import UserError
 from mnist_jax.config import grid
 from mnist_jax.config.axes import SCHEDULES
 from mnist_jax.config.columns import METRICS
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.runs import chosen_trial
 from mnist_jax.training import jax_setup, machine, sweep
 from mnist_jax.training import metrics as measures

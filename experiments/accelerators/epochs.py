@@ -17,14 +17,14 @@ import numpy as np
 
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.config.settings import PRECISIONS
-from mnist_jax.data import loading
+from mnist_jax.data import splits
 from mnist_jax.data.datasets import num_batches
 from mnist_jax.training import jax_setup, memory, recipes, sweep
 
 ROUNDS = 3
 
 
-def time_case(case: str, dataset: loading.Dataset) -> dict:
+def time_case(case: str, dataset: splits.Dataset) -> dict:
     """Times whole epochs, scores on the test set included, without what the host does with them.
 
     The trials are those of the config, three seeds of each point, over and over: so many orders of

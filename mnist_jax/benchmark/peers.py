@@ -15,7 +15,7 @@ from mnist_jax.benchmark.processes import TrainingProcess
 from mnist_jax.benchmark.rounds import TimingError, Timings
 from mnist_jax.config.axes import MODELS
 from mnist_jax.config.grid import Point
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.text import text_table
 
 PACKAGES = {"keras": ("keras", "tensorflow"), "torch": ("torch",), "flax": ("flax", "optax", "jax")}

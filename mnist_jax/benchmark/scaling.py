@@ -40,7 +40,7 @@ from mnist_jax.benchmark.rounds import (
 )
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data.datasets import num_batches
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.runs.provenance import provenance
 from mnist_jax.text import text_table
 from mnist_jax.training.jax_setup import start_jax

@@ -14,7 +14,7 @@ from mnist_jax.benchmark import work
 from mnist_jax.benchmark.rounds import say
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data.datasets import num_batches
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.training import machine, recipes, sweep, trial
 from mnist_jax.training.devices import devices_for
 from mnist_jax.training.jax_setup import start_jax

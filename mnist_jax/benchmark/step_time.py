@@ -24,7 +24,7 @@ from mnist_jax.benchmark.peers import compare_peers, peer_lines, start_peers
 from mnist_jax.benchmark.rounds import Epoch, run_rounds, say, with_extremes
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.data.datasets import num_batches
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.runs.provenance import provenance
 from mnist_jax.text import text_table
 

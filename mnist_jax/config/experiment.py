@@ -20,8 +20,8 @@ from mnist_jax.config.keys import Resolver, bad_value, find_axes, parameters_of
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS, Settings
 from mnist_jax.config.user_code import OwnFile
-from mnist_jax.data import datasets, loading
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data import datasets, loading, splits
+from mnist_jax.data.splits import Dataset
 
 MAX_TRIALS = 10**6  # their rows take a gigabyte or two
 
@@ -97,7 +97,7 @@ class Experiment(Settings):
     def load_data(self, data_dir: str | None) -> Dataset:
         """Loads the data set, cut into its splits; `data_dir` is as `load_dataset` takes it."""
         dataset = loading.load_dataset(self.dataset, data_dir)
-        return loading.hold_out_validation(dataset, self.num_validation, self.validation_seed)
+        return splits.hold_out_validation(dataset, self.num_validation, self.validation_seed)
 
 
 def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dict]) -> Point:

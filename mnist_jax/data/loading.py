@@ -11,13 +11,13 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from mnist_jax import UserError, disk
 from mnist_jax.data import cache, download, formats, user_files
 from mnist_jax.data.datasets import CLASS_NAMES, DATASETS, FACTS, canonical_name
+from mnist_jax.data.splits import Dataset
 from mnist_jax.text import error_line
 
 FILES = (
@@ -51,32 +51,6 @@ CHECKSUMS = {"mnist": "sha256:b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74f
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 _log = logging.getLogger(__name__)
-
-
-class Dataset(NamedTuple):
-    """One data set: images and class numbers from 0, in the original order.
-
-    Images are uint8 0..255, or float32 that are used as they are, of shape [n, height, width], or
-    [n, height, width, channels] with 2 to 4 channels. Labels are uint8 [n], or uint16 where there
-    are more than 256 classes.
-    """
-
-    name: str  # one of DATASETS, or the base name of the user's file or folder
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    validation_images: np.ndarray  # none until hold_out_validation
-    validation_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple[str, ...]
-    checksum: str  # "sha256:..." over the four arrays as IDX files, before any hold-out
-    source: str  # where it came from, for people
-
-    @property
-    def num_images(self) -> dict[str, int]:
-        """How many images each split has."""
-        splits = ("train", "validation", "test")
-        return {split: len(getattr(self, f"{split}_labels")) for split in splits}
 
 
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
@@ -119,57 +93,6 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     arrays = {array: getattr(dataset, array) for array in ARRAY_NAMES}
     cache.write(name, arrays, dataset.checksum, dataset.source, stamps)
     return dataset
-
-
-def image_shape(images: np.ndarray) -> tuple[int, int, int]:
-    """Returns height, width and channels of images [n, height, width] or with their channels."""
-    height, width, *channels = images.shape[1:]
-    return height, width, *(channels or [1])
-
-
-def hold_out_validation(dataset: Dataset, num_validation: int, seed: int = 0) -> Dataset:
-    """Moves a stratified sample of the training images to validation; both keep their order.
-
-    Each class gives its share of `num_validation`, rounded so that the total is exact: down, or up
-    for the classes with the largest remainders. The cut depends on the labels, `num_validation` and
-    `seed` alone; with 0 images it is a no-op. A warning names the classes that are left without
-    any image in one of the splits, as some are when there are fewer images than classes.
-
-    Raises:
-        UserError: `num_validation` is negative or leaves no training image; `seed` is not from 0 to
-            2**32 - 1.
-    """
-    labels = dataset.train_labels
-    if not 0 <= num_validation < len(labels):
-        raise UserError(
-            f"num_validation={num_validation} of the {len(labels)} training images of"
-            f" {dataset.name}; choose 0 to {len(labels) - 1}"
-        )
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed} of the validation images; choose 0 to {2**32 - 1}")
-    if num_validation == 0:
-        return dataset
-    sizes = np.bincount(labels)
-    quota, remainder = np.divmod(sizes * num_validation, len(labels))
-    largest = np.argsort(-remainder, kind="stable")
-    quota[largest[: num_validation - quota.sum()]] += 1
-    for split, counts in (("validation", quota), ("training", sizes - quota)):
-        if (lacking := np.flatnonzero((sizes > 0) & (counts == 0))).size:
-            classes = ", ".join(map(str, lacking))
-            request = f"num_validation={num_validation} of {len(labels)} images"
-            _log.warning("%s leaves no %s image of class %s", request, split, classes)
-    # RandomState: NumPy promises that its stream never changes between versions.
-    rank = np.random.RandomState(seed).random_sample(len(labels))
-    held_out = np.zeros(len(labels), bool)
-    for label, count in enumerate(quota):
-        members = np.flatnonzero(labels == label)
-        held_out[members[np.argsort(rank[members])[:count]]] = True
-    return dataset._replace(
-        train_images=dataset.train_images[~held_out],
-        train_labels=labels[~held_out],
-        validation_images=dataset.train_images[held_out],
-        validation_labels=labels[held_out],
-    )
 
 
 def _shapes(name: str) -> tuple[tuple[int, ...], ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mnist_jax import run_files
 from mnist_jax.arrays import npz_bytes
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.disk import write_bytes
 from mnist_jax.run_files import BadFileError
 

@@ -13,7 +13,7 @@ from typing import Any
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
-from mnist_jax.data.loading import Dataset, image_shape
+from mnist_jax.data.splits import Dataset, image_shape
 from mnist_jax.runs import choosing, chosen_trial, groups, labels, records, workdirs
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.group_training import GroupTraining

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from mnist_jax.data.loading import Dataset
+from mnist_jax.data.splits import Dataset
 from mnist_jax.training import hosts, trial
 from mnist_jax.training.devices import describe_devices, devices_for
 from mnist_jax.training.jax_setup import keep_compiled

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mnist_jax.data.loading import image_shape
+from mnist_jax.data.splits import image_shape
 from mnist_jax.report.figures.canvas import NothingToDrawError, subplots
 from mnist_jax.report.verdict import chosen_words
 from mnist_jax.runs.results import Run, protocol

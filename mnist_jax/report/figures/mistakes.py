@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mnist_jax.data import datasets
-from mnist_jax.data.loading import image_shape
+from mnist_jax.data.splits import image_shape
 from mnist_jax.report.figures.canvas import subplots
 from mnist_jax.report.verdict import chosen_words
 from mnist_jax.runs.results import Run, protocol
