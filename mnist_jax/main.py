@@ -42,8 +42,6 @@ def run(
     else:
         path = disk.local_path(workdir, "--workdir")
     config = experiment.record()
-    if job is None:
-        config = workdirs.as_recorded(path, config)
 
     def is_finished() -> bool:
         return workdirs.check_workdir(path, config, overwrite) == "finished"
