@@ -24,6 +24,8 @@ from mnist_jax.training import hosts
 FLAGS = flags.FLAGS
 SHARED = ("config", "seed", "data_dir")
 """Flags of every program that runs an experiment."""
+OF_A_RUN = ("workdir", "overwrite", "shard", "distributed", "distributed_timeout")
+"""Flags of `main` alone, which other programs refuse."""
 
 
 def define_flags() -> None:

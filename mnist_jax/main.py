@@ -153,8 +153,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Defines the program's flags."""
     cli.define_flags()
-    of_a_run = ("workdir", "overwrite", "shard", "distributed", "distributed_timeout")
-    for name in (*cli.SHARED, *of_a_run):
+    for name in (*cli.SHARED, *cli.OF_A_RUN):
         flags.declare_key_flag(name)
 
 

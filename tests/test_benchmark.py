@@ -287,6 +287,7 @@ def test_partial_epochs_do_their_work():
         (["--workdir=there"], "--workdir=there"),
         (["--shard=0/1"], "--shard=0/1: a benchmark chooses its trials itself"),
         (["--distributed=auto"], "--distributed=auto: a benchmark is one process"),
+        (["--distributed_timeout=9"], "--distributed_timeout=9: a benchmark is one process"),
         (["--profile=/dev/null/trace"], "--profile=/dev/null/trace"),
         (["--config.dataset=digits", "--config.batch_size=5000"], "batch_size"),
     ],

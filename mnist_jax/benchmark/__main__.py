@@ -22,6 +22,7 @@ REFUSED = {
     "overwrite": "has no work directory; give --json=FILE",
     "shard": "chooses its trials itself; leave the flag out",
     "distributed": "is one process; leave the flag out",
+    "distributed_timeout": "is one process; leave the flag out",
 }
 """Flags of `main` that mean nothing here, and why."""
 

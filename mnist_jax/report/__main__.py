@@ -17,8 +17,8 @@ from mnist_jax.runs import shards
 def main(argv: list[str]) -> None:
     """Makes the report of the runs in the directories that the command line names."""
     given = {name.split(".")[0] for name in cli.FLAGS if cli.FLAGS[name].present}
-    for name in ("config", "seed", "workdir", "overwrite", "shard", "distributed"):
-        if name in given:  # of mnist_jax.main
+    for name in ("config", "seed", *cli.OF_A_RUN):
+        if name in given:
             raise UserError(f"--{name}: a report does not know it; see --help")
     if not argv[1:]:
         expected = "one, a finished run's directory, or several"
