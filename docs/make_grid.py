@@ -1,12 +1,13 @@
 """Writes the table of keys in docs/grid.md, as the package has them.
 
-python docs/make_grid.py
+    python docs/make_grid.py
+
+The package must be installed, or its folder be in PYTHONPATH.
 """
 
 from pathlib import Path
 
-from mnist_jax.config import axes
-from mnist_jax.config.keys import find_axes
+from mnist_jax.config.keys import built_in_axes
 from mnist_jax.config.settings import SETTINGS
 
 FILE = Path(__file__).with_name("grid.md")
@@ -16,18 +17,12 @@ START = "| key | default | kind | what it is |\n|---|---|---|---|\n"
 def rows():
     """Yields name, default, kind and meaning of every key."""
 
-    def kind(axis):
-        return "traced" if axis.traced else "static"
-
     for name, setting in SETTINGS.items():
         yield name, setting.default, "setting", setting.text
-    for axis in find_axes("mlp", ("sgd",)).values():
-        if not axis.of:
-            yield axis.name, axis.default, kind(axis), axis.text
-    for built_in in (axes.MODELS, axes.OPTIMIZERS):
-        for name, parameters in built_in.items():
-            for axis in parameters:
-                yield axis.name, axis.default, f"{kind(axis)}, {name}", axis.text
+    for _, owner, axes in built_in_axes():
+        for axis in axes:
+            kind = "traced" if axis.traced else "static"
+            yield axis.name, axis.default, f"{kind}, {owner}" if owner else kind, axis.text
 
 
 def page():

@@ -14,10 +14,9 @@ from typing import Any
 from absl import app, flags, logging
 
 from mnist_jax import UserError
-from mnist_jax.config.axes import MODELS, OPTIMIZERS
 from mnist_jax.config.config_files import EXPECTED, advice
 from mnist_jax.config.experiment import Experiment, read_experiment
-from mnist_jax.config.keys import find_axes
+from mnist_jax.config.keys import built_in_axes, find_axes
 from mnist_jax.config.settings import SETTINGS
 from mnist_jax.training import hosts
 
@@ -134,12 +133,11 @@ def _describe_keys(width: int) -> str:
     def typed(name: str, default: Any) -> str:
         return f"{name}={','.join(map(str, default)) if isinstance(default, tuple) else default}"
 
-    common = [axis for axis in find_axes("mlp", ("sgd",)).values() if not axis.of]
+    (_, _, common), *others = built_in_axes()
     axes = [f"{typed(axis.name, axis.default)}: {axis.text}" for axis in common]
-    for key, built_in in (("model", MODELS), ("optimizer", OPTIMIZERS)):
-        for name, parameters in built_in.items():
-            keys = " ".join(typed(axis.name, axis.default) for axis in parameters)
-            axes.append(f"with {key}={name}: {keys}")
+    for key, name, parameters in others:
+        keys = " ".join(typed(axis.name, axis.default) for axis in parameters)
+        axes.append(f"with {key}={name}: {keys}")
     settings = [f"{typed(name, x.default)}: {x.text}" for name, x in SETTINGS.items()]
     lines = ["\nKeys of a config with their defaults, each set by --config.KEY=VALUE:"]
     lines += [textwrap.fill(f"  {key}", width, subsequent_indent=" " * 4) for key in settings]

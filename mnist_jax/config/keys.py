@@ -4,7 +4,7 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,17 @@ def find_axes(
                 " rename it in your file"
             )
     return axes
+
+
+def built_in_axes() -> Iterator[tuple[str, str, list[Axis]]]:
+    """Yields all axes that the package has: first those of every recipe, with two empty strings.
+
+    Then come those of each model and optimizer, with the key that chooses it and its name.
+    """
+    yield "", "", [axis for axis in find_axes("mlp", ("sgd",)).values() if not axis.of]
+    for key, built_in in (("model", MODELS), ("optimizer", OPTIMIZERS)):
+        for name, axes in built_in.items():
+            yield key, name, list(axes)
 
 
 def parameters_of(key: str, spec: str, files: tuple[OwnFile, ...]) -> dict[str, Axis]:
