@@ -15,6 +15,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
 
 
+def bare(name: str) -> str:
+    """Returns a name in lower case without `-` and `_`: all spellings of a name have one form."""
+    return re.sub("[-_]", "", name.lower())
+
+
 def first_of(names: Sequence[str], most: int) -> str:
     """Returns the first of some names between commas, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -14,6 +14,7 @@ from mnist_jax import UserError, run_files
 from mnist_jax.config import old_records, user_code
 from mnist_jax.config.user_code import OwnFile
 from mnist_jax.disk import local_path
+from mnist_jax.text import bare
 
 EXPECTED = (
     "expected a config file such as configs/l2_sweep.py, the name of one that comes with the "
@@ -203,8 +204,8 @@ def values_in(value: Any) -> tuple:
 
 def advice(name: str, keys: Iterable[str]) -> str | None:
     """Returns what to give in place of an unknown key; None if nothing comes near it."""
-    by_word = {key.replace("_", ""): key for key in keys}
-    word = name.replace("_", "").replace("-", "").lower()
+    by_word = {bare(key): key for key in keys}
+    word = bare(name)
     for words, hint in _ADVICE.items():
         if word in words.split() and word not in by_word:
             return hint

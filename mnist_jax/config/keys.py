@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from mnist_jax.config.axes import MODELS, OPTIMIZERS, Axis, in_grid_order
 from mnist_jax.config.config_files import advice, plain, values_in
 from mnist_jax.config.settings import SETTINGS
 from mnist_jax.config.user_code import OwnFile
+from mnist_jax.text import bare
 
 _RESERVED = {
     *("name", "seed", "shard", "files", *SETTINGS),
@@ -188,8 +188,8 @@ class Resolver:
         if isinstance(spec, str) and spec in known:
             return spec
         if not (isinstance(spec, str) and user_code.names_file(spec)):
-            word = re.sub("[-_]", "", str(spec).lower())
-            close = [x for x in known if len(word) > 2 and x.replace("_", "").startswith(word)]
+            word = bare(str(spec))
+            close = [x for x in known if len(word) > 2 and bare(x).startswith(word)]
             close += difflib.get_close_matches(str(spec).lower(), known, n=1)
             meant = f"; did you mean {close[0]}?" if close else ""
             raise bad_value(key, spec, f"{', '.join(known)} or FILE.py:NAME{meant}")

@@ -1,8 +1,9 @@
 """The names of the data sets, and the classes and sizes of each."""
 
 import math
-import re
 from typing import Any, NamedTuple
+
+from mnist_jax.text import bare
 
 
 class DataFacts(NamedTuple):
@@ -34,13 +35,8 @@ FACTS = dict.fromkeys(DATASETS, DataFacts((28, 28, 1), 10, 60_000, 10_000)) | {
 
 def canonical_name(given: Any) -> Any:
     """Returns the member of DATASETS that differs in case, `-` and `_` alone; else `given`."""
-    names = {plain(name): name for name in DATASETS}
-    return names.get(plain(given), given) if isinstance(given, str) else given
-
-
-def plain(name: str) -> str:
-    """Returns a name in lower case without `-` and `_`."""
-    return re.sub("[-_]", "", name.lower())
+    names = {bare(name): name for name in DATASETS}
+    return names.get(bare(given), given) if isinstance(given, str) else given
 
 
 def num_batches(num_images: int, batch_size: int) -> int:

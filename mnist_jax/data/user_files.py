@@ -16,8 +16,7 @@ import numpy as np
 
 from mnist_jax import UserError
 from mnist_jax.data import formats, tfds
-from mnist_jax.data.datasets import plain
-from mnist_jax.text import error_line, first_of
+from mnist_jax.text import bare, error_line, first_of
 
 KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
 KMNIST_FILES = (
@@ -80,7 +79,7 @@ def find(name: str, root: Path, shapes: Shapes, md5: Mapping[str, str]) -> DataF
                 missing = " and ".join(file for file, path in kind.items() if not path)
                 missing_files.append(f"{folder} lacks {missing} of {name}; add it")
         for path in _children(folder):
-            if path.suffix == ".npz" and plain(path.stem) == plain(name) and os.path.isfile(path):
+            if path.suffix == ".npz" and bare(path.stem) == bare(name) and os.path.isfile(path):
                 return _one_npz(path, shapes)
         versions = [path for path in _children(folder) if re.match(r"[0-9]+\.", path.name)]
         for version in (folder, *filter(os.path.isdir, versions)):
@@ -103,7 +102,7 @@ def _spellings(file: str) -> list[str]:
 
 
 def _folders(name: str, root: Path) -> Iterator[Path]:
-    own = [path for path in _children(root) if plain(path.name) == plain(name)]
+    own = [path for path in _children(root) if bare(path.name) == bare(name)]
     own.sort(key=lambda path: path.name != name)
     for folder in (*own, root):
         yield from filter(os.path.isdir, (folder, folder / "raw"))
