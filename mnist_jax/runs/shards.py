@@ -20,11 +20,11 @@ import numpy as np
 from mnist_jax import UserError, disk, run_files
 from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment, read_experiment
-from mnist_jax.config.old_records import with_files
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import choosing, chosen_trial, provenance, records, results, summaries, workdirs
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
+from mnist_jax.text import first_of
 from mnist_jax.training.jax_setup import start_jax
 
 _ROW = {"trial": int, "epoch": int}
@@ -108,12 +108,10 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
                 f"{run.workdir} holds a whole run: expected shards of one run alone; put its shards"
                 " together first, and then name both runs"
             )
-        one, other = with_files(first.config), with_files(run.config)
-        keys = sorted((one.keys() | other.keys()) - workdirs.RESUMABLE - {"shard"})
         differ = [
-            f"{key} ({str(one.get(key))[:60]}, {str(other.get(key))[:60]})"
-            for key in keys
-            if one.get(key) != other.get(key)
+            f"{key} ({str(one)[:60]}, {str(other)[:60]})"
+            for key, (one, other) in workdirs.differences(first.config, run.config).items()
+            if key != "shard"
         ]
         if num_shards != of:
             differ.append(f"number of shards ({of}, {num_shards})")
@@ -131,10 +129,10 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
             )
         by_index[index] = run
     if missing := [f"{index}/{of}" for index in range(of) if index not in by_index]:
-        those = ", ".join([*missing[:8], *[f"{len(missing) - 8} more"] * (len(missing) > 8)])
         raise UserError(
-            f"{first.config['name']}: shards are missing ({those}); run its command with --shard="
-            f"{missing[0]} and so on, each with its own --workdir, and name all {of} directories"
+            f"{first.config['name']}: shards are missing ({first_of(missing, 8)}); run its command"
+            f" with --shard={missing[0]} and so on, each with its own --workdir, and name all {of}"
+            " directories"
         )
     return [by_index[index] for index in range(of)]
 

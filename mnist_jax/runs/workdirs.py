@@ -126,7 +126,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             f"--workdir={path} cannot be used: {folder} is a folder, where a run writes a file;"
             " move it away, or choose another --workdir"
         )
-    if differ := _differences(recorded, config):
+    if differ := differences(recorded, config):
         # With a file its keys may have changed, too.
         if changed := [k for k in differ if k.endswith(".py") and None not in differ[k]]:
             others = " and another ".join(changed)
@@ -143,7 +143,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
     return "finished" if "summary.json" in there else "unfinished"
 
 
-def _differences(*records: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(*records: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the keys in which two records ask for different results, and both values."""
     old, new = (with_files(upgrade_record(json.loads(disk.to_json(x)))) for x in records)
     keys = sorted((old.keys() | new.keys()) - RESUMABLE)
@@ -159,7 +159,7 @@ def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         recorded = run_files.read_json(path / "config.json", run_files.CONFIG)
     except run_files.BadFileError:
         return dict(config)
-    if _differences(recorded, config):
+    if differences(recorded, config):
         return dict(config)
     return recorded | {key: config[key] for key in RESUMABLE & recorded.keys() & config.keys()}
 
