@@ -68,11 +68,13 @@ class Optimizer(NamedTuple):
     make: Maker  # one of `MAKERS`, or the user's own
     static: tuple[tuple[str, Any], ...] = ()  # names and values of what shapes the program
 
-    def create(
-        self, learning_rate: optax.ScalarOrSchedule, **numbers: ArrayLike
-    ) -> optax.GradientTransformation:
-        """Returns the optimizer of one trial; its numbers may be traced."""
-        return _transformation(self.make(learning_rate, **(numbers | dict(self.static))))
+    def create(self, learning_rate: optax.ScalarOrSchedule, **numbers: ArrayLike) -> Any:
+        """Returns the optimizer of one trial; its numbers may be traced.
+
+        This is an `optax.GradientTransformation`, unless the user's own maker is at fault.
+        """
+        made = self.make(learning_rate, **(numbers | dict(self.static)))
+        return made.gradient_transformation() if isinstance(made, optax.MultiSteps) else made
 
     def penalty(self, params: PyTree, **numbers: ArrayLike) -> Float[Array, ""]:
         """Returns what the objective adds to the loss: with `sgd` the L2 term, else 0."""
@@ -123,7 +125,7 @@ def check_optimizer(
             is_read = True
             return rate
 
-        made = _transformation(optimizer.make(schedule, **(numbers | dict(optimizer.static))))
+        made = optimizer.create(schedule, **numbers)
         if not isinstance(made, optax.GradientTransformation):
             return None
         doing = "its init"
@@ -158,11 +160,6 @@ def check_optimizer(
             "never asks for the learning rate, its first parameter, which the config says; expected"
             " a function that uses it"
         )
-
-
-def _transformation(made: Any) -> Any:
-    """Returns the transformation of an `optax.MultiSteps`; anything else unchanged."""
-    return made.gradient_transformation() if isinstance(made, optax.MultiSteps) else made
 
 
 def _shapes(tree: PyTree) -> tuple:
