@@ -138,8 +138,8 @@ def _create_network(
     network = networks.describe(kind(**options), image_shape, num_classes, traced)
     if not (fixed := [key for key in traced if key not in network.numbers]):
         return network
+    same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
     for key in fixed:
-        same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
         if len(values := {p[key]: None for p in same}) > 1:
             raise UserError(
                 f"--config.{key}={','.join(map(str, values))}: expected one value, since shapes or"
