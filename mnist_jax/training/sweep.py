@@ -121,9 +121,7 @@ def compile_sweep(
     lowered_at = time.monotonic()
     with ThreadPoolExecutor() as pool:
         options: dict[str, str | bool] = {}
-        if (
-            jax.default_backend() == "cpu"
-        ):  # where random bits are slow to optimise, fast to compute
+        if jax.default_backend() == "cpu":  # random bits are slow to optimise, fast to compute
             options["xla_backend_optimization_level"] = "0"
         initialise = pool.submit(init_lowered.compile, compiler_options=options)
         run_epoch, *score_test = pool.map(lambda program: program.compile(), lowered)
