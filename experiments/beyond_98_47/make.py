@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mnist_jax import stats
 from mnist_jax.report.figures import canvas
+from mnist_jax.report.formatting import interval, percent, signed
 from mnist_jax.report.render import markdown_table
 from mnist_jax.runs import choosing, labels, results
 from mnist_jax.runs.records import Row
@@ -50,11 +51,6 @@ STEPS = (
 )
 
 
-def percent(share: float) -> str:
-    """Writes a share of 1 in percent."""
-    return f"{100 * share:.2f}"
-
-
 def ranking(run: Run, most: int) -> str:
     """Lists the best points of a search, by their accuracy on validation images."""
     rows = []
@@ -71,11 +67,9 @@ def ranking(run: Run, most: int) -> str:
 def outcome(run: Run) -> str:
     """Says what the chosen recipe reaches on the test set."""
     found = run.summary["grid"][0]["statistics"]["test_accuracy"]
-    low, high = map(percent, found["interval_95"])
-    extremes = f"{percent(found['min'])} to {percent(found['max'])}"
     cells = [
-        *(str(found["n"]), percent(found["mean"]), f"{low} to {high}"),
-        *(percent(found["std_ddof1"]), extremes),
+        *(str(found["n"]), percent(found["mean"]), interval(found["interval_95"])),
+        *(percent(found["std_ddof1"]), interval((found["min"], found["max"]))),
     ]
     header = ["seeds", "mean, %", "95 % interval of the mean", "sd (ddof=1)", "range"]
     return markdown_table(header, [cells])
@@ -101,9 +95,7 @@ def walk_table(accuracies: list[dict[int, float]]) -> str:
         cells = [change, f"{percent(found['mean'])} ± {percent((high - low) / 2)}", "", ""]
         if i:
             gain = gains[i - 1]
-            cells[2] = (
-                f"{100 * gain.difference:+.2f} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
-            )
+            cells[2] = f"{signed(gain.difference)} ({interval((gain.low, gain.high), signed)})"
             cells[3] = f"{adjusted[i - 1]:.1g}"
         rows.append(cells)
     header = ["change", "test accuracy, %: mean ± 95 %", "gain, points (95 % interval)", "p (Holm)"]
