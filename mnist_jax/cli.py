@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from mnist_jax import UserError
 from mnist_jax.config.config_files import EXPECTED, advice
 from mnist_jax.config.experiment import Experiment, read_experiment
-from mnist_jax.config.keys import built_in_axes, find_axes
+from mnist_jax.config.keys import built_in_axes
 from mnist_jax.config.settings import SETTINGS
 from mnist_jax.training import hosts
 
@@ -118,7 +118,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
-        known = [*SETTINGS, *find_axes("mlp", ("sgd",))]
+        known = {*SETTINGS, *(axis.name for _, _, axes in built_in_axes() for axis in axes)}
         hint = f"did you mean {name}?" if name in known else advice(name, ())
         if hint:
             hint = f"keys of a config are set by --config.KEY=VALUE: {hint}"

@@ -191,6 +191,7 @@ BAD_INPUT = {
             "flag 'lr'; keys of a config are set by --config.KEY=VALUE: did you mean learning_r",
         ),
         ("--num_epochs=3", "flag 'num_epochs'; keys of a config...: did you mean num_epochs?"),
+        ("--conv_features=8", "flag 'conv_features'; keys of a config...: did you mean conv_f"),
         ("--config.l2[5]=3", "l2[5]"),
         ("--config.num_seeds", "num_seeds=True: expected a whole number of at least 1"),
         ("--noconfig.num_seeds", "num_seeds=False: expected a whole number of at least 1"),
