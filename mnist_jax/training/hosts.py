@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mnist_jax import UserError
+from mnist_jax.text import first_of
 from mnist_jax.training import rendezvous
 
 TIMEOUT = 60
@@ -161,10 +162,9 @@ def compare(record: Mapping[str, Any]) -> None:
         other = next((i for i, value in enumerate(values) if value != values[0]), 0)
         if other:
             differ.append(f"{key} ({values[0]} in process 0, {values[other]} in {other})")
-    more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
     raise UserError(
-        f"--distributed: the processes of the job differ in {', '.join(differ[:4])}{more}; start "
-        "all of them by the same command, with the same program and data"
+        f"--distributed: the processes of the job differ in {first_of(differ, 4)}; start all of"
+        " them by the same command, with the same program and data"
     )
 
 
