@@ -40,6 +40,13 @@ def local_path(given: str, what: str = "") -> Path:
         raise UserError(f"{named}: no such home directory; give another path") from None
 
 
+def output_folder(given: str, flag: str) -> Path:
+    """Returns the folder that a flag names for output, as `local_path`; refuses an empty name."""
+    if not given:
+        raise UserError(f"{flag}=: expected a folder; name one, or leave the flag out")
+    return local_path(given, flag)
+
+
 def open_regular(path: Path, most_bytes: int | float) -> io.BufferedReader:
     """Opens a regular file for reading; a FIFO keeps nobody waiting.
 

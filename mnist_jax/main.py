@@ -35,12 +35,10 @@ def run(
 ) -> None:
     """Runs an experiment from data to report, or resumes it."""
     process = Process()
-    if workdir == "":
-        raise UserError("--workdir=: expected a folder; name one, or leave the flag out")
     if workdir is None:
         path = workdirs.new_workdir(experiment.name)
     else:
-        path = disk.local_path(workdir, "--workdir")
+        path = disk.output_folder(workdir, "--workdir")
     config = experiment.record()
 
     def is_finished() -> bool:

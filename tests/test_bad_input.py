@@ -950,7 +950,7 @@ BAD_INPUT = {
         ),
         ("--profile={tmp}/file", "--profile={tmp}/file: cannot be written", file("file")),
         ("--profile={tmp}/file/p", "--profile={tmp}/file/p: cannot be written", file("file")),
-        ("--profile=", "--profile=: "),
+        ("--profile=", "--profile=: expected a folder"),
         ("--profile={tmp}/new --config.dataset=mnist --data_dir={tmp}/data", "is not a folder"),
         ("baseline", "baseline: unexpected; every option is a flag"),
     ],

@@ -1100,6 +1100,7 @@ def test_bad_command_is_one_line_and_status_2(tmp_path):
         ([tmp_path / "nothing"], "nothing holds no finished run"),
         ([tmp_path / "run", tmp_path / "run" / "."], "named twice"),
         ([tmp_path / "run", f"--output={tmp_path / 'run'}"], "holds a run"),
+        ([tmp_path / "run", "--output="], "--output=: expected a folder"),
         ([], "0 arguments: expected one, a finished run's directory"),
     ):
         done = command(*arguments)

@@ -467,6 +467,7 @@ def test_the_command_tells_shards_from_runs_to_compare(server, tmp_path):
         ([whole.workdir, paths[0]], "holds a whole run"),
         ([*paths, f"--output={whole.workdir}"], "holds a run"),
         ([paths[0], "--data_dir=."], "--data_dir: only a merge of shards"),
+        ([*paths, "--output="], "--output=: expected a folder"),
         ([*paths, "--shard=0/3"], "--shard: a report does not know it"),
         ([*paths, "--distributed_timeout=9"], "--distributed_timeout: a report does not know it"),
     ):

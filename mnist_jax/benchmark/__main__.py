@@ -75,9 +75,7 @@ def _file(given: str) -> Path:
 
 
 def _folder(given: str) -> Path:
-    if not given:
-        raise UserError("--profile=: expected a folder; name one, or leave the flag out")
-    folder = disk.local_path(given, "--profile")
+    folder = disk.output_folder(given, "--profile")
     if reason := workdirs.why_unwritable(folder):
         raise UserError(f"--profile={given}: cannot be written ({reason}); choose another folder")
     return folder

@@ -73,7 +73,8 @@ def write_merged(
     Raises:
         UserError: They are not all the shards of one run, or the run cannot be written.
     """
-    output = output or workdirs.new_workdir(runs[0].config["name"], "_merged")
+    if output is None:
+        output = workdirs.new_workdir(runs[0].config["name"], "_merged")
     folder = saving.check_output(output, of_run=True)
     with saving.writing(folder):
         shards.merge(runs, folder, data_dir)

@@ -19,9 +19,9 @@ def check_output(output: str | os.PathLike, of_run: bool = False) -> Path:
     """Refuses a directory in which a report, or all files of a run, would replace others.
 
     Raises:
-        UserError: It holds a run or another report, is a file, or an address.
+        UserError: It has no name, holds a run or another report, is a file, or an address.
     """
-    path = disk.local_path(os.fspath(output), "--output")
+    path = disk.output_folder(os.fspath(output), "--output")
     report = ("report.html", "report.md", "figures")
     try:
         there = {name for name in (*workdirs.FILES, *workdirs.FOLDERS) if _exists(path / name)}

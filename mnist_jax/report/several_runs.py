@@ -30,7 +30,7 @@ def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = Non
     Raises:
         UserError: The report cannot be written.
     """
-    folder = saving.check_output(output or workdirs.new_workdir("report"))
+    folder = saving.check_output(workdirs.new_workdir("report") if output is None else output)
     runs = name_runs(runs)
     points = name_points(runs)
     pairs = compare_pairs(points)
