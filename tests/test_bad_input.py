@@ -394,6 +394,7 @@ BAD_INPUT = {
         ("--config.l2=1e39", "l2=1e+39: expected"),
         ("--config.l2=(0,1),(2,3)", "l2=(0, 1): expected a finite number"),
         ("--config.l2=None", "l2=None: expected a finite number"),
+        ("--config.l2={{0}}", "l2={{0}}: expected a finite number"),
         ("--config.l2_on_output=maybe", "l2_on_output=maybe: expected True or False"),
         ("--config.l2_on_output=True,1", "l2_on_output=1: expected True or False"),
         ("--config.weight_decay=-1", "weight_decay=-1: expected a finite number, 0 or positive"),

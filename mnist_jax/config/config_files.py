@@ -172,7 +172,7 @@ def read_value(text: str) -> Any:
     """Reads a typed value: Python's notation, or words and numbers between commas."""
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         values = tuple(_word(part.strip()) for part in text.split(","))
         return values[0] if len(values) == 1 else values
 
