@@ -18,10 +18,7 @@ def read_npy(file: IO[bytes] | io.BufferedIOBase, most_bytes: int) -> np.ndarray
     Raises:
         ValueError: The file does not hold exactly such an array; also what NumPy raises on damage.
     """
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"an array of version {version}")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    shape, fortran, dtype = read_npy_header(file)
     size = math.prod(shape) * dtype.itemsize
     if dtype.hasobject or not 0 <= size <= most_bytes:
         raise ValueError(f"an array claims {size} bytes of {dtype}; expected at most {most_bytes}")
@@ -29,6 +26,18 @@ def read_npy(file: IO[bytes] | io.BufferedIOBase, most_bytes: int) -> np.ndarray
     if len(content) != size:
         raise ValueError("an array is not of the size that it claims")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def read_npy_header(file: IO[bytes] | io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads what comes before an array: its shape, whether it is in Fortran order, its type.
+
+    Raises:
+        ValueError: It is no array's; also what NumPy raises on damage.
+    """
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"an array of version {version}")
+    return np.lib.format.read_array_header_1_0(file)
 
 
 def npz_bytes(arrays: Mapping[str, Any], texts: Mapping[str, str] = MappingProxyType({})) -> bytes:

@@ -14,6 +14,8 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,33 +93,67 @@ def compiled_folder() -> Path | None:
     return folder
 
 
+class Cached(NamedTuple):
+    """What the cache has of a data set."""
+
+    arrays: list[np.ndarray]
+    checksum: str  # `formats.checksum` of the arrays
+    source: str  # where they came from, for people
+
+
 def read(
     name: str, shapes: Mapping[str, tuple[int, ...]], checksum: str | None, stamps: list
-) -> tuple[list[np.ndarray], str, str] | None:
+) -> Cached | None:
     """Reads a data set; None if the cache has no sound one, with a warning where it is damaged.
 
     Where its `checksum` is not known, only the user may have write access to the cache. `stamps`
     are those of the source files that it must come from; none if it may come from anywhere.
+    """
+    found = _read(name, sum(map(math.prod, shapes.values())), checksum, stamps, shapes)
+    return found and found[0]
+
+
+def read_own(name: str, most_bytes: int, stamps: list) -> tuple[Cached, dict[str, Any]] | None:
+    """Reads a data set of the user's, whose shapes are in the cache alone, as `read`.
 
     Returns:
-        The arrays, their `formats.checksum`, and where they came from, for people.
+        It, and the facts that `write` was given.
     """
+    return _read(name, most_bytes, None, stamps, None)
+
+
+def _read(
+    name: str,
+    most_bytes: int,
+    checksum: str | None,
+    stamps: list,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+) -> tuple[Cached, dict[str, Any]] | None:
     path = cache_path(name)
     try:
-        with formats.open_npz(path, sum(map(math.prod, shapes.values()))) as archive:
+        with formats.open_npz(path, most_bytes) as archive:
             if not checksum and (reason := why_shared(path.parent) or why_shared(path)):
                 raise ValueError(reason)
             with formats.open_member(archive, "meta.json") as member:
-                meta = json.loads(member.read(2**20))
+                # Names of 65,536 classes take megabytes.
+                meta = json.loads(member.read(2**20 if shapes else 2**24))
             if meta["name"] != name:
                 raise ValueError(f"it holds {meta['name']}")
             if stamps and meta["stamp"] != stamps:
                 return None
-            arrays = formats.read_npz(archive, shapes)
+            dtypes: dict[str, str] = {}
+            if shapes is None:
+                dtypes = {key: dtype for key, (dtype, _) in meta["arrays"].items()}
+                shapes = {key: tuple(shape) for key, (_, shape) in meta["arrays"].items()}
+                claimed = sum(math.prod(shape) for shape in shapes.values())
+                if claimed > os.path.getsize(path):
+                    raise ValueError(f"it claims {claimed} values, more than it has bytes")
+            arrays = formats.read_npz(archive, shapes, dtypes)
         # Each array's MD5 is left out: it would take thrice as long.
         if (found := formats.checksum(arrays)) != (expected := checksum or meta["checksum"]):
             raise ValueError(f"its arrays have {found}, not {expected}")
-        return arrays, found, f"cache {path}, from {meta['source']}"
+        source = f"cache {path}, from {meta['source']}"
+        return Cached(arrays, found, source), meta.get("facts", {})
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None  # `write` warns if the cache cannot be written
     except Exception as error:  # zipfile raises a dozen types on damage
@@ -126,11 +162,18 @@ def read(
 
 
 def write(
-    name: str, arrays: Mapping[str, np.ndarray], checksum: str, source: str, stamps: list
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    checksum: str,
+    source: str,
+    stamps: list,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes the cache file, which `read` reads, in one atomic step; a failure is a warning."""
     path = cache_path(name)
-    meta = {"name": name, "checksum": checksum, "source": source, "stamp": stamps}
+    meta: dict[str, Any] = {"name": name, "checksum": checksum, "source": source, "stamp": stamps}
+    meta["arrays"] = {key: [array.dtype.name, array.shape] for key, array in arrays.items()}
+    meta["facts"] = dict(facts)
     content = npz_bytes(arrays, {"meta.json": json.dumps(meta)})
     try:
         # Whatever the umask, others may read the cache but not write it.

@@ -1,4 +1,4 @@
-"""Files of uint8 arrays, read without trust: IDX and npz.
+"""Files of arrays, read without trust: IDX and npz.
 
 The sizes that a file claims are compared with the expected ones before memory is taken. At most one
 byte more than expected is unpacked, and nothing is ever unpickled.
@@ -12,8 +12,10 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import IO
 
 import numpy as np
 
@@ -87,45 +89,94 @@ def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         ValueError: It is damaged, or another array.
     """
+    with _unpacked(file) as (content, what):
+        header, size = idx_header(shape), math.prod(shape)
+        found = content.read(len(header))
+        array = content.read(size + 1 if found == header else _HEAD)
+        if found[:4] != header[:4] and (kind := kind_of(found + array)):
+            raise ValueError(f"{what} is {kind}")
+        if len(found) < len(header):
+            raise ValueError(f"it is {len(found)} bytes long, shorter than its header should be")
+        if found[:4] != header[:4]:
+            mark = f"the IDX mark {header[:4].hex()}"
+            raise ValueError(f"it begins with {found[:4].hex()}, not with {mark}")
+        if found != header:
+            claimed = np.frombuffer(found[4:], ">u4").tolist()
+            raise ValueError(f"its header claims dimensions {claimed}, not {list(shape)}")
+        _check_size(len(array), size)
+        return np.frombuffer(array, np.uint8).reshape(shape)
+
+
+def parse_any_idx(
+    file: io.BufferedIOBase, check: Callable[[tuple[int, ...], np.dtype], None]
+) -> np.ndarray:
+    """Reads an IDX file of any type and shape, gzipped or not, from its start.
+
+    Args:
+        file: As `parse_idx`.
+        check: Takes shape and type before memory is taken, and raises if it does not like them.
+
+    Raises:
+        ValueError: It is damaged; also what `check` raises.
+    """
+    with _unpacked(file) as (content, what):
+        mark = content.read(4)
+        if mark[:2] != b"\0\0" or len(mark) < 4 or mark[2] not in _IDX_TYPES or not mark[3]:
+            if kind := kind_of(mark + content.read(_HEAD)):
+                raise ValueError(f"{what} is {kind}")
+            raise ValueError(f"it begins with {mark.hex()}, which is no IDX mark")
+        dimensions = content.read(4 * mark[3])
+        if len(dimensions) < 4 * mark[3]:
+            raise ValueError("it ends inside its header")
+        shape = tuple(np.frombuffer(dimensions, ">u4").tolist())
+        dtype = np.dtype(_IDX_TYPES[mark[2]])
+        check(shape, dtype)
+        size, array = math.prod(shape) * dtype.itemsize, bytearray()
+        # By blocks: a read takes the memory that it is asked for, whatever there is to read.
+        while len(array) <= size and (block := content.read(min(2**20, size + 1 - len(array)))):
+            array += block
+        _check_size(len(array), size)
+        return np.frombuffer(array, dtype).reshape(shape)
+
+
+@contextlib.contextmanager
+def _unpacked(file: io.BufferedIOBase) -> Iterator[tuple[IO[bytes] | io.BufferedIOBase, str]]:
+    """Gives a file's contents from the start, unpacked if gzipped; and what to call them."""
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    header, size = idx_header(shape), math.prod(shape)
     try:
         with gzip.open(file) if zipped else contextlib.nullcontext(file) as content:
-            found = content.read(len(header))
-            array = content.read(size + 1 if found == header else _HEAD)
+            yield content, "what it holds packed" if zipped else "it"
     except EOFError:
         raise ValueError("the gzip stream is cut short") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"it cannot be unpacked ({error_line(error)})") from None
-    if found[:4] != header[:4] and (kind := kind_of(found + array)):
-        raise ValueError(f"{'what it holds packed' if zipped else 'it'} is {kind}")
-    if len(found) < len(header):
-        raise ValueError(f"it is {len(found)} bytes long, shorter than its header should be")
-    if found[:4] != header[:4]:
-        mark = f"the IDX mark {header[:4].hex()}"
-        raise ValueError(f"it begins with {found[:4].hex()}, not with {mark}")
-    if found != header:
-        claimed = np.frombuffer(found[4:], ">u4").tolist()
-        raise ValueError(f"its header claims dimensions {claimed}, not {list(shape)}")
-    if len(array) < size:
-        raise ValueError(f"it ends after {len(array)} of {size} bytes of contents")
-    if len(array) > size:
+
+
+def _check_size(found: int, size: int) -> None:
+    if found < size:
+        raise ValueError(f"it ends after {found} of {size} bytes of contents")
+    if found > size:
         raise ValueError("bytes follow its contents")
-    return np.frombuffer(array, np.uint8).reshape(shape)
 
 
-def idx_header(shape: Sequence[int]) -> bytes:
-    """Returns the header of an IDX file of unsigned bytes."""
-    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+_TYPE_CODES = {"uint8": 8, "uint16": 10, "float32": 13}
+"""The types of a data set's arrays; IDX has no uint16, whose code here is one that it leaves."""
+
+
+def idx_header(shape: Sequence[int], dtype: str = "uint8") -> bytes:
+    """Returns the header of an IDX file."""
+    return bytes([0, 0, _TYPE_CODES[dtype], len(shape)]) + np.array(shape, ">u4").tobytes()
 
 
 def checksum(arrays: Sequence[np.ndarray]) -> str:
     """Returns `sha256:...` over the arrays as IDX files, one after the other."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(idx_header(array.shape))
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(idx_header(array.shape, array.dtype.name))
+        for block in np.split(array, range(4096, len(array), 4096)):  # a copy if of several bytes
+            digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder(">")).data)
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -153,13 +204,23 @@ def open_member(archive: zipfile.ZipFile, name: str):
     return archive.open(info)
 
 
-def read_npz(archive: zipfile.ZipFile, shapes: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
-    """Reads uint8 arrays of these names and shapes; raises as `open_npz`, or ValueError."""
+def read_npz(
+    archive: zipfile.ZipFile,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, str] = MappingProxyType({}),
+) -> list[np.ndarray]:
+    """Reads arrays of these names and shapes; raises as `open_npz`, or ValueError.
+
+    They are uint8, or what `dtypes` says.
+    """
     arrays = []
     for name, shape in shapes.items():
+        dtype = np.dtype(dtypes.get(name, "uint8"))
         with open_member(archive, f"{name}.npy") as member:
-            array = read_npy(member, math.prod(shape))
-        if array.dtype != np.uint8 or array.shape != shape or not array.flags.c_contiguous:
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, not uint8 {shape} in C order")
+            array = read_npy(member, math.prod(shape) * dtype.itemsize)
+        if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name} is {array.dtype} {array.shape}, not {dtype} {shape} in C order"
+            )
         arrays.append(array)
     return arrays

@@ -17,7 +17,7 @@ import numpy as np
 from mnist_jax import UserError, disk
 from mnist_jax.data import cache, download, formats, user_files
 from mnist_jax.data.datasets import CLASS_NAMES, DATASETS, FACTS, canonical_name
-from mnist_jax.data.splits import Dataset
+from mnist_jax.data.splits import ARRAY_NAMES, Dataset
 from mnist_jax.text import error_line
 
 FILES = (
@@ -48,7 +48,6 @@ MOMENTS = {"kmnist": (0.1918, 0.3483)}
 """Mean and standard deviation of the training pixels, from 0 to 1, where no MD5 is known."""
 CHECKSUMS = {"mnist": "sha256:b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"}
 """`Dataset.checksum` where it is known beforehand."""
-ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 _log = logging.getLogger(__name__)
 

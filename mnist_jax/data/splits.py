@@ -9,6 +9,9 @@ from mnist_jax import UserError
 from mnist_jax.data.datasets import DataFacts
 from mnist_jax.text import first_of
 
+ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+"""What a data set consists of before images are held out, in the order of its checksum."""
+
 _log = logging.getLogger(__name__)
 
 
