@@ -249,6 +249,8 @@ def test_a_config_of_an_earlier_version_means_what_it_meant():
         assert asked(cnn, protocol=protocol).num_validation == 0
     assert asked(OLD, num_validation=300, choose_epoch=True).protocol == "validation"
     assert asked(OLD, conv_features=(8,)).model == "cnn"
+    for one in ({"conv_features": 8}, {"conv_features": 8, "model": "cnn"}):  # a number, no tuple
+        assert asked({}, **one).values["conv_features"] == ((8,),)
 
 
 def test_default_config_takes_no_other_keys(tmp_path):

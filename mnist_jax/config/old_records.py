@@ -42,7 +42,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         new.setdefault("validation_seed", new.get("design_seed", 0))
     if "conv_features" in new and "model" not in new:
         features = new["conv_features"]
-        empty = not features or all(type(v) in (tuple, list) and not v for v in features)
+        several = features if isinstance(features, tuple | list) else (features,)
+        empty = not features or all(type(v) in (tuple, list) and not v for v in several)
         new["model"] = "mlp" if empty else "cnn"
         if empty:
             del new["conv_features"]
