@@ -271,8 +271,9 @@ def test_default_config_takes_no_other_keys(tmp_path):
 def test_a_config_has_the_keys_of_the_model_and_the_optimizer_that_are_set():
     config = default_config()
     config.momentum, config.l2, config.hidden_sizes = 0.9, 0.1, (8,)
+    config.learning_rate = np.array([0.25, 0.5])
     config.optimizer = "adamw"
-    assert (config.b1, config.weight_decay) == (0.9, 1e-4)
+    assert (config.b1, config.weight_decay, *config.learning_rate) == (0.9, 1e-4, 0.25, 0.5)
     assert not {"momentum", "l2"} & {*config}
     config.weight_decay = 0.5
     config.optimizer = ("sgd", "adamw")

@@ -100,7 +100,7 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
                     for name in before.keys() - now.keys():
                         del self[name]
                     for name, axis in now.items():
-                        if name not in before or self[name] == before[name].default:
+                        if name not in before or plain(self[name]) == before[name].default:
                             super().__setitem__(name, axis.default)
             super().__setitem__(key, value)
 
