@@ -74,6 +74,12 @@ OURS = {"JAX_NUM_CPU_DEVICES", "MNIST_JAX_DATA_DIR"}
 """What the tests set for themselves, and not for the programs."""
 
 
+def snapshot(folder):
+    """Returns what changes when a file in a folder is written, replaced or deleted."""
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (s.st_ino, s.st_size, s.st_mtime_ns) for path, s in found.items()}
+
+
 class Server:
     """Runs the package's programs as a shell would, but forks where a shell would start Python.
 

@@ -9,7 +9,7 @@ import shutil
 
 import in_process
 import pytest
-from server import ROOT
+from server import ROOT, snapshot
 
 BASELINE = (f"--config={ROOT / 'configs' / 'baseline.py'}", "--config.dataset=digits")
 
@@ -964,11 +964,6 @@ def finished_run(server, tmp_path_factory):
     done = server.run("main", *BASELINE, f"--workdir={folder}", draw=True)
     assert done.status == 0, done.err
     return folder
-
-
-def snapshot(folder):
-    found = {path: path.lstat() for path in folder.rglob("*")}
-    return {path: (s.st_ino, s.st_size, s.st_mtime_ns) for path, s in found.items()}
 
 
 def complete(program, given):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from server import snapshot
 
 from mnist_jax import UserError
 from mnist_jax.runs import checkpoints, workdirs
@@ -430,11 +431,11 @@ def test_nothing_is_written_where_a_folder_was_moved_from(tmp_path, capfd):
         run.rename(moved)
         shutil.copytree(moved, run)  # which has a lock of its own
         (run / "part" / "1").rename(run / "part" / "5")
-        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+        before = snapshot(run)
         saved.save(2, device_state(2), {})
         with pytest.raises(UserError, match="moved"):
             saved.__exit__()
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert snapshot(run) == before
     assert names(moved / "part") == ["1"]
     assert capfd.readouterr().err == ""
 

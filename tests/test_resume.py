@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import own
 import pytest
-from server import OURS, ROOT
+from server import OURS, ROOT, snapshot
 
 from mnist_jax import UserError, cli, main
 from mnist_jax.config.experiment import Experiment, read_config, read_experiment
@@ -103,11 +103,6 @@ def rows(workdir):
     with contextlib.suppress(FileNotFoundError):
         return (workdir / "metrics.jsonl").read_bytes().count(b"\n")
     return 0
-
-
-def snapshot(folder):
-    found = {path: path.lstat() for path in folder.rglob("*")}
-    return {path: (s.st_ino, s.st_size, s.st_mtime_ns) for path, s in found.items()}
 
 
 def stop(process, number, condition):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import own
 import pytest
-from server import ROOT
+from server import ROOT, snapshot
 from test_report import make_run
 
 from mnist_jax import UserError, disk
@@ -426,10 +426,10 @@ def test_files_of_the_users_are_not_replaced(tmp_path, theirs, ours):
         (folder / theirs).symlink_to("mine")  # to nowhere, but it is theirs
     else:
         (folder / theirs).write_text("mine")
-    before = sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*"))
+    before = snapshot(folder)
     with pytest.raises(UserError, match=rf"--output={folder}: holds "):
         one_run.write_merged(runs, folder)
-    assert sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*")) == before
+    assert snapshot(folder) == before
 
 
 def test_a_shard_whose_name_leads_elsewhere_is_refused(tmp_path, monkeypatch):
