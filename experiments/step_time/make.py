@@ -61,13 +61,9 @@ def time_starts() -> dict:
         for kind in ("cold", "warm"):
             workdir = Path(folder, kind)
             start = time.time()
-            subprocess.run(
-                [sys.executable, "-m", "mnist_jax.main", "--config=configs/baseline.py",
-                 "--config.num_epochs=1", f"--workdir={workdir}"],
-                check=True,
-                env=os.environ | {"MNIST_JAX_CACHE_DIR": str(Path(folder, "cache"))},
-                stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+            options = ("--config=configs/baseline.py", "--config.num_epochs=1")
+            cache = os.path.join(folder, "cache")
+            studies.run("main", *options, f"--workdir={workdir}", MNIST_JAX_CACHE_DIR=cache)
             epoch_ended = (workdir / "metrics.jsonl").stat().st_mtime
             record["seconds"][kind].append(epoch_ended - start)
         shutil.rmtree(folder)
