@@ -25,8 +25,17 @@ import pytest
 from hypothesis import strategies as st
 
 from mnist_jax import UserError, disk
-from mnist_jax.data import datasets, download, formats, loading, splits, user_files
+from mnist_jax.data import (
+    datasets,
+    download,
+    formats,
+    loading,
+    splits,
+    user_files,
+    verify,
+)
 from mnist_jax.data.datasets import DataFacts
+from mnist_jax.data.published import FILES, PUBLISHED
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
@@ -72,15 +81,18 @@ def small(monkeypatch):
     for name in ("mnist", "fashion_mnist", "kmnist"):
         monkeypatch.setitem(datasets.FACTS, name, DataFacts((28, 28, 1), 10, *SIZES))
     digests = tuple(hashlib.sha256(zipped(array)).hexdigest() for array in arrays)
-    monkeypatch.setattr(loading, "GZIP_SHA256", {"kmnist": digests})
-    monkeypatch.setattr(loading, "MOMENTS", {"kmnist": moments(arrays[0])})
+    know(monkeypatch, "kmnist", sha256=digests, moments=moments(arrays[0]))
     return arrays
+
+
+def know(monkeypatch, name, **facts):
+    monkeypatch.setitem(PUBLISHED, name, PUBLISHED[name]._replace(**facts))
 
 
 def known_by_md5(monkeypatch, name, arrays):
     digests = tuple(hashlib.md5(idx_bytes(array)).hexdigest() for array in arrays)
-    monkeypatch.setitem(loading.MD5, name, digests)
-    monkeypatch.setattr(loading, "GZIP_SHA256", {"kmnist": ("",) * 4})
+    know(monkeypatch, name, md5=digests)
+    know(monkeypatch, "kmnist", sha256=("",) * 4)
 
 
 @pytest.fixture
@@ -95,7 +107,7 @@ def small_mnist(small, monkeypatch):
     """As `small`, with these arrays for the one true mnist."""
     known_by_md5(monkeypatch, "mnist", small)
     checksum = hashlib.sha256(b"".join(map(idx_bytes, small))).hexdigest()
-    monkeypatch.setattr(loading, "CHECKSUMS", {"mnist": f"sha256:{checksum}"})
+    know(monkeypatch, "mnist", checksum=f"sha256:{checksum}")
     return small
 
 
@@ -124,7 +136,7 @@ def idx_bytes(array):
 
 def write_idx(folder, arrays, packed=True):
     folder.mkdir(parents=True, exist_ok=True)
-    for file, array in zip(loading.FILES, arrays, strict=True):
+    for file, array in zip(FILES, arrays, strict=True):
         if packed:
             (folder / f"{file}.gz").write_bytes(zipped(array))
         else:
@@ -237,7 +249,7 @@ def test_idx_files_in_each_layout(tmp_path, small_fashion, layout, packed):
 @pytest.mark.parametrize("spelling", ["dot", "dot.gz", "folder", "dot in folder"])
 def test_idx_files_under_the_names_that_tools_give_them(tmp_path, small, spelling):
     write_idx(tmp_path, small, packed="gz" in spelling)
-    for file in loading.FILES:
+    for file in FILES:
         path = tmp_path / f"{file}.gz" if "gz" in spelling else tmp_path / file
         name = path.name.replace("-idx", ".idx") if "dot" in spelling else path.name
         content = path.read_bytes()
@@ -252,7 +264,7 @@ def test_idx_files_under_the_names_that_tools_give_them(tmp_path, small, spellin
 
 def test_any_one_of_the_files_names_their_folder(tmp_path, small_fashion, monkeypatch):
     write_idx(tmp_path / "FashionMNIST" / "raw", small_fashion)
-    for file in loading.FILES:
+    for file in FILES:
         path = tmp_path / "FashionMNIST" / "raw" / f"{file}.gz"
         assert_holds(loading.load_dataset("fashion_mnist", str(path)), small_fashion)
         monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(path))
@@ -261,28 +273,28 @@ def test_any_one_of_the_files_names_their_folder(tmp_path, small_fashion, monkey
 
 def test_a_whole_set_is_found_beside_parts_of_one(tmp_path, small):
     write_idx(tmp_path, small)
-    (write_idx(tmp_path / "kmnist", small) / f"{loading.FILES[2]}.gz").unlink()
+    (write_idx(tmp_path / "kmnist", small) / f"{FILES[2]}.gz").unlink()
     assert_holds(loading.load_dataset("kmnist", str(tmp_path)), small)
-    (tmp_path / f"{loading.FILES[1]}.gz").unlink()
+    (tmp_path / f"{FILES[1]}.gz").unlink()
     message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
-    assert message.startswith(f"{tmp_path / 'kmnist'} lacks {loading.FILES[2]} of kmnist; add it")
+    assert message.startswith(f"{tmp_path / 'kmnist'} lacks {FILES[2]} of kmnist; add it")
 
 
 def test_kmnists_own_npz_files(tmp_path, small):
-    for name, array in zip(user_files.KMNIST_FILES, small, strict=True):
+    for name, array in zip(PUBLISHED["kmnist"].npz, small, strict=True):
         np.savez_compressed(tmp_path / name, array)
-    for given in (tmp_path, tmp_path / user_files.KMNIST_FILES[2]):
+    for given in (tmp_path, tmp_path / PUBLISHED["kmnist"].npz[2]):
         dataset = loading.load_dataset("kmnist", str(given))
         assert_holds(dataset, small)
         assert dataset.source.endswith(f"KMNIST's npz files in {tmp_path}")
     assert "holds no file of mnist, but " in one_line(loading.load_dataset, "mnist", str(tmp_path))
-    (tmp_path / user_files.KMNIST_FILES[1]).write_bytes(b"<html>")
+    (tmp_path / PUBLISHED["kmnist"].npz[1]).write_bytes(b"<html>")
     message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
-    assert message.startswith(f"{tmp_path / user_files.KMNIST_FILES[1]}: it is not KMNIST's")
+    assert message.startswith(f"{tmp_path / PUBLISHED['kmnist'].npz[1]}: it is not KMNIST's")
     assert "a web page" in message
-    (tmp_path / user_files.KMNIST_FILES[1]).unlink()
+    (tmp_path / PUBLISHED["kmnist"].npz[1]).unlink()
     message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
-    assert f"lacks {user_files.KMNIST_FILES[1]} of kmnist" in message
+    assert f"lacks {PUBLISHED['kmnist'].npz[1]} of kmnist" in message
 
 
 def test_the_path_of_an_npz_file(tmp_path, small_mnist):
@@ -323,7 +335,7 @@ KINDS = {
 
 @pytest.mark.parametrize("content", KINDS, ids=range(len(KINDS)))
 def test_what_lies_there_by_mistake_is_named(tmp_path, small, content):
-    path = write_idx(tmp_path, small, packed=False) / loading.FILES[1]
+    path = write_idx(tmp_path, small, packed=False) / FILES[1]
     path.write_bytes(content)
     message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
     assert message.startswith(f"{path}: {KINDS[content]}")
@@ -496,8 +508,8 @@ def test_any_bytes_for_keras_file_are_the_true_arrays_or_a_user_error(tmp_path, 
         message = ""
         with warnings.catch_warnings(action="error"):
             try:
-                found = loading._find_in("mnist", path.parent).read()
-                assert_holds(loading._verify("mnist", found), small_mnist)
+                found = user_files.find("mnist", path.parent).read()
+                assert_holds(verify.verify("mnist", found), small_mnist)
             except UserError as error:
                 message = str(error)
         assert not message or (message.startswith(str(path)) and "\n" not in message)
@@ -514,13 +526,13 @@ def test_the_real_mnist(tmp_path):
     assert dataset.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
     again = loading.load_dataset("mnist")
     assert again.source.startswith(f"cache {tmp_path}")
-    assert again.checksum == dataset.checksum == loading.CHECKSUMS["mnist"]
+    assert again.checksum == dataset.checksum == PUBLISHED["mnist"].checksum
     assert "this is mnist's" in one_line(loading.load_dataset, "fashion_mnist", REAL_MNIST)
 
 
 @pytest.mark.slow
 def test_full_size(tmp_path, monkeypatch):
-    monkeypatch.setitem(loading.MOMENTS, "kmnist", (0.0, 0.0))
+    know(monkeypatch, "kmnist", moments=(0.0, 0.0))
     train, test = np.arange(60_000) % 10, np.arange(10_000) // 1_000
     arrays = [np.zeros((60_000, 28, 28), np.uint8), train.astype(np.uint8)]
     arrays += [np.zeros((10_000, 28, 28), np.uint8), test.astype(np.uint8)]
@@ -588,12 +600,12 @@ def test_a_flag_without_files_is_an_error_even_with_a_cached_copy(tmp_path, smal
     (tmp_path / "empty").mkdir()
     message = one_line(loading.load_dataset, "kmnist", str(tmp_path / "empty"))
     assert "is empty; it should hold" in message
-    assert loading.FILES[3] in message
+    assert FILES[3] in message
     message = one_line(loading.load_dataset, "kmnist", str(tmp_path / "nowhere"))
     assert f"--data_dir={tmp_path / 'nowhere'} is not a folder" in message
 
 
-@pytest.mark.parametrize("missing", loading.FILES)
+@pytest.mark.parametrize("missing", FILES)
 def test_three_of_four_files(tmp_path, small, missing):
     (write_idx(tmp_path, small) / f"{missing}.gz").unlink()
     message = one_line(loading.load_dataset, "kmnist", str(tmp_path))
@@ -636,11 +648,11 @@ def faulty(fault, good):
 )
 def test_a_faulty_file_is_named_with_its_true_md5(tmp_path, small_mnist, fault):
     write_idx(tmp_path, small_mnist, packed=False)
-    path = tmp_path / loading.FILES[3]
+    path = tmp_path / FILES[3]
     path.write_bytes(faulty(fault, path.read_bytes()))
     message = one_line(loading.load_dataset, "mnist", str(tmp_path))
     assert str(path) in message
-    assert loading.MD5["mnist"][3] in message
+    assert PUBLISHED["mnist"].md5[3] in message
     assert cached_files(tmp_path) == []
 
 
@@ -690,7 +702,7 @@ def test_what_is_no_idx_file_takes_neither_memory_nor_time(tmp_path, fault, said
     elif fault == "loop":
         path.symlink_to(path)
     with little_memory():
-        message = one_line(formats.read_idx, path, (2, 3))
+        message = one_line(formats.read_file, path, formats.Stored((2, 3)))
     assert message.startswith(f"{path}: {said}")
     assert message.endswith("; replace it with the original file")
     assert not (tmp_path / "unpickled").exists()
@@ -713,17 +725,17 @@ def test_any_bytes_give_an_array_or_a_user_error(tmp_path, content):
         plain = b""
     with warnings.catch_warnings(action="error"):
         if plain[:12] == IDX_2_BY_3 and len(plain) == 18:
-            array = formats.read_idx(path, (2, 3))
+            array = formats.read_file(path, formats.Stored((2, 3)))
             assert array.shape == (2, 3)
             assert array.dtype == np.uint8
             assert array.tobytes() == plain[12:]
         else:
-            assert one_line(formats.read_idx, path, (2, 3)).startswith(f"{path}: ")
+            assert one_line(formats.read_file, path, formats.Stored((2, 3))).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "dangling"])
 def test_something_in_place_of_a_file_is_a_missing_file(tmp_path, small, kind):
-    path = write_idx(tmp_path / "given", small) / f"{loading.FILES[1]}.gz"
+    path = write_idx(tmp_path / "given", small) / f"{FILES[1]}.gz"
     path.unlink()
     if kind == "folder":
         path.mkdir()
@@ -732,7 +744,7 @@ def test_something_in_place_of_a_file_is_a_missing_file(tmp_path, small, kind):
     else:
         path.symlink_to(tmp_path / "nowhere")
     message = one_line(loading.load_dataset, "kmnist", str(path.parent))
-    assert f"lacks {loading.FILES[1]} of kmnist" in message
+    assert f"lacks {FILES[1]} of kmnist" in message
 
 
 def test_a_file_that_vanishes_meanwhile(tmp_path, monkeypatch):
@@ -745,7 +757,7 @@ def test_a_file_that_vanishes_meanwhile(tmp_path, monkeypatch):
 def test_kmnist_must_be_balanced(tmp_path, small):
     small[1][small[1] == 3] = 4
     message = one_line(loading.load_dataset, "kmnist", str(write_idx(tmp_path, small)))
-    assert f"{loading.FILES[1]}.gz" in message
+    assert f"{FILES[1]}.gz" in message
     assert "[6, 6, 6, 0, 12, 6, 6, 6, 6, 6]" in message
     small[1][0] = 77
     write_idx(tmp_path, small)
@@ -758,16 +770,16 @@ def test_kmnist_must_be_balanced(tmp_path, small):
 def test_no_data_set_is_taken_for_another(tmp_path, small, monkeypatch, owner, name, packed):
     if owner != "kmnist":
         known_by_md5(monkeypatch, owner, small)
-        monkeypatch.delitem(loading.CHECKSUMS, owner, raising=False)
+        know(monkeypatch, owner, checksum=None)
     folder = str(write_idx(tmp_path, small, packed))
     if owner == name:
         assert_holds(loading.load_dataset(name, folder), small)
     elif owner == "kmnist" and not packed:
         message = one_line(loading.load_dataset, name, folder)
-        assert f"but {name}'s {loading.FILES[0]} has {loading.MD5[name][0]}" in message
+        assert f"but {name}'s {FILES[0]} has {PUBLISHED[name].md5[0]}" in message
     else:
         message = one_line(loading.load_dataset, name, folder)
-        assert f"this is {owner}'s {loading.FILES[0]}, not {name}'s" in message
+        assert f"this is {owner}'s {FILES[0]}, not {name}'s" in message
         assert f"use --config.dataset={owner}" in message
 
 
@@ -775,9 +787,7 @@ def test_fashion_mnist_is_known_to_the_last_byte(tmp_path, small_fashion):
     small_fashion[1][:2] = small_fashion[1][[1, 0]]
     write_idx(tmp_path, small_fashion)
     message = one_line(loading.load_dataset, "fashion_mnist", str(tmp_path))
-    assert (
-        f"but fashion_mnist's {loading.FILES[1]} has {loading.MD5['fashion_mnist'][1]}" in message
-    )
+    assert f"but fashion_mnist's {FILES[1]} has {PUBLISHED['fashion_mnist'].md5[1]}" in message
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -797,19 +807,17 @@ def test_what_is_not_known_of_kmnist_is_said(tmp_path, small, caplog, packed):
 )
 def test_pixels_that_are_not_kmnists_are_refused(tmp_path, small, monkeypatch, which, fault):
     dark = [array // 4 if array.ndim == 3 else array for array in small]
-    monkeypatch.setitem(loading.MOMENTS, "kmnist", moments(dark[0]))
+    know(monkeypatch, "kmnist", moments=moments(dark[0]))
     assert_holds(loading.load_dataset("kmnist", str(write_idx(tmp_path, dark))), dark)
     images = {"random": small[which], "inverted": 255 - dark[which]}
     dark[which] = images.get(fault, np.full_like(dark[which], round(dark[which].mean())))
     message = one_line(loading.load_dataset, "kmnist", str(write_idx(tmp_path, dark)))
-    assert message.startswith(
-        f"{tmp_path / loading.FILES[which]}.gz: kmnist's pixels (from 0 to 1)"
-    )
+    assert message.startswith(f"{tmp_path / FILES[which]}.gz: kmnist's pixels (from 0 to 1)")
 
 
 @pytest.mark.skipif(not REAL_MNIST, reason="MNIST_JAX_DATA_DIR, the folder of MNIST, is not set")
 def test_moments_are_those_that_everybody_normalises_mnist_by():
-    mean, deviation = loading._moments(loading.load_dataset("mnist", REAL_MNIST).train_images)
+    mean, deviation = verify.moments(loading.load_dataset("mnist", REAL_MNIST).train_images)
     assert (round(mean, 4), round(deviation, 4)) == (0.1307, 0.3081)
 
 
@@ -817,8 +825,8 @@ def test_what_is_known_of_kmnist_is_what_tensorflow_datasets_knows():
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_cls("kmnist")
-    published = [builder.url_infos[f"{builder.URL}{file}.gz"].checksum for file in loading.FILES]
-    assert list(loading.GZIP_SHA256["kmnist"]) == published
+    published = [builder.url_infos[f"{builder.URL}{file}.gz"].checksum for file in FILES]
+    assert list(PUBLISHED["kmnist"].sha256) == published
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -833,7 +841,7 @@ def test_the_cache_serves_unchanged_files_without_reading_them(tmp_path, small, 
     folder = str(write_idx(tmp_path / "given", small))
     first = loading.load_dataset("kmnist", folder)
     assert cached_files(tmp_path) == ["kmnist-v2.npz"]
-    forbid(monkeypatch, "_verify", "_read_prepared", "_download")
+    forbid(monkeypatch, "verify", "_read_prepared", "_download")
     for data_dir in (folder, None):
         dataset = loading.load_dataset("kmnist", data_dir)
         assert_holds(dataset, small)
@@ -844,7 +852,7 @@ def test_the_cache_serves_unchanged_files_without_reading_them(tmp_path, small, 
 def test_changed_files_are_read_and_faults_in_them_reported(tmp_path, small):
     folder = write_idx(tmp_path / "given", small, packed=False)
     loading.load_dataset("kmnist", str(folder))
-    path = folder / loading.FILES[0]
+    path = folder / FILES[0]
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")  # as long as before, but newer
     os.utime(path, ns=(1, 1))
     small[0][-1, -1, -1] = 0
@@ -896,7 +904,7 @@ def test_mnist_in_the_cache_is_what_it_must_be(tmp_path, small_mnist, caplog):
     # One bad write by this very package, with everything in the file as it should be.
     wrong = [small_mnist[0], small_mnist[1][::-1], *small_mnist[2:]]
     arrays = dict(zip(loading.ARRAY_NAMES, wrong, strict=True))
-    stamps = [loading.cache.stamp(tmp_path / "given" / f"{file}.gz") for file in loading.FILES]
+    stamps = [loading.cache.stamp(tmp_path / "given" / f"{file}.gz") for file in FILES]
     loading.cache.write("mnist", arrays, formats.checksum(wrong), "a bad write", stamps)
     assert_holds(loading.load_dataset("mnist", folder), small_mnist)
     [record] = caplog.records
@@ -1032,7 +1040,8 @@ def python(code, **options):
     small = "from mnist_jax.data import datasets, loading\n"
     small += "datasets.FACTS['kmnist'] = datasets.DataFacts((28, 28, 1), 10, 60, 20)\n"
     small += "loading.download.MIRRORS = {'kmnist': ()}\n"
-    small += f"loading.GZIP_SHA256, loading.MOMENTS = {loading.GZIP_SHA256}, {loading.MOMENTS}\n"
+    small += "from mnist_jax.data.published import FILES, PUBLISHED, Published\n"
+    small += f"PUBLISHED['kmnist'] = {PUBLISHED['kmnist']}\n"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", small + code], **pipes, **options)
 
@@ -1203,8 +1212,8 @@ def test_a_prepared_folder_of_tfrecord_is_read_without_tensorflow(
     assert dataset.source == f"tensorflow-datasets {folder}"
 
 
-def write_tfrecord(folder, arrays, shards=1):
-    """Writes kmnist as tensorflow-datasets does, in the order of the hashes of the keys."""
+def write_tfrecord(folder, arrays, shards=1, name="kmnist"):
+    """Writes a data set as tensorflow-datasets does, in the order of the hashes of the keys."""
     from PIL import Image
     from tensorflow_datasets.core import hashing
     from tensorflow_datasets.proto import tf_example_pb2
@@ -1222,7 +1231,7 @@ def write_tfrecord(folder, arrays, shards=1):
             records.append(len(content).to_bytes(8, "little") + bytes(4) + content + bytes(4))
         size = -(-len(records) // shards)
         for shard in range(shards):
-            path = folder / f"kmnist-{split}.tfrecord-{shard:05}-of-{shards:05}"
+            path = folder / f"{name}-{split}.tfrecord-{shard:05}-of-{shards:05}"
             path.write_bytes(b"".join(records[shard * size : (shard + 1) * size]))
     return folder
 
@@ -1316,8 +1325,8 @@ def test_a_bomb_in_an_array_record_is_not_unpacked(tmp_path, small, size):
 
 
 @contextlib.contextmanager
-def serving(monkeypatch, contents, respond):
-    """Serves on 127.0.0.1 as tensorflow-datasets' address of kmnist; gives the list of requests.
+def serving(monkeypatch, contents, respond, name="kmnist"):
+    """Serves on 127.0.0.1 as tensorflow-datasets' address of `name`; gives the list of requests.
 
     `contents` are those of the files by name, to which tensorflow-datasets' checksums belong here;
     `respond` is called with the request's handler.
@@ -1344,8 +1353,8 @@ def serving(monkeypatch, contents, respond):
             )
             for name, content in contents.items()
         }
-        builder = tfds.builder_cls("kmnist")
-        monkeypatch.setattr(builder, "URL", address)
+        builder = tfds.builder_cls(name)
+        monkeypatch.setattr(builder, "URL", address, raising=False)
         monkeypatch.setattr(builder, "url_infos", infos)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -1358,7 +1367,7 @@ def serving(monkeypatch, contents, respond):
 
 
 def zipped_files(arrays):
-    return {f"{file}.gz": zipped(array) for file, array in zip(loading.FILES, arrays, strict=True)}
+    return {f"{file}.gz": zipped(array) for file, array in zip(FILES, arrays, strict=True)}
 
 
 def answer(handler, content, length=None):
@@ -1373,7 +1382,7 @@ def test_tensorflow_datasets_has_a_checksum_of_each_file():
 
     for name in ("mnist", "fashion_mnist", "kmnist"):
         builder = tfds.builder_cls(name)
-        for file in loading.FILES:
+        for file in FILES:
             expected = builder.url_infos[f"{builder.URL}{file}.gz"]
             assert 1_000 < expected.size < 30_000_000
             assert len(expected.checksum) == 64
@@ -1577,7 +1586,7 @@ def test_ctrl_c_ends_a_stalled_download_at_once(tmp_path, small, monkeypatch):
             "builder = tfds.builder_cls('kmnist')\n"
             f"builder.URL = {builder.URL!r}\n"
             "info = next(iter(builder.url_infos.values()))\n"
-            "builder.url_infos = {builder.URL + f + '.gz': info for f in loading.FILES}\n"
+            "builder.url_infos = {builder.URL + f + '.gz': info for f in FILES}\n"
             "loading.load_dataset('kmnist')\n"
         )
         process = python(code)
@@ -1609,7 +1618,7 @@ def test_without_any_source_the_error_says_what_was_tried_and_what_to_do(tmp_pat
     assert "refused" in message
     assert "--data_dir=DIR" in message
     assert "--config.dataset=digits" in message
-    assert all(file in message for file in loading.FILES)
+    assert all(file in message for file in FILES)
     assert cached_files(tmp_path) == []
 
 
@@ -1759,7 +1768,8 @@ def test_the_module_and_a_cached_load_import_nothing_heavy(tmp_path):
     code = (
         "import sys; from mnist_jax.data import datasets, loading;"
         "datasets.FACTS['kmnist'] = datasets.DataFacts((28, 28, 1), 10, 60, 20);"
-        f"loading.MOMENTS = {{'kmnist': {moments(arrays[0])}}};"
+        "from mnist_jax.data.published import PUBLISHED as p;"
+        f"p['kmnist'] = p['kmnist']._replace(moments={moments(arrays[0])});"
         f"[loading.load_dataset('kmnist', {str(tmp_path / 'given')!r}) for _ in range(2)];"
         "print(sorted({'jax', 'sklearn', 'tensorflow_datasets', 'requests'} & set(sys.modules)))"
     )

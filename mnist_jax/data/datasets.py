@@ -1,6 +1,7 @@
 """The names of the data sets, and the classes and sizes of each."""
 
 import math
+import string
 from typing import Any, NamedTuple
 
 from mnist_jax.text import bare
@@ -17,19 +18,33 @@ class DataFacts(NamedTuple):
 
 
 CLASS_NAMES = {
-    "mnist": tuple("0123456789"),
+    "mnist": tuple(string.digits),
     # The data sets' authors' own names, as tensorflow-datasets spells them.
     "fashion_mnist": (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-    "digits": tuple("0123456789"),
+    # Small letters that look like their capitals share the class of these.
+    "emnist_balanced": tuple(string.digits + string.ascii_uppercase + "abdefghnqrt"),
+    "emnist_letters": tuple(string.ascii_lowercase),  # small and capital
+    "emnist_digits": tuple(string.digits),
+    "qmnist": tuple(string.digits),
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+    "digits": tuple(string.digits),
 }
 DATASETS = tuple(CLASS_NAMES)
 
 FACTS = dict.fromkeys(DATASETS, DataFacts((28, 28, 1), 10, 60_000, 10_000)) | {
-    "digits": DataFacts((28, 28, 1), 10, 1_437, 360)
+    "emnist_balanced": DataFacts((28, 28, 1), 47, 112_800, 18_800),
+    "emnist_letters": DataFacts((28, 28, 1), 26, 124_800, 20_800),
+    "emnist_digits": DataFacts((28, 28, 1), 10, 240_000, 40_000),
+    "qmnist": DataFacts((28, 28, 1), 10, 60_000, 60_000),
+    "cifar10": DataFacts((32, 32, 3), 10, 50_000, 10_000),
+    "digits": DataFacts((28, 28, 1), 10, 1_437, 360),
 }
 
 

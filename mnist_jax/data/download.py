@@ -1,6 +1,7 @@
 """Downloads of a data set's files, whose sizes and checksums are known beforehand."""
 
 import hashlib
+import io
 import logging
 import threading
 
@@ -17,15 +18,23 @@ MIRRORS = {
 }
 """Other addresses of the same files, after the one that tensorflow-datasets keeps."""
 TIMEOUT_S = 15.0  # in which at least LEAST_SPEED * TIMEOUT_S bytes must come
-LEAST_SPEED = 5_000.0  # bytes per second; 26 MB, the largest file, then take 90 minutes
+LEAST_SPEED = 5_000.0  # bytes per second; Fashion-MNIST's 26 MB then take 90 minutes
+LARGE = 100_000_000  # bytes, from which on people are told the size
 
 _log = logging.getLogger(__name__)
 
 
-def fetch_files(name: str, files: tuple[str, ...]) -> tuple[dict[str, bytes], str]:
+def fetch_files(
+    name: str, tfds_name: str, files: tuple[str, ...]
+) -> tuple[dict[str, io.BytesIO], str]:
     """Fetches files from the first address that has them, with tensorflow-datasets' checksums.
 
     An address that fails is not asked for the other files.
+
+    Args:
+        name: Of the data set.
+        tfds_name: The same in tensorflow-datasets.
+        files: The names of the files.
 
     Returns:
         The contents by address, in the order of `files`; and the addresses that were used, for
@@ -36,14 +45,17 @@ def fetch_files(name: str, files: tuple[str, ...]) -> tuple[dict[str, bytes], st
     """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_cls(name)
-    hosts, failures = [builder.URL, *MIRRORS[name]], []
+    infos = tfds.builder_cls(tfds_name).url_infos
+    url_of = {url.rpartition("/")[2]: url for url in infos}
+    first = url_of[files[0]].removesuffix(files[0])
+    hosts, failures = [first, *MIRRORS.get(name, ())], []
     contents, served = {}, {}
     for file in files:
-        expected = builder.url_infos[f"{builder.URL}{file}"]
+        expected = infos[url_of[file]]
+        size = f" ({expected.size / 1e6:.0f} MB)" if expected.size > LARGE else ""
         while hosts:
             if hosts[0] not in served:
-                _log.warning("downloading %s from %s", name, hosts[0])
+                _log.warning("downloading %s%s from %s", name, size, hosts[0])
             url = f"{hosts[0]}{file}"
             try:
                 contents[url] = fetch(url, expected.size, expected.checksum)
@@ -56,7 +68,7 @@ def fetch_files(name: str, files: tuple[str, ...]) -> tuple[dict[str, bytes], st
     return contents, " and ".join(served)
 
 
-def fetch(url: str, size: int, sha256: str) -> bytes:
+def fetch(url: str, size: int, sha256: str) -> io.BytesIO:
     """Downloads a file of known size and checksum into memory; retries a failure once.
 
     A server that was too slow is not asked again. tensorflow-datasets' DownloadManager does not do:
@@ -74,10 +86,10 @@ def fetch(url: str, size: int, sha256: str) -> bytes:
         return _fetch_once(url, size, sha256)
 
 
-def _fetch_once(url: str, size: int, sha256: str) -> bytes:
+def _fetch_once(url: str, size: int, sha256: str) -> io.BytesIO:
     import requests
 
-    content, failures = bytearray(), []
+    content, failures = io.BytesIO(), list[Exception]()  # which holds large files once
     given_up = threading.Event()
 
     def read():
@@ -86,8 +98,8 @@ def _fetch_once(url: str, size: int, sha256: str) -> bytes:
             with requests.get(url, stream=True, timeout=4 * TIMEOUT_S) as response:
                 response.raise_for_status()
                 for block in response.iter_content(2**13):
-                    content.extend(block)
-                    if len(content) > size or given_up.is_set():
+                    content.write(block)
+                    if content.tell() > size or given_up.is_set():
                         break
         except Exception as error:
             failures.append(error)
@@ -96,21 +108,24 @@ def _fetch_once(url: str, size: int, sha256: str) -> bytes:
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     while thread.is_alive():
-        before = len(content)
+        before = content.tell()
         thread.join(TIMEOUT_S)
-        came = len(content) - before
+        came = content.tell() - before
         if thread.is_alive() and came < LEAST_SPEED * TIMEOUT_S:
             given_up.set()
             amount = f"only {came} bytes" if came else "nothing"
             raise TimeoutError(f"{amount} came for {TIMEOUT_S:g} s")
     if failures:
         raise failures[0]
-    if len(content) != size:
-        least = "more than " if len(content) > size else ""
-        kind = formats.kind_of(bytes(content))
-        what = f": it is {kind}" if kind and not content.startswith(b"\x1f\x8b") else ""
-        raise ValueError(f"{url} has {least}{min(len(content), size)} bytes, not {size}{what}")
-    found = hashlib.sha256(content).hexdigest()
+    length = content.tell()
+    content.seek(0)
+    if length != size:
+        least = "more than " if length > size else ""
+        head = content.read(formats.HEAD)
+        kind = None if head.startswith((b"\x1f\x8b", b"PK")) else formats.kind_of(head)
+        what = f": it is {kind}" if kind else ""
+        raise ValueError(f"{url} has {least}{min(length, size)} bytes, not {size}{what}")
+    found = hashlib.sha256(content.getbuffer()).hexdigest()
     if found != sha256:
         raise ValueError(f"{url} has SHA-256 {found}, not {sha256}")
-    return bytes(content)
+    return content

@@ -1,4 +1,4 @@
-"""Files of arrays, read without trust: IDX and npz.
+"""Files of arrays, read without trust: IDX, raw bytes and npz.
 
 The sizes that a file claims are compared with the expected ones before memory is taken. At most one
 byte more than expected is unpacked, and nothing is ever unpickled.
@@ -10,12 +10,13 @@ import hashlib
 import io
 import math
 import re
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -24,19 +25,38 @@ from mnist_jax.arrays import read_npy
 from mnist_jax.text import error_line
 
 
-def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.ndarray:
-    """Reads one IDX file of unsigned bytes, gzipped or not.
+class Stored(NamedTuple):
+    """How a file stores an array: as IDX, or as its bytes alone.
 
-    Format: bytes 0, 0, 8 (unsigned byte), number of dimensions; each dimension as a big-endian
-    uint32; the contents (described by LeCun et al. with the MNIST files).
+    IDX: bytes 0, 0, type (8: unsigned byte, 12: int32), number of dimensions; each dimension as a
+    big-endian uint32; the contents, big-endian (described by LeCun et al. with the MNIST files).
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "uint8"  # or int32
+    is_idx: bool = True
+
+    @property
+    def header(self) -> bytes:
+        """The bytes before the contents."""
+        return idx_header(self.shape, self.dtype) if self.is_idx else b""
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the contents."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def read_file(path: Path, stored: Stored, md5: str | None = None) -> np.ndarray:
+    """Reads the array of one file, gzipped or not.
 
     Raises:
         UserError: The file cannot be read, or does not hold exactly such an array. The message
             names `md5`, that of the right decompressed contents, if it is known.
     """
     try:
-        with open_file(path, math.prod(shape)) as file:
-            return parse_idx(file, shape)
+        with open_file(path, stored.num_bytes) as file:
+            return parse(file, stored)
     except ValueError as error:
         problem = str(error)
     except OSError as error:
@@ -61,7 +81,7 @@ _KINDS = (
     (rb"\x89PNG|\xff\xd8\xff", "a picture"),
     (rb"\x80[\x02-\x05]", "a pickle, which is never opened"),
 )
-_HEAD = 512  # bytes that show what a file is
+HEAD = 512  # bytes that show what a file is
 
 
 def kind_of(head: bytes) -> str | None:
@@ -73,7 +93,7 @@ def kind_of_file(path: Path) -> str | None:
     """Names the kind of a file as `kind_of` does; None if it cannot be read."""
     try:
         with open_file(path, 2**40) as file:
-            return kind_of(file.read(_HEAD))
+            return kind_of(file.read(HEAD))
     except (OSError, ValueError):
         return None
 
@@ -83,16 +103,16 @@ def open_file(path: Path, num_bytes: int) -> io.BufferedReader:
     return disk.open_regular(path, num_bytes + 2**20)
 
 
-def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads an IDX file, gzipped or not, from its start.
+def parse(file: IO[bytes] | io.BufferedIOBase, stored: Stored) -> np.ndarray:
+    """Reads the array of a file, gzipped or not, from its start.
 
     Raises:
         ValueError: It is damaged, or another array.
     """
     with _unpacked(file) as (content, what):
-        header, size = idx_header(shape), math.prod(shape)
+        header, size = stored.header, stored.num_bytes
         found = content.read(len(header))
-        array = content.read(size + 1 if found == header else _HEAD)
+        array = content.read(size + 1 if found == header else HEAD)
         if found[:4] != header[:4] and (kind := kind_of(found + array)):
             raise ValueError(f"{what} is {kind}")
         if len(found) < len(header):
@@ -102,18 +122,52 @@ def parse_idx(file: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
             raise ValueError(f"it begins with {found[:4].hex()}, not with {mark}")
         if found != header:
             claimed = np.frombuffer(found[4:], ">u4").tolist()
-            raise ValueError(f"its header claims dimensions {claimed}, not {list(shape)}")
+            raise ValueError(f"its header claims dimensions {claimed}, not {list(stored.shape)}")
+        if len(array) < size and not header and (kind := kind_of(array)):
+            raise ValueError(f"{what} is {kind}")
         _check_size(len(array), size)
-        return np.frombuffer(array, np.uint8).reshape(shape)
+        dtype = np.dtype(stored.dtype).newbyteorder(">")
+        return np.frombuffer(array, dtype).reshape(stored.shape)
+
+
+def read_archive(file: IO[bytes], members: Mapping[str, Stored]) -> list[np.ndarray]:
+    """Reads arrays from a zip or tar archive that is known to the last byte.
+
+    Raises:
+        KeyError: It lacks a member, which may have `.gz` after its name, in any folder.
+        ValueError: A member holds another array.
+    """
+
+    def find(names: Sequence[str], member: str) -> str:
+        for name in names:
+            if name.rpartition("/")[2] in (member, f"{member}.gz"):
+                return name
+        raise KeyError(f"no {member} in it")
+
+    arrays = []
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for member, stored in members.items():
+                with archive.open(find(archive.namelist(), member)) as content:
+                    arrays.append(parse(content, stored))
+    else:
+        file.seek(0)
+        with tarfile.open(fileobj=file) as tar:
+            for member, stored in members.items():
+                found = tar.extractfile(find(tar.getnames(), member))
+                if found is None:
+                    raise KeyError(f"{member} in it is no file")
+                arrays.append(parse(found, stored))
+    return arrays
 
 
 def parse_any_idx(
-    file: io.BufferedIOBase, check: Callable[[tuple[int, ...], np.dtype], None]
+    file: IO[bytes] | io.BufferedIOBase, check: Callable[[tuple[int, ...], np.dtype], None]
 ) -> np.ndarray:
     """Reads an IDX file of any type and shape, gzipped or not, from its start.
 
     Args:
-        file: As `parse_idx`.
+        file: As `parse`.
         check: Takes shape and type before memory is taken, and raises if it does not like them.
 
     Raises:
@@ -122,7 +176,7 @@ def parse_any_idx(
     with _unpacked(file) as (content, what):
         mark = content.read(4)
         if mark[:2] != b"\0\0" or len(mark) < 4 or mark[2] not in _IDX_TYPES or not mark[3]:
-            if kind := kind_of(mark + content.read(_HEAD)):
+            if kind := kind_of(mark + content.read(HEAD)):
                 raise ValueError(f"{what} is {kind}")
             raise ValueError(f"it begins with {mark.hex()}, which is no IDX mark")
         dimensions = content.read(4 * mark[3])
@@ -140,7 +194,9 @@ def parse_any_idx(
 
 
 @contextlib.contextmanager
-def _unpacked(file: io.BufferedIOBase) -> Iterator[tuple[IO[bytes] | io.BufferedIOBase, str]]:
+def _unpacked(
+    file: IO[bytes] | io.BufferedIOBase,
+) -> Iterator[tuple[IO[bytes] | io.BufferedIOBase, str]]:
     """Gives a file's contents from the start, unpacked if gzipped; and what to call them."""
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
@@ -161,8 +217,8 @@ def _check_size(found: int, size: int) -> None:
 
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-_TYPE_CODES = {"uint8": 8, "uint16": 10, "float32": 13}
-"""The types of a data set's arrays; IDX has no uint16, whose code here is one that it leaves."""
+_TYPE_CODES = {"uint8": 8, "uint16": 10, "int32": 12, "float32": 13}
+"""The types of a data set's arrays and files; IDX lacks uint16, whose code here it does not use."""
 
 
 def idx_header(shape: Sequence[int], dtype: str = "uint8") -> bytes:
@@ -188,7 +244,7 @@ def open_npz(path: Path, num_bytes: int) -> Iterator[zipfile.ZipFile]:
         Exception: It is damaged, which zipfile says in a dozen ways, here or in use.
     """
     with open_file(path, num_bytes) as file:
-        head = file.read(_HEAD)
+        head = file.read(HEAD)
         if not head.startswith(b"PK") and (kind := kind_of(head)):
             raise ValueError(f"it is {kind}")
         with zipfile.ZipFile(file) as archive:

@@ -6,6 +6,7 @@ the numbers there claim.
 
 import hashlib
 import io
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ import numpy as np
 from mnist_jax.data import formats
 
 _SHARD = re.compile(r"(train|test)\.(\w+)-(\d{5})-of-(\d{5})")
-_MOST_BYTES = 2048  # of an example: a label, and a PNG file of 28 by 28 pixels
 
 
 def find_shards(name: str, folder: Path) -> dict[str, list[Path]] | str | None:
@@ -47,49 +47,55 @@ def _are_complete(shards: list[Path]) -> bool:
     return bool(shards) and numbers == [f"{i:05}" for i in range(int(shards[0].name[-5:]))]
 
 
-def read_split(split: str, shards: list[Path], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a split of `size` examples, in the original order.
+def read_split(
+    split: str, shards: list[Path], shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a split, whose images are of `shape` in all, in the original order.
 
     Returns:
-        Images, uint8 [size, 28, 28], and labels, uint8 [size].
+        Images, uint8 of `shape`: [n, height, width], or [n, height, width, 3]; labels, uint8 [n].
 
     Raises:
         Exception: Of any type, if the shards hold anything else.
     """
-    images, labels = np.empty((size, 28, 28), np.uint8), np.empty(size, np.uint8)
+    size = shape[0]
+    most_bytes = 480 + 2 * math.prod(shape[1:])  # of an example: a label, and a PNG file
+    images, labels = np.empty(shape, np.uint8), np.empty(size, np.uint8)
     # Examples are stored in the order of the hashes of their keys, which are their indices.
     stored = sorted(range(size), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
     count = 0
     for shard in shards:
         read = _array_records if ".array_record-" in shard.name else _tfrecords
-        for record in read(shard, size):
+        for record in read(shard, size, most_bytes):
             if count == size:
                 raise ValueError(f"{split} has more than {size} examples")
-            images[stored[count]], labels[stored[count]] = _decode(record)
+            images[stored[count]], labels[stored[count]] = _decode(record, shape[1:])
             count += 1
     if count < size:
         raise ValueError(f"{split} has {count} examples, not {size}")
     return images, labels
 
 
-def _decode(record: bytes) -> tuple[np.ndarray, int]:
+def _decode(record: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
     features = tf_example_pb2.Example.FromString(record).features.feature
     [png], [label] = features["image"].bytes_list.value, features["label"].int64_list.value
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        if image.size != (28, 28) or image.mode != "L":
-            raise ValueError(f"an image is {image.size} {image.mode}, not 28 by 28 and grey")
+        (height, width), colour = shape[:2], len(shape) == 3
+        if image.size != (width, height) or image.mode != ("RGB" if colour else "L"):
+            expected = f"{width} by {height} and {'RGB' if colour else 'grey'}"
+            raise ValueError(f"an image is {image.size} {image.mode}, not {expected}")
         return np.asarray(image), label
 
 
-def _tfrecords(path: Path, size: int) -> Iterator[bytes]:
+def _tfrecords(path: Path, size: int, most_bytes: int) -> Iterator[bytes]:
     """Yields records, each stored as its length (uint64), CRC, contents and their CRC."""
-    with formats.open_file(path, size * _MOST_BYTES) as file:
+    with formats.open_file(path, size * most_bytes) as file:
         while head := file.read(12):
             (length,) = struct.unpack("<Q", head[:8])
-            if length > _MOST_BYTES:
+            if length > most_bytes:
                 raise ValueError(f"{path.name} claims an example of {length} bytes")
             record = file.read(length)
             if len(record) < length or len(file.read(4)) < 4:
@@ -97,12 +103,12 @@ def _tfrecords(path: Path, size: int) -> Iterator[bytes]:
             yield record
 
 
-def _array_records(path: Path, size: int) -> Iterator[bytes]:
+def _array_records(path: Path, size: int, most_bytes: int) -> Iterator[bytes]:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    with formats.open_file(path, size * _MOST_BYTES) as file:
+    with formats.open_file(path, size * most_bytes) as file:
         claimed = _claimed_bytes(file.read())
-    if claimed > size * _MOST_BYTES:
+    if claimed > size * most_bytes:
         raise ValueError(f"{path.name} claims {claimed} bytes of contents")
     reader = ArrayRecordReader(str(path))
     try:
