@@ -18,7 +18,7 @@ from mnist_jax import UserError, cli, disk, run_files
 from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
-from mnist_jax.data import cache
+from mnist_jax.data import cache, splits
 from mnist_jax.runs import summaries, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.training import hosts
@@ -89,6 +89,9 @@ def run(
             trials.train()
             if hosts.is_first():
                 provenance = {"devices": trials.devices, "data_checksum": dataset.checksum}
+                data = dataset.describe()
+                if "standard" in experiment.values["scaling"]:
+                    data["moments"] = splits.moments(dataset.train_images)._asdict()
                 summaries.write_summary(
                     path,
                     trials.rows,
@@ -97,6 +100,7 @@ def run(
                     dataset.name,
                     dataset.num_images,
                     process.record() | provenance,
+                    data=data,
                     run=workdirs.digest(config, dataset.checksum),
                 )
                 print(f"\n{_report(path)}")

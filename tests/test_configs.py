@@ -68,7 +68,7 @@ def test_an_epoch_of_a_config_can_be_traced(name):
     assert list(asked.seeds) == list(range(seeds))
     dataset = asked.load_data(None)
     (part,) = asked.parts.values()
-    recipe, trials = recipes.create_recipe(asked, part, len(dataset.train_labels))
+    recipe, trials = recipes.create_recipe(asked, part, dataset)
     hyper = sweep.trial_of(trials, 0)
     train = trial.Split(dataset.train_images, dataset.train_labels)
     test = trial.Split(dataset.test_images, dataset.test_labels)

@@ -44,6 +44,8 @@ RECIPE = {
     "hidden_sizes": ((8,),),
     "num_epochs": (6,),
     "batch_size": (32,),
+    "scaling": ("unit",),
+    "augmentation": ("none",),
     "nesterov": (False,),
     "learning_rate": (0.1,),
     "schedule": ("constant",),

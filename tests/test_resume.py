@@ -1376,7 +1376,8 @@ def test_trials_that_fit(monkeypatch):
     def compile_trials(num_trials, sizes):
         asked = experiment(num_seeds=num_trials, hidden_sizes=sizes)
         (part,) = asked.parts.values()
-        return sweep.compile_sweep(*recipes.create_recipe(asked, part, 60), tiny_dataset())
+        dataset = tiny_dataset()
+        return sweep.compile_sweep(*recipes.create_recipe(asked, part, dataset), dataset)
 
     def fit(program, available):
         monkeypatch.setattr(machine, "free_memory", lambda: available)

@@ -36,7 +36,7 @@ def time_case(case: str, dataset: splits.Dataset) -> dict:
     experiment = read_experiment(f"configs/{config}.py", typed)
     jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     part = next(iter(experiment.parts.values()))
-    recipe, found = recipes.create_recipe(experiment, part, num_images)
+    recipe, found = recipes.create_recipe(experiment, part, dataset)
     chosen = np.arange(num_trials) % len(part)
     compiled = sweep.compile_sweep(recipe, jax.tree.map(lambda x: x[chosen], found), dataset)
     state = jax.block_until_ready(compiled.initialise(compiled.inputs[0]))

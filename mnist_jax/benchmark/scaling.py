@@ -198,7 +198,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
     jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
     first = experiment.seeds[0]
     many = dataclasses.replace(experiment, seed=first, num_seeds=num_trials)
-    recipe, trials = recipes.create_recipe(many, range(num_trials), epoch_images)
+    recipe, trials = recipes.create_recipe(many, range(num_trials), dataset)
     compile_epoch = functools.partial(
         sweep.compile_sweep, recipe, trials, dataset, num_devices=experiment.devices
     )

@@ -49,7 +49,7 @@ class TimedSweep:
         on_cpu = jax.default_backend() == "cpu"
         self.num_trials = num_devices if on_cpu else max(num_devices, len(part))
         chosen = np.arange(self.num_trials) * len(part) // self.num_trials
-        recipe, trials = recipes.create_recipe(experiment, part, len(dataset.train_labels))
+        recipe, trials = recipes.create_recipe(experiment, part, dataset)
         products = work.step_products(recipe, trials)
         self.flop = work.flop(products)
         largest = sorted(products, key=lambda product: -product.multiply_adds)[:1]

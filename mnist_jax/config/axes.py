@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from mnist_jax import UserError
 from mnist_jax.config.values import (
-    BLOCKS,
     COUNT,
     FLAG,
     LINEAR,
@@ -29,6 +28,8 @@ from mnist_jax.config.values import (
 )
 
 SCHEDULES = ("constant", "cosine", "linear")
+SCALINGS = ("unit", "standard")
+AUGMENTATIONS = ("none", "shift")
 
 
 class Axis(NamedTuple):
@@ -59,6 +60,19 @@ def _weight_decay(default: float, decayed: str) -> Axis:
 TRAINING = (
     _static("num_epochs", WHOLE, 10, "epochs of training, and the length of the schedule"),
     _static("batch_size", WHOLE, 128, "images in a training step"),
+    _static(
+        "scaling",
+        choice(SCALINGS),
+        "unit",
+        "of the pixels: unit, from 0 to 1; or standard, by mean and deviation of the training"
+        " images, each channel by its own",
+    ),
+    _static(
+        "augmentation",
+        choice(AUGMENTATIONS),
+        "none",
+        "of the training images: none; or shift, by up to 2 pixels in each direction at random",
+    ),
     _traced("learning_rate", POSITIVE, 0.1, LOG, "peak of the learning rate"),
     _traced(
         "schedule",
@@ -95,7 +109,7 @@ _BLOCK = "a block each: 3x3 convolution, ReLU, 2x2 max-pool"
 MODELS = {
     "mlp": (_static("hidden_sizes", SIZES, (64, 64), _HIDDEN),),
     "cnn": (
-        _static("conv_features", BLOCKS, (32, 64), _BLOCK),
+        _static("conv_features", SIZES, (32, 64), _BLOCK),
         _static("hidden_sizes", SIZES, (64,), _HIDDEN),
     ),
 }

@@ -8,22 +8,8 @@ from mnist_jax.config.axes import MODELS, Axis
 from mnist_jax.config.config_files import values_in
 from mnist_jax.config.grid import Point
 from mnist_jax.config.keys import bad_value
-from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS
 from mnist_jax.data import datasets
-
-
-def count_validation(config: Mapping[str, Any], num_images: int) -> int:
-    """Returns how many training images the protocol holds out."""
-    number, protocol = setting_value(config, "num_validation"), setting_value(config, "protocol")
-    if number >= num_images:
-        raise bad_value("num_validation", number, f"less than the {num_images} training images")
-    if PROTOCOLS[protocol].held_out == "validation":
-        return number or num_images // 6
-    if number:
-        expected = f"0 with protocol={protocol}, which holds none out; --config.protocol=validation"
-        raise bad_value("num_validation", number, f"{expected} does")
-    return 0
 
 
 def check_seed(seed: Any, num_seeds: int) -> None:
@@ -40,8 +26,10 @@ def check_seed(seed: Any, num_seeds: int) -> None:
     raise UserError(f"--seed={','.join(map(str, seeds))}: expected {expected}")
 
 
-def check_point(point: Point, model: str, num_images: int) -> None:
-    """Refuses values that do not fit each other."""
+def check_point(
+    point: Point, model: str, num_images: int, image_shape: tuple[int, int, int]
+) -> None:
+    """Refuses values that do not fit each other, or the images of an epoch and their shape."""
     batch_size, num_epochs = point["batch_size"], point["num_epochs"]
     if batch_size > num_images:
         raise bad_value("batch_size", batch_size, f"at most {num_images}, the training images")
@@ -51,6 +39,10 @@ def check_point(point: Point, model: str, num_images: int) -> None:
     if point["warmup_steps"] >= num_steps:
         expected = f"less than all {num_steps} training steps"
         raise bad_value("warmup_steps", point["warmup_steps"], expected)
+    blocks = point["conv_features"] if model == "cnn" else ()
+    if len(blocks) > (most := _most_blocks(min(image_shape[:2]))):
+        expected = f"at most {most} blocks for images of {image_shape[0]} by {image_shape[1]}"
+        raise bad_value("conv_features", blocks, expected)
     if point["optimizer"] != "sgd":
         return
     if point["nesterov"] and not point["momentum"]:
@@ -62,6 +54,11 @@ def check_point(point: Point, model: str, num_images: int) -> None:
         if point[key] and not has_kernels:
             expected = "0, or a hidden layer, or l2_on_output=True: there is no kernel for it"
             raise bad_value(key, point[key], expected)
+
+
+def _most_blocks(size: int) -> int:
+    """Returns how many blocks of the CNN leave at least a pixel of `size`."""
+    return 0 if size < 4 else 1 + _most_blocks((size - 2) // 2)
 
 
 def setting_value(config: Mapping[str, Any], key: str) -> Any:

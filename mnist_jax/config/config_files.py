@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from mnist_jax import UserError, run_files
 from mnist_jax.config import old_records, user_code
 from mnist_jax.config.user_code import OwnFile
+from mnist_jax.data.datasets import DataFacts
 from mnist_jax.disk import local_path
 from mnist_jax.text import bare
 
@@ -87,6 +88,7 @@ class ConfigFile(NamedTuple):
     seed: Any = 0
     shard: str = "0/1"
     copies: Mapping[str, OwnFile] = MappingProxyType({})  # in the run's directory, by name
+    data: DataFacts | None = None  # of the user's own data
 
 
 def read_file(spec: str) -> ConfigFile:
@@ -151,7 +153,8 @@ def _read_record(spec: str, path: Path) -> ConfigFile:
     try:
         shape = run_files.CONFIG | {"seed": object}
         record = old_records.upgrade_record(run_files.read_json(path, shape))
-    except run_files.BadFileError as error:
+        data = DataFacts.from_record(record.pop("data")) if "data" in record else None
+    except (run_files.BadFileError, ValueError) as error:
         problem = f"not the config.json of a run ({error})"
         raise UserError(f"--config={spec}: {problem}; {EXPECTED}") from None
     name, seed, shard = (record.pop(key) for key in ("name", "seed", "shard"))
@@ -165,7 +168,7 @@ def _read_record(spec: str, path: Path) -> ConfigFile:
     except run_files.BadFileError as error:
         cure = f"put it back as it was: the run in {path.parent} needs it"
         raise UserError(f"{error.path.parent}/{error}; {cure}") from None
-    return ConfigFile(record, name, path.parent, seed, shard, copies)
+    return ConfigFile(record, name, path.parent, seed, shard, copies, data)
 
 
 def read_value(text: str) -> Any:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mnist_jax import UserError
-from mnist_jax.config import checks, grid, keys, old_records
+from mnist_jax.config import checks, dataset_key, grid, keys, old_records
 from mnist_jax.config.axes import Axis
 from mnist_jax.config.checks import setting_value
 from mnist_jax.config.columns import check_metrics
@@ -21,6 +21,7 @@ from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.settings import SETTINGS, Settings
 from mnist_jax.config.user_code import OwnFile
 from mnist_jax.data import datasets, loading, splits
+from mnist_jax.data.datasets import DataFacts
 from mnist_jax.data.splits import Dataset
 
 MAX_TRIALS = 10**6  # their rows take a gigabyte or two
@@ -35,12 +36,15 @@ class Experiment(Settings):
     seed: int | tuple[int, ...]  # of the first trial of a point, or all seeds
     shard: str  # `i/n`: every n-th trial, from index i on
     own_files: tuple[OwnFile, ...] = ()  # that the model, optimizers and metrics are in
+    data: DataFacts
 
     def record(self) -> dict[str, Any]:
         """Returns the content of `config.json`: every key, and name, seed and shard."""
         record: dict[str, Any] = {"name": self.name}
         record |= {name: getattr(self, name) for name in SETTINGS} | self.values
         record |= {"seed": self.seed, "shard": self.shard}
+        if datasets.is_path(self.dataset):
+            record["data"] = self.data._asdict()
         if self.own_files:
             record["files"] = {file.name: file.sha256 for file in self.own_files}
         return record
@@ -95,8 +99,19 @@ class Experiment(Settings):
         return self.points[trial // self.num_seeds]
 
     def load_data(self, data_dir: str | None) -> Dataset:
-        """Loads the data set, cut into its splits; `data_dir` is as `load_dataset` takes it."""
+        """Loads the data set, cut into its splits; `data_dir` is as `load_dataset` takes it.
+
+        Raises:
+            UserError: As `load_dataset`; or the user's own data has changed since the config was
+                read, or since a run that is resumed began.
+        """
         dataset = loading.load_dataset(self.dataset, data_dir)
+        if self.data.checksum not in ("", dataset.checksum):
+            raise UserError(
+                f"{self.dataset} has changed since: its checksum is {dataset.checksum}, not"
+                f" {self.data.checksum}; put it back as it was, or begin another run"
+            )
+        dataset = splits.cut_test(dataset, self.num_test, self.test_seed)
         return splits.hold_out_validation(dataset, self.num_validation, self.validation_seed)
 
 
@@ -155,6 +170,7 @@ def read_experiment(
         typed=changes,
         folders=[file.folder],
         copies=file.copies,
+        data=None if "dataset" in changes else file.data,
     )
 
 
@@ -167,6 +183,7 @@ def read_config(
     typed: Mapping[str, Any] = MappingProxyType({}),
     folders: Sequence[Path] = (),
     copies: Mapping[str, OwnFile] = MappingProxyType({}),
+    data: DataFacts | None = None,
 ) -> Experiment:
     """Checks every key of a config, once.
 
@@ -179,6 +196,7 @@ def read_config(
         typed: Values that replace the config's, by key.
         folders: Where the user's files are looked for after the current folder.
         copies: The user's files in a run's directory, by name.
+        data: Facts of the user's own data, if it need not be read for them.
 
     Raises:
         UserError: A key is unknown or has an invalid value.
@@ -201,14 +219,19 @@ def read_config(
         if key not in known and key not in SETTINGS:
             raise keys.unknown_key(key, key in typed, model, distinct_optimizers, resolver.files)
     config |= {"model": model, "optimizer": optimizers, "metrics": metrics}
-    config["dataset"] = datasets.canonical_name(setting_value(config, "dataset"))
+    config["dataset"] = setting_value(config, "dataset")
+    if data is None or not datasets.is_path(config["dataset"]):
+        config["dataset"], data = dataset_key.read_facts(config["dataset"], folders)
     if isinstance(first := plain(seed), tuple):
         config["num_seeds"] = len(first) or 1
     if (num_seeds := setting_value(config, "num_seeds")) > MAX_TRIALS:
         raise bad_value("num_seeds", num_seeds, f"at most {MAX_TRIALS}")
     checks.check_seed(first, num_seeds)
-    num_images = datasets.FACTS[config["dataset"]].num_train
-    config["num_validation"] = checks.count_validation(config, num_images)
+    num_test = dataset_key.count_test(setting_value(config, "num_test"), config["dataset"], data)
+    num_images = data.num_train - num_test
+    config["num_validation"] = dataset_key.count_validation(
+        setting_value(config, "num_validation"), setting_value(config, "protocol"), num_images
+    )
     mixed = len(distinct_optimizers) > 1
     experiment = Experiment(
         name=name,
@@ -217,6 +240,7 @@ def read_config(
         seed=first,
         shard=shard,
         own_files=resolver.files,
+        data=data,
     )
     _check_trials(experiment, num_images - experiment.num_validation)
     return experiment
@@ -239,7 +263,7 @@ def _check_trials(experiment: Experiment, num_images: int) -> None:
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", experiment.shard)
     if match and int(match[2]) <= num_trials:  # else points need not be made
         for point in experiment.points:
-            checks.check_point(point, experiment.model, num_images)
+            checks.check_point(point, experiment.model, num_images, experiment.data.image_shape)
         num_trials = len(experiment.points) * experiment.num_seeds
     if not (match and int(match[1]) < int(match[2]) <= num_trials):
         raise UserError(

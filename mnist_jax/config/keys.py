@@ -16,7 +16,7 @@ from mnist_jax.config.user_code import OwnFile
 from mnist_jax.text import bare
 
 _RESERVED = {
-    *("name", "seed", "shard", "files", *SETTINGS),
+    *("name", "seed", "shard", "files", "data", *SETTINGS),
     *("trial", "point", "epoch", "diverged_epoch"),
     *("num_trials", "diverged_seeds", "statistics"),
 }

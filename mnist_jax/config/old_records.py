@@ -9,10 +9,15 @@ from typing import Any
 
 from mnist_jax.config.protocol import protocol_name
 from mnist_jax.config.settings import SETTINGS
+from mnist_jax.data.datasets import name_of
 
 _ADDED: dict[str, Any] = {
     "optimizer": ["sgd"],
     "ema_decay": [0.0],
+    "scaling": ["unit"],
+    "augmentation": ["none"],
+    "num_test": 0,
+    "test_seed": 0,
     "metrics": [],
     "checkpoint_epochs": 1,
     "checkpoints_kept": 2,
@@ -56,10 +61,15 @@ def upgrade_record(config: Mapping[str, Any]) -> dict[str, Any]:
     return new | {key: value for key, value in _ADDED.items() if key not in new}
 
 
-def with_files(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a record with a key for each of the user's files, so that it is compared by name."""
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a record as it is compared with others.
+
+    Each of the user's files is a key. The user's own data may be elsewhere: its checksum counts.
+    """
     new = dict(config)
     own = new.pop("files", {})
+    if "data" in new and isinstance(new.get("dataset"), str):
+        new["dataset"] = name_of(new["dataset"])
     return new | (dict(own) if isinstance(own, Mapping) else {})
 
 

@@ -20,11 +20,9 @@ COMPUTED = {
 """The precisions of each platform; JAX refuses some of the others, and ignores some silently."""
 
 
-def _is_dataset(value: Any) -> bool:
-    return isinstance(value, str) and datasets.canonical_name(value) in datasets.DATASETS
-
-
-_DATASET = ValueKind(f"one of {', '.join(datasets.DATASETS)}", _is_dataset, str)
+_DATASET = WORD._replace(
+    expected=f"one of {', '.join(datasets.DATASETS)}, or the path of your own data"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +30,14 @@ class Settings:
     """The keys that have one value for all trials of a run."""
 
     dataset: Annotated[
-        str, _DATASET, "mnist, fashion_mnist, kmnist, or digits, which needs no download"
+        str,
+        _DATASET,
+        f"{', '.join(datasets.DATASETS)}, or the path of your own data; digits needs no download",
     ] = "mnist"
+    num_test: Annotated[
+        int, COUNT, "images cut from your own data for the test set, if it has none"
+    ] = 0
+    test_seed: Annotated[int, SEED, "seed of the choice of these"] = 0
     model: Annotated[str, WORD, "mlp, cnn, or your own Flax module, as FILE.py:CLASS"] = "mlp"
     metrics: Annotated[
         tuple[str, ...],

@@ -82,11 +82,6 @@ WORDS = ValueKind(
     tuple,
 )
 SIZES = ValueKind(f"a tuple of whole numbers from 1 to {MAX_SIZE}", is_sizes, tuple)
-BLOCKS = ValueKind(
-    f"{SIZES.expected}, at most 3 blocks, which leave 1 pixel of 28",
-    lambda value: is_sizes(value) and len(value) <= 3,
-    tuple,
-)
 NUMBER = number("", lambda x: True)
 POSITIVE = number("positive, ", lambda x: x > 0)
 NOT_NEGATIVE = number("0 or positive, ", lambda x: x >= 0)

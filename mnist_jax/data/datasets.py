@@ -1,7 +1,9 @@
 """The names of the data sets, and the classes and sizes of each."""
 
 import math
+import os
 import string
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mnist_jax.text import bare
@@ -14,7 +16,20 @@ class DataFacts(NamedTuple):
     num_classes: int
     num_train: int  # images, before any are held out
     num_test: int
-    checksum: str = ""  # as of `Dataset`, of a data set of the user's
+    checksum: str = ""  # as of `Dataset`, if the data set is the user's own
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "DataFacts":
+        """Returns the facts that `_asdict` gave to a run's record.
+
+        Raises:
+            ValueError: No data set is like that.
+        """
+        facts = cls(**{**record, "image_shape": tuple(record["image_shape"])})
+        sizes = (*facts.image_shape, facts.num_classes, facts.num_train)
+        if len(sizes) != 5 or min(sizes) < 1 or max(sizes) >= 2**31 or facts.num_test < 0:
+            raise ValueError("data: no data set is like that")
+        return facts
 
 
 CLASS_NAMES = {
@@ -46,6 +61,19 @@ FACTS = dict.fromkeys(DATASETS, DataFacts((28, 28, 1), 10, 60_000, 10_000)) | {
     "cifar10": DataFacts((32, 32, 3), 10, 50_000, 10_000),
     "digits": DataFacts((28, 28, 1), 10, 1_437, 360),
 }
+
+
+def is_path(dataset: str) -> bool:
+    """Says whether a value of `config.dataset` is the path of the user's own data."""
+    return canonical_name(dataset) not in DATASETS
+
+
+def name_of(dataset: str) -> str:
+    """Returns how a data set is called: by its name, or its path's last part."""
+    if not is_path(dataset):
+        return canonical_name(dataset)
+    name = os.path.basename(os.path.normpath(dataset))
+    return name if is_path(name) else f"./{name}"
 
 
 def canonical_name(given: Any) -> Any:

@@ -15,6 +15,13 @@ ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 _log = logging.getLogger(__name__)
 
 
+class Moments(NamedTuple):
+    """Mean and standard deviation of the pixels of some images, by channel; of bytes as 0 to 1."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
 class Dataset(NamedTuple):
     """One data set: images and class numbers from 0, in the original order.
 
@@ -41,11 +48,57 @@ class Dataset(NamedTuple):
         shape = image_shape(self.train_images)
         return DataFacts(shape, len(self.class_names), *sizes, self.checksum)
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what a report needs to know of it, for the record of a run."""
+        num_classes = len(self.class_names)
+        labels = {"train": self.train_labels, "validation": self.validation_labels}
+        labels["test"] = self.test_labels
+        return {
+            "image_shape": image_shape(self.train_images),
+            "class_names": self.class_names,
+            "class_counts": {
+                split: np.bincount(each, minlength=num_classes).tolist()
+                for split, each in labels.items()
+            },
+        }
+
     @property
     def num_images(self) -> dict[str, int]:
         """How many images each split has."""
         splits = ("train", "validation", "test")
         return {split: len(getattr(self, f"{split}_labels")) for split in splits}
+
+
+def moments(images: np.ndarray) -> Moments:
+    """Returns mean and standard deviation of each channel of images.
+
+    Raises:
+        UserError: A channel has the same value everywhere.
+    """
+    channels = images.reshape(-1, image_shape(images)[2]).T
+    means, deviations = zip(*map(_moments, channels), strict=True)
+    if not all(deviations):
+        channel = deviations.index(0)
+        raise UserError(
+            "--config.scaling=standard: the training images have the same value everywhere in"
+            f" channel {channel}; use scaling=unit"
+        )
+    return Moments(means, deviations)
+
+
+def _moments(pixels: np.ndarray) -> tuple[float, float]:
+    parts = np.array_split(pixels, 64)  # the copies below are larger than their input
+    if pixels.dtype != np.uint8:
+        mean = float(sum(part.sum(dtype=np.float64) for part in parts) / len(pixels))
+        squares = sum(np.square(part - np.float64(mean)).sum() for part in parts)
+        return mean, float(np.sqrt(squares / len(pixels)))
+    counts = np.sum([np.bincount(part, minlength=256) for part in parts], axis=0)
+    # In Python's integers, so that every machine has the same bits.
+    each = [(value, int(count)) for value, count in enumerate(counts)]
+    total = sum(value * count for value, count in each)
+    square = sum(value**2 * count for value, count in each)
+    variance = (square * len(pixels) - total**2) / len(pixels) ** 2
+    return total / len(pixels) / 255, variance**0.5 / 255
 
 
 def image_shape(images: np.ndarray) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mnist_jax import UserError
 from mnist_jax.config.experiment import MAX_TRIALS
-from mnist_jax.data import datasets
+from mnist_jax.data.datasets import name_of
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import chosen_trial, results, shards
 from mnist_jax.runs.choosing import is_finite
@@ -67,14 +67,15 @@ def _is_whole(run: Run) -> bool:
     shares = [column for column in columns if "accuracy" in column]
     return (
         0 <= number < num_shards <= MAX_TRIALS
-        and run.config.get("dataset", summary["dataset"]) == summary["dataset"]
+        and name_of(run.config.get("dataset", summary["dataset"])) == summary["dataset"]
         and all([str(row[axis]) for axis in run.axes] == axes[row["point"]] for row in rows)
         and all(row["num_epochs"] > 0 for row in rows)
         and len({row["trial"] for row in rows}) == len(rows)
         and len({(row["point"], row["seed"]) for row in rows}) == len(rows)
         and all(is_finite(row[column]) for row in sound for column in columns)
         and all(0 <= row[column] <= 1 for row in sound for column in shares)
-        and {row["dataset"] for row in rows} == {summary["dataset"]} <= datasets.CLASS_NAMES.keys()
+        and {row["dataset"] for row in rows} == {summary["dataset"]}
+        and len(run.class_names) > 1
     )
 
 
@@ -82,10 +83,10 @@ def with_weights(run: Run) -> tuple[Run, dict[str, np.ndarray] | None]:
     """Returns a run and the arrays of its chosen trial; without them, the run says why."""
     if "chosen_trial_missing" in run.summary:
         return run, None
-    classes, trial = datasets.CLASS_NAMES[run.summary["dataset"]], run.summary["chosen_trial"]
+    trial = run.summary["chosen_trial"]
     try:
         chosen = chosen_trial.read_chosen_trial(run.workdir)
-        if chosen["probabilities"].shape[1] != len(classes) or chosen["trial"] != trial:
+        if chosen["probabilities"].shape[1] != len(run.class_names) or chosen["trial"] != trial:
             problem = f"it is not of trial {trial}, which was chosen"
             raise BadFileError(run.workdir / "chosen_trial.npz", problem)
     except BadFileError as error:  # the results are in other files

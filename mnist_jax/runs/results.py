@@ -16,7 +16,7 @@ from typing import NamedTuple
 from mnist_jax import UserError, run_files
 from mnist_jax.config.old_records import axes_of, upgrade_record, upgrade_rows
 from mnist_jax.config.protocol import PROTOCOLS, Protocol
-from mnist_jax.data.datasets import FACTS
+from mnist_jax.data.datasets import CLASS_NAMES, FACTS
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs.choosing import choose_trial
 from mnist_jax.runs.records import Row, columns_of
@@ -36,6 +36,12 @@ class Run(NamedTuple):
     def axes(self) -> tuple[str, ...]:
         """The names of its axes."""
         return axes_of(self.config)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of its data set's classes; none if they are not known."""
+        names = CLASS_NAMES.get(self.summary["dataset"], ())  # older versions did not record them
+        return self.summary["data"]["class_names"] if "data" in self.summary else names
 
     @property
     def metrics(self) -> list[Row]:

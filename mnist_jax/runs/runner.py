@@ -13,7 +13,7 @@ from typing import Any
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
-from mnist_jax.data.splits import Dataset, image_shape
+from mnist_jax.data.splits import Dataset
 from mnist_jax.runs import choosing, chosen_trial, groups, labels, records, workdirs
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.group_training import GroupTraining
@@ -117,13 +117,7 @@ class Runner:
 
     def _compile(self, group: TrialGroup) -> sweep.Sweep:
         dataset, devices = self._dataset, self._experiment.devices
-        recipe, trials = recipes.create_recipe(
-            self._experiment,
-            group,
-            len(dataset.train_labels),
-            image_shape(dataset.train_images),
-            len(dataset.class_names),
-        )
+        recipe, trials = recipes.create_recipe(self._experiment, group, dataset)
         program = hosts.together(
             lambda: sweep.compile_sweep(recipe, trials, dataset, num_devices=devices)
         )

@@ -20,6 +20,8 @@ import numpy as np
 from mnist_jax import UserError, disk, run_files
 from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment, read_experiment
+from mnist_jax.data.datasets import name_of
+from mnist_jax.data.splits import Dataset
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import choosing, chosen_trial, provenance, records, results, summaries, workdirs
 from mnist_jax.runs.records import Row
@@ -80,7 +82,9 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
         file.writelines(lines)
     records.write_results(folder, rows)
     user_code.save(folder, experiment.own_files)
-    config, more = runs[0].config | {"shard": "0/1"}, {}
+    config, more = runs[0].config | {"shard": "0/1"}, dict[str, Any]()
+    if "data" in runs[0].summary:
+        more["data"] = runs[0].summary["data"]
     try:
         _write_chosen_trial(runs[chosen["trial"] % len(runs)], chosen, folder, data_dir)
     except UserError as error:
@@ -216,21 +220,23 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     from mnist_jax.training import sweep
 
     experiment = read_experiment(str(run.workdir / "config.json"), {})
-    names = records.trial_rows(experiment.points, experiment.seeds, experiment.dataset)
+    names = records.trial_rows(experiment.points, experiment.seeds, name_of(experiment.dataset))
     name = names[chosen["trial"]] if chosen["trial"] < len(names) else {}
     keys = ("point", "seed", "dataset", *run.axes)
     if any(str(name.get(key)) != str(chosen[key]) for key in keys):
         raise UserError(f"the config of {run.workdir} is not that of its trials")
-    recipe, hyper, variables = _restore(run, experiment, chosen)
     dataset = experiment.load_data(data_dir)
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set has changed since: its checksum is {dataset.checksum}")
+    recipe, hyper, variables = _restore(run, experiment, dataset, chosen)
     probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images)
     first, number = recipe.network.first_kernel, chosen["trial"]
     chosen_trial.write_chosen_trial(folder, number, variables, probabilities, dataset, first)
 
 
-def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, Any]:
+def _restore(
+    run: Run, experiment: Experiment, dataset: Dataset, chosen: Row
+) -> tuple[Any, Any, Any]:
     """Returns recipe, hyper-parameters and variables of a trial, from the last checkpoint."""
     import jax
 
@@ -241,7 +247,7 @@ def _restore(run: Run, experiment: Experiment, chosen: Row) -> tuple[Any, Any, A
     number = chosen["trial"]
     group = next(g for g in groups.read_groups(run.workdir, experiment) if number in g)
     folder = groups.checkpoint_folder(run.workdir, group)
-    recipe, trials = recipes.create_recipe(experiment, group, num_images=1)
+    recipe, trials = recipes.create_recipe(experiment, group, dataset)
     start_jax(dataclasses.replace(experiment, shard="0/1"))  # for the bits of the whole run
     place = group.index(number)
     hyper = sweep.trial_of(trials, place)

@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from mnist_jax import UserError, disk, run_files
-from mnist_jax.config.old_records import upgrade_record, with_files
+from mnist_jax.config.old_records import comparable, upgrade_record
 
 FILES = (
     "config.json",
@@ -145,7 +145,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
 
 def differences(*records: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the keys in which two records ask for different results, and both values."""
-    old, new = (with_files(upgrade_record(json.loads(disk.to_json(x)))) for x in records)
+    old, new = (comparable(upgrade_record(json.loads(disk.to_json(x)))) for x in records)
     keys = sorted((old.keys() | new.keys()) - RESUMABLE)
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 

@@ -77,7 +77,7 @@ def start_jax(
     )
     from mnist_jax.training.devices import describe_devices, devices_for
 
-    hosts.compare({**old_records.with_files(experiment.record()), **common})
+    hosts.compare({**old_records.comparable(experiment.record()), **common})
     devices_for(min(sizes), experiment.devices)
     return describe_devices(devices_for(max(sizes), experiment.devices))
 

@@ -14,12 +14,13 @@ from mnist_jax.config.grid import Point
 from mnist_jax.config.keys import find_own
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.config.user_axes import NUM_CLASSES
-from mnist_jax.data.datasets import CLASS_NAMES, num_batches
+from mnist_jax.data.datasets import num_batches
+from mnist_jax.data.splits import Dataset, moments
 from mnist_jax.training import metrics, models, networks, optimizers
 from mnist_jax.training.trial import Hyperparameters, Recipe
 
 EVAL_BATCH_SIZE = 400
-IMAGE_SHAPE = (28, 28, 1)  # of every data set
+MAX_SHIFT = 2  # pixels, of augmentation=shift
 
 
 def create_trials(
@@ -56,18 +57,14 @@ def create_trials(
 def create_recipe(
     experiment: Experiment,
     part: Sequence[int],
-    num_images: int,
-    image_shape: tuple[int, int, int] = IMAGE_SHAPE,
-    num_classes: int | None = None,
+    dataset: Dataset | None = None,
 ) -> tuple[Recipe, Hyperparameters]:
     """Returns the recipe that trials that train together share, and their hyper-parameters.
 
     Args:
         experiment: The trials' experiment.
         part: The numbers of the trials; they have the same static choices.
-        num_images: Images in an epoch.
-        image_shape: (height, width, channels).
-        num_classes: By default those of the experiment's data set.
+        dataset: What they train on; none if the recipe is only looked at, and trains nothing.
 
     Raises:
         UserError: Model, optimizer or a metric cannot be used.
@@ -76,11 +73,11 @@ def create_recipe(
     numbers = sorted({trial // num_seeds for trial in part})
     place = {number: i * num_seeds for i, number in enumerate(numbers)}
     points = [experiment.points[number] for number in numbers]
+    num_images = len(dataset.train_labels) if dataset else 1
     every = create_trials(points, experiment.seeds, num_images, known)
     chosen = np.array([place[trial // num_seeds] + trial % num_seeds for trial in part])
     trials = jax.tree.map(lambda x: x[chosen], every)
-    num_classes = num_classes or len(CLASS_NAMES[experiment.dataset])
-    network = _create_network(experiment, point, image_shape, num_classes)
+    network = _create_network(experiment, point)
     spec = point["optimizer"]
     takes = [n for n, axis in known.items() if axis.of == "optimizer" and point[n] is not None]
     trials = trials._replace(
@@ -94,7 +91,7 @@ def create_recipe(
     if own:
         params = networks.shapes(network)["params"]
         optimizers.check_optimizer(optimizer, spec, params, trials.optimizer)
-    protocol = PROTOCOLS[experiment.protocol]
+    protocol, standard = PROTOCOLS[experiment.protocol], point["scaling"] == "standard"
     recipe = Recipe(
         network=network,
         optimizer=optimizer,
@@ -103,7 +100,9 @@ def create_recipe(
         held_out=protocol.held_out,
         choose_epoch=protocol.choose_epoch,
         use_ema=bool(np.any(trials.ema_decay)),
-        metrics=_metrics(experiment, num_classes),
+        metrics=_metrics(experiment),
+        moments=moments(dataset.train_images) if standard and dataset else None,
+        max_shift=MAX_SHIFT if point["augmentation"] == "shift" else 0,
     )
     return recipe, trials
 
@@ -116,26 +115,24 @@ def check(experiment: Experiment) -> None:
     """
     if experiment.own_files:
         for part in experiment.parts.values():
-            create_recipe(experiment, part, num_images=1)
+            create_recipe(experiment, part)
 
 
-def _create_network(
-    experiment: Experiment, point: Point, image_shape: tuple[int, int, int], num_classes: int
-) -> networks.Network:
+def _create_network(experiment: Experiment, point: Point) -> networks.Network:
     """Returns the network of all points that have the static choices of a given one.
 
     Raises:
         UserError: It cannot be used, or these points differ in a field that its shapes depend on.
     """
-    name = experiment.model
+    name, data = experiment.model, experiment.data
     kind: Any = models.MODELS.get(name) or find_own(name, "model", experiment.own_files)
     fields = [axis.name for axis in experiment.axes.values() if axis.of == "model"]
     static = experiment.static
     options = {key: point[key] for key in fields if key in static}
     if NUM_CLASSES in kind.__dataclass_fields__:
-        options[NUM_CLASSES] = num_classes
+        options[NUM_CLASSES] = data.num_classes
     traced = [key for key in fields if key not in static]
-    network = networks.describe(kind(**options), image_shape, num_classes, traced)
+    network = networks.describe(kind(**options), data.image_shape, data.num_classes, traced)
     if not (fixed := [key for key in traced if key not in network.numbers]):
         return network
     same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
@@ -147,16 +144,16 @@ def _create_network(
                 " what takes a traced number, as mnist_jax.layers.Dropout does"
             )
         options[key] = point[key]
-    return networks.describe(kind(**options), image_shape, num_classes, network.numbers)
+    return networks.describe(kind(**options), data.image_shape, data.num_classes, network.numbers)
 
 
-def _metrics(experiment: Experiment, num_classes: int) -> tuple[tuple[str, Callable], ...]:
+def _metrics(experiment: Experiment) -> tuple[tuple[str, Callable], ...]:
     functions = {}
     for spec in experiment.metrics:
         if spec in METRICS:
             measure = getattr(metrics, spec)
         else:
             measure = find_own(spec, "metrics", experiment.own_files)
-            metrics.check_metric(measure, spec, num_classes)
+            metrics.check_metric(measure, spec, experiment.data.num_classes)
         functions[metric_name(spec)] = measure
     return tuple(functions.items())

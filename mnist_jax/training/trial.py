@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
 from mnist_jax.data.datasets import num_batches
+from mnist_jax.data.splits import Moments
 from mnist_jax.training.networks import Network
 from mnist_jax.training.optimizers import Optimizer
 from mnist_jax.training.schedules import create_schedule
@@ -25,6 +26,8 @@ from mnist_jax.training.schedules import create_schedule
 HostOrDevice = Array | np.ndarray
 Variables = dict[str, PyTree]
 """What a Flax module is applied with: `params`, and its other collections beside them."""
+Images = UInt8[HostOrDevice, "n ..."] | Float[HostOrDevice, "n ..."]
+"""Images [n, height, width], or with channels; bytes become 0 to 1, floats are used as they are."""
 Metric = Callable[[Float[Array, "batch classes"], Integer[Array, " batch"]], Array]
 """From logits and labels to a number an image."""
 
@@ -58,13 +61,15 @@ class Recipe(NamedTuple):
     choose_epoch: bool  # whether the weights of the epoch that is best on it are kept too
     use_ema: bool = False  # whether any trial averages its weights, and so needs a copy of them
     metrics: tuple[tuple[str, Metric], ...] = ()  # by name; beside loss and accuracy
+    moments: Moments | None = None  # by which pixels are scaled beside, if the recipe asks for it
+    max_shift: int = 0  # pixels by which training images are shifted at most, in each direction
 
 
 class Split(NamedTuple):
     """A part of the data set on the device, as stored; pixels are scaled where they are used."""
 
-    images: UInt8[HostOrDevice, "n height width"]
-    labels: UInt8[HostOrDevice, " n"]
+    images: Images
+    labels: Integer[HostOrDevice, " n"]
 
 
 class Best(NamedTuple):
@@ -131,7 +136,7 @@ def init(recipe: Recipe, hyper: Hyperparameters) -> TrialState:
         best=Best(params, jnp.float32(-jnp.inf), collections) if recipe.choose_epoch else None,
         collections=collections,
         average=params if recipe.use_ema else None,
-        step=jnp.int32(0) if network.draws else None,
+        step=jnp.int32(0) if network.draws or recipe.max_shift else None,
     )
 
 
@@ -173,9 +178,7 @@ def score(recipe: Recipe, hyper: Hyperparameters, state: TrialState, split: Spli
     return FinalSums(last, best, _penalty(recipe, hyper, state))
 
 
-def predict(
-    recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "n ..."]
-) -> Array:
+def predict(recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: Images) -> Array:
     """Returns class probabilities [n, classes]."""
 
     def step(_, indices):
@@ -221,8 +224,8 @@ def train_step(
     recipe: Recipe,
     hyper: Hyperparameters,
     state: TrialState,
-    images: UInt8[Array, "batch ..."],
-    labels: UInt8[Array, " batch"],
+    images: Images,
+    labels: Integer[Array, " batch"],
     weights: Float[Array, " batch"],
 ) -> tuple[TrialState, Sums]:
     """Takes one step on the mean loss; the sums are those of the weights before it."""
@@ -271,7 +274,10 @@ def _training_loss(
         key = jax.random.fold_in(jax.random.key(hyper.seed), 1)  # initial weights took the seed's
         key = jax.random.fold_in(key, state.step)
         options["rngs"] = {"dropout": key, "params": jax.random.fold_in(key, 0)}
-    module, pixels, collections = network.bound(hyper.model), _scaled(images), state.collections
+        if recipe.max_shift:
+            images = shifted(images, jax.random.fold_in(key, 1), recipe.max_shift)
+    module, pixels = network.bound(hyper.model), _scaled(recipe, images)
+    collections = state.collections
     if network.collections:
         mutable = list(network.collections)
         output, changed = module.apply(variables, pixels, mutable=mutable, **options)
@@ -286,16 +292,36 @@ def _training_loss(
     return loss / jnp.sum(weights), (sums, collections)
 
 
-def _logits(
-    recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: UInt8[Array, "batch ..."]
-) -> Array:
+def _logits(recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: Images) -> Array:
     module, options = recipe.network.bound(hyper.model), recipe.network.keywords(False)
-    return jnp.asarray(module.apply(variables, _scaled(images), **options), jnp.float32)
+    return jnp.asarray(module.apply(variables, _scaled(recipe, images), **options), jnp.float32)
 
 
-def _scaled(images: UInt8[Array, "batch ..."]) -> Float[Array, "batch height width channels"]:
-    images = images.astype(jnp.float32) / 255
-    return images if images.ndim == 4 else images[..., None]
+def _scaled(recipe: Recipe, images: Images) -> Float[Array, "batch height width channels"]:
+    images = jnp.asarray(images)
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255
+    images = images if images.ndim == 4 else images[..., None]
+    if recipe.moments is None:
+        return images
+    mean, deviation = map(jnp.asarray, recipe.moments)
+    return (images - mean) / deviation
+
+
+def shifted(images: Images, key: Array, most: int) -> Images:
+    """Returns images, each shifted by -`most` to `most` pixels down and across, at random.
+
+    Pixels at the border are repeated outside it.
+    """
+    down, across = jax.random.randint(key, (2, len(images)), 0, 2 * most + 1)
+    for axis, places in ((1, down), (2, across)):
+        padding = [(most, most) if i == axis else (0, 0) for i in range(images.ndim)]
+        padded, size = jnp.pad(images, padding, mode="edge"), images.shape[axis]
+        # A choice among slices, since a CPU gathers pixels one by one.
+        slices = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(2 * most + 1)]
+        places = places.reshape(-1, *[1] * (images.ndim - 1))
+        images = jax.lax.select_n(jnp.broadcast_to(places, images.shape), *slices)
+    return images
 
 
 def _sums(recipe: Recipe, logits: Array, labels: Array, weights: Array) -> Sums:
