@@ -172,9 +172,12 @@ BAD_INPUT = {
     "main": [
         # Keys of a config.
         ("--config.num_epoch=3", "--config.num_epoch: no such key; did you mean num_epochs?"),
-        ("--config.nonsense=3", "--config.nonsense: no such key; known: batch_size, "),
+        (
+            "--config.nonsense=3",
+            "--config.nonsense: no such key; known: augmentation, batch_size, ",
+        ),
         ("--config.L2=3", "--config.L2: no such key; did you mean l2?"),
-        ("--config.=3", "--config.: no such key; known: batch_size"),
+        ("--config.=3", "--config.: no such key; known: augmentation, batch_size"),
         ("--config.l2.x=3", "--config.l2.x: no such key; did you mean l2?"),
         ("--config.lr=0.1", "--config.lr: no such key; did you mean learning_rate?"),
         ("--config.Base_LR=0.1", "--config.Base_LR: no such key; did you mean learning_rate?"),
@@ -197,7 +200,7 @@ BAD_INPUT = {
         ("--noconfig.num_seeds", "num_seeds=False: expected a whole number of at least 1"),
         ("--config.num_seeds --seed=1", "num_seeds=True: expected a whole number of at least 1"),
         ("--config.num_seeds -1", "num_seeds=-1: expected a whole number of at least 1"),
-        ("--config.my-key=3", "--config.my-key: no such key; known: batch_size, "),
+        ("--config.my-key=3", "--config.my-key: no such key; known: augmentation, batch_size, "),
         ("--config.name=mine", "name: no such key; a run has the name of its config file"),
         # The data set and its parts.
         ("--config.dataset=mnst", "dataset=mnst: expected one of mnist, "),
@@ -245,7 +248,7 @@ BAD_INPUT = {
         *(
             (f"--config.model=cnn --config.conv_features={given}", f"conv_features={said}")
             for given, said in (
-                ("1,1,1,1", "(1, 1, 1, 1): expected a tuple of...whole numbers...at most 3 blocks"),
+                ("1,1,1,1", "(1, 1, 1, 1): expected at most 3 blocks for images of 28 by 28"),
                 ("0", "(0,): expected a tuple of...whole numbers"),
                 ("8.5", "(8.5,): expected a tuple of...whole numbers"),
                 ("3x3", "3x3: expected a tuple of...whole numbers"),
@@ -583,7 +586,7 @@ BAD_INPUT = {
         ),
         (
             "--config={tmp}/config.py",
-            "config key l3: unknown; known: batch_size",
+            "config key l3: unknown; known: augmentation, batch_size",
             returning("ml_collections.ConfigDict({'l3': 1.0})"),
         ),
         *(
@@ -685,7 +688,7 @@ BAD_INPUT = {
                 ("'..' cannot be the name of a run", {"name": ".."}),
                 ("not the config.json of a run", {"name": 3}),
                 ("not the config.json of a run", {"seed": None}),
-                ("config key l3: unknown; known: batch_size", {"l3": 1}),
+                ("config key l3: unknown; known: augmentation, batch_size", {"l3": 1}),
                 ("l2=x: expected a finite number", {"l2": ["x"]}),
                 ("l2={}: expected a finite number", {"l2": {}}),
                 ("--seed=1.5: expected a whole number", {"seed": 1.5}),
