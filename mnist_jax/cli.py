@@ -82,6 +82,22 @@ def read_flags(argv: list[str]) -> Experiment:
     return read_experiment(FLAGS.config, typed, FLAGS.seed, FLAGS.shard)
 
 
+def refuse_flags_of_runs(what: str) -> set[str]:
+    """Refuses a flag that only programs that run an experiment know; `what` does not.
+
+    Returns:
+        The names of the flags that are given.
+
+    Raises:
+        UserError: Such a flag is given.
+    """
+    given = {name.split(".")[0] for name in FLAGS if FLAGS[name].present}
+    for name in ("config", "seed", *OF_A_RUN):
+        if name in given:
+            raise UserError(f"--{name}: {what} does not know it; see --help")
+    return given
+
+
 def _define_keys(argv: list[str]) -> None:
     """Defines a flag for each key that a command line sets, whatever its name.
 

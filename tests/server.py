@@ -15,7 +15,8 @@ from mnist_jax.cli import run_command
 import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg
 import orbax.checkpoint, scipy.stats, tqdm
 import sklearn.datasets, sklearn.model_selection
-import mnist_jax.benchmark.__main__, mnist_jax.main, mnist_jax.report.__main__
+import mnist_jax.benchmark.__main__, mnist_jax.data.__main__
+import mnist_jax.main, mnist_jax.report.__main__
 import mnist_jax.runs.runner
 
 gc.freeze()

@@ -75,7 +75,8 @@ def test_every_command_is_one_that_a_test_or_the_set_up_runs():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     packages = [".", *(f".[{extra}]" for extra in parser["options.extras_require"])]
-    modules = ["pytest", "mnist_jax.main", "mnist_jax.report", "mnist_jax.benchmark"]
+    modules = ["pytest", "mnist_jax.main", "mnist_jax.data", "mnist_jax.report"]
+    modules += ["mnist_jax.benchmark"]
     known = [["pip", "install", "-e", package] for package in packages]
     known += [["python", "-m", module] for module in modules]
     known += [["python", str(path.relative_to(ROOT))] for path in ROOT.glob("*/*.py")]
@@ -117,6 +118,14 @@ def test_a_run_of_the_pages(server, folder, tmp_path, words):
 def test_a_report_of_the_pages(server, folder, words):
     words = [str(path) for word in words for path in sorted(folder.glob(word)) or [word]]
     done = server.run("report", *words, cwd=folder, draw=True)
+    assert (done.status, done.err) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", programs("data"))
+def test_an_inspection_of_the_pages(server, folder, tmp_path, words):
+    words = ["digits" if word in ("PATH", "mnist") else word for word in words]
+    done = server.run("data", *words, f"--output={tmp_path / 'sheet.png'}", cwd=folder)
     assert (done.status, done.err) == (0, "")
 
 

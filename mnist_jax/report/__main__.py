@@ -16,10 +16,7 @@ from mnist_jax.runs import shards
 
 def main(argv: list[str]) -> None:
     """Makes the report of the runs in the directories that the command line names."""
-    given = {name.split(".")[0] for name in cli.FLAGS if cli.FLAGS[name].present}
-    for name in ("config", "seed", *cli.OF_A_RUN):
-        if name in given:
-            raise UserError(f"--{name}: a report does not know it; see --help")
+    given = cli.refuse_flags_of_runs("a report")
     if not argv[1:]:
         expected = "one, a finished run's directory, or several"
         raise UserError(f"0 arguments: expected {expected}; see --help")
