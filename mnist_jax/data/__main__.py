@@ -12,7 +12,7 @@ from absl import flags
 
 from mnist_jax import UserError, cli, disk
 from mnist_jax.data import inspection, loading, sheet
-from mnist_jax.data.datasets import DATASETS, canonical_name
+from mnist_jax.data.datasets import DATASETS, is_path
 from mnist_jax.data.splits import Dataset
 from mnist_jax.text import error_line, first_of
 
@@ -36,13 +36,15 @@ def main(argv: list[str]) -> None:
 
 
 def _load(given: str) -> Dataset:
-    if canonical_name(given) in DATASETS:
+    if not is_path(given):
         return loading.load_dataset(given, cli.FLAGS.data_dir)
+    if cli.FLAGS.data_dir is not None:
+        raise UserError(f"--data_dir={cli.FLAGS.data_dir}: only a name needs it; leave it out")
     path = disk.local_path(given)
     if not path.exists():
         names = ", ".join(DATASETS)
         raise UserError(f"{given}: neither a file or folder, nor one of {names}; choose another")
-    raise UserError(f"{given}: expected one of {', '.join(DATASETS)}")
+    return loading.load_dataset(str(path.absolute()))
 
 
 def _given_file(given: str) -> Path:

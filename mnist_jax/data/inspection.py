@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnist_jax.data.splits import Dataset, image_shape
-from mnist_jax.data.verify import moments
+from mnist_jax.data.splits import Dataset, channel_moments, image_shape
 from mnist_jax.text import one_line, text_table
 
 MOST_CLASSES = 20  # lines of the table
@@ -45,22 +44,11 @@ def describe(dataset: Dataset) -> str:
 
 
 def _pixels(images: np.ndarray) -> str:
-    planes = images[..., None] if images.ndim == 3 else images
-    if images.dtype == np.uint8:
-        unit, found = ", from 0 to 1", [moments(plane) for plane in np.moveaxis(planes, -1, 0)]
-    else:
+    unit = ", from 0 to 1"
+    if images.dtype != np.uint8:
         unit = f", as they are: from {images.min():.4g} to {images.max():.4g}"
-        found = [_float_moments(plane) for plane in np.moveaxis(planes, -1, 0)]
-    means, deviations = (
-        " ".join(f"{x:.4f}" for x in column) for column in zip(*found, strict=True)
-    )
+    means, deviations = (" ".join(f"{x:.4f}" for x in each) for each in channel_moments(images))
     return f"training pixels{unit}: mean {means}, standard deviation {deviations}"
-
-
-def _float_moments(images: np.ndarray) -> tuple[float, float]:
-    mean = images.mean(dtype=np.float64)
-    parts = np.array_split(images, 64)  # in float64 they take twice their memory
-    return mean, (sum(((part - mean) ** 2).sum() for part in parts) / images.size) ** 0.5
 
 
 def _classes(dataset: Dataset) -> str:

@@ -70,19 +70,25 @@ class Dataset(NamedTuple):
 
 
 def moments(images: np.ndarray) -> Moments:
-    """Returns mean and standard deviation of each channel of images.
+    """Returns mean and standard deviation of each channel of images, to scale them by.
 
     Raises:
         UserError: A channel has the same value everywhere.
     """
-    channels = images.reshape(-1, image_shape(images)[2]).T
-    means, deviations = zip(*map(_moments, channels), strict=True)
-    if not all(deviations):
-        channel = deviations.index(0)
+    found = channel_moments(images)
+    if not all(found.deviation):
+        channel = found.deviation.index(0)
         raise UserError(
             "--config.scaling=standard: the training images have the same value everywhere in"
             f" channel {channel}; use scaling=unit"
         )
+    return found
+
+
+def channel_moments(images: np.ndarray) -> Moments:
+    """Returns mean and standard deviation of each channel of images."""
+    channels = images.reshape(-1, image_shape(images)[2]).T
+    means, deviations = zip(*map(_moments, channels), strict=True)
     return Moments(means, deviations)
 
 

@@ -9,7 +9,7 @@ from mnist_jax import UserError
 from mnist_jax.data import formats, user_files
 from mnist_jax.data.datasets import CLASS_NAMES, FACTS
 from mnist_jax.data.published import PUBLISHED, normalised
-from mnist_jax.data.splits import Dataset
+from mnist_jax.data.splits import Dataset, channel_moments
 
 _log = logging.getLogger(__name__)
 
@@ -98,19 +98,10 @@ def _verify_plausible(name: str, arrays: list[np.ndarray], places: list[str]) ->
         elif known.moments:
             # Of the test images only the order of magnitude is known.
             tolerance = 0.002 if i == 0 else 0.1
-            found = np.array(moments(array))
+            found = np.ravel(channel_moments(array))
             if (abs(found - expected) > tolerance).any():
                 raise UserError(
                     f"{place}: {name}'s pixels (from 0 to 1) have mean {expected[0]} and standard"
                     f" deviation {expected[1]}, but these {found[0]:.4f} and {found[1]:.4f};"
                     " replace it with the original"
                 )
-
-
-def moments(images: np.ndarray) -> tuple[float, float]:
-    """Returns mean and standard deviation of the pixels of uint8 images, from 0 to 1."""
-    parts = np.array_split(images, 64)  # bincount takes eight bytes for each of its input
-    counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
-    values = np.arange(256) / 255
-    mean = np.average(values, weights=counts)
-    return mean, np.average((values - mean) ** 2, weights=counts) ** 0.5
