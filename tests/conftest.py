@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -53,3 +54,15 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def nothing_waits_for_ever(request):
+    """A call that would never return fails instead of stopping the tests."""
+    seconds = 300 if request.node.get_closest_marker("slow") else 60
+    message = f"it took {seconds} s"
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(message))
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

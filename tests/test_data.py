@@ -15,13 +15,20 @@ import socket
 import subprocess
 import sys
 import threading
-import tracemalloc
 import warnings
 import zipfile
 
 import hypothesis
 import numpy as np
 import pytest
+from faults import (
+    PROPERTY,
+    MakesFolder,
+    idx_bytes,
+    little_memory,
+    one_line,
+    some_bytes,
+)
 from hypothesis import strategies as st
 
 from mnist_jax import UserError, disk
@@ -39,14 +46,8 @@ from mnist_jax.data.published import FILES, PUBLISHED
 
 REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
-PROPERTY = hypothesis.settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    # The fixtures only name folders and patch sizes: nothing in them changes between examples.
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
+
+pytestmark = pytest.mark.usefixtures("nothing_waits_for_ever")
 
 
 @pytest.fixture(autouse=True)
@@ -57,17 +58,6 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no_tfds"))
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(download, "MIRRORS", dict.fromkeys(datasets.DATASETS, ()))
-
-
-@pytest.fixture(autouse=True)
-def nothing_waits_for_ever():
-    """A call that would never return fails instead of stopping the tests."""
-
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it took a minute"))
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -128,12 +118,6 @@ def make_arrays(num_train, num_test):
     return arrays
 
 
-def idx_bytes(array):
-    # Written out by hand: the test must not share the reader's own header code.
-    mark = b"\x00\x00\x08" + bytes([array.ndim])
-    return mark + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
-
-
 def write_idx(folder, arrays, packed=True):
     folder.mkdir(parents=True, exist_ok=True)
     for file, array in zip(FILES, arrays, strict=True):
@@ -154,70 +138,6 @@ def assert_holds(dataset, arrays):
         np.testing.assert_array_equal(one, other)
     assert dataset.validation_images.shape == (0, 28, 28)
     assert dataset.validation_labels.shape == (0,)
-
-
-def one_line(call, *arguments):
-    """Calls, expects a UserError of one line, and returns that line."""
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-@contextlib.contextmanager
-def little_memory(most=3e6):
-    """Fails if what runs inside takes more bytes at once, far fewer than any bomb here holds."""
-    tracemalloc.start()
-    yield
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < most
-
-
-@st.composite
-def mutations(draw):
-    """A function of bytes that cuts, flips, replaces, inserts or repeats some of them."""
-    kind = draw(st.sampled_from(["cut", "flip", "replace", "insert", "repeat"]))
-    # The ends are where the headers are.
-    near_an_end = st.one_of(st.integers(0, 150), st.integers(-600, -1))
-    place = draw(st.one_of(near_an_end, st.integers(0, 10**9)))
-    some = draw(st.binary(min_size=1, max_size=8))
-
-    def mutate(content):
-        at = place % len(content)
-        return {
-            "cut": content[:at],
-            "flip": content[:at] + bytes([content[at] ^ some[0]]) + content[at + 1 :],
-            "replace": content[:at] + some + content[at + len(some) :],
-            "insert": content[:at] + some + content[at:],
-            "repeat": content[:at] + content[max(0, at - 40) :],
-        }[kind]
-
-    return mutate
-
-
-def some_bytes(*sound):
-    """Strategy: arbitrary bytes, or one of these with up to three mutations."""
-    mutated = st.tuples(st.sampled_from(sound), st.lists(mutations(), max_size=3))
-
-    def apply(pair):
-        content, changes = pair
-        for change in changes:
-            content = change(content) if content else content
-        return content
-
-    return st.one_of(st.binary(max_size=60), mutated.map(apply))
-
-
-class MakesFolder:
-    """Unpickling one makes its folder."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.makedirs, (self.path, 0o777, True)
 
 
 def cached_files(tmp_path):
