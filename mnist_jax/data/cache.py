@@ -50,7 +50,7 @@ def cache_path(name: str) -> Path:
     return cache_folder() / f"{name}-v2.npz"  # v2: the layout; raise it when that changes
 
 
-def stamp(path: Path) -> list:
+def stamp(path: str | Path) -> list:
     """Returns path, size and time of a file, which change when the file does.
 
     Raises:

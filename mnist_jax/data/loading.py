@@ -7,12 +7,13 @@ environment variable MNIST_JAX_DATA_DIR), a prepared tensorflow-datasets folder,
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 
 from mnist_jax import UserError, disk
-from mnist_jax.data import cache, download, formats, published, user_files
-from mnist_jax.data.datasets import DATASETS, canonical_name
+from mnist_jax.data import cache, download, formats, own_data, published, user_files
+from mnist_jax.data.datasets import DATASETS, canonical_name, is_path
 from mnist_jax.data.published import PUBLISHED
 from mnist_jax.data.splits import ARRAY_NAMES, Dataset
 from mnist_jax.data.verify import make_dataset, verify
@@ -23,7 +24,8 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """Loads and checks a data set from the first source that has it.
 
     Args:
-        name: One of DATASETS, in the spelling of `canonical_name` or another.
+        name: One of DATASETS, in the spelling of `canonical_name` or another; or the path of the
+            user's own data (`own_data.load`), to which nothing below applies.
         data_dir: Folder with the files, or one of them; None means the environment variable
             MNIST_JAX_DATA_DIR. Files that are named in either way are always used: a cached copy
             replaces them only while their sizes and times are unchanged. `digits` has no files
@@ -34,8 +36,11 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
             files are damaged, incomplete, or of another data set; there is no source.
     """
     name = canonical_name(name)
-    if name not in DATASETS:
-        raise UserError(f"dataset={name!r} is unknown; choose one of {', '.join(DATASETS)}")
+    if is_path(name):
+        if os.path.lexists(name):
+            return own_data.load(Path(name))
+        names = ", ".join(DATASETS)
+        raise UserError(f"dataset={name!r} is unknown; choose one of {names}, or the path of yours")
     if data_dir:
         disk.local_path(data_dir, "--data_dir")  # checked for digits too, which ignore it
     if name == "digits":

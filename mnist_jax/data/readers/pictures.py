@@ -1,0 +1,147 @@
+"""Folders of PNG and JPEG files, one folder a class."""
+
+import contextlib
+import functools
+import io
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mnist_jax import disk
+from mnist_jax.data.readers import raw
+from mnist_jax.data.readers.raw import bad
+from mnist_jax.text import first_of, one_line
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_MOST_FILE_BYTES = 2**24  # of a picture; the pixels of the largest are 2**20
+_MODES = ("L", "LA", "RGB", "RGBA")
+_CONVERTED = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB"}
+_PARTS = {"train": r"train(ing)?", "test": r"test(ing)?", "validation": r"(val(id(ation)?)?|dev)"}
+
+_log = logging.getLogger(__name__)
+
+
+def find(path: Path) -> raw.Found | None:
+    """Returns the pictures in the folders train and test, or in the folders of classes."""
+    folders = [child for child in raw.children(path) if os.path.isdir(child)]
+    parts: dict[str, list[Path]] = {}
+    for folder in folders:
+        for part, name in _PARTS.items():
+            if re.fullmatch(name, folder.name, re.IGNORECASE):
+                parts.setdefault(part, []).append(folder)
+    if not parts:
+        files = _class_files(path)
+        if not files:
+            return None
+        return raw.Found("pictures in", files, functools.partial(_read, files, []))
+    for part, each in parts.items():
+        if len(each) > 1:
+            names = " and ".join(folder.name for folder in each)
+            raise bad(path, f"it holds {names}; leave one of them for {part}")
+    if "train" not in parts:
+        raise bad(path, f"it holds {first_of([f.name for f in folders], 5)}, but no train; add it")
+    if "validation" in parts:
+        name = parts["validation"][0].name
+        _log.warning("%s: %s is not used: validation images are cut from train", path, name)
+    train, test = (
+        _class_files(parts[part][0]) if part in parts else [] for part in ("train", "test")
+    )
+    for part, files in (("train", train), ("test", test)):
+        if part in parts and not files:
+            expected = "expected a folder of PNG or JPEG files for each class"
+            raise bad(parts[part][0], f"it holds no folder with pictures; {expected}")
+    return raw.Found("pictures in", train + test, functools.partial(_read, train, test))
+
+
+def _class_files(folder: Path) -> list[str]:
+    """Returns the pictures of all classes, sorted by file name, then class.
+
+    They are text: of 60,000, `Path` would take a second.
+    """
+    found, others = list[tuple[str, str]](), list[str]()
+    empty = []
+    for each in filter(os.path.isdir, raw.children(folder)):
+        names = raw.names_in(each)
+        pictures = [(name, each.name) for name in names if name.lower().endswith(_SUFFIXES)]
+        found += pictures
+        others += [name for name in names if not name.lower().endswith(_SUFFIXES)]
+        empty += [] if pictures else [each]
+    if found and empty:
+        raise bad(empty[0], "it holds no PNG or JPEG file; add some, or remove the folder")
+    if found and others:
+        shown = first_of(list(map(one_line, others)), 3)
+        many = f"{len(others)} files that are no PNG or JPEG are not used"
+        _log.warning("%s: %s: %s", folder, many, shown)
+    return [os.path.join(folder, label, name) for name, label in sorted(found)]
+
+
+def _read(train: list[str], test: list[str]) -> raw.RawData:
+    return raw.RawData(_read_split(train), _read_split(test) if test else None)
+
+
+def _read_split(files: list[str]) -> raw.Split:
+    def read(file: str) -> bytes:
+        with disk.open_regular(Path(file), _MOST_FILE_BYTES) as content:
+            return content.read()
+
+    folder = os.path.dirname(os.path.dirname(files[0]))
+    images = decode_all(map(read, files), len(files), files.__getitem__)
+    labels = np.array([file.split(os.sep)[-2] for file in files])
+    columns = [raw.Column(array, folder, files.__getitem__) for array in (images, labels)]
+    return raw.Split(*columns)
+
+
+def decode_all(contents: Iterator[bytes], count: int, place) -> np.ndarray:
+    """Decodes PNG and JPEG files of one size and kind.
+
+    Grey pictures give [n, height, width]; others have channels: RGB, and a last one for alpha.
+    Palettes and CMYK become RGB.
+
+    Args:
+        contents: Of the files.
+        count: How many there are.
+        place: Takes a number, and returns the place of that file for an error.
+    """
+    images = np.empty(0, np.uint8)
+    for i in range(count):
+        with raw.reading(place(i)):
+            content = next(contents)
+            found = _decode(content)
+        if i == 0:
+            raw.check_size(count * found.size, place(i))
+            images = np.empty((count, *found.shape), np.uint8)
+        elif found.shape != images.shape[1:]:
+            this, first = map(_described, (found.shape, images.shape[1:]))
+            raise bad(place(i), f"it is {this}, but {place(0)} is {first}; expected the same")
+        images[i] = found
+    return images
+
+
+def _described(shape: tuple[int, ...]) -> str:
+    kinds = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}
+    return f"{shape[0]} by {shape[1]} {kinds[(*shape, 1)[2]]}"
+
+
+def _decode(content: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")  # of what is odd in a file, or large, which is refused
+        try:
+            image = stack.enter_context(Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]))
+        except Image.DecompressionBombError:
+            raise ValueError("it is larger than 512 by 512 pixels") from None
+        width, height = image.size
+        if not (1 <= width <= raw.MOST_SIZE and 1 <= height <= raw.MOST_SIZE):
+            raise ValueError(f"it has {height} by {width} pixels; expected 1 to {raw.MOST_SIZE}")
+        mode = _CONVERTED.get(image.mode, image.mode)
+        if mode == "P":
+            mode = "RGBA" if "transparency" in image.info else "RGB"
+        if mode not in _MODES:
+            raise ValueError(f"its pixels are of the kind {mode}; expected 8 bits a channel")
+        return np.asarray(image.convert(mode))
