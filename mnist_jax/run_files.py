@@ -76,13 +76,18 @@ _MADE |= {"shards?": {str: {"command": str} | _SET}} | _SET
 SUMMARY: Shape = {"dataset": str, "protocol": str, "chosen_trial": int, "grid": [_POINT]}
 SUMMARY |= {"chosen_point": (int, None), "chosen_trial_missing?": str, "provenance": _MADE}
 SUMMARY |= {"num_images?": {str: int}, "run?": str, "format?": int}
-SUMMARY |= {"data?": {"image_shape": [int], "class_names": [str], "class_counts": {str: [int]}}}
+_MOMENTS: Shape = {"mean": [float], "deviation": [float]}
+SUMMARY |= {
+    "data?": {"image_shape": [int], "class_names": [str], "class_counts": {str: [int]}}
+    | {"moments?": _MOMENTS}
+}
 PROCESS: Shape = dict.fromkeys(("commit", "versions", "machine"), object)
 PROCESS |= {"data_checksum?": str, "seconds?": {str: float}} | _SET
 PROCESS |= {"files?": {str: {"path": str, "sha256": str}}}
 _SIZES = dict.fromkeys(("num_classes", "num_train", "num_test"), int)
 CONFIG: Shape = {"name": str, "grid": str, "shard?": str, "files?": {str: str}}
-CONFIG |= {"metrics?": [str], "data?": {"checksum": str, "image_shape": [int]} | _SIZES}
+CONFIG |= {"metrics?": [str], "num_test?": int, "test_seed?": int}
+CONFIG |= {"data?": {"checksum": str, "image_shape": [int]} | _SIZES}
 """The shapes of a run's files, which may hold more than is read."""
 
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_report import IMAGES, OPTIMIZERS, RECIPE, gaps, make_run, own_run
+from test_report import IMAGES, OPTIMIZERS, RECIPE, gaps, make_run, own_data, own_run
 
 from mnist_jax import UserError
 from mnist_jax.config.protocol import PROTOCOLS
@@ -460,6 +460,75 @@ def test_mistakes_have_the_proportions_of_the_images(tmp_path, size):
         np.testing.assert_array_equal(np.squeeze(image.get_array()), np.squeeze(images[i]))
 
 
+def test_mistakes_of_ones_own_images_are_as_other_programs_show_them(tmp_path):
+    for name, dtype, channels in (("a", np.uint8, 3), ("b", np.float32, 1)):
+        own = own_data(shape=(9, 7, channels)[: 2 + (channels > 1)], dtype=dtype)
+        figure, _ = mistakes.draw_mistakes(
+            *reading.with_weights(make_run(tmp_path / name, own=own, l2=(0.0,)))
+        )
+        images, low, high = own.test_images[:3], own.test_images.min(), own.test_images.max()
+        if dtype is np.float32:
+            images = np.round(255 * (images - low) / (high - low))
+        for image, expected in zip(figure.axes[0].images, images, strict=True):
+            np.testing.assert_array_equal(np.squeeze(image.get_array()), expected)
+            assert image.get_cmap().name == "gray"  # 0 is black
+        assert shown_texts(figure)[0] == "true: of a …and on\npredicted: kind 1\n55.0 %"
+
+
+def test_many_classes_have_numbers_in_cells_that_hold_them(tmp_path):
+    own = own_data(47, (4, 4), each=3)
+    run = make_run(tmp_path / "run", own=own, l2=(0.0,))
+    figure, caption = confusion_matrix.draw_classes(*reading.with_weights(run))
+    left, ax = drawn(figure).axes
+    names = [tick.get_text() for tick in left.get_yticklabels()]
+    assert names[:2] == ["of a nam…on and on (3)", "kind 1 (3)"]
+    assert len(names) == len(ax.get_yticklabels()) == 47
+    texts = {text.get_position(): text for text in ax.texts}
+    assert (texts[1, 0].get_text(), texts[1, 1].get_text()) == ("3", "3")
+    assert (0, 0) not in texts
+    cell = ax.bbox.width / 47
+    renderer = figure._get_renderer()
+    assert all(text.get_window_extent(renderer).width < cell for text in ax.texts)
+    ticks = [tick.get_window_extent(renderer) for tick in ax.get_yticklabels()]
+    assert all(a.y0 >= b.y1 - 2 for a, b in itertools.pairwise(ticks))
+    assert f"all {47 * 3} test images, {100 * 46 / 47:.2f} %" in caption
+
+
+def test_of_very_many_classes_the_worst_are_named(tmp_path):
+    """1,000 classes of four images; three of the first class are taken for the second."""
+    own = own_data(1000, (2, 2))
+    labels = own.test_labels.copy()
+    labels[labels == 7] = 8  # class 7 has no test image
+    run = make_run(tmp_path / "run", own=own._replace(test_labels=labels), l2=(0.0,))
+    run, chosen = reading.with_weights(run)
+    assert chosen["labels"].dtype == np.uint16
+    figure, caption = confusion_matrix.draw_classes(run, chosen)
+    left, ax, worst, pairs_of = drawn(figure).axes[:4]
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [25, *[100] * 998])
+    assert left.get_title() == "all 999 classes"
+    [spots] = ax.collections
+    np.testing.assert_array_equal(spots.get_offsets(), [[1, 0]])
+    assert spots.get_array().tolist() == [3]
+    assert spots.get_sizes()[0] >= 1
+    assert len(ax.get_yticklabels()) <= 12
+    names = [tick.get_text() for tick in worst.get_yticklabels()]
+    assert names[:2] == ["of a name t…es on and on (4)", "kind 1 (4)"]
+    assert len(names) == 15
+    assert [tick.get_text() for tick in pairs_of.get_yticklabels()] == [
+        "of a nam…on and on → kind 1"
+    ]
+    assert [bar.get_width() for bar in pairs_of.patches] == [3]
+    assert "Below: the 15 classes of the lowest accuracy" in caption
+
+
+def test_without_mistakes_many_classes_are_drawn_all_the_same(tmp_path):
+    run, chosen = reading.with_weights(make_run(tmp_path / "run", own=own_data(61, (2, 2))))
+    probabilities = np.eye(61)[chosen["labels"]]
+    figure, _ = confusion_matrix.draw_classes(run, chosen | {"probabilities": probabilities})
+    drawn(figure)
+    assert not figure.axes[3].patches
+
+
 SEEN = {"mistake_images": IMAGES[:0]}
 
 
@@ -493,6 +562,42 @@ def test_weights_of_the_first_layer_are_images(tmp_path, layer, shape, said):
     np.testing.assert_allclose(tile, kernel[..., first].reshape(down, across))
 
 
+@pytest.mark.parametrize(
+    ("channels", "shown", "said"),
+    [(2, 1, "Of 2 channels the first is drawn."), (4, 3, "Of 4 channels the first three are")],
+)
+def test_of_channels_that_are_no_colours_some_are_drawn(tmp_path, channels, shown, said):
+    run = make_run(tmp_path / "run", own=own_data(shape=(6, 5, channels)))
+    chosen = reading.with_weights(run)[1]
+    kernel = chosen["params/hidden_1/kernel"].reshape(6, 5, channels, 8)[..., :shown, :]
+    figure, caption = first_layer.draw_weights(run, chosen)
+    tile = np.asarray(figure.axes[0].images[0].get_array())[:6, :5].reshape(6, 5, shown)
+    expected = kernel[..., 0]
+    if shown == 3:
+        expected = 0.5 + expected / np.abs(kernel).max() / 2
+    np.testing.assert_allclose(tile, expected)
+    assert "each as 6 x 5 pixels" in caption
+    assert said in caption
+    figure, caption = mistakes.draw_mistakes(run, chosen)
+    [first, *_] = figure.axes[0].images
+    assert (
+        np.squeeze(first.get_array()) == np.squeeze(chosen["mistake_images"][0, ..., :shown])
+    ).all()
+    assert said in caption
+
+
+def test_many_weights_and_pixels_are_thinned(tmp_path):
+    own = own_data(200, (300, 2))
+    run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
+    kernel = np.random.default_rng(0).normal(size=(600, 200)).astype(np.float32)
+    chosen = {"params/output/kernel": kernel, "mistake_images": own.test_images[:0]}
+    figure, caption = first_layer.draw_weights(run, chosen)
+    assert "48 of 200 units in the order of the classes, each as 300 x 2 pixels." in caption
+    assert "Of 2 pixels one is drawn, across and down." in caption
+    tile = np.asarray(figure.axes[0].images[0].get_array())[:150, :1]
+    np.testing.assert_allclose(tile[:, 0], kernel[::4, 0])
+
+
 @pytest.mark.parametrize("shape", [(16 * 8 * 3, 6), (5, 5, 3, 6)])
 def test_weights_of_colours_are_colours(tmp_path, shape):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
@@ -517,7 +622,6 @@ def test_weights_of_colours_are_colours(tmp_path, shape):
         ((3, 3, 8, 6), (28, 28)),  # after another layer
         ((28, 4, 6), (28, 28)),  # heads of attention
         ((6,), (28, 28)),
-        ((392, 6), (14, 14, 2)),  # of no colours
     ],
 )
 def test_weights_that_are_no_images_are_a_line_and_no_failure(tmp_path, capsys, shape, size):

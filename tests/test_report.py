@@ -20,6 +20,7 @@ from mnist_jax.config.columns import at_best, metric_name
 from mnist_jax.config.grid import make_points
 from mnist_jax.config.old_records import upgrade_record
 from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.data import datasets
 from mnist_jax.data.splits import Dataset
 from mnist_jax.report import (
     formatting,
@@ -60,21 +61,40 @@ RECIPE = {
 IMAGES, LABELS = np.arange(40 * 784).reshape(40, 28, 28).astype(np.uint8), np.arange(40) % 10
 
 
-def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metrics=(), **options):
-    """Writes a run with made-up numbers.
+def own_data(num_classes=12, shape=(32, 32, 3), name="leaves.npz", dtype=np.uint8, each=4):
+    """Returns images of one's own: `each` of every class for the test set, twice as many to train.
+
+    A class is called after its number, the first one by many letters.
+    """
+    generator = np.random.default_rng(num_classes)
+    names = ("of a name that goes on and on", *(f"kind {i}" for i in range(1, num_classes)))
+    labels = np.arange(num_classes).astype(np.uint8 if num_classes <= 256 else np.uint16)
+    splits = []
+    for n in (2 * each, 0, each):
+        images = generator.integers(0, 256, (n * num_classes, *shape)).astype(dtype)
+        splits += [images if dtype is np.uint8 else images / 100 - 1, np.repeat(labels, n)]
+    return Dataset(name, *splits, names, "sha256:of leaves", "made up")
+
+
+def make_run(
+    path, protocol="test", seeds=3, diverging=(), accuracy=None, metrics=(), own=None, **options
+):
+    """Writes a run with made-up numbers, on digits or on data of one's `own`.
 
     `diverging` are numbers of trials that end in NaN; `accuracy(point, seed)` is the test accuracy
     that counts; `metrics` are what else is measured, as a config names it; `options` are values of
     axes, in tuples, one's own among them, and other keys of the config.
     """
     config = {"name": "made_up", "dataset": "digits", "grid": "product", "num_points": 0}
+    if own:
+        config |= {"dataset": f"/data/{own.name}", "data": own.facts._asdict()}
     config |= {"num_seeds": seeds, "seed": 0, "shard": "0/1"}
     config |= {key: options.pop(key) for key in list(options) if type(options[key]) is not tuple}
     config |= {"model": "cnn" if "conv_features" in options else "mlp", "metrics": list(metrics)}
     axes = RECIPE | options
     scales = {axis: AXES[axis].scale if axis in AXES else None for axis in axes}
     points = make_points(axes, scales, config["grid"], config["num_points"], 0)
-    p, dataset = PROTOCOLS[protocol], config["dataset"]
+    p, dataset = PROTOCOLS[protocol], datasets.name_of(config["dataset"])
     trials = records.trial_rows(points, range(seeds), dataset)
     path.mkdir(parents=True)
     config = upgrade_record(config | axes)
@@ -120,22 +140,26 @@ def make_run(path, protocol="test", seeds=3, diverging=(), accuracy=None, metric
     records.write_results(path, rows)
     held_out = (IMAGES[:4], LABELS[:4]) if p.held_out == "validation" else (IMAGES[:0], LABELS[:0])
     splits = (IMAGES, LABELS, *held_out, IMAGES, LABELS)
-    data = Dataset(dataset, *splits, tuple("0123456789"), f"sha256:<{dataset}>", "made up")
-    probabilities = np.full((40, 10), 0.05)
-    probabilities[np.arange(40), LABELS] = 0.55
+    data = own or Dataset(dataset, *splits, tuple("0123456789"), f"sha256:<{dataset}>", "made up")
+    scored = data.test_labels
+    probabilities = np.full((len(scored), len(data.class_names)), 0.05)
+    probabilities[np.arange(len(scored)), scored] = 0.55
     probabilities[:3] = np.roll(probabilities[:3], 1, axis=1)  # three mistakes
-    params = {"hidden_1": {"kernel": generator.normal(size=(784, 8)), "bias": np.zeros(8)}}
+    kernel = generator.normal(size=(math.prod(data.facts.image_shape), 8))
+    params = {"hidden_1": {"kernel": kernel, "bias": np.zeros(8)}}
     chosen = choosing.choose_trial(rows, protocol)["trial"]
     if chosen in diverging:
-        probabilities = np.full((40, 10), math.nan)
+        probabilities = np.full(probabilities.shape, math.nan)
     chosen_trial.write_chosen_trial(path, chosen, {"params": params}, probabilities, data)
     seconds = {"load": 1.0, "compile": 2.0, "train": 3.0, "total": 6.0}
     made = provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
     made["command"] = "python -m mnist_jax.main --config=made_up.py"
     made["data_checksum"] = data.checksum
     num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
-    run = workdirs.digest(config, made["data_checksum"])
-    summaries.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, run=run)
+    more = {"run": workdirs.digest(config, made["data_checksum"])}
+    if own:
+        num_images, more["data"] = own.num_images, own.describe()
+    summaries.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, **more)
     return reading.read_run(path)
 
 

@@ -29,7 +29,7 @@ def write_chosen_trial(
     It holds `trial`; the weights as `params/LAYER/NAME`, and a module's other collections in the
     same way; `first_kernel`, the name of the one that sees the images, if there is one; `labels`
     [n] of the test images and their `probabilities` [n, classes]; the most confident `mistakes`,
-    indices of test images, and their `mistake_images`.
+    indices of test images, and their `mistake_images`, as bytes.
     """
     from flax import traverse_util
 
@@ -47,9 +47,18 @@ def write_chosen_trial(
         "labels": labels,
         "probabilities": probabilities,
         "mistakes": mistakes,
-        "mistake_images": dataset.test_images[mistakes],
+        "mistake_images": _to_bytes(dataset.test_images, mistakes),
     }
     write_bytes(workdir / "chosen_trial.npz", npz_bytes(arrays | weights))
+
+
+def _to_bytes(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Returns some of the images as they are shown: of floats, black is the smallest of all."""
+    if images.dtype == np.uint8:
+        return images[chosen]
+    low, high = float(images.min()), float(images.max())
+    shares = (images[chosen] - low) / ((high - low) or 1.0)
+    return np.round(255 * shares).astype(np.uint8)
 
 
 def _to_numpy(value: Any) -> np.ndarray:

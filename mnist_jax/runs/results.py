@@ -16,12 +16,17 @@ from typing import NamedTuple
 from mnist_jax import UserError, run_files
 from mnist_jax.config.old_records import axes_of, upgrade_record, upgrade_rows
 from mnist_jax.config.protocol import PROTOCOLS, Protocol
-from mnist_jax.data.datasets import CLASS_NAMES, FACTS
+from mnist_jax.data.datasets import CLASS_NAMES, FACTS, name_of
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs.choosing import choose_trial
+from mnist_jax.runs.labels import count
 from mnist_jax.runs.records import Row, columns_of
 from mnist_jax.runs.summaries import FORMAT, summarise
 from mnist_jax.runs.workdirs import digest
+from mnist_jax.text import one_line
+
+CUT_TEST = "test images cut from the training set"
+"""What is said wherever such images are scored."""
 
 
 class Run(NamedTuple):
@@ -40,8 +45,10 @@ class Run(NamedTuple):
     @property
     def class_names(self) -> Sequence[str]:
         """The names of its data set's classes; none if they are not known."""
-        names = CLASS_NAMES.get(self.summary["dataset"], ())  # older versions did not record them
-        return self.summary["data"]["class_names"] if "data" in self.summary else names
+        names: Sequence[str] = CLASS_NAMES.get(self.summary["dataset"], ())
+        if "data" in self.summary:  # older versions did not record them
+            names = self.summary["data"]["class_names"]
+        return list(map(one_line, names))
 
     @property
     def metrics(self) -> list[Row]:
@@ -146,8 +153,15 @@ def unreadable(workdir: str | os.PathLike, problem: BadFileError | str) -> UserE
 
 
 def protocol(run: Run) -> Protocol:
-    """Returns how the run was scored and what chose."""
-    return PROTOCOLS[run.summary["protocol"]]
+    """Returns how the run was scored and what chose; if its test images were cut, it says so."""
+    p = PROTOCOLS[run.summary["protocol"]]
+    if not (number := run.config.get("num_test")):
+        return p
+    cut = (
+        f" {name_of(run.config['dataset'])} has no test images: {count(number, 'image')} of it, a"
+        " share of each class, were cut before the rest was used for training."
+    )
+    return p._replace(words=f"{p.words}; {CUT_TEST}", note=p.note + cut)
 
 
 def trials_of(run: Run, point: Row) -> list[Row]:

@@ -16,11 +16,12 @@ def draw_points(named: Sequence[NamedPoint], title: str):
     tallest = 1 + max(name.count("\n") for name in names)
     row_height = max(0.32, 0.08 + 0.145 * tallest)  # inches
     figure, [ax] = canvas.subplots(title, (7.2, 1.3 + row_height * len(named)))
-    protocols = list(dict.fromkeys(protocol(each.run) for each in named))
+    protocols = list(dict.fromkeys(protocol(each.run).words for each in named))
+    measures = dict.fromkeys(protocol(each.run).measure for each in named)
     points, view, means = [each.point for each in named], canvas.View(), []
     for y, (_, run, point) in enumerate(named):
         p = protocol(run)
-        i = protocols.index(p)
+        i = protocols.index(p.words) % len(canvas.COLORS)
         color = canvas.COLORS[i]
         mean, low, high = canvas.mean_interval(point, p.column)
         dots = [100 * row[p.column] for row in canvas.sound_trials(run, [point])[point["point"]]]
@@ -32,7 +33,7 @@ def draw_points(named: Sequence[NamedPoint], title: str):
         means.append(mean)
     ax.set_yticks(range(len(named)), names, fontsize=8)
     ax.set(ylim=(len(named) - 0.5, -0.5), xlim=view.limits())
-    ax.set_xlabel(f"{', '.join(dict.fromkeys(p.measure for p in protocols))} (%)")
+    ax.set_xlabel(f"{', '.join(measures)} (%)")
     for y, mean in enumerate(means):
         if text := view.missing(mean):
             ax.text(0.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8)

@@ -112,6 +112,16 @@ class View:
         return f" The {axis} leaves out lower values." if below else ""
 
 
+def shown_channels(images: np.ndarray) -> tuple[np.ndarray, str]:
+    """Returns the channels of images [..., channels] that are drawn, 1 or 3, and words for it."""
+    channels = images.shape[-1]
+    if channels in (1, 3):
+        return images, ""
+    if channels == 2:
+        return images[..., :1], " Of 2 channels the first is drawn."
+    return images[..., :3], f" Of {channels} channels the first three are drawn, as colours."
+
+
 def rows_and_columns(num_panels: int) -> tuple[int, int]:
     """Returns how panels are arranged, at most three in a row."""
     num_columns = 2 if num_panels == 4 else min(3, num_panels)

@@ -6,29 +6,36 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mnist_jax.data.splits import image_shape
-from mnist_jax.report.figures.canvas import NothingToDrawError, subplots
+from mnist_jax.report.figures.canvas import NothingToDrawError, shown_channels, subplots
 from mnist_jax.report.verdict import chosen_words
 from mnist_jax.runs.results import Run, protocol
 
 MAX_UNITS = 48
+MAX_SIDE = 256  # pixels of a unit
 
 
 def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
     """Draws the weights of the chosen trial's first layer; NothingToDrawError if not images."""
     p, dataset = protocol(run), run.summary["dataset"]
     layer, images = _first_weights(chosen)
-    num_units, height, width, channels = images.shape
+    num_units, *size, _ = images.shape
     units, order = np.arange(num_units), "in the order of the classes"
     if sum(name.endswith("/kernel") for name in chosen) > 1:  # it is not the only layer
         norms = np.linalg.norm(images.reshape(num_units, -1), axis=1)
-        units, order = np.argsort(-norms, kind="stable")[:MAX_UNITS], "by falling norm"
+        units, order = np.argsort(-norms, kind="stable"), "by falling norm"
+    units = units[:MAX_UNITS]
+    images, some = shown_channels(images[units])
+    if (step := math.ceil(max(size) / MAX_SIDE)) > 1:
+        images = images[:, ::step, ::step]
+        some += f" Of {step} pixels one is drawn, across and down."
+    _, height, width, channels = images.shape
     num_columns = min(8, math.ceil(math.sqrt(1.5 * len(units))))
     num_rows = math.ceil(len(units) / num_columns)
-    down, across = (size + max(1, size // 9) for size in (height, width))  # with a gap
+    down, across = (pixels + max(1, pixels // 9) for pixels in (height, width))  # with a gap
     tiles = np.full((num_rows * down, num_columns * across, channels), math.nan)
-    for i, unit in enumerate(units):
+    for i, image in enumerate(images):
         y, x = down * (i // num_columns), across * (i % num_columns)
-        tiles[y : y + height, x : x + width] = images[unit]
+        tiles[y : y + height, x : x + width] = image
     wide, high = (0.8 * pixels / max(down, across) for pixels in (across, down))  # inches
     title = f"{dataset}: weights of the first layer, one trial ({p.words})"
     figure, [ax] = subplots(title, (max(wide * num_columns + 1.2, 4.5), high * num_rows + 0.7))
@@ -49,7 +56,8 @@ def draw_weights(run: Run, chosen: Mapping[str, np.ndarray]):
     which = f"all {num_units}" if len(units) == num_units else f"{len(units)} of {num_units}"
     return figure, (
         f"Weights into the first layer ({layer}) of {chosen_words(run)}, trained on {dataset}"
-        f" ({p.words}): {which} units {order}, each as {height} x {width} pixels. {meaning}"
+        f" ({p.words}): {which} units {order}, each as {size[0]} x {size[1]} pixels."
+        f" {meaning}{some}"
     )
 
 
@@ -70,7 +78,7 @@ def _first_weights(chosen: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
             shape = (height, width, channels)
         case _:
             shape = ()
-    if not shape or shape[-1] not in (1, 3):
+    if not shape:
         raise NothingToDrawError(
             f"the kernel of the first layer ({layer}) has the shape {kernel.shape}, and is neither"
             f" pictures of {seen[0]} x {seen[1]} pixels nor filters of them"
