@@ -112,12 +112,12 @@ def test_images_that_occur_twice_are_counted():
     assert twins[:3] == (2, 2, 2)  # image 1 twice more; tests 1 and 2; images 1 and 0
     lines = inspection.describe(dataset).splitlines()[-3:]
     assert lines == [
-        "warning: 2 training images equal an earlier one (training image 3 is training image 1):"
-        " they bias the validation accuracy",
-        "warning: 2 test images equal a training image (test image 1 is training image 6):"
+        "warning: training images that equal an earlier one: 2 (training image 3 is training"
+        " image 1); they bias the validation accuracy",
+        "warning: test images that equal a training image: 2 (test image 1 is training image 6);"
         " they bias the test accuracy",
-        "warning: 2 different images occur with several labels (training image 3 (class 0) is"
-        " training image 1 (class 1)): some of these are wrong",
+        "warning: images that occur with several labels: 2 (training image 3 (class 0) is training"
+        " image 1 (class 1)); some of these are wrong",
     ]
     almost = train.copy()
     almost[3, 1, 2, 2] ^= 1

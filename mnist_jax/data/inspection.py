@@ -102,14 +102,14 @@ def find_twins(dataset: Dataset) -> Twins:
 
 
 def _twins(twins: Twins) -> list[str]:
-    effects = (
-        (twins.in_train, "training", "equal an earlier one", "they bias the validation accuracy"),
-        (twins.in_both, "test", "equal a training image", "they bias the test accuracy"),
-        (twins.other_labels, "different", "occur with several labels", "some of these are wrong"),
+    kinds = (
+        ("training images that equal an earlier one", "they bias the validation accuracy"),
+        ("test images that equal a training image", "they bias the test accuracy"),
+        ("images that occur with several labels", "some of these are wrong"),
     )
     lines = [
-        f"warning: {number:,} {kind} images {what} ({example}): {effect}"
-        for (number, kind, what, effect), example in zip(effects, twins.examples, strict=True)
+        f"warning: {kind}: {number:,} ({example}); {effect}"
+        for (kind, effect), number, example in zip(kinds, twins[:3], twins.examples, strict=True)
         if number
     ]
     return lines or ["No training image occurs twice, or in the test set."]
