@@ -175,3 +175,19 @@ def test_of_many_classes_some_are_drawn():
     dataset = random_set((2, 2), num_train=600, num_classes=300)
     with Image.open(io.BytesIO(sheet.draw(dataset))) as picture:
         assert picture.size[1] == 21 * 60
+
+
+def test_ones_own_pictures(capsys, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
+    for i, file in enumerate(("train/elm/0", "train/oak/0", "test/oak/0", "train/oak/1")):
+        path = tmp_path / "leaves.v1" / f"{file}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i % 3]).save(path)
+    done = in_process.run(capsys, "data", "leaves.v1", cwd=tmp_path)
+    assert (done.status or 0, done.err) == (0, "")
+    lines = done.out.splitlines()
+    kind = "3 training and 1 test images, 5x6, in colour (RGB), uint8, 2 classes"
+    assert lines[:2] == [f"leaves.v1: {kind}", f"from pictures in {tmp_path / 'leaves.v1'}"]
+    assert lines[6].split() == ["elm", "1", "0"]
+    assert lines[-1] == "Examples: leaves.v1_examples.png"
+    assert "several labels: 1 (training image 2 (oak) is training image 0 (elm))" in lines[-2]

@@ -6,6 +6,7 @@ NAME_OR_PATH is what `config.dataset` may be. Nothing is trained.
 """
 
 import itertools
+import re
 from pathlib import Path
 
 from absl import flags
@@ -60,8 +61,9 @@ def _given_file(given: str) -> Path:
 
 def _free_file(name: str) -> Path:
     """Returns the first name in this folder that nothing has yet."""
+    start = re.sub(r"\.(npz|parquet|csv(\.gz)?)$", "", Path(name).name)
     for number in itertools.count(1):
-        file = Path(f"{Path(name).stem}_examples{f'_{number}' if number > 1 else ''}.png")
+        file = Path(f"{start}_examples{f'_{number}' if number > 1 else ''}.png")
         if not (file.exists() or file.is_symlink()):
             return file
     raise AssertionError
