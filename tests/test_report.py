@@ -21,7 +21,7 @@ from mnist_jax.config.grid import make_points
 from mnist_jax.config.old_records import upgrade_record
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data import datasets
-from mnist_jax.data.splits import Dataset
+from mnist_jax.data.splits import Dataset, hold_out_validation
 from mnist_jax.report import (
     formatting,
     one_run,
@@ -87,6 +87,7 @@ def make_run(
     """
     config = {"name": "made_up", "dataset": "digits", "grid": "product", "num_points": 0}
     if own:
+        number = len(own.class_names) * (PROTOCOLS[protocol].held_out == "validation")
         config |= {"dataset": f"/data/{own.name}", "data": own.facts._asdict()}
     config |= {"num_seeds": seeds, "seed": 0, "shard": "0/1"}
     config |= {key: options.pop(key) for key in list(options) if type(options[key]) is not tuple}
@@ -138,8 +139,8 @@ def make_run(
         for row in rows:
             row[p.column] = accuracy(row["point"], row["seed"])
     records.write_results(path, rows)
-    held_out = (IMAGES[:4], LABELS[:4]) if p.held_out == "validation" else (IMAGES[:0], LABELS[:0])
-    splits = (IMAGES, LABELS, *held_out, IMAGES, LABELS)
+    n = 4 * (p.held_out == "validation")
+    splits = (IMAGES, LABELS, IMAGES[:n], LABELS[:n], IMAGES, LABELS)
     data = own or Dataset(dataset, *splits, tuple("0123456789"), f"sha256:<{dataset}>", "made up")
     scored = data.test_labels
     probabilities = np.full((len(scored), len(data.class_names)), 0.05)
@@ -155,9 +156,10 @@ def make_run(
     made = provenance() | {"devices": {"platform": "cpu"}, "seconds": seconds}
     made["command"] = "python -m mnist_jax.main --config=made_up.py"
     made["data_checksum"] = data.checksum
-    num_images = dict.fromkeys(("train", "validation", "test"), 10_000)
+    num_images = {"train": 10_000, "validation": 2500 * n, "test": 10_000}
     more = {"run": workdirs.digest(config, made["data_checksum"])}
     if own:
+        own = hold_out_validation(own, number)
         num_images, more["data"] = own.num_images, own.describe()
     summaries.write_summary(path, rows, tuple(axes), protocol, dataset, num_images, made, **more)
     return reading.read_run(path)

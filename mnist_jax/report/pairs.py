@@ -15,6 +15,7 @@ from mnist_jax.text import one_line
 
 # What a trial depends on, apart from the axes and the seed: keys of config and provenance.
 _CONFIG: tuple[str, ...] = ("model", "protocol", "num_validation", "validation_seed", "files")
+_CONFIG += ("num_test", "test_seed")
 _CONFIG += ("precision", "deterministic")
 _PROVENANCE = ("data_checksum", "commit", "versions", "machine")
 _DEVICES = ("platform", "kind", "matmul_precision")
@@ -81,13 +82,20 @@ def why_incomparable(first: NamedPoint, second: NamedPoint) -> str:
     """Says why a difference of two points is no finding; empty if it may be one."""
     a, b = first.run.summary, second.run.summary
     reasons = ["same recipe"] if is_same_recipe(first, second) else []
-    if a["dataset"] != b["dataset"]:
-        reasons.append("data sets differ")
-    elif a["provenance"]["data_checksum"] != b["provenance"]["data_checksum"]:
-        reasons.append("data files differ")
+    if a["provenance"]["data_checksum"] != b["provenance"]["data_checksum"]:
+        same_name = a["dataset"] == b["dataset"]
+        reasons.append("data files differ" if same_name else "data sets differ")
+    elif _cut(first.run) != _cut(second.run):
+        reasons.append("test data differ")
     if a["protocol"] != b["protocol"]:
         reasons.append("protocols differ")
     return ", ".join(reasons)
+
+
+def _cut(run: Run) -> tuple[int, int]:
+    """Returns how many test images were cut from the data set, and by which seed."""
+    number = run.config["num_test"]
+    return number, run.config["test_seed"] if number else 0
 
 
 def is_same_recipe(first: NamedPoint, second: NamedPoint) -> bool:
@@ -99,8 +107,9 @@ def is_same_recipe(first: NamedPoint, second: NamedPoint) -> bool:
     for _, run, point in (first, second):
         provenance = run.summary["provenance"]
         record = {key: run.config.get(key) for key in _CONFIG}
-        if not record["num_validation"]:
-            del record["validation_seed"]  # it has nothing to cut
+        for split in ("test", "validation"):
+            if not record[f"num_{split}"]:
+                del record[f"{split}_seed"]  # it has nothing to cut
         record |= {key: provenance.get(key) for key in _PROVENANCE}
         record |= {key: provenance.get("devices", {}).get(key) for key in _DEVICES}
         records.append(record | {axis: point[axis] for axis in run.axes})

@@ -9,6 +9,7 @@ import numpy as np
 from mnist_jax import UserError
 from mnist_jax.config.experiment import MAX_TRIALS
 from mnist_jax.data.datasets import name_of
+from mnist_jax.data.splits import image_shape
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import chosen_trial, results, shards
 from mnist_jax.runs.choosing import is_finite
@@ -61,6 +62,8 @@ def _is_whole(run: Run) -> bool:
     shards.cautions(run)
     number, num_shards = shards.shard_of(run.config)
     sound = [row for row in rows if not row["diverged_epoch"]]
+    if not _knows_its_data(run):
+        return False
     axes = {point["point"]: [str(point[axis]) for axis in run.axes] for point in summary["grid"]}
     kinds = columns_of(summary["protocol"], ())  # without metrics: a user's may have any value
     columns = [column for column, kind in kinds.items() if kind is float]
@@ -75,7 +78,27 @@ def _is_whole(run: Run) -> bool:
         and all(is_finite(row[column]) for row in sound for column in columns)
         and all(0 <= row[column] <= 1 for row in sound for column in shares)
         and {row["dataset"] for row in rows} == {summary["dataset"]}
-        and len(run.class_names) > 1
+    )
+
+
+def _knows_its_data(run: Run) -> bool:
+    """Says whether what a run says of its data set can be, and agrees with itself."""
+    data, sizes, num_classes = run.summary.get("data"), run.summary["num_images"], 0
+    if data is None:  # older versions did not record it
+        return len(run.class_names) > 1
+    shape, num_classes = data["image_shape"], len(data["class_names"])
+    moments = data.get("moments", {"mean": [0.0] * shape[2], "deviation": [1.0] * shape[2]})
+    own = run.config.get("data", {"image_shape": shape, "num_classes": num_classes})
+    return (
+        len(shape) == 3
+        and 0 < min(shape) <= max(shape) < 2**16
+        and shape[2] <= 4
+        and 1 < num_classes <= 2**16
+        and {split: sum(counts) for split, counts in data["class_counts"].items()} == sizes
+        and all(len(c) == num_classes and min(c) >= 0 for c in data["class_counts"].values())
+        and all(len(values) == shape[2] for values in moments.values())
+        and min(moments["deviation"]) > 0
+        and (own["image_shape"], own["num_classes"]) == (shape, num_classes)
     )
 
 
@@ -86,7 +109,10 @@ def with_weights(run: Run) -> tuple[Run, dict[str, np.ndarray] | None]:
     trial = run.summary["chosen_trial"]
     try:
         chosen = chosen_trial.read_chosen_trial(run.workdir)
-        if chosen["probabilities"].shape[1] != len(run.class_names) or chosen["trial"] != trial:
+        shape = image_shape(chosen["mistake_images"])
+        seen = tuple(run.summary["data"]["image_shape"]) if "data" in run.summary else shape
+        is_of_data = (len(run.class_names), seen) == (chosen["probabilities"].shape[1], shape)
+        if not is_of_data or chosen["trial"] != trial:
             problem = f"it is not of trial {trial}, which was chosen"
             raise BadFileError(run.workdir / "chosen_trial.npz", problem)
     except BadFileError as error:  # the results are in other files

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     # Reset first: whatever the user's own matplotlibrc says.
-    with style.context(canvas.STYLE, after_reset=True):
+    with style.context(canvas.STYLE, after_reset=True), warnings.catch_warnings():
+        # In an SVG, names in any script are text, which a browser has the fonts for.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure, caption = draw()
         png, svg = io.BytesIO(), io.BytesIO()
         # As figure.savefig does, but that draws everything twice and lays it out each time.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnist_jax.report import tables
+from mnist_jax.report.data_words import data_words
 from mnist_jax.report.points import MAX_POINTS, BestPoint, criterion_words
 from mnist_jax.report.render import Code, Picture, Section, Warn
 from mnist_jax.report.tables import Table
@@ -39,7 +40,7 @@ def make_sections(run: Run, best: BestPoint, pictures: Sequence[Picture | str]) 
     taken = {key: provenance.pop(key, []) for key in ("seconds", "seconds_by_process")}
     cautions = map(Warn, shards.cautions(run))
     return [
-        ("What was run", [f"{headline(run)}.", *_commands(provenance)]),
+        ("What was run", [f"{headline(run)}.", data_words(run), *_commands(provenance)]),
         ("Verdict", [*cautions, write_verdict(run, best), chosen_trial(run)]),
         ("Results", _results(run)),
         *_metrics(run),

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from mnist_jax import stats
+from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.report import saving, tables, terminal
 from mnist_jax.report.figures import accuracy_by_point, curves
 from mnist_jax.report.formatting import MAX_NAMES, interval, listed, p_value, sentence, signed
@@ -48,7 +49,7 @@ def write_comparison(runs: Sequence[Run], output: str | os.PathLike | None = Non
 
 def figures_of_runs(points: Sequence[NamedPoint]) -> dict[str, Callable[[], Any]]:
     """Returns what draws the figures of several runs, by name of the file."""
-    datasets = " and ".join(dict.fromkeys(point.run.summary["dataset"] for point in points))
+    datasets = names_of_data([point.run for point in points])
     words = list(dict.fromkeys(protocol(point.run).words for point in points))
     how = words[0] if len(words) == 1 else "the protocols differ"
     by_run, by_epoch = f"test accuracy of the runs ({how})", f"accuracy by epoch ({how})"
@@ -56,6 +57,13 @@ def figures_of_runs(points: Sequence[NamedPoint]) -> dict[str, Callable[[], Any]
         "accuracy_by_run": partial(accuracy_by_point.draw_points, points, f"{datasets}: {by_run}"),
         "accuracy_curves": partial(curves.draw_overlay, points, f"{datasets}: {by_epoch}"),
     }
+
+
+def names_of_data(runs: Sequence[Run]) -> str:
+    """Names the data sets of runs; one name may stand for several."""
+    sets = {(run.summary["dataset"], run.summary["provenance"]["data_checksum"]) for run in runs}
+    names = list(dict.fromkeys(run.summary["dataset"] for run in runs))
+    return " and ".join(names) + " (different files)" * (len(sets) > len(names))
 
 
 def write_verdict(
@@ -105,7 +113,8 @@ def warnings_of(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Warn]:
     """Returns what makes differences between the runs misleading."""
     warnings, by_words = [], dict[str, list[str]]()
     for run in runs:
-        by_words.setdefault(protocol(run).words, []).append(run.config["name"])
+        words = PROTOCOLS[run.summary["protocol"]].words
+        by_words.setdefault(words, []).append(run.config["name"])
     if len(by_words) > 1:
         each = " ".join(f"{sentence(words)}: {listed(x)}." for words, x in by_words.items())
         warnings.append(

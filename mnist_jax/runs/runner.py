@@ -13,6 +13,7 @@ from typing import Any
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.data.datasets import is_path
 from mnist_jax.data.splits import Dataset
 from mnist_jax.runs import choosing, chosen_trial, groups, labels, records, workdirs
 from mnist_jax.runs.checkpoints import Checkpoints
@@ -206,10 +207,13 @@ class Runner:
                     "nn.Conv is slow in a compiled loop on a CPU: Conv, max_pool and avg_pool of"
                     " mnist_jax.layers take the same arguments and are several times as fast"
                 )
-        print(
-            f"{dataset.name} ({dataset.source}): {len(dataset.train_labels)} training images;"
-            f" {scored}"
-        )
+        sizes = f"{len(dataset.train_labels)} training images"
+        if is_path(self._experiment.dataset):
+            height, width, channels = self._experiment.data.image_shape
+            sizes += f" of {height} x {width} x {channels} in {len(dataset.class_names)} classes"
+        if number := self._experiment.num_test:
+            scored += f"; {labels.count(number, 'test image')} cut from the training set"
+        print(f"{dataset.name} ({dataset.source}): {sizes}; {scored}")
         size = f"{labels.count(len(group), 'trial')} of {labels.count(num_epochs, 'epoch')}"
         print(self._place_of(group) + size + f", resumed after epoch {start}" * bool(start))
         sys.stdout.flush()
