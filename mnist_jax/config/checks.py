@@ -41,7 +41,8 @@ def check_point(
         raise bad_value("warmup_steps", point["warmup_steps"], expected)
     blocks = point["conv_features"] if model == "cnn" else ()
     if len(blocks) > (most := _most_blocks(min(image_shape[:2]))):
-        expected = f"at most {most} blocks for images of {image_shape[0]} by {image_shape[1]}"
+        many = f"{most} block{'s' * (most != 1)}"
+        expected = f"at most {many} for images of {image_shape[0]} by {image_shape[1]}"
         raise bad_value("conv_features", blocks, expected)
     if point["optimizer"] != "sgd":
         return
