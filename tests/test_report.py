@@ -609,6 +609,24 @@ def test_where_everything_diverged_there_is_no_result(tmp_path):
     assert not list((run.workdir / "figures").glob("classes*"))
 
 
+def test_points_near_chance_are_no_finding(tmp_path):
+    def near(*accuracies):
+        return lambda point, seed: accuracies[point] + seed / 1000
+
+    run = make_run(tmp_path / "run", accuracy=near(0.9, 0.14, 0.15))  # guessing has 10 %
+    said = "l2=0.00075 did not learn: accuracies are near that of guessing (10.00 %). A difference"
+    assert f"{said} from that is no finding. Try another --config.learning_rate." in verdict_of(run)
+    run.summary["data"] = {"class_counts": {"test": [3, 9, 0]}}  # 75 %
+    assert "l2=0.00075 and l2=1e-06 did not learn" in verdict_of(run)
+    run = make_run(tmp_path / "all", accuracy=near(0.1, 0.1, 0.1), diverging=[8])
+    assert "The network did not learn: accuracies are near" in verdict_of(run)
+    one = make_run(tmp_path / "one", accuracy=near(0.1), l2=(0.0,), name="one")
+    assert "no finding" not in verdict_of(one)
+    assert any(x.startswith("one: The network did not") for x in comparison_verdict(run, one))
+    sound = make_run(tmp_path / "sound", accuracy=lambda point, seed: 0.1 + seed / 10)
+    assert "did not learn" not in verdict_of(sound)
+
+
 # --- many points ---
 
 

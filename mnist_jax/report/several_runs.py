@@ -16,7 +16,7 @@ from mnist_jax.report.pairs import Pair, compare_pairs, most_points, name_points
 from mnist_jax.report.points import MAX_POINTS, NamedPoint
 from mnist_jax.report.render import Code, Picture, Section, Warn
 from mnist_jax.report.sections import repeatable
-from mnist_jax.report.verdict import LEVEL, diverged, test_words
+from mnist_jax.report.verdict import LEVEL, diverged, test_words, untrained
 from mnist_jax.runs import workdirs
 from mnist_jax.runs.choosing import is_finite
 from mnist_jax.runs.labels import count
@@ -69,7 +69,7 @@ def names_of_data(runs: Sequence[Run]) -> str:
 def write_verdict(
     runs: Sequence[Run], points: Sequence[NamedPoint], pairs: Sequence[Pair], most: int = MAX_NAMES
 ) -> list[str]:
-    """Says which points differ, which are one recipe, and what diverged; lists `most` names."""
+    """Says which points differ, which are one recipe, what failed; lists `most` names."""
     judged = [pair for pair in pairs if is_finite(pair.test["p_holm"])]
     differing = [
         f"{first.name} minus {second.name} is {signed(test['difference'])} points (95 % interval"
@@ -105,8 +105,8 @@ def write_verdict(
     )
     if any(p.point["statistics"][protocol(p.run).column]["n"] == 1 for p in points):
         sentences.append("Of a run with one seed nothing is known of its uncertainty.")
-    lost = (f"{run.config['name']}: {text}" for run in runs for text in diverged(run, most))
-    return [*sentences, *lost]
+    bad = ((run.config["name"], [*untrained(run, most), *diverged(run, most)]) for run in runs)
+    return [*sentences, *(f"{name}: {text}" for name, texts in bad for text in texts)]
 
 
 def warnings_of(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Warn]:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from mnist_jax import stats
 from mnist_jax.report.formatting import MAX_NAMES, interval, listed, percent, sentence, signed
 from mnist_jax.report.points import BestPoint
-from mnist_jax.runs.choosing import count_diverged, ranked
+from mnist_jax.runs.choosing import count_diverged, ranked, sound_values
 from mnist_jax.runs.labels import count, label, varying
 from mnist_jax.runs.records import Row
-from mnist_jax.runs.results import Run, protocol
+from mnist_jax.runs.results import Run, protocol, trials_of
 
 LEVEL = 0.05  # corrected p-values below it are significant
 MAX_LENGTH = 60  # characters of the names in a brief verdict
+NEAR_CHANCE = 0.05  # of the way from the accuracy of guessing to 100 %
 
 
 def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
@@ -25,10 +26,13 @@ def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
         sentences = ["Every trial diverged, so there is no result."]
     elif len(grid) == 1:
         sentences = [f"{sentence(_accuracy(run, best.point))}."]
+        sentences += untrained(run, 2 if brief else MAX_NAMES)
     else:
         tied = _tied(run, best.point)
         it = "It" if len(tied) < 2 else "The first"
-        sentences = [*_best(run, best.point, tied, brief), *_differences(run, best, it, brief)]
+        sentences = _best(run, best.point, tied, brief)
+        sentences += untrained(run, 2 if brief else MAX_NAMES)
+        sentences += _differences(run, best, it, brief)
     sentences += diverged(run, 2 if brief else MAX_NAMES)
     if len(grid) > 1:
         sentences += _power(run, best)
@@ -148,6 +152,29 @@ def round_number_below(x: float) -> float:
     """Returns the largest number of 1, 2 or 5 with any number of zeros that is not above x."""
     decade = 10.0 ** math.floor(math.log10(x))
     return float(f"{max(m for m in (1, 2, 5) if m * decade <= x) * decade:.1g}")
+
+
+def untrained(run: Run, most: int = MAX_NAMES) -> list[str]:
+    """Says which points have not learned, in a sentence or two if any did not.
+
+    All their sound trials are about as good as guessing the most frequent class of the test images.
+    """
+    grid, axes, p = run.summary["grid"], varying(run.summary["grid"]), protocol(run)
+    counts = run.summary.get("data", {}).get("class_counts", {}).get("test", ())
+    known = sum(counts) > 0  # older versions did not record them
+    chance = max(counts) / sum(counts) if known else 1 / len(run.class_names)
+    most_allowed, names = chance + NEAR_CHANCE * (1 - chance), []
+    for point in grid:
+        accuracies = sound_values(trials_of(run, point), p.column)
+        if len(accuracies) and max(accuracies) <= most_allowed:
+            names.append(label(point, axes))
+    if not names:
+        return []
+    who, rest = "The network", ""
+    if len(names) < len(grid):
+        who, rest = listed(names, most), " A difference from that is no finding."
+    near = f"accuracies are near that of guessing ({percent(chance)} %)"
+    return [f"{who} did not learn: {near}.{rest} Try another --config.learning_rate."]
 
 
 def diverged(run: Run, most: int = MAX_NAMES) -> list[str]:
