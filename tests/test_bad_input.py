@@ -324,7 +324,7 @@ BAD_INPUT = {
         ("--config.optimizer=sgd,sgd", "optimizer=('sgd', 'sgd'): expected distinct values"),
         (
             "--config.b1=0.5",
-            "b1: sgd takes no b1, but nesterov, momentum, l2, ...; leave it out",
+            "b1: sgd takes no b1, but nesterov, learning_rate, mom...; leave it out",
         ),
         (
             "--config.optimizer=sgd,adamw --config.grid=list --config.momentum=0.9,0.8",

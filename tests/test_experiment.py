@@ -310,7 +310,7 @@ def test_an_optimizer_that_is_typed_has_its_own_defaults():
     given = {"momentum": 0.9, "weight_decay": 1e-3, "l2": 0.1, "learning_rate": 0.5}
     found = asked(given, optimizer="adamw", b2=(0.99, 0.999)).points
     assert [point["b2"] for point in found] == [0.99, 0.999]
-    assert (found[0]["weight_decay"], found[0]["learning_rate"]) == (1e-4, 0.5)
+    assert (found[0]["weight_decay"], found[0]["learning_rate"]) == (1e-4, 1e-3)
     assert not {"momentum", "l2"} & found[0].keys()
     for before in ("sgd", ("sgd",)):
         same = asked(given | {"optimizer": before}, optimizer="sgd").points
@@ -327,11 +327,43 @@ def test_an_optimizer_that_is_typed_beside_the_files_has_its_own_defaults():
     for said in ({}, dict(default_config())):
         found = asked(said, optimizer=("sgd", "adamw"), l2=(0.0,))
         assert [point["weight_decay"] for point in found.points] == [0.0, 1e-4]
+        assert [point["learning_rate"] for point in found.points] == [0.1, 1e-3]
     found = asked({"weight_decay": 0.5}, optimizer=("sgd", "adamw"))
     assert [point["weight_decay"] for point in found.points] == [0.5, 0.5]
     several = default_config(optimizer=("sgd", "adamw", "lion", "muon"))
     (point,) = asked(several, optimizer="muon").points  # of what is None there, too
     assert (point["nesterov"], point["weight_decay"]) == (True, 0.0)
+
+
+def test_each_optimizer_has_a_learning_rate_of_its_own(own):
+    (own / "my_opt.py").write_text(
+        "def plain(rate): ...\n"
+        "def slow(rate=1e-2): ...\n"
+        "def schedule(rate=lambda step: 0.5): ...\n"
+        "def negative(rate=-1): ...\n"
+        "def second(momentum=0.9, learning_rate=0.1): ...\n"
+    )
+    rates = {"sgd": 0.1, "adamw": 1e-3, "lion": 3e-4, "muon": 0.02}
+    rates |= {"my_opt.py:plain": 0.1, "my_opt.py:slow": 1e-2, "my_opt.py:schedule": 0.1}
+    for name, rate in rates.items():
+        assert default_config(optimizer=name).learning_rate == rate
+        assert asked({"optimizer": name}).values["learning_rate"] == (rate,)
+    # Also where all are in one grid, and a file with every key is changed.
+    config = default_config(optimizer=tuple(rates))
+    assert config.learning_rate is None
+    for given in (config, {"optimizer": tuple(rates)}):
+        found = asked(given).points
+        assert {point["optimizer"]: point["learning_rate"] for point in found} == rates
+    config.learning_rate = 0.5
+    assert {point["learning_rate"] for point in asked(config).points} == {0.5}
+    config.optimizer = "lion"  # which keeps a value that was set
+    assert config.learning_rate == 0.5
+    names = [*asked({"model": "cnn", "optimizer": ("sgd", "adamw")}).values]
+    place = names.index("learning_rate")
+    assert names[place - 1 : place + 2] == ["nesterov", "learning_rate", "schedule"]
+    for name, said in (("negative", "the learning rate is -1 by"), ("second", "as its first")):
+        with pytest.raises(UserError, match=f"my_opt.py:{name}: .*{said}"):
+            asked({}, optimizer=f"my_opt.py:{name}")
 
 
 def test_optimizers_side_by_side_are_one_grid(tmp_path):
@@ -516,7 +548,7 @@ def test_fields_and_parameters_of_ones_own_are_axes(own):
         (width, rate, decay) for width in (4, 8) for rate in (0.0, 0.5) for decay in (0.5, 0.9)
     ]
     traced = {name for name, axis in found.axes.items() if axis.traced and axis.of}
-    assert traced == {"rate", "decay"}
+    assert traced == {"rate", "learning_rate", "decay"}
     assert list(found.parts.values()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     found = dataclasses.replace(found, data=found.data._replace(num_classes=7))
     recipe, trials = recipes.create_recipe(found, [4, 5, 6, 7])

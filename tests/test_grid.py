@@ -90,6 +90,7 @@ def test_a_search_depends_on_its_seed_alone(kind):
     ("axes", "said"),
     [
         ({"learning_rate": (0.1, 0.2, 0.3)}, "expected two positive numbers"),
+        ({"learning_rate": (None, 0.3)}, "expected two positive numbers"),
         ({"l2": (0.0, 0.1)}, "expected two positive numbers"),
         ({"momentum": (0.0, 0.5, 0.9)}, "expected two numbers"),
         ({}, "nothing to search"),

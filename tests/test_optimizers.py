@@ -317,7 +317,9 @@ def test_one_momentum_among_the_trials_is_a_buffer_for_all(params):
 
 def test_parameters_and_defaults_are_those_of_a_config_and_of_optax():
     for name, make in MAKERS.items():
-        axes_of = {axis.name: axis.default for axis in OPTIMIZERS[name]}
+        rate, *others = OPTIMIZERS[name]
+        assert rate.name == "learning_rate"
+        axes_of = {axis.name: axis.default for axis in others}
         defaults = {n: p.default for n, p in inspect.signature(make).parameters.items()}
         if make is sgd:
             assert axes_of.keys() == defaults.keys() - {"learning_rate", "output"}

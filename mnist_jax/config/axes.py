@@ -57,6 +57,11 @@ def _weight_decay(default: float, decayed: str) -> Axis:
     return _traced("weight_decay", NOT_NEGATIVE, default, LOG, text)
 
 
+def learning_rate(default: float) -> Axis:
+    """Returns the first axis of every optimizer, with the optimizer's own default."""
+    return _traced("learning_rate", POSITIVE, default, LOG, "peak of the learning rate")
+
+
 TRAINING = (
     _static("num_epochs", WHOLE, 10, "epochs of training, and the length of the schedule"),
     _static("batch_size", WHOLE, 128, "images in a training step"),
@@ -73,7 +78,6 @@ TRAINING = (
         "none",
         "of the training images: none; or shift, by up to 2 pixels in each direction at random",
     ),
-    _traced("learning_rate", POSITIVE, 0.1, LOG, "peak of the learning rate"),
     _traced(
         "schedule",
         choice(SCHEDULES),
@@ -115,9 +119,12 @@ MODELS = {
 }
 """The fields of `training.models.MLP` and `CNN`."""
 
+LEARNING_RATE = 0.1
+"""Default of `sgd`, as in the notebook, and of a user's optimizer that says none."""
 _NESTEROV = "whether the momentum is Nesterov's"
 OPTIMIZERS = {
     "sgd": (
+        learning_rate(LEARNING_RATE),
         _traced("momentum", SHARE, 0.0, LOG_OF_REST, "share of the last update that is kept"),
         _static("nesterov", FLAG, False, _NESTEROV),
         _traced("l2", NOT_NEGATIVE, 0.0, LOG, "the penalty l2 * sum(kernel**2), hidden layers"),
@@ -131,8 +138,10 @@ OPTIMIZERS = {
         _weight_decay(0.0, "the same kernels"),
     ),
     # The weight decay is of all parameters, biases too. I. Loshchilov, F. Hutter, "Decoupled Weight
-    # Decay Regularization", 2019; with `nesterov` NAdamW.
+    # Decay Regularization", 2019; with `nesterov` NAdamW. Learning rate: D. Kingma, J. Ba, "Adam: A
+    # Method for Stochastic Optimization", 2015, algorithm 1.
     "adamw": (
+        learning_rate(1e-3),
         _traced("b1", SHARE, 0.9, LOG_OF_REST, "decay of the mean of gradients"),
         _traced("b2", SHARE, 0.999, LOG_OF_REST, "decay of the mean of their squares"),
         _traced("eps", POSITIVE, 1e-8, LOG, "added to its root"),
@@ -140,16 +149,18 @@ OPTIMIZERS = {
         _static("nesterov", FLAG, False, _NESTEROV),
     ),
     # X. Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023. Steps are signs: they
-    # want a learning rate 3 to 10 times smaller than AdamW's, and as much more decay.
+    # want a learning rate 3 to 10 times smaller than AdamW's, and as much more decay (section 5).
     "lion": (
+        learning_rate(3e-4),
         _traced("b1", SHARE, 0.9, LOG_OF_REST, "weight of the mean in an update"),
         _traced("b2", SHARE, 0.99, LOG_OF_REST, "decay of the mean of gradients"),
         _weight_decay(1e-3, "all parameters"),
     ),
     # K. Jordan et al., "Muon: An optimizer for hidden layers", 2024: for matrices, the output
     # layer's too. All else (biases, kernels of convolutions) takes AdamW's steps at the same
-    # learning rate.
+    # learning rate. 0.02 is the default of the author's code.
     "muon": (
+        learning_rate(0.02),
         _traced("beta", SHARE, 0.95, LOG_OF_REST, "decay of the mean of gradients"),
         _weight_decay(0.0, "the matrices"),
         _static("nesterov", FLAG, True, _NESTEROV),
@@ -177,8 +188,9 @@ def in_grid_order(
         UserError: Two parameters have the same name and nothing else in common.
     """
     optimizer = _merge(optimizers)
-    static = [axis for axis in (*model, *TRAINING, *optimizer) if not axis.traced]
-    traced = [axis for axis in (*TRAINING, *model, *optimizer) if axis.traced]
+    rate, others = optimizer[:1], optimizer[1:]  # the learning rate is an optimizer's first axis
+    static = [axis for axis in (*model, *TRAINING, *others) if not axis.traced]
+    traced = [axis for axis in (*rate, *TRAINING, *model, *others) if axis.traced]
     ordered: dict[str, Axis] = {}
     for axis in (OPTIMIZER, *static, *traced, *SMOOTHING):
         if axis.name in ordered:

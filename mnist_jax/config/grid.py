@@ -62,7 +62,8 @@ def distinct(points: Iterable[Point]) -> list[Point]:
 def _search(axes, several, scales, grid: str, num_points: int, seed: int) -> list[dict[str, Any]]:
     for name, n in several.items():
         log = scales[name] is LOG
-        if scales[name] and (n > 2 or (log and min(axes[name]) <= 0)):
+        no_range = n > 2 or None in axes[name] or (log and min(axes[name]) <= 0)
+        if scales[name] and no_range:
             expected = "two positive numbers" if log else "two numbers"
             raise UserError(
                 f"--config.{name}={tuple(axes[name])}: expected {expected}, the ends of the range "

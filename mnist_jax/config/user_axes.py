@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 from mnist_jax import UserError
-from mnist_jax.config.axes import Axis
+from mnist_jax.config.axes import LEARNING_RATE, Axis, learning_rate
 from mnist_jax.config.values import FLAG, INTEGER, LINEAR, NUMBER, SIZES, TEXT, is_sizes
 
 STATIC = "static"
@@ -20,7 +20,7 @@ _NO_DEFAULT = (dataclasses.MISSING, inspect.Parameter.empty)
 
 
 def read_axes(key: str, thing: Any, spec: str) -> list[Axis]:
-    """Returns the axes of a user's model or optimizer.
+    """Returns the axes of a user's model or optimizer; an optimizer's first is its learning rate.
 
     `key` is `model` or `optimizer`; `spec` is what the config says of it, for errors.
 
@@ -28,7 +28,10 @@ def read_axes(key: str, thing: Any, spec: str) -> list[Axis]:
         UserError: It is of another kind, or a parameter has no default that an axis may have.
     """
     what, hints, axes = f"--config.{key}={spec}", _hints(thing), []
-    for name, default in defaults_of(key, thing, spec).items():
+    defaults = defaults_of(key, thing, spec)
+    if key == "optimizer":
+        axes.append(_rate_axis(what, thing))
+    for name, default in defaults.items():
         if any(default is missing for missing in _NO_DEFAULT):
             cure = "give it one, which a config then may change"
             raise UserError(f"{what}: {name} has no default; {cure}")
@@ -68,10 +71,21 @@ def _parameters(function: Callable, spec: str) -> dict[str, Any]:
             f"{what}: expected a function of a learning rate and keyword parameters that returns an"
             " optax.GradientTransformation"
         ) from None
-    if first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+    by_position = (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
+    if first.kind not in by_position or any(p.name == "learning_rate" for p in others):
         raise UserError(f"{what}: expected the learning rate as its first parameter")
     variadic = (first.VAR_POSITIONAL, first.VAR_KEYWORD)
     return {p.name: p.default for p in others if p.kind not in variadic}
+
+
+def _rate_axis(what: str, function: Callable) -> Axis:
+    """Returns the axis of the learning rate, an optimizer's first parameter."""
+    default = next(iter(inspect.signature(function).parameters.values())).default
+    axis = learning_rate(default if type(default) in (int, float) else LEARNING_RATE)
+    if not axis.kind.valid(axis.default):
+        expected = axis.kind.expected
+        raise UserError(f"{what}: the learning rate is {default} by default; expected {expected}")
+    return axis._replace(default=float(axis.default))
 
 
 def _hints(thing: Any) -> dict[str, Any]:

@@ -44,12 +44,14 @@ def create_trials(
         traced = [axis for axis in known.values() if axis.traced and axis.of == what]
         return {axis.name: numbers(axis.name) for axis in traced}
 
+    optimizer = of("optimizer")
     steps = [point["num_epochs"] * num_batches(num_images, point["batch_size"]) for point in points]
     return Hyperparameters(
         seed=np.tile(np.array(seeds, np.uint32), len(points)),
         num_steps=np.repeat(np.array(steps, np.int32), len(seeds)),
+        learning_rate=optimizer.pop("learning_rate"),
         model=of("model"),
-        optimizer=of("optimizer"),
+        optimizer=optimizer,
         **of(""),
     )
 
@@ -82,7 +84,7 @@ def create_recipe(
     takes = [n for n, axis in known.items() if axis.of == "optimizer" and point[n] is not None]
     trials = trials._replace(
         model={name: trials.model[name] for name in network.numbers},
-        optimizer={name: trials.optimizer[name] for name in takes if known[name].traced},
+        optimizer={name: x for name, x in trials.optimizer.items() if name in takes},
     )
     static = {name: point[name] for name in takes if not known[name].traced}
     own = spec not in OPTIMIZERS
