@@ -12,12 +12,14 @@ import pytest
 from base import BASE
 from server import ROOT
 
+from mnist_jax import UserError
 from mnist_jax.benchmark import peer_loops, peers, processes, rounds, stages, step_time
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.data import loading
+from mnist_jax.data.splits import Moments
 from mnist_jax.training import trial
 
-TASK = peer_loops.Task([8], 10, 16, 0.1, 0.9, 1e-3, False, "float32")
+TASK = peer_loops.Task([28, 28, 1], 10, [8], 16, 0.1, 0.9, 1e-3, False, "float32")
 
 
 def test_ratio_is_taken_pair_by_pair():
@@ -134,11 +136,47 @@ def test_a_process_that_dies_says_why(tmp_path):
     process.close()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_peers_see_the_images_that_a_trial_sees(channels, dtype):
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 3, channels)).astype(dtype)
+    images = images if channels == 3 else images[..., 0]
+    task = TASK._replace(image_shape=[4, 3, channels])
+    seen = trial.scaled(
+        base.create_recipe(base.create_model(), base.create_trials([BASE], [0], 5)), images
+    )
+    np.testing.assert_allclose(peer_loops.pixels(task, images), seen, rtol=1e-6)
+    assert seen.shape == (5, 4, 3, channels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"scaling": "standard"},
+            "--config.scaling=standard: expected unit, since the peers train",
+        ),
+        ({"augmentation": "shift"}, "--config.augmentation=shift: expected none, since the peers"),
+        ({"ema_decay": 0.9}, "--config.ema_decay=0.9: expected 0, since the peers train by plain"),
+    ],
+)
+def test_what_the_peers_do_not_train_is_refused(changes, said):
+    peers.check_peers_can_train("mlp", BASE)
+    with pytest.raises(UserError) as error:
+        peers.check_peers_can_train("mlp", BASE | changes)
+    assert str(error.value).startswith(said)
+    assert str(error.value).endswith("change it, or leave out --peers")
+
+
 @pytest.mark.slow
-def test_flax_peer_trains(archive):
+@pytest.mark.parametrize("shape", [(28, 28, 1), (8, 6, 3)])
+def test_flax_peer_trains(archive, shape):
+    task = TASK._replace(conv_features=[2], image_shape=shape, num_classes=300)
     with np.load(archive) as arrays:
-        task = TASK._replace(conv_features=[2])
-        train, description = peer_loops.flax_trainer(task, arrays["images"], arrays["labels"])
+        images = arrays["images"][:, : shape[0], : shape[1]]
+        labels = arrays["labels"].astype(np.uint16) + 290
+    images = images if shape[2] == 1 else np.stack(3 * [images], axis=-1)
+    train, description = peer_loops.flax_trainer(task, images, labels)
     epochs = [train() for _ in range(4)]
     assert description["platform"] == "cpu"
     assert [epoch.steps for epoch in epochs] == [4] * 4
@@ -244,9 +282,12 @@ def test_a_missing_peer_is_left_out_in_one_line(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == f"keras is left out: {missing['keras']}\n"
 
 
-def test_partial_epochs_do_their_work():
+@pytest.mark.parametrize(
+    ("shape", "moments"), [((28, 28), None), ((6, 5, 3), Moments((0.4, 0.5, 0.6), (2.0, 1.0, 0.5)))]
+)
+def test_partial_epochs_do_their_work(shape, moments):
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (8, 28, 28), np.uint8), np.arange(8, dtype=np.uint8)
+    images, labels = rng.integers(0, 256, (8, *shape), np.uint8), np.arange(8, dtype=np.uint8)
     split = trial.Split(jnp.asarray(images), jnp.asarray(labels))
     trials = base.create_trials([BASE | {"learning_rate": 1e4}], [0], 8)
     recipe = base.create_recipe(
@@ -255,6 +296,8 @@ def test_partial_epochs_do_their_work():
         batch_size=2,
         held_out=None,
         choose_epoch=False,
+        image_shape=(*shape, 1)[:3],
+        moments=moments,
     )._replace(eval_batch_size=4)
     hyper = jax.tree.map(lambda x: jnp.asarray(x[0]), trials)
 
@@ -269,7 +312,10 @@ def test_partial_epochs_do_their_work():
         return state, results, scores, trial.train_epoch(recipe, hyper, state, order, split)
 
     state, results, same, trained = run(hyper, jnp.asarray(rng.permutation(8)))
-    np.testing.assert_allclose(results["gather"][1].sum(), (images / 255).sum() + 28, rtol=1e-5)
+    pixels = images / 255
+    if moments:
+        pixels = (pixels - np.array(moments.mean)) / np.array(moments.deviation)
+    np.testing.assert_allclose(results["gather"][1].sum(), pixels.sum() + 28, rtol=1e-4)
     np.testing.assert_allclose(results["forward"][1].loss, same.loss, rtol=1e-5)
     np.testing.assert_allclose(results["evaluation"][1].loss, same.loss, rtol=1e-5)
     # Four steps of gradient 1e-6 w at a rate of 1e4.

@@ -15,7 +15,7 @@ from mnist_jax.benchmark.processes import TrainingProcess
 from mnist_jax.benchmark.rounds import TimingError, Timings
 from mnist_jax.config.axes import MODELS
 from mnist_jax.config.grid import Point
-from mnist_jax.data.splits import Dataset
+from mnist_jax.data.splits import Dataset, image_shape
 from mnist_jax.text import text_table
 
 PACKAGES = {"keras": ("keras", "tensorflow"), "torch": ("torch",), "flax": ("flax", "optax", "jax")}
@@ -27,7 +27,7 @@ def start_peer(
 ) -> TrainingProcess:
     """Starts a peer, which describes its versions, platform and threads.
 
-    `file` is a NumPy archive with `images` uint8 [n, 28, 28] and `labels` uint8 [n].
+    `file` is a NumPy archive with `images` and `labels`, as a `Dataset` has them.
 
     Raises:
         TimingError: A package is missing, or the process died.
@@ -40,7 +40,7 @@ def start_peer(
 
 
 def check_peers_can_train(model: str, point: Point) -> None:
-    """Refuses a config of another model than the peers have, or not of plain SGD."""
+    """Refuses a config that the peers cannot train: by its model, its optimizer, its pixels."""
     for key, value, known in (("model", model, MODELS), ("optimizer", point["optimizer"], ["sgd"])):
         if value not in known:
             raise UserError(
@@ -48,11 +48,14 @@ def check_peers_can_train(model: str, point: Point) -> None:
                 " change it, or leave out --peers"
             )
     plain = {"schedule": "constant", "warmup_steps": 0, "nesterov": False, "weight_decay": 0}
-    for key, value in (plain | {"label_smoothing": 0, "ema_decay": 0}).items():
+    plain |= {"label_smoothing": 0, "ema_decay": 0}
+    as_stored = {"scaling": "unit", "augmentation": "none"}
+    for key, value in (plain | as_stored).items():
         if point[key] != value:
+            how = "on unchanged images" if key in as_stored else "by plain SGD"
             raise UserError(
-                f"--config.{key}={point[key]}: expected {value}, since the peers train by "
-                "plain SGD; change it, or leave out --peers"
+                f"--config.{key}={point[key]}: expected {value}, since the peers train {how};"
+                " change it, or leave out --peers"
             )
 
 
@@ -71,6 +74,7 @@ def start_peers(
     shared = {
         name: point.get(name, ()) for name in Task._fields if name in (*point, "conv_features")
     }
+    shared["image_shape"] = image_shape(dataset.train_images)
     task = Task(num_classes=len(dataset.class_names), precision=precision, **shared)
     environment = {
         **environment,

@@ -127,9 +127,9 @@ def partial_epochs() -> dict[str, Callable]:
 
     def gather(recipe, hyper, state, order, split, held_out):
         def step(total, indices):
-            images = split.images[indices].astype(jnp.float32) / 255
+            images = trial.scaled(recipe, split.images[indices])
             labels = split.labels[indices].astype(jnp.float32)
-            return total + labels + jnp.sum(images, (1, 2)), None
+            return total + labels + jnp.sum(images, (1, 2, 3)), None
 
         steps = num_batches(len(order), recipe.batch_size)
         batches = jnp.resize(order.astype(jnp.int32), (steps, recipe.batch_size))

@@ -31,7 +31,7 @@ from mnist_jax.text import text_table
 STAGES = {
     "gather": "input gather",
     "forward": "forward",
-    "backward": "backward",
+    "backward": "backward",  # and augmentation, where there is one
     "update": "update",
     "dispatch": "dispatch",
     "evaluation": "+ evaluation, an epoch's",

@@ -276,7 +276,7 @@ def _training_loss(
         options["rngs"] = {"dropout": key, "params": jax.random.fold_in(key, 0)}
         if recipe.max_shift:
             images = shifted(images, jax.random.fold_in(key, 1), recipe.max_shift)
-    module, pixels = network.bound(hyper.model), _scaled(recipe, images)
+    module, pixels = network.bound(hyper.model), scaled(recipe, images)
     collections = state.collections
     if network.collections:
         mutable = list(network.collections)
@@ -294,10 +294,11 @@ def _training_loss(
 
 def _logits(recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: Images) -> Array:
     module, options = recipe.network.bound(hyper.model), recipe.network.keywords(False)
-    return jnp.asarray(module.apply(variables, _scaled(recipe, images), **options), jnp.float32)
+    return jnp.asarray(module.apply(variables, scaled(recipe, images), **options), jnp.float32)
 
 
-def _scaled(recipe: Recipe, images: Images) -> Float[Array, "batch height width channels"]:
+def scaled(recipe: Recipe, images: Images) -> Float[Array, "batch height width channels"]:
+    """Returns what the network sees of images as they are stored."""
     images = jnp.asarray(images)
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 255

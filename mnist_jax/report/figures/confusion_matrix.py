@@ -74,7 +74,7 @@ def _draw_all(title: str, names: Sequence[str], predicted: Predicted) -> tuple[A
             color = "#888888" if x == y else "white" if n > 0.6 * top else "black"
             ax.text(x, y, str(n), ha="center", va="center", fontsize=font, color=color)
     ax.set_yticks(places, names)
-    ax.set_xticks(places, names, rotation=0 if longest < 4 else 90)
+    ax.set_xticks(places, names, rotation=0 if longest < (4 if num <= 12 else 2) else 90)
     ax.grid(False)
     ax.set(xlabel="predicted", ylabel="true class", title="confusion matrix (diagonal: right)")
     return figure, "Test accuracy of each class", ""
