@@ -1011,6 +1011,17 @@ def test_a_folder_of_several_forms(tmp_path):
     assert "it holds some.npz; give the path of that" in one_line(own_data.load, tmp_path / "one")
 
 
+def test_tables_of_validation_are_told_and_left_out(tmp_path, caplog):
+    folder = write_parquet(tmp_path / "own")
+    parquet.write_table(table(*GREY["test"]), folder / "validation-00000-of-00001.parquet")
+    parquet.write_table(table(*GREY["test"]), folder / "dev.parquet")
+    assert_holds(own_data.load(folder), GREY)
+    texts = [record.getMessage() for record in caplog.records]
+    assert [text.partition(" is not used: ")[0] for text in texts] == [
+        str(folder / name) for name in ("dev.parquet", "validation-00000-of-00001.parquet")
+    ]
+
+
 def test_the_name_is_no_other_data_sets(tmp_path, monkeypatch):
     write_csv(tmp_path / "MNIST")
     assert own_data.load(tmp_path / "MNIST").name == "./MNIST"
@@ -1043,12 +1054,22 @@ def test_a_new_file_is_seen(tmp_path):
         assert len(own_data.load(path).test_labels) == 9
 
 
+def test_one_of_many_files_is_seen_to_change(tmp_path):
+    path = write_pictures(tmp_path / "own", make_parts(1, 1, sizes=(90, 20)))
+    own_data.load(path)
+    assert own_data.load(path).source.startswith("cache")
+    os.utime(next(path.glob("test/*/00001.png")), ns=(0, 12345))
+    assert not own_data.load(path).source.startswith("cache")
+
+
 def test_two_paths_have_two_copies(tmp_path):
     write_npz(tmp_path / "a" / "own.npz", GREY)
     write_npz(tmp_path / "b" / "own.npz", COLOUR)
-    for _ in range(2):
-        assert_holds(own_data.load(tmp_path / "a" / "own.npz"), GREY)
-        assert_holds(own_data.load(tmp_path / "b" / "own.npz"), COLOUR)
+    for cached in (False, True):
+        for folder, parts in (("a", GREY), ("b", COLOUR)):
+            dataset = own_data.load(tmp_path / folder / "own.npz")
+            assert_holds(dataset, parts)
+            assert dataset.source.startswith("cache") == cached
 
 
 def test_a_cache_that_others_can_write_or_that_is_damaged_is_not_believed(tmp_path, caplog):
