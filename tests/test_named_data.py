@@ -272,7 +272,7 @@ def test_download(tmp_path, small, monkeypatch, caplog, name):
 
 def test_qmnist_is_not_downloaded(tmp_path):
     message = one_line(loading.load_dataset, "qmnist")
-    assert "it is not downloaded, as no checksum of its files is known" in message
+    assert "was not found and is not downloaded, as no checksum of its files is known" in message
     assert "a folder with qmnist-train-images-idx3-ubyte, qmnist-train-labels-idx2-int" in message
 
 

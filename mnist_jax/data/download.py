@@ -3,10 +3,12 @@
 import hashlib
 import io
 import logging
+import re
 import threading
+from urllib.parse import urlsplit
 
 from mnist_jax.data import formats
-from mnist_jax.text import error_line
+from mnist_jax.text import error_line, one_line
 
 MIRRORS = {
     "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/",),
@@ -22,6 +24,7 @@ LEAST_SPEED = 5_000.0  # bytes per second; Fashion-MNIST's 26 MB then take 90 mi
 LARGE = 100_000_000  # bytes, from which on people are told the size
 
 _log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)  # people are told of a download, which they may not have asked for
 
 
 def fetch_files(
@@ -41,31 +44,46 @@ def fetch_files(
         people.
 
     Raises:
-        ConnectionError: No address has all files; the message has the failure of each.
+        ConnectionError: No address has all files; the message has the reasons, with their hosts.
     """
     import tensorflow_datasets as tfds
 
     infos = tfds.builder_cls(tfds_name).url_infos
     url_of = {url.rpartition("/")[2]: url for url in infos}
     first = url_of[files[0]].removesuffix(files[0])
-    hosts, failures = [first, *MIRRORS.get(name, ())], []
+    hosts, failures = [first, *MIRRORS.get(name, ())], dict[str, list[str]]()
     contents, served = {}, {}
     for file in files:
         expected = infos[url_of[file]]
         size = f" ({expected.size / 1e6:.0f} MB)" if expected.size > LARGE else ""
         while hosts:
             if hosts[0] not in served:
-                _log.warning("downloading %s%s from %s", name, size, hosts[0])
+                _log.info("downloading %s%s from %s", name, size, hosts[0])
             url = f"{hosts[0]}{file}"
             try:
                 contents[url] = fetch(url, expected.size, expected.checksum)
                 served[hosts[0]] = True
                 break
             except Exception as error:  # no network or server, wrong bytes
-                failures.append(f"from {hosts.pop(0)} failed ({error_line(error)})")
+                failures.setdefault(_reason(error), []).append(urlsplit(hosts.pop(0)).netloc)
         else:
-            raise ConnectionError(", ".join(failures))
+            reasons = (f"{why}: {', '.join(at)}" for why, at in failures.items())
+            raise ConnectionError("; ".join(reasons))
     return contents, " and ".join(served)
+
+
+def _reason(error: Exception) -> str:
+    """Returns in a few words why a download failed."""
+    text = str(error)
+    if "NameResolutionError" in text:
+        return "no such host"
+    if (status := getattr(getattr(error, "response", None), "status_code", 0)) >= 400:
+        return f"HTTP status {status}"
+    if of_system := re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", text):
+        return of_system[1].lower()
+    if isinstance(error, TimeoutError | ValueError):  # of `_fetch_once`
+        return one_line(text)
+    return error_line(error, 100)
 
 
 def fetch(url: str, size: int, sha256: str) -> io.BytesIO:

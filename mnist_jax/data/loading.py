@@ -57,9 +57,11 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     else:
         dataset = _read_prepared(name, tried) or _download(name, tried)
     if dataset is None:
+        *elsewhere, download_failed = tried
+        also = f"; also, {'; '.join(elsewhere)}" if elsewhere else ""
         raise UserError(
-            f"data set {name} was not found: {'; '.join(tried)}. Give --data_dir=DIR, a folder with"
-            f" {_expected(name, '(gzipped or not)')}, or use --config.dataset=digits"
+            f"data set {name} was not found and {download_failed}; give --data_dir=DIR, a folder"
+            f" with {_expected(name, '(gzipped or not)')}, or --config.dataset=digits{also}"
         )
     arrays = {array: getattr(dataset, array) for array in ARRAY_NAMES}
     cache.write(name, arrays, dataset.checksum, dataset.source, stamps)
@@ -73,12 +75,11 @@ def _expected(name: str, note: str) -> str:
 
 
 def _find_given(name: str, data_dir: str | None, tried: list[str]) -> user_files.DataFiles | None:
-    """Returns the user's files; None, with the reason in `tried`, if there are none."""
+    """Returns the user's files; None if there are none, with the reason in `tried`, if any."""
     folder, what = data_dir, "--data_dir"
     if not folder:
         folder, what = os.environ.get("MNIST_JAX_DATA_DIR"), "MNIST_JAX_DATA_DIR"
     if not folder:
-        tried.append("MNIST_JAX_DATA_DIR is not set")
         return None
     found = user_files.find(name, disk.local_path(folder, what))
     if isinstance(found, user_files.DataFiles):
@@ -92,13 +93,14 @@ def _find_given(name: str, data_dir: str | None, tried: list[str]) -> user_files
 
 def _read_prepared(name: str, tried: list[str]) -> Dataset | None:
     """Reads what tensorflow-datasets has prepared; None, with the reason in `tried`, if nothing."""
-    folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    named = os.environ.get("TFDS_DATA_DIR")
     try:
-        root = disk.local_path(folder, "TFDS_DATA_DIR")
+        root = disk.local_path(named or "~/tensorflow_datasets", "TFDS_DATA_DIR")
         found = user_files.find(name, root)
         if isinstance(found, user_files.DataFiles):
             return verify(name, found.read())
-        tried.append(f"{root} {found}")
+        if named or root.exists():
+            tried.append(f"{root} {found}")
     except UserError as error:  # which other programs have left there, or set
         tried.append(str(error))
     return None
@@ -108,7 +110,7 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
     """Downloads the files; None, with the reason in `tried`, if that fails."""
     known = PUBLISHED[name]
     if not known.tfds:
-        tried.append("it is not downloaded, as no checksum of its files is known")
+        tried.append("is not downloaded, as no checksum of its files is known")
         return None
     try:
         files = (known.archive,) if known.archive else tuple(f"{file}.gz" for file in known.files)
@@ -126,9 +128,9 @@ def _download(name: str, tried: list[str]) -> Dataset | None:
         digests = [hashlib.sha256(content.getbuffer()).hexdigest() for content in contents.values()]
         return verify(name, user_files.RawArrays(arrays, list(contents), source, digests))
     except ConnectionError as error:
-        tried.append(f"the download {error}")
+        tried.append(f"cannot be downloaded ({error})")
     except Exception as error:  # tensorflow-datasets is missing, or broken
-        tried.append(f"the download failed ({error_line(error)})")
+        tried.append(f"cannot be downloaded ({error_line(error)})")
     return None
 
 
