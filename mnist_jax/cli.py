@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import logging
 import os
 import re
 import runpy
@@ -11,7 +12,8 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
 from mnist_jax import UserError
 from mnist_jax.config.config_files import EXPECTED, advice
@@ -69,7 +71,6 @@ def define_flags() -> None:
 
 def read_flags(argv: list[str]) -> Experiment:
     """Returns the checked experiment that the command line names."""
-    logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         raise UserError(f"{argv[1]}: unexpected; every option is a flag, as in --config=FILE")
     if FLAGS.config is None:
@@ -125,7 +126,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
         os.environ.pop("COLUMNS", None)
     try:
         _define_keys(argv)
-        return FLAGS(argv)
+        words = FLAGS(argv)
+        if not FLAGS["verbosity"].present:
+            FLAGS.verbosity = absl_logging.WARNING  # absl's own would be INFO, where JAX talks
+        return words
     except SystemExit:  # absl has printed the help, and exits with status 1
         keys = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
         if "config" in keys and not any("helpxml" in word for word in argv):
@@ -174,12 +178,22 @@ def is_of_output(error: OSError) -> bool:
     return False
 
 
+class _LogFormatter(logging.Formatter):
+    """Lines of a log as those that are printed: `warning: ...`, and no place in the code."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns a record as a line, with its traceback if there is one."""
+        mark = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return mark + super().format(record)
+
+
 def run_command(main: Callable, define: Callable[[], None], argv: list[str] | None = None) -> None:
     """Runs a program on its command line, by default the process's; bad input exits with status 2.
 
     `main` takes the words that are no flags; `define` defines the flags.
     """
     define()
+    absl_logging.get_absl_handler().setFormatter(_LogFormatter())
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed: a file that a run opens would take its place
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
@@ -202,6 +216,8 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of its buffer
         if isinstance(error, BrokenPipeError):
+            if not FLAGS.is_parsed():  # of `--help | head`
+                sys.exit(128 + signal.SIGPIPE)
             print("error: nobody reads the output any more; repeat the command", file=sys.stderr)
             sys.exit(128 + signal.SIGPIPE)
         cure = "mend that, and repeat the command"

@@ -1,6 +1,7 @@
 """The program as a user meets it: what it prints, what it leaves, how it ends."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -9,9 +10,12 @@ import signal
 import subprocess
 import sys
 
+import in_process
 import pytest
+from absl import logging as absl_logging
 from server import ROOT
 
+from mnist_jax import cli
 from mnist_jax.config.keys import find_axes
 from mnist_jax.config.settings import SETTINGS
 from mnist_jax.runs.provenance import provenance
@@ -374,14 +378,28 @@ def test_help_fits_any_terminal(program, columns):
 
 
 @pytest.mark.parametrize("program", ["main", "report"])
-def test_help_that_nobody_reads_ends_with_one_line(program):
+def test_help_that_nobody_reads_ends_without_a_word(program):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", f"mnist_jax.{program}", "--help"]
     with open(writer, "wb") as out:
         done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 128 + signal.SIGPIPE
-    assert done.stderr == b"error: nobody reads the output any more; repeat the command\n"
+    assert done.stderr == b""
+
+
+def test_log_lines_are_as_those_that_are_printed_and_jax_talks_to_nobody(capsys, tmp_path):
+    in_process.run(capsys, "report", cwd=tmp_path)  # once, as absl sets itself up but once
+    handler = absl_logging.get_absl_handler()
+    lines = [(logging.WARNING, "warning: 3 are lost"), (logging.INFO, "3 are lost")]
+    for level, line in lines:
+        record = logging.LogRecord("mnist_jax.x", level, "x.py", 1, "%d are lost", (3,), None)
+        assert handler.python_handler.formatter.format(record) == line
+    cli.FLAGS.verbosity = absl_logging.INFO
+    cli.FLAGS.unparse_flags()
+    cli.FLAGS["verbosity"].present = 0
+    cli._parse_flags(["x"])
+    assert absl_logging.get_verbosity() == absl_logging.WARNING
 
 
 @pytest.mark.parametrize("module", ["mnist_jax.main", "mnist_jax.report"])

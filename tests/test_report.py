@@ -992,7 +992,7 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     make_run(tmp_path / "b", "last_epoch", name="two", conv_features=((4,),))
     monkeypatch.chdir(tmp_path)
     text = several_runs.write_comparison(reading.read_runs(["a", "b"]))
-    assert "WARNING" in text
+    assert "\n\nwarning: the runs were scored by different protocols." in text
     [folder] = (tmp_path / "runs/report").iterdir()
     assert re.fullmatch(r"\d{8}T\d{6}\.\d{6}Z", folder.name)
     assert f"Report: {folder.relative_to(tmp_path) / 'report.html'}" in text

@@ -480,7 +480,7 @@ def test_a_shard_alone_says_what_it_is(tmp_path):
     whole, runs = make_shards(tmp_path)
     text = one_run.write_report(runs[1].workdir)
     assert text.startswith("made_up on digits, shard 1 of 3: ")
-    assert "WARNING: this is shard 1 alone, of 3 that are counted from 0" in text
+    assert "warning: this is shard 1 alone, of 3 that are counted from 0" in text
     assert "# made_up on digits, shard 1 of 3\n" in (runs[1].workdir / "report.md").read_text()
     assert "shard" not in sections.headline(whole)
     older = {key: value for key, value in whole.config.items() if key != "shard"}

@@ -27,7 +27,7 @@ def to_terminal(
     parts = [
         title if len(title) <= WIDTH else title.replace("; ", "\n", 1),
         table,
-        *(textwrap.fill(one_line(text), WIDTH) for text in cautions),
+        *(textwrap.fill(one_line(t).replace("WARNING", "warning", 1), WIDTH) for t in cautions),
         textwrap.fill(one_line(verdict), WIDTH, max_lines=MAX_LINES, placeholder=rest),
     ]
     if folder:
