@@ -8,14 +8,13 @@ from mnist_jax.config.keys import bad_value
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data import datasets, loading
 from mnist_jax.data.datasets import DataFacts
+from mnist_jax.data.splits import Dataset
 from mnist_jax.disk import local_path
 from mnist_jax.text import bare
 
 
-def read_facts(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts]:
-    """Returns the data set's name, or the absolute path of the user's own, and its facts.
-
-    The user's own data is read for that, and cached.
+def find(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts, Dataset | None]:
+    """Returns a data set's name and facts; of the user's own the absolute path, and the data too.
 
     Args:
         spec: A name, or a path.
@@ -26,7 +25,7 @@ def read_facts(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts]:
     """
     if not datasets.is_path(spec):
         name = datasets.canonical_name(spec)
-        return name, datasets.FACTS[name]
+        return name, datasets.FACTS[name], None
     path = local_path(spec, "--config.dataset")
     place = next((p for p in (path, *(folder / path for folder in folders)) if p.exists()), None)
     if place is None:
@@ -35,7 +34,8 @@ def read_facts(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts]:
         expected = f"one of {', '.join(datasets.DATASETS)}, or the path of your own data"
         raise bad_value("dataset", spec, f"{expected}{meant}")
     own = str(place.absolute())
-    return own, loading.load_dataset(own).facts
+    dataset = loading.load_dataset(own)
+    return own, dataset.facts, dataset
 
 
 def count_test(number: int, dataset: str, facts: DataFacts) -> int:

@@ -4,7 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,7 @@ class Experiment(Settings):
     shard: str  # `i/n`: every n-th trial, from index i on
     own_files: tuple[OwnFile, ...] = ()  # that the model, optimizers and metrics are in
     data: DataFacts
+    loaded: Dataset | None = field(default=None, compare=False, repr=False)  # the user's own data
 
     def record(self) -> dict[str, Any]:
         """Returns the content of `config.json`: every key, and name, seed and shard."""
@@ -102,14 +103,17 @@ class Experiment(Settings):
         """Loads the data set, cut into its splits; `data_dir` is as `load_dataset` takes it.
 
         Raises:
-            UserError: As `load_dataset`; or the user's own data has changed since the config was
-                read, or since a run that is resumed began.
+            UserError: As `load_dataset`; the user's own data has changed since a run that is
+                resumed began; or `data_dir` is given for it.
         """
-        dataset = loading.load_dataset(self.dataset, data_dir)
+        if data_dir and datasets.is_path(self.dataset):
+            raise UserError(f"--data_dir={data_dir}: leave it out, since dataset is a path")
+        dataset = self.loaded or loading.load_dataset(self.dataset, data_dir)
         if self.data.checksum not in ("", dataset.checksum):
             raise UserError(
-                f"{self.dataset} has changed since: its checksum is {dataset.checksum}, not"
-                f" {self.data.checksum}; put it back as it was, or begin another run"
+                f"{self.dataset} has changed since the run began: its checksum is"
+                f" {dataset.checksum}, not {self.data.checksum}; put it back as it was, or begin"
+                " another run"
             )
         dataset = splits.cut_test(dataset, self.num_test, self.test_seed)
         return splits.hold_out_validation(dataset, self.num_validation, self.validation_seed)
@@ -220,8 +224,9 @@ def read_config(
             raise keys.unknown_key(key, key in typed, model, distinct_optimizers, resolver.files)
     config |= {"model": model, "optimizer": optimizers, "metrics": metrics}
     config["dataset"] = setting_value(config, "dataset")
+    loaded = None
     if data is None or not datasets.is_path(config["dataset"]):
-        config["dataset"], data = dataset_key.read_facts(config["dataset"], folders)
+        config["dataset"], data, loaded = dataset_key.find(config["dataset"], folders)
     if isinstance(first := plain(seed), tuple):
         config["num_seeds"] = len(first) or 1
     if (num_seeds := setting_value(config, "num_seeds")) > MAX_TRIALS:
@@ -241,6 +246,7 @@ def read_config(
         shard=shard,
         own_files=resolver.files,
         data=data,
+        loaded=loaded,
     )
     _check_trials(experiment, num_images - experiment.num_validation)
     return experiment
