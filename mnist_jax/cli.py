@@ -126,10 +126,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         os.environ.pop("COLUMNS", None)
     try:
         _define_keys(argv)
-        words = FLAGS(argv)
-        if not FLAGS["verbosity"].present:
-            FLAGS.verbosity = absl_logging.WARNING  # absl's own would be INFO, where JAX talks
-        return words
+        quiet = f"--verbosity={absl_logging.WARNING}"  # in absl's own, JAX talks
+        return FLAGS([argv[0], quiet, *argv[1:]])
     except SystemExit:  # absl has printed the help, and exits with status 1
         keys = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
         if "config" in keys and not any("helpxml" in word for word in argv):

@@ -395,10 +395,9 @@ def test_log_lines_are_as_those_that_are_printed_and_jax_talks_to_nobody(capsys,
     for level, line in lines:
         record = logging.LogRecord("mnist_jax.x", level, "x.py", 1, "%d are lost", (3,), None)
         assert handler.python_handler.formatter.format(record) == line
-    cli.FLAGS.verbosity = absl_logging.INFO
-    cli.FLAGS.unparse_flags()
-    cli.FLAGS["verbosity"].present = 0
+    absl_logging.set_verbosity(absl_logging.INFO)
     cli._parse_flags(["x"])
+    cli.FLAGS.unparse_flags()
     assert absl_logging.get_verbosity() == absl_logging.WARNING
 
 

@@ -19,11 +19,16 @@ from mnist_jax.runs.results import Run
 
 
 def without_latest(workdirs: Sequence[Path]) -> list[Path]:
-    """Leaves out the link `latest` if the run that it names is among the others."""
+    """Puts the run in place of the link `latest`, or leaves it out if the run is named, too."""
     links = {path for path in workdirs if os.path.islink(path)}  # any name, also one too long
     folders = {os.path.realpath(path) for path in workdirs if path not in links}
     latest = {path for path in links if path.name == "latest" and os.path.realpath(path) in folders}
-    return [path for path in workdirs if path not in latest]
+    # The link will lead elsewhere tomorrow.
+    return [
+        path.parent / os.readlink(path) if path in links and path.name == "latest" else path
+        for path in workdirs
+        if path not in latest
+    ]
 
 
 def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
