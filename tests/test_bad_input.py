@@ -235,7 +235,10 @@ BAD_INPUT = {
         ("--config.hidden_sizes=6.5", "hidden_sizes=(6.5,): expected a tuple of...whole numbers"),
         ("--config.hidden_sizes=many", "hidden_sizes...many"),
         ("--config.hidden_sizes=True", "hidden_sizes=(True,): expected a tuple of...whole numbers"),
-        ("--config.hidden_sizes=(8,),16", "hidden_sizes=16: expected a tuple of...whole numbers"),
+        (
+            "--config.hidden_sizes=(8,),16",
+            "hidden_sizes=16: expected a ...as in ((64,64),(32,))",
+        ),
         ("--config.hidden_sizes=(8,),(8,)", "hidden_sizes=((8,), (8,)): expected distinct"),
         (
             "--config.hidden_sizes=((8,),),",

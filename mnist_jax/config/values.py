@@ -81,7 +81,11 @@ WORDS = ValueKind(
     lambda value: isinstance(value, tuple) and all(map(WORD.valid, value)),
     tuple,
 )
-SIZES = ValueKind(f"a tuple of whole numbers from 1 to {MAX_SIZE}", is_sizes, tuple)
+SIZES = ValueKind(
+    f"a tuple of whole numbers from 1 to {MAX_SIZE}, as in 64,32, or several as in ((64,64),(32,))",
+    is_sizes,
+    tuple,
+)
 NUMBER = number("", lambda x: True)
 POSITIVE = number("positive, ", lambda x: x > 0)
 NOT_NEGATIVE = number("0 or positive, ", lambda x: x >= 0)
