@@ -1,7 +1,9 @@
 """Reports of synthetic runs: numbers, words and files. Figures are in test_figures.py."""
 
+import errno
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -349,6 +351,16 @@ def change_csv(run, column, values):
     records.write_results(run.workdir, rows)
 
 
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [(errno.ENOSPC, "free space, then python -m mnist_jax.report DIR"), (errno.EACCES, "make the")],
+)
+def test_a_report_that_cannot_be_written_says_what_helps(number, cure):
+    said = f"{os.strerror(number)}\\); {cure}"
+    with pytest.raises(saving.UnwritableError, match=said), saving.writing("run"):
+        raise OSError(number, os.strerror(number))
+
+
 def test_a_metric_of_ones_own_may_be_any_number_and_none(tmp_path):
     run = make_run(tmp_path / "run", "last_epoch", metrics=METRICS)
     column = "test_my_accuracy_ratio"
@@ -359,6 +371,9 @@ def test_a_metric_of_ones_own_may_be_any_number_and_none(tmp_path):
     assert {row["n"] for row in table} == {"3"}
     said = tables.metrics_words(run)
     assert said.endswith("Trials without a finite number are left out of: my_accuracy_ratio.")
+    assert "no trial has" not in one_run.describe(run.workdir)
+    change_csv(run, column, dict.fromkeys(range(9), math.nan))
+    assert "warning: no trial has a finite my_accuracy_ratio." in one_run.describe(run.workdir)
     assert not re.search(r"\b(nan|None|inf)\b", page(run))
 
 

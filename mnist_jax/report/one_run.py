@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax.report import saving, terminal
+from mnist_jax.report import saving, tables, terminal
 from mnist_jax.report.figures import (
     accuracy_by_point,
     accuracy_vs_axis,
@@ -58,7 +58,7 @@ def _in_terminal(run: Run, best: BestPoint, folder: Path | None = None) -> str:
         headline(run),
         terminal.results(run),
         write_verdict(run, best, brief=True),
-        cautions=[*shards.cautions(run), *missing_pictures(run)],
+        cautions=[*shards.cautions(run), *missing_pictures(run), *tables.lost_metrics(run)],
         folder=folder,
     )
 

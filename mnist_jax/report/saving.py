@@ -1,6 +1,7 @@
 """The files of a report: where they may go, and how they are written."""
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -132,7 +133,10 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        cure = "make the run's directory writable, or name another by"
+        command = "python -m mnist_jax.report DIR --output=DIR"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cure, command = "free space, then", "python -m mnist_jax.report DIR"
         raise UnwritableError(
-            f"{error.filename or folder} cannot be written ({error.strerror}); make the run's"
-            " directory writable, or name another by python -m mnist_jax.report DIR --output=DIR"
+            f"{error.filename or folder} cannot be written ({error.strerror}); {cure} {command}"
         ) from None

@@ -96,6 +96,17 @@ def metrics_words(run: Run) -> str:
     return " ".join(sentences)
 
 
+def lost_metrics(run: Run) -> list[str]:
+    """Says which metrics have no finite number in any trial, in a line if there are some."""
+    grid, num_sound = run.summary["grid"], len(run.results) - count_diverged(run.results)
+    lost = [
+        name
+        for name, column in _metrics(run)
+        if num_sound and not any(point["statistics"][column]["n"] for point in grid)
+    ]
+    return [f"WARNING: no trial has a finite {' or '.join(lost)}."] if lost else []
+
+
 def _metrics(run: Run) -> list[tuple[str, str]]:
     """Returns each metric's name, and the column that counts."""
     p, names = protocol(run), map(metric_name, run.config["metrics"])
