@@ -222,7 +222,7 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
         print(f"error: the output cannot be written ({error.strerror}); {cure}", file=sys.stderr)
         sys.exit(os.EX_IOERR)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("\n" * sys.stderr.isatty() + "interrupted", file=sys.stderr)  # after ^C
         sys.exit(128 + signal.SIGINT)
 
 

@@ -112,9 +112,14 @@ def run(
             f"the run cannot continue ({reason}); mend that, and {workdirs.how_to_resume(path)}"
         ) from None
     except KeyboardInterrupt:
-        print(f"interrupted; {workdirs.how_to_resume(path)}", file=sys.stderr)
+        mark = "\n" * sys.stderr.isatty()  # ^C stands in the line
+        print(f"{mark}interrupted; {workdirs.how_to_resume(path)}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    _end(all(row["diverged_epoch"] for row in trials.rows))
+    at_once = {row["diverged_epoch"] for row in trials.rows} == {1}
+    cure = "lower the learning rate"
+    if at_once and experiment.own_files and not trials.starts_finite():
+        cure = "the model's logits are not finite before any training, so mend the model"
+    _end(all(row["diverged_epoch"] for row in trials.rows), cure)
 
 
 def _show(path: Path) -> None:
@@ -135,9 +140,9 @@ def _report(path: Path) -> str:
         return one_run.describe(path)
 
 
-def _end(all_diverged: bool) -> None:
+def _end(all_diverged: bool, cure: str = "lower the learning rate") -> None:
     if all_diverged:
-        print("every trial diverged; lower the learning rate", file=sys.stderr)
+        print(f"every trial diverged; {cure}", file=sys.stderr)
         sys.exit(3)
 
 

@@ -1,6 +1,7 @@
 """The layers are those of Flax, in values, gradients and parameters, and make other programs."""
 
 import functools
+from collections.abc import Callable
 
 import hypothesis
 import jax
@@ -394,6 +395,32 @@ def test_program_of_a_net_is_matrix_multiplications(transform):
     assert "stablehlo.dot_general" in program
     for slow in ("convolution", "reduce_window", "select_and_scatter", "stablehlo.scatter"):
         assert slow not in program
+
+
+class Ends(nn.Module):
+    """A model that ends in a function of its logits."""
+
+    end: Callable
+
+    @nn.compact
+    def __call__(self, images):
+        return self.end(nn.Dense(3)(images.reshape(len(images), -1)))
+
+
+@pytest.mark.parametrize(
+    ("end", "found"),
+    [
+        (nn.softmax, True),
+        (jax.jit(lambda x: nn.softmax(x).astype(jnp.float16).astype(jnp.float32)), True),
+        (lambda x: jnp.exp(x) / jnp.sum(jnp.exp(x), axis=-1, keepdims=True), True),
+        (lambda x: x, False),
+        (nn.log_softmax, False),
+        (lambda x: x / jnp.sum(jnp.exp(x)), False),
+        (lambda x: nn.softmax(x) * 30, False),
+    ],
+)
+def test_a_model_that_ends_in_a_softmax_is_found(end, found):
+    assert networks.describe(Ends(end), (12, 12, 1), 3).is_softmax == found
 
 
 def test_plain_conv_is_found_in_any_depth():

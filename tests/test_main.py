@@ -214,6 +214,21 @@ def test_what_is_static_may_vary_too(run, tmp_path):
     assert [(row["trial"], row["epoch"]) for row in metrics(tmp_path)] == [(0, 1), (1, 1), (1, 2)]
 
 
+def test_a_model_without_finite_logits_is_not_a_matter_of_the_learning_rate(server, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from flax import linen as nn\n"
+        "class Net(nn.Module):\n"
+        "    def setup(self):\n"
+        "        self.output = nn.Dense(10)\n"
+        "    def __call__(self, images):\n"
+        "        return self.output(images.reshape(len(images), -1)) / 0.0\n"
+    )
+    asked = (*TINY, f"--config.model={tmp_path / 'net.py'}:Net", "--config.num_epochs=1")
+    done = server.run("main", *asked, f"--workdir={tmp_path / 'run'}")
+    said = "every trial diverged; the model's logits are not finite before any training, so mend"
+    assert (done.status, done.err) == (3, f"{said} the model\n")
+
+
 def test_a_run_in_which_every_trial_diverged_ends_with_status_3(server, tmp_path):
     diverging = "--config.learning_rate=1e30"
     for _ in ("trained", "finished"):

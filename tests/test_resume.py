@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -240,6 +241,9 @@ def test_the_second_signal_ends_the_process_but_one_that_comes_twice(
     monkeypatch.setattr(signals, "SECOND", seconds)
     monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(os, "read", lambda *_: heard.append(0) or read(*_))
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
     with signals.StopSignals() as stop:
         for handled, number in enumerate((signal.SIGUSR1, second), start=2):
             os.kill(os.getpid(), number)
@@ -248,6 +252,7 @@ def test_the_second_signal_ends_the_process_but_one_that_comes_twice(
                 time.sleep(0.001)
     assert stop.number == signal.SIGUSR1
     assert ended == [128 + second] * ends
+    assert terminal.getvalue().startswith("\nstopping after")  # a bar is in the line before
 
 
 @SLOW

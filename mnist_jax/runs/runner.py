@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
@@ -22,7 +24,7 @@ from mnist_jax.runs.groups import TrialGroup
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.records import Recorder, Row
 from mnist_jax.runs.signals import StopSignals
-from mnist_jax.training import hosts, memory, networks, recipes, sweep
+from mnist_jax.training import hosts, memory, networks, recipes, sweep, trial
 from mnist_jax.training.devices import describe_devices, devices_for, what_runs
 
 
@@ -93,6 +95,14 @@ class Runner:
                     self._train_group(group, stop)
                 except groups.TOO_LARGE as error:
                     self._divide(group, groups.divide(group, error))
+
+    def starts_finite(self) -> bool:
+        """Says whether the first trial's model gives finite logits before any training."""
+        recipe, trials = recipes.create_recipe(self._experiment, self._groups[0], self._dataset)
+        first = sweep.trial_of(trials, 0)
+        variables = trial.variables_of(trial.init(recipe, first))
+        images = self._dataset.train_images[: recipe.batch_size]
+        return bool(np.isfinite(sweep.predict(recipe, first, variables, images)).all())
 
     def _next_group(self) -> TrialGroup | None:
         """Returns a group that is not done, or at last the one whose weights are missing.
@@ -202,6 +212,12 @@ class Runner:
         if (table := networks.layer_table(network)) != self._layers:
             self._layers = table
             print(table)
+            if network.is_softmax:
+                print(
+                    "warning: the model ends in a softmax, which the loss computes again: expected"
+                    " logits; leave it out, since a network learns little through both",
+                    file=sys.stderr,
+                )
             if network.plain_conv and program.devices["platform"] == "cpu":
                 print(
                     "nn.Conv is slow in a compiled loop on a CPU: Conv, max_pool and avg_pool of"

@@ -60,7 +60,9 @@ class StopSignals:
                 self._leave_terminals()
             if not self.number:
                 self.number, first_at = number, time.monotonic()
-                print("stopping after this epoch; once more stops now", file=sys.stderr, flush=True)
+                line = "\n" * sys.stderr.isatty()  # a bar stands there, or ^C
+                line += "stopping after this epoch; once more stops now"
+                print(line, file=sys.stderr, flush=True)
             # The system sends SIGXCPU every second.
             elif number != signal.SIGXCPU and time.monotonic() >= first_at + SECOND:
                 os._exit(128 + number)

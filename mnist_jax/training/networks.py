@@ -28,6 +28,7 @@ class Network(NamedTuple):
     first_kernel: str  # of the first layer that has one, as in `chosen_trial.npz`; or empty
     takes_train: bool  # whether it takes the keyword `train`, and computes otherwise in training
     numbers: tuple[str, ...] = ()  # its traced fields: each trial has its own number there
+    is_softmax: bool = False  # whether it returns probabilities where logits are expected
     plain_conv: bool = False  # whether it has an `nn.Conv`; on a CPU, `layers.Conv` is faster
 
     def bound(self, numbers: Mapping[str, Any]) -> nn.Module:
@@ -94,7 +95,7 @@ def describe(
     )
     network = network._replace(draws=_draws(network, variables))
     _check_calls(network, variables, logits.shape)
-    return network
+    return network._replace(is_softmax=_ends_in_softmax(network, variables))
 
 
 _MODES = {"training", "is_training", "deterministic", "use_running_average"}
@@ -167,6 +168,37 @@ def _check_calls(network: Network, variables: Any, shape: tuple[int, ...]) -> No
                 f"--config.model: {name} draws random numbers, or changes its collections, where"
                 f" images are scored; {_WITH_TRAIN}, and neither without it"
             ) from None
+
+
+_UNCHANGED = {"convert_element_type", "reshape", "squeeze", "broadcast_in_dim", "stop_gradient"}
+"""Operations that leave the values as they are."""
+
+
+def _ends_in_softmax(network: Network, variables: Any) -> bool:
+    """Says whether the last operation on the logits divides exponentials by something."""
+
+    def call(variables, images, numbers):
+        return network.bound(numbers).apply(variables, images, **network.keywords(False))
+
+    def source(jaxpr: Any, variable: Any) -> tuple[Any, Any]:
+        """Returns the equation that computes a variable, and the program that it stands in."""
+        equation = next((e for e in jaxpr.eqns if variable in e.outvars), None)
+        if equation is None:
+            return None, jaxpr
+        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        if inner is not None:
+            inner = getattr(inner, "jaxpr", inner)
+            return source(inner, inner.outvars[equation.outvars.index(variable)])
+        if equation.primitive.name in _UNCHANGED:
+            return source(jaxpr, equation.invars[0])
+        return equation, jaxpr
+
+    program = jax.make_jaxpr(call)(variables, *_inputs(network)).jaxpr
+    last, where = source(program, program.outvars[0])
+    if last is None or last.primitive.name != "div":
+        return False
+    numerator, _ = source(where, last.invars[0])
+    return numerator is not None and numerator.primitive.name == "exp"
 
 
 def _kind(array: Any) -> tuple:
