@@ -25,8 +25,8 @@ class DataFacts(NamedTuple):
         Raises:
             ValueError: No data set is like that.
         """
-        facts = cls(**{key: record[key] for key in cls._fields})
-        facts = facts._replace(image_shape=tuple(facts.image_shape))
+        shape = {"image_shape": tuple(record["image_shape"])}
+        facts = cls(**{key: record[key] for key in cls._fields} | shape)
         sizes = (*facts.image_shape, facts.num_classes, facts.num_train)
         if len(sizes) != 5 or min(sizes) < 1 or max(sizes) >= 2**31 or facts.num_test < 0:
             raise ValueError("data: no data set is like that")
