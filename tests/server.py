@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.parent
 SERVER = """
 import atexit, gc, importlib, json, os, signal, sys, threading, traceback
 
+sys.path.append("tests")
+from compiling import compile_with
 from mnist_jax.cli import run_command
 import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg
 import orbax.checkpoint, scipy.stats, tqdm
@@ -50,7 +52,9 @@ if request := serve():
     if not request["optimize"]:
         jax_setup = importlib.import_module("mnist_jax.training.jax_setup")
         jax_setup.DEFAULTS["jax_disable_most_optimizations"] = True
-        importlib.import_module("jax").config.update("jax_disable_most_optimizations", True)
+        jax = importlib.import_module("jax")
+        jax.config.update("jax_disable_most_optimizations", True)
+        jax.stages.Lowered.compile = compile_with(emitters=False)
     if not request["draw"]:
         importlib.import_module("mnist_jax.report.one_run").write_report = str
     sys.argv = [request["module"], *request["arguments"]]

@@ -194,6 +194,7 @@ def test_other_peers_train_where_they_are_installed(archive, name, package):
     assert epochs[0].steps == 4
 
 
+@pytest.mark.slow
 def test_a_real_run_leaves_its_record_and_a_trace(server, tmp_path):
     done = server.run(
         "benchmark",

@@ -38,11 +38,13 @@ RECIPES = [
 
 
 @pytest.mark.parametrize(("options", "golden"), RECIPES, ids=["mlp", "everything", "cnn"])
-def test_recipes_train_as_they_were_recorded(options, golden, server, tmp_path):
+@pytest.mark.parametrize("optimize", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_recipes_train_as_they_were_recorded(optimize, options, golden, server, tmp_path):
     size = ["--config.dataset=digits", "--config.num_epochs=2", "--config.num_seeds=2"]
     config, *options = options.split()
     config = f"--config={ROOT / 'configs' / config}"
-    process = server.run("main", config, *size, *options, f"--workdir={tmp_path}", optimize=True)
+    asked = (config, *size, *options, f"--workdir={tmp_path}")
+    process = server.run("main", *asked, optimize=optimize)
     assert process.status == 0, process.err
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     found = {name: [row[name] for row in rows] for name in golden}

@@ -108,6 +108,7 @@ def test_a_run_shows_layers_progress_table_and_paths(finished):
         assert part in done.out
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_files(finished, run, tmp_path):
     workdir, _ = finished
     run(*FOUR_TRIALS, f"--workdir={tmp_path}")

@@ -151,15 +151,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_resume(server, whole, tmp_path):
     assert_same(path, whole)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGUSR2,
-        pytest.param(signal.SIGHUP, marks=SLOW),
-        pytest.param(signal.SIGUSR1, marks=SLOW),
-        pytest.param(signal.SIGXCPU, marks=SLOW),
-    ],
-)
+@SLOW
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
 def test_what_clusters_terminals_and_limits_send_is_as_sigterm(server, whole, tmp_path, number):
     process = server.start("main", *TINY, f"--workdir={tmp_path}")
     assert process.wait_until(lambda: rows(tmp_path) > 0)
@@ -856,6 +849,13 @@ def test_a_file_that_has_changed_since_is_refused_by_name(server, own_whole, own
             "--overwrite\n"
         )
     assert snapshot(path) == before
+
+
+@SLOW
+def test_a_file_that_has_changed_is_taken_by_overwrite(server, own_whole, own_killed, tmp_path):
+    path = shutil.copytree(own_killed, tmp_path / "run")
+    own.write(tmp_path)
+    (tmp_path / "my_net.py").write_text(own.NET + "# better\n")
     done = server.run("main", *OWN, f"--workdir={path}", "--overwrite", cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
     assert (path / "files" / "my_net.py").read_bytes() == (tmp_path / "my_net.py").read_bytes()
