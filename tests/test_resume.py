@@ -25,7 +25,7 @@ import own
 import pytest
 from server import OURS, ROOT, snapshot
 
-from mnist_jax import UserError, cli, main
+from mnist_jax import UserError, cli, disk, main
 from mnist_jax.config.experiment import Experiment, read_config, read_experiment
 from mnist_jax.data.splits import Dataset
 from mnist_jax.report import one_run, reading
@@ -274,6 +274,21 @@ def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset(
     monkeypatch.setattr(main, "start_jax", lambda *_, **__: None)  # JAX is in use already
     monkeypatch.setattr(Experiment, "load_data", load_data)
     main.run(experiment(num_epochs=(1,)), path and str(path), None)
+
+
+@pytest.mark.parametrize("place", [".", "..", "/", "~", "home/.."])
+def test_a_folder_that_people_use_is_no_work_directory(tmp_path, monkeypatch, place):
+    here = tmp_path / "here"
+    (here / "home").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(here / "home"))
+    monkeypatch.chdir(here)
+    path = disk.local_path(place)
+    if place == "~":
+        assert workdirs.check_workdir(path, {}, overwrite=False) == "new"  # it is empty
+        (here / "home" / "letter").touch()
+    with pytest.raises(UserError, match=r"(is|contains) (the current folder|your home), with files"):
+        workdirs.check_workdir(path, {}, overwrite=False)
+    assert workdirs.check_workdir(here / "home" / "new", {}, overwrite=False) == "new"
 
 
 def test_latest_is_a_link_to_the_newest_run_of_a_name(tmp_path, monkeypatch):

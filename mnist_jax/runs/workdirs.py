@@ -102,6 +102,7 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
 def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
     there = [name for name in (*FILES, *FOLDERS) if os.path.lexists(path / name)]
     if not there:
+        _refuse_common_folder(path)
         return "new"
     recorded, problem = {}, "config.json: it is not that of a run"
     try:
@@ -162,6 +163,21 @@ def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if differences(recorded, config):
         return dict(config)
     return recorded | {key: config[key] for key in RESUMABLE & recorded.keys() & config.keys()}
+
+
+def _refuse_common_folder(path: Path) -> None:
+    """Refuses the current folder, the home and what they are in, unless it is empty."""
+    folder = Path(os.path.realpath(path))
+    places = {"the current folder": Path(os.path.realpath("."))}
+    places["your home"] = Path(os.path.realpath(os.path.expanduser("~")))
+    if place := next((what for what, at in places.items() if at.is_relative_to(folder)), None):
+        with contextlib.suppress(OSError):  # said where it is opened
+            if any(name != ".lock" for name in os.listdir(folder)):
+                contains = "is" if folder == places[place] else "contains"
+                raise UserError(
+                    f"--workdir={path} {contains} {place}, with files that are no run's: expected a"
+                    f" folder of its own; give --workdir={path / 'runs' / 'first'}, say"
+                )
 
 
 def _refuse_links(path: Path) -> None:
