@@ -80,7 +80,13 @@ def read_flags(argv: list[str]) -> Experiment:
         for name in FLAGS
         if name.startswith("config.") and FLAGS[name].present
     }
-    return read_experiment(FLAGS.config, typed, FLAGS.seed, FLAGS.shard)
+    try:
+        return read_experiment(FLAGS.config, typed, FLAGS.seed, FLAGS.shard)
+    except UserError as error:  # a key without a value is True
+        said = re.match(r"--(config\.\w+)=True: (expected .*)", str(error))
+        if said and said[1] in FLAGS and FLAGS[said[1]].boolean:
+            raise UserError(f"--{said[1]}: no value is given; {said[2]}") from None
+        raise
 
 
 def refuse_flags_of_runs(what: str) -> set[str]:
@@ -140,9 +146,24 @@ def _parse_flags(argv: list[str]) -> list[str]:
         hint = f"did you mean {name}?" if name in known else advice(name, ())
         if hint:
             hint = f"keys of a config are set by --config.KEY=VALUE: {hint}"
-        raise UserError(f"{error}; {hint or 'see --help'}") from None
+        close = re.search(r"Did you mean: (\w+)", str(error))
+        hint = hint or f"{f'did you mean --{close[1]}? ' if close else ''}see --help"
+        raise UserError(f"--{name}: no such flag; {hint}") from None
     except flags.Error as error:
-        raise UserError(f"{error}; see --help") from None
+        raise UserError(f"{_in_our_words(error)}; see --help") from None
+
+
+def _in_our_words(error: flags.Error) -> str:
+    """Returns what absl says of a flag's value as this package says it."""
+    said = " ".join(str(error).split())
+    if bad := re.fullmatch(r"flag (--(\w+)=.*?): .*", said):
+        number = "a whole number of at least 1"
+        return f"{bad[1]}: expected {'True or False' if FLAGS[bad[2]].boolean else number}"
+    if missing := re.fullmatch(r"Missing value for flag (--\S+)", said):
+        return f"{missing[1]}: no value is given; expected {missing[1]}=VALUE"
+    if unread := re.fullmatch(r"ERROR:: Unable to open flagfile: \[.*\] (.*): '(.*)'", said):
+        return f"--flagfile={unread[2]}: cannot be read ({unread[1]}); expected a file of flags"
+    return said
 
 
 def _describe_keys(width: int) -> str:

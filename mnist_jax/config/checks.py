@@ -94,7 +94,7 @@ def axis_values(config: Mapping[str, Any], axis: Axis, mixed: bool) -> tuple:
     absent = mixed and axis.of == "optimizer"
     for v in values:
         if not (kind.valid(v) or (absent and v is None)):
-            raise bad_value(key, v, kind.expected)
+            raise bad_value(key, ",".join(map(str, values)) if v == "" else v, kind.expected)
     if len(set(values)) < len(values) and config.get("grid") != "list":
         raise bad_value(key, value, "distinct values, since each makes a point of the grid")
     return tuple(v if v is None else kind.convert(v) for v in values)

@@ -102,6 +102,8 @@ def read_file(spec: str) -> ConfigFile:
     Raises:
         UserError: There is none, it fails, or returns no config.
     """
+    if not spec:
+        raise UserError(f"--config=: {EXPECTED}")
     path, colon, argument = local_path(spec, "--config"), "", ""
     if not os.path.exists(path):
         start, colon, argument = str(path).partition(":")
@@ -143,9 +145,10 @@ def _find_by_name(name: str, spec: str) -> Path:
     known = sorted(path.stem for path in CONFIGS.glob("*.py"))
     close = difflib.get_close_matches(name, [*known, *(x.stem for x in Path().glob("*.py"))], n=1)
     meant = f"did you mean {close[0]}? " if close else ""
+    folder = "that is a folder, and " if os.path.isdir(name) else ""
     raise UserError(
-        f"--config={spec}: no config has that name; {meant}expected {', '.join(known)}, or a file:"
-        " FILE.py, or the config.json of a run"
+        f"--config={spec}: {folder}no config has that name; {meant}expected {', '.join(known)}, or a"
+        " file: FILE.py, or the config.json of a run"
     )
 
 

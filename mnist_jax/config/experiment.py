@@ -165,17 +165,23 @@ def read_experiment(
         named = ",".join(map(str, first))
         expected = f"{len(first)}, for the seeds {named}; leave it out, or give another --seed"
         raise bad_value("num_seeds", changes["num_seeds"], expected)
-    shard = file.shard if shard is None else shard
-    return read_config(
-        file.config,
-        file.name,
-        first,
-        shard,
-        typed=changes,
-        folders=[file.folder],
-        copies=file.copies,
-        data=None if "dataset" in changes else file.data,
-    )
+    try:
+        return read_config(
+            file.config,
+            file.name,
+            first,
+            file.shard if shard is None else shard,
+            typed=changes,
+            folders=[file.folder],
+            copies=file.copies,
+            data=None if "dataset" in changes else file.data,
+        )
+    except UserError as error:
+        key = re.match(r"--config\.(\w+)=", str(error))
+        if key and key[1] in file.config and key[1] not in changes:
+            said = str(error).removeprefix("--config.")
+            raise UserError(f"--config={path}: {said}; the value stands in that file") from None
+        raise
 
 
 def read_config(

@@ -272,7 +272,9 @@ def read_program(paths: Sequence[Path], flag: str, expected: str) -> tuple[Path,
             content = file.read(MAX_BYTES + 1)
     except BadFileError as error:
         if error.missing:
-            raise UserError(f"{flag}: no such file; {_nearest(paths)}{expected}") from None
+            others = [str(place.parent) for place in paths[1:] if place.parent != path.parent]
+            where = f" here or in {first_of(others, 3)}" if others else ""
+            raise UserError(f"{flag}: no such file{where}; {_nearest(paths)}{expected}") from None
         reason = str(error).removeprefix(f"{path.name}: ")
         raise UserError(f"{flag}: cannot be read ({reason}); {expected}") from None
     if len(content) > MAX_BYTES:
@@ -285,8 +287,8 @@ def _nearest(paths: Sequence[Path]) -> str:
     found: dict[str, Path] = {}
     for path in reversed(paths):
         with contextlib.suppress(OSError, ValueError):
-            found |= {other.name: other for other in path.parent.iterdir() if other.suffix == ".py"}
-    close = difflib.get_close_matches(paths[0].name, sorted(found), n=1)
+            found |= {other.stem: other for other in path.parent.iterdir() if other.suffix == ".py"}
+    close = difflib.get_close_matches(paths[0].stem, sorted(found), n=1)
     return f"did you mean {found[close[0]]}? " if close else ""
 
 

@@ -57,7 +57,7 @@ def number(expected: str, valid: Callable[[float], bool]) -> ValueKind:
             return False
         return math.isfinite(rounded) and valid(rounded) and bool(rounded) == bool(value)
 
-    return ValueKind(f"a finite number, {expected}in 32 bits", check, float)
+    return ValueKind(f"a finite number{expected} (float32)", check, float)
 
 
 def _is_text(value: Any) -> bool:
@@ -73,7 +73,7 @@ FLAG = ValueKind("True or False", lambda value: isinstance(value, bool), bool)
 WHOLE = integer("of at least 1", 1)
 COUNT = integer("of at least 0", 0)
 SEED = integer(f"from 0 to {2**32 - 1}", 0, 2**32)
-INTEGER = integer("in 32 bits", -(2**31), 2**31)
+INTEGER = integer("(int32)", -(2**31), 2**31)
 TEXT = ValueKind("text that can be printed", _is_text, str)
 WORD = ValueKind("a word", lambda value: _is_text(value) and value != "", str)
 WORDS = ValueKind(
@@ -87,6 +87,6 @@ SIZES = ValueKind(
     tuple,
 )
 NUMBER = number("", lambda x: True)
-POSITIVE = number("positive, ", lambda x: x > 0)
-NOT_NEGATIVE = number("0 or positive, ", lambda x: x >= 0)
-SHARE = number("from 0 to below 1, ", lambda x: 0 <= x < 1)
+POSITIVE = number(", positive", lambda x: x > 0)
+NOT_NEGATIVE = number(", 0 or positive", lambda x: x >= 0)
+SHARE = number(", from 0 to below 1", lambda x: 0 <= x < 1)
