@@ -10,7 +10,8 @@ import pytest
 from compiling import EMITTERS, compile_with
 from server import Server
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+FLAGS = "--xla_cpu_multi_thread_eigen=false"
+os.environ["XLA_FLAGS"] = f"{FLAGS} --{EMITTERS}=false"  # until XLA has read them
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
@@ -36,9 +37,8 @@ def compile_fast():
     """XLA optimises little and makes loops the older way, which takes a third of the time."""
     import jax
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --{EMITTERS}=false")
-        jax.devices()  # before which XLA reads its flags, once in a process
+    jax.devices()  # with which XLA reads its flags, once in a process, if collecting has not
+    os.environ["XLA_FLAGS"] = FLAGS
     jax.config.update("jax_disable_most_optimizations", True)
 
 
