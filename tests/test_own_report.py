@@ -196,6 +196,22 @@ def test_only_runs_on_the_same_cut_of_test_images_are_compared(tmp_path):
     assert pairs.is_same_recipe(*pairs.name_points([other, cut("h", num_test=0, l2=(0.0,))]))
 
 
+def test_runs_on_ones_own_data_are_put_side_by_side(tmp_path):
+    own = own_data()
+    other = own._replace(checksum="sha256:of other leaves")
+    for name, data, keys in (("a", own, {}), ("b", own, {"num_test": 48}), ("c", other, {})):
+        make_run(tmp_path / name, own=data, name=name, l2=(0.0,), num_epochs=(1,), **keys)
+    runs = reading.read_runs([tmp_path / name for name in "abc"])
+    text = " ".join(several_runs.write_comparison(runs, tmp_path / "all").split())
+    assert "the runs were not trained and tested on the same data." in text
+    assert "different protocols" not in text
+    page = (tmp_path / "all/report.md").read_text().replace("\\", "")
+    assert "leaves.npz (different files): test accuracy of the runs" in page
+    assert "sha256:of other leaves" in page
+    assert "b has no test images" not in page
+    assert "leaves.npz has no test images: 48 images of it" in page
+
+
 # --- the axes of images ---
 
 

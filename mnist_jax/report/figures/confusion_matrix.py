@@ -58,7 +58,7 @@ def _draw_all(title: str, names: Sequence[str], predicted: Predicted) -> tuple[A
     names, places = [cut(name, 18) for name in names], range(num)
     longest = max(map(len, names))
     side = max(4.0, 0.17 * num)  # inches, of the matrix, about
-    high = side + 0.3 + 0.08 * max(0, longest - 11)
+    high = side + 0.3 + 0.1 * max(0, longest - 11)
     size, ratio = ((8.4, high), 1.35) if num <= 12 else ((side + 5.0, high + 0.6), side / 2.6)
     figure, [left, ax] = subplots(title, size, 2, width_ratios=(1, ratio))
     _plot_classes(left, places, names, predicted)
@@ -124,7 +124,8 @@ def _draw_worst(title: str, names: Sequence[str], predicted: Predicted) -> tuple
     pairs = [[cut(names[i], 18) for i in pair] for pair in predicted.pairs[first]]
     beside.set_yticks(rows, [f"{true} → {wrong}" for true, wrong in pairs])
     beside.xaxis.set_major_locator(MaxNLocator(integer=True))
-    beside.set(ylim=(NUM_WORST - 0.5, -0.5), xlabel="mistakes", title="true class → predicted")
+    beside.set(ylim=(NUM_WORST - 0.5, -0.5), xlabel="mistakes")
+    beside.set_title("most frequent: true → predicted")
     more = f" Below: the {len(worst)} classes of the lowest accuracy, and the most frequent"
     return figure, f"Test accuracy of the {len(order)} classes", f"{more} mistakes."
 
