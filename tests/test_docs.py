@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from server import ROOT
 
+from mnist_jax.config.experiment import read_config
+from mnist_jax.training import recipes
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = ["--config.dataset=digits", "--config.num_epochs=1", "--config.num_seeds=2"]
 """What makes a run of every command short."""
@@ -154,3 +157,14 @@ def test_the_configs_of_the_pages(server, folder, tmp_path):
             elif language == "python":
                 compile(block, page, "exec")
     assert count == 2
+
+
+def test_models_optimizers_and_metrics_of_the_pages_can_be_used(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "your_own.md").read_text(encoding="utf-8")
+    blocks = [block for language, block in code_blocks(text) if language == "python"]
+    (tmp_path / "own.py").write_text("\n\n".join(blocks))
+    monkeypatch.chdir(tmp_path)
+    asked = {"model": "own.py:Net", "optimizer": "own.py:make", "metrics": ("own.py:margin",)}
+    found = read_config(asked | {"dataset": "digits"}, "mine", 0)
+    assert (found.values["width"], found.values["learning_rate"]) == ((64,), (0.05,))
+    recipes.check(found)

@@ -25,7 +25,7 @@ import own
 import pytest
 from server import OURS, ROOT, snapshot
 
-from mnist_jax import UserError, cli, disk, main
+from mnist_jax import UserError, cli, main
 from mnist_jax.config.experiment import Experiment, read_config, read_experiment
 from mnist_jax.data.splits import Dataset
 from mnist_jax.report import one_run, reading
@@ -282,11 +282,11 @@ def test_a_folder_that_people_use_is_no_work_directory(tmp_path, monkeypatch, pl
     (here / "home").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(here / "home"))
     monkeypatch.chdir(here)
-    path = disk.local_path(place)
+    path = type(tmp_path)(place).expanduser()
     if place == "~":
         assert workdirs.check_workdir(path, {}, overwrite=False) == "new"  # it is empty
         (here / "home" / "letter").touch()
-    with pytest.raises(UserError, match=r"(is|contains) (the current folder|your home), with files"):
+    with pytest.raises(UserError, match=r"(is|contains) (the current folder|your home), with file"):
         workdirs.check_workdir(path, {}, overwrite=False)
     assert workdirs.check_workdir(here / "home" / "new", {}, overwrite=False) == "new"
 

@@ -147,8 +147,8 @@ def _find_by_name(name: str, spec: str) -> Path:
     meant = f"did you mean {close[0]}? " if close else ""
     folder = "that is a folder, and " if os.path.isdir(name) else ""
     raise UserError(
-        f"--config={spec}: {folder}no config has that name; {meant}expected {', '.join(known)}, or a"
-        " file: FILE.py, or the config.json of a run"
+        f"--config={spec}: {folder}no config has that name; {meant}expected {', '.join(known)}, or"
+        " a file: FILE.py, or the config.json of a run"
     )
 
 

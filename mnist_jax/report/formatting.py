@@ -45,6 +45,8 @@ def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
     if len(names) == 2:
         return " and ".join(names)
     more = len(names) - most
+    if len(names) > 2 and more <= 0 and not any("," in name for name in names):
+        return f"{', '.join(names[:-1])} and {names[-1]}"
     return "; ".join([*names[:most], *[f"and {more} more"] * (more > 0)])
 
 
