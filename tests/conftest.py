@@ -7,11 +7,11 @@ import signal
 import tempfile
 
 import pytest
-from compiling import EMITTERS, compile_with
+from compiling import FLAGS, compile_with
 from server import Server
 
-FLAGS = "--xla_cpu_multi_thread_eigen=false"
-os.environ["XLA_FLAGS"] = f"{FLAGS} --{EMITTERS}=false"  # until XLA has read them
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+os.environ["XLA_FLAGS"] = ONE_THREAD + FLAGS  # until XLA has read them
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
@@ -38,7 +38,7 @@ def compile_fast():
     import jax
 
     jax.devices()  # with which XLA reads its flags, once in a process, if collecting has not
-    os.environ["XLA_FLAGS"] = FLAGS
+    os.environ["XLA_FLAGS"] = ONE_THREAD
     jax.config.update("jax_disable_most_optimizations", True)
 
 
