@@ -253,6 +253,24 @@ def test_a_network_of_ones_own_under_another_optimizer_is_timed(server, tmp_path
 
 
 @pytest.mark.slow
+def test_colour_of_ones_own_is_timed_beside_a_peer(server, tmp_path):
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 256, (64, 6, 5, 3), np.uint8), np.arange(64) % 3
+    arrays = {"x_train": images, "y_train": labels, "x_test": images[:9], "y_test": labels[:9]}
+    np.savez(tmp_path / "own.npz", **arrays)
+    flags = [f"--config.dataset={tmp_path}/own.npz", "--config.hidden_sizes=4"]
+    flags = [f"--config={ROOT}/configs/baseline.py", *flags, "--config.batch_size=8", "--rounds=1"]
+    done = server.run("benchmark", *flags, "--peers=flax", f"--json={tmp_path}/result.json")
+    assert done.status == 0, done.err
+    record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert record["config"]["data"]["image_shape"] == [6, 5, 3]
+    assert record["mflop_per_step"] == 2 * 8 * (2 * 90 * 4 + 3 * 4 * 3) / 1e6
+    assert record["peers"]["flax"]["ms_per_step"] > 0
+    done = server.run("benchmark", *flags, "--trials=1,2")
+    assert done.status == 0, done.err
+
+
+@pytest.mark.slow
 def test_an_epoch_of_more_work_than_a_round_is_cut_to_whole_batches(monkeypatch):
     monkeypatch.setattr(stages, "start_jax", lambda *_: None)  # the tests' process has started it
     experiment = read_experiment("baseline", {"dataset": "digits", "hidden_sizes": "16"})

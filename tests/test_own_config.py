@@ -2,14 +2,18 @@
 
 import json
 
+import in_process
 import numpy as np
 import pytest
+from server import snapshot
 from test_experiment import read
+from test_own_data import write_csv
 
 from mnist_jax import UserError
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.data import loading
-from mnist_jax.data.datasets import FACTS, DataFacts
+from mnist_jax.data.datasets import FACTS, DataFacts, is_path, name_of
+from mnist_jax.runs import workdirs
 
 SMALL = {"hidden_sizes": (8,), "l2": (0.0,), "protocol": "validation", "batch_size": 8}
 
@@ -138,6 +142,121 @@ def test_test_images_are_cut_by_their_seed_before_validation_images_are(tmp_path
     np.testing.assert_array_equal(same.test_images, data.test_images)
     assert not np.array_equal(same.validation_images, data.validation_images)
     assert not np.array_equal(other.test_images, data.test_images)
+
+
+# --- where the data are, and whether they are the same ---
+
+
+def typed(path, config="mlp"):
+    """Returns the experiment of a config whose data set is typed."""
+    return read_experiment(str(config), {"dataset": str(path), "batch_size": "8"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "été", "漢字", "a,b", "2024", "1e3", "None", "True", "(1, 2)", "[x]", "x=y:z", "mnist"],
+)
+def test_a_path_is_a_path_whatever_it_looks_like(capsys, tmp_path, name):
+    path = tmp_path / name
+    path.mkdir()
+    write_csv(path)
+    for given in (f"./{name}/", path, name):
+        if given != "mnist":
+            experiment = typed(given)
+            assert experiment.dataset == str(path)
+            assert experiment.data.num_train == 24
+    words = "--config=mlp", f"--config.dataset=./{name}", "--config.batch_size=8"
+    assert in_process.run(capsys, "main", *words, cwd=tmp_path) is None
+    own_name = name_of(experiment.dataset)
+    assert own_name == ("./mnist" if name == "mnist" else name)
+    assert is_path(own_name)
+
+
+def test_a_path_may_begin_at_home_and_is_recorded_whole(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    path = write(home / "leaves.npz", 60, 9)
+    monkeypatch.setenv("HOME", str(home))
+    begin(tmp_path / "run", typed("~/leaves.npz"))
+    monkeypatch.chdir("/")
+    assert read_experiment(str(tmp_path / "run" / "config.json"), {}).dataset == str(path)
+
+
+def test_data_dir_is_for_names(tmp_path):
+    write(tmp_path / "leaves.npz", 60, 9)
+    with pytest.raises(
+        UserError, match=r"^--data_dir=here: leave it out, since dataset is a path$"
+    ):
+        typed("leaves.npz").load_data("here")
+
+
+def begin(workdir, experiment):
+    """Leaves what a run leaves that is stopped before its first epoch."""
+    workdir.mkdir()
+    workdirs.open_workdir(workdir, experiment.record(), overwrite=False)
+
+
+def test_a_run_whose_data_have_changed_is_not_resumed(capsys, tmp_path):
+    run, path = tmp_path / "run", write(tmp_path / "leaves.npz", 60, 9)
+    begin(run, typed(path))
+    words = "--config=mlp", f"--config.dataset={path}", "--config.batch_size=8", f"--workdir={run}"
+    assert in_process.run(capsys, "main", *words, cwd=tmp_path) is None
+    content, was = path.read_bytes(), typed(path).data.checksum
+    now = typed(write(path, 60, 9, seed=1)).data.checksum
+    before = snapshot(run)
+    done = in_process.run(capsys, "main", *words, cwd=tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert done.err == (
+        f"error: --workdir={run} holds another run, which differs in data.checksum ({was}, not"
+        f" {now}); put the data back as it was, choose another --workdir, or give --overwrite\n"
+    )
+    with pytest.raises(UserError) as error:
+        read_experiment(str(run / "config.json"), {}).load_data(None)
+    assert str(error.value) == (
+        f"{path} has changed since the run began: its checksum is {now}, not {was}; put it back as"
+        " it was, or begin another run"
+    )
+    assert snapshot(run) == before
+    path.write_bytes(content)
+    assert in_process.run(capsys, "main", *words, cwd=tmp_path) is None
+    assert read_experiment(str(run / "config.json"), {}).load_data(None).checksum == was
+
+
+def test_data_may_be_moved_but_not_renamed_or_lost(capsys, tmp_path):
+    run, path = tmp_path / "run", write(tmp_path / "leaves.npz", 60, 9)
+    begin(run, typed(path))
+    words = f"--config={run / 'config.json'}", f"--workdir={run}"
+    (tmp_path / "new").mkdir()
+    moved = path.rename(tmp_path / "new" / "leaves.npz")
+    there = "--config.dataset=new/leaves.npz"
+    assert in_process.run(capsys, "main", *words, there, cwd=tmp_path) is None
+    with pytest.raises(UserError) as error:
+        read_experiment(str(run / "config.json"), {}).load_data(None)
+    assert str(error.value) == (
+        f"{path}: the data of the run is not there any more; put it back, or say where it is now:"
+        " --config.dataset=PATH"
+    )
+    renamed = moved.rename(tmp_path / "twigs.npz")
+    done = in_process.run(capsys, "main", *words, f"--config.dataset={renamed}", cwd=tmp_path)
+    assert done.status == 2
+    said = "holds another run, which differs in dataset (leaves.npz, not twigs.npz); choose another"
+    assert f"error: --workdir={run} {said}" in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [True, False])
+def test_data_lost_or_changed_end_a_run_in_one_line(server, tmp_path, lost):
+    run, path = tmp_path / "run", write(tmp_path / "leaves.npz", 60, 9)
+    begin(run, typed(path))
+    path.unlink() if lost else write(path, 60, 9, seed=1)
+    before = snapshot(run)
+    done = server.run("main", f"--config={run / 'config.json'}", f"--workdir={run}")
+    assert done.status == 2
+    said = "the data of the run is not there any more" if lost else "has changed since the run"
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert snapshot(run) == before
 
 
 # --- what a record may say ---

@@ -1,5 +1,6 @@
 """Reports of runs on one's own data: what they say of it, and what may be compared."""
 
+import html
 import json
 import re
 
@@ -156,6 +157,16 @@ def test_class_names_are_names_whatever_is_in_them(tmp_path, recwarn, capsys):
     svg = (run.workdir / "figures/classes.svg").read_text()
     assert "漢字 (4)" in svg
     assert "\x1b" not in svg
+
+
+def test_a_data_sets_name_is_a_name_whatever_is_in_it(tmp_path, recwarn):
+    name = "a|b <i>&lt $x_1$ *é*, 漢\\n`.npz"
+    run = make_run(tmp_path / "run", own=own_data(name=name), num_epochs=(1,), l2=(0.0,))
+    one_run.write_report(run.workdir)
+    assert not recwarn.list
+    assert name in " ".join(one_run.describe(run.workdir).split())
+    page = (run.workdir / "report.html").read_text()
+    assert html.escape(name, quote=False) in page
 
 
 # --- several runs ---

@@ -8,7 +8,7 @@ from pathlib import Path
 import own
 import pytest
 from server import ROOT, snapshot
-from test_report import make_run
+from test_report import make_run, own_data
 
 from mnist_jax import UserError, disk
 from mnist_jax.config.protocol import PROTOCOLS
@@ -372,6 +372,16 @@ def test_what_is_no_shard_of_the_run_is_refused(tmp_path):
     made = runs[2].summary["provenance"] | {"data_checksum": "sha256:other"}
     other = runs[2]._replace(summary=runs[2].summary | {"provenance": made})
     refused([*runs[:2], other], tmp_path, "data files (sha256:<digits>, sha256:other)")
+
+
+def test_shards_of_ones_own_data_that_differ_are_told_so_once(tmp_path):
+    def shard(number, own):
+        run = make_run(tmp_path / f"s{number}", own=own, seeds=4, l2=(0.0,))
+        return run._replace(config=run.config | {"shard": f"{number}/2"})
+
+    own = own_data()
+    runs = [shard(0, own), shard(1, own._replace(checksum="sha256:of others"))]
+    refused(runs, tmp_path, "differ in data files (sha256:of leaves, sha256:of others); name")
 
 
 def test_keys_that_change_no_result_may_differ(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,11 +104,16 @@ class Experiment(Settings):
         """Loads the data set, cut into its splits; `data_dir` is as `load_dataset` takes it.
 
         Raises:
-            UserError: As `load_dataset`; the user's own data has changed since a run that is
-                resumed began; or `data_dir` is given for it.
+            UserError: As `load_dataset`; the user's own data is gone or has changed since a run
+                that is resumed began; or `data_dir` is given for it.
         """
         if data_dir and datasets.is_path(self.dataset):
             raise UserError(f"--data_dir={data_dir}: leave it out, since dataset is a path")
+        if not self.loaded and datasets.is_path(self.dataset) and not os.path.lexists(self.dataset):
+            raise UserError(
+                f"{self.dataset}: the data of the run is not there any more; put it back, or say"
+                " where it is now: --config.dataset=PATH"
+            )
         dataset = self.loaded or loading.load_dataset(self.dataset, data_dir)
         if self.data.checksum not in ("", dataset.checksum):
             raise UserError(
@@ -160,6 +166,8 @@ def read_experiment(
     """
     file = read_file(path)
     changes = {key: plain(read_value(text)) for key, text in typed.items()}
+    if not isinstance(changes.get("dataset", ""), str):  # a path may look like anything
+        changes["dataset"] = typed["dataset"]
     first = plain(file.seed) if seed is None else read_value(seed)
     if isinstance(first, tuple) and changes.get("num_seeds", len(first)) != len(first):
         named = ",".join(map(str, first))

@@ -64,12 +64,13 @@ def upgrade_record(config: Mapping[str, Any]) -> dict[str, Any]:
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a record as it is compared with others.
 
-    Each of the user's files is a key. The user's own data may be elsewhere: its checksum counts.
+    Each of the user's files is a key, and each fact of the user's own data, which may be elsewhere.
     """
     new = dict(config)
     own = new.pop("files", {})
-    if "data" in new and isinstance(new.get("dataset"), str):
+    if isinstance(new.get("data"), Mapping) and isinstance(new.get("dataset"), str):
         new["dataset"] = name_of(new["dataset"])
+        new |= {f"data.{key}": value for key, value in new.pop("data").items()}
     return new | (dict(own) if isinstance(own, Mapping) else {})
 
 

@@ -137,9 +137,11 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
                 "--overwrite"
             )
         pairs = [f"{key} ({was}, not {now})"[:300] for key, (was, now) in differ.items()]
+        is_of_data = "data.checksum" in differ and "dataset" not in differ
+        cure = "put the data back as it was, " * is_of_data
         raise UserError(
-            f"--workdir={path} holds another run, which differs in {', '.join(pairs[:9])}; choose "
-            "another --workdir, or give --overwrite"
+            f"--workdir={path} holds another run, which differs in {', '.join(pairs[:9])}; {cure}"
+            "choose another --workdir, or give --overwrite"
         )
     return "finished" if "summary.json" in there else "unfinished"
 
