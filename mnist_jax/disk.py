@@ -47,7 +47,7 @@ def output_folder(given: str, flag: str) -> Path:
     return local_path(given, flag)
 
 
-def open_regular(path: Path, most_bytes: int | float) -> io.BufferedReader:
+def open_regular(path: str | Path, most_bytes: int | float) -> io.BufferedReader:
     """Opens a regular file for reading; a FIFO keeps nobody waiting.
 
     Raises:

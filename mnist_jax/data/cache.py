@@ -51,14 +51,14 @@ def cache_path(name: str) -> Path:
 
 
 def stamp(path: str | Path) -> list:
-    """Returns path, size and time of a file, which change when the file does.
+    """Returns absolute path, size and time of a file, which change when the file does.
 
     Raises:
         UserError: It cannot be read.
     """
     try:
         found = os.stat(path)
-        return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+        return [os.fspath(path), found.st_size, found.st_mtime_ns]
     except OSError as error:
         problem = f"it cannot be read ({error_line(error)}); make it readable, or replace it"
         raise UserError(f"{path}: {problem}") from error

@@ -47,7 +47,7 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         return _load_digits()
     tried: list[str] = []
     files = _find_given(name, data_dir, tried)
-    stamps = [cache.stamp(path) for path in files.paths] if files else []
+    stamps = [cache.stamp(os.path.abspath(path)) for path in files.paths] if files else []
     cache.remove_leftovers(name)
     shapes = dict(zip(ARRAY_NAMES, published.shapes(name), strict=True))
     if cached := cache.read(name, shapes, PUBLISHED[name].checksum, stamps):

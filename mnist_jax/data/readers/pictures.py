@@ -77,7 +77,7 @@ def _class_files(folder: Path) -> list[str]:
         shown = first_of(list(map(one_line, others)), 3)
         many = f"{len(others)} files that are no PNG or JPEG are not used"
         _log.warning("%s: %s: %s", folder, many, shown)
-    return [os.path.join(folder, label, name) for name, label in sorted(found)]
+    return [f"{folder}/{label}/{name}" for name, label in sorted(found)]
 
 
 def _read(train: list[str], test: list[str]) -> raw.RawData:
@@ -86,7 +86,7 @@ def _read(train: list[str], test: list[str]) -> raw.RawData:
 
 def _read_split(files: list[str]) -> raw.Split:
     def read(file: str) -> bytes:
-        with disk.open_regular(Path(file), _MOST_FILE_BYTES) as content:
+        with disk.open_regular(file, _MOST_FILE_BYTES) as content:
             return content.read()
 
     folder = os.path.dirname(os.path.dirname(files[0]))
