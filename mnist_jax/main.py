@@ -22,7 +22,7 @@ from mnist_jax.data import cache, splits
 from mnist_jax.runs import summaries, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.training import hosts
-from mnist_jax.training.jax_setup import start_jax
+from mnist_jax.training.jax_setup import jax_for
 
 
 def run(
@@ -50,76 +50,77 @@ def run(
     cache.cache_folder()  # a bad name is refused before anything is written
     if job is None and experiment.shard == "0/1":
         hosts.say_if_alone()
-    devices = start_jax(experiment, job=job, timeout=timeout, common=process.deciding)
-    config = hosts.first(lambda: workdirs.as_recorded(path, config))
-    if job is not None and hosts.first(is_finished):
-        _show(path)
-        return
+    with jax_for(experiment, job=job, timeout=timeout, common=process.deciding) as devices:
+        config = hosts.first(lambda: workdirs.as_recorded(path, config))
+        if job is not None and hosts.first(is_finished):
+            _show(path)
+            return
 
-    from mnist_jax.runs import runner
-    from mnist_jax.training import recipes
+        from mnist_jax.runs import runner
+        from mnist_jax.training import recipes
 
-    recipes.check(experiment)
-    dataset = experiment.load_data(data_dir)
-    hosts.compare({"data files": dataset.checksum})
-    try:
-        with ExitStack() as stack:
+        recipes.check(experiment)
+        dataset = experiment.load_data(data_dir)
+        hosts.compare({"data files": dataset.checksum})
+        try:
+            with ExitStack() as stack:
 
-            def lock_workdir() -> tuple[str, bool]:
-                stack.enter_context(workdirs.lock_workdir(path))
-                state = workdirs.check_workdir(path, config, overwrite)  # it may have changed since
-                return state, overwrite and (path / "config.json").exists()
+                def lock_workdir() -> tuple[str, bool]:
+                    stack.enter_context(workdirs.lock_workdir(path))
+                    # It may have changed since.
+                    state = workdirs.check_workdir(path, config, overwrite)
+                    return state, overwrite and (path / "config.json").exists()
 
-            def open_workdir() -> None:
-                workdirs.open_workdir(path, config, overwrite)
-                user_code.save(path, experiment.own_files)
-                process.begin(path, dataset.checksum, devices, experiment.own_files)
-                if workdir is None:
-                    workdirs.link_latest(path)
+                def open_workdir() -> None:
+                    workdirs.open_workdir(path, config, overwrite)
+                    user_code.save(path, experiment.own_files)
+                    process.begin(path, dataset.checksum, devices, experiment.own_files)
+                    if workdir is None:
+                        workdirs.link_latest(path)
 
-            state, holds_another = hosts.first(lock_workdir)
-            if state == "finished":
-                _show(path)
-                return
-            process.seconds["load"] = process.total
-            trials = runner.Runner(path, experiment, dataset, process, config)
-            if holds_another:
-                trials.rehearse()
-            hosts.first(open_workdir)
-            trials.train()
-            if hosts.is_first():
-                provenance = {"devices": trials.devices, "data_checksum": dataset.checksum}
-                data = dataset.describe()
-                if "standard" in experiment.values["scaling"]:
-                    data["moments"] = splits.moments(dataset.train_images)._asdict()
-                summaries.write_summary(
-                    path,
-                    trials.rows,
-                    axes_of(config),
-                    experiment.protocol,
-                    dataset.name,
-                    dataset.num_images,
-                    process.record() | provenance,
-                    data=data,
-                    run=workdirs.digest(config, dataset.checksum),
-                )
-                print(f"\n{_report(path)}")
-    except OSError as error:
-        if cli.is_of_output(error):
-            raise
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise UserError(
-            f"the run cannot continue ({reason}); mend that, and {workdirs.how_to_resume(path)}"
-        ) from None
-    except KeyboardInterrupt:
-        mark = "\n" * sys.stderr.isatty()  # ^C stands in the line
-        print(f"{mark}interrupted; {workdirs.how_to_resume(path)}", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    at_once = {row["diverged_epoch"] for row in trials.rows} == {1}
-    cure = "lower the learning rate"
-    if at_once and experiment.own_files and not trials.starts_finite():
-        cure = "the model's logits are not finite before any training, so mend the model"
-    _end(all(row["diverged_epoch"] for row in trials.rows), cure)
+                state, holds_another = hosts.first(lock_workdir)
+                if state == "finished":
+                    _show(path)
+                    return
+                process.seconds["load"] = process.total
+                trials = runner.Runner(path, experiment, dataset, process, config)
+                if holds_another:
+                    trials.rehearse()
+                hosts.first(open_workdir)
+                trials.train()
+                if hosts.is_first():
+                    provenance = {"devices": trials.devices, "data_checksum": dataset.checksum}
+                    data = dataset.describe()
+                    if "standard" in experiment.values["scaling"]:
+                        data["moments"] = splits.moments(dataset.train_images)._asdict()
+                    summaries.write_summary(
+                        path,
+                        trials.rows,
+                        axes_of(config),
+                        experiment.protocol,
+                        dataset.name,
+                        dataset.num_images,
+                        process.record() | provenance,
+                        data=data,
+                        run=workdirs.digest(config, dataset.checksum),
+                    )
+                    print(f"\n{_report(path)}")
+        except OSError as error:
+            if cli.is_of_output(error):
+                raise
+            reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            raise UserError(
+                f"the run cannot continue ({reason}); mend that, and {workdirs.how_to_resume(path)}"
+            ) from None
+        except KeyboardInterrupt:
+            mark = "\n" * sys.stderr.isatty()  # ^C stands in the line
+            print(f"{mark}interrupted; {workdirs.how_to_resume(path)}", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        at_once = {row["diverged_epoch"] for row in trials.rows} == {1}
+        cure = "lower the learning rate"
+        if at_once and experiment.own_files and not trials.starts_finite():
+            cure = "the model's logits are not finite before any training, so mend the model"
+        _end(all(row["diverged_epoch"] for row in trials.rows), cure)
 
 
 def _show(path: Path) -> None:

@@ -268,10 +268,17 @@ def test_the_second_signal_ends_a_long_epoch(server, tmp_path, number):
         assert_same(path, alone)
 
 
+def in_use(*_, **__):
+    """In place of `jax_for`: JAX is set up already."""
+    return contextlib.nullcontext()
+
+
 def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset()):
     """Runs a trial in this process, with a report of the test's own."""
     monkeypatch.setattr(one_run, "write_report", write_report)
-    monkeypatch.setattr(main, "start_jax", lambda *_, **__: None)  # JAX is in use already
+    monkeypatch.setattr(
+        main, "jax_for", lambda *_, **__: contextlib.nullcontext()
+    )  # JAX is in use already
     monkeypatch.setattr(Experiment, "load_data", load_data)
     main.run(experiment(num_epochs=(1,)), path and str(path), None)
 
@@ -447,7 +454,9 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
     """As when the files in a folder were replaced since."""
     asked = experiment(num_epochs=(2,), hidden_sizes=((2,), (3,)))
     dataset, compile_sweep = tiny_dataset(), sweep.compile_sweep
-    monkeypatch.setattr(main, "start_jax", lambda *_, **__: None)  # JAX is in use already
+    monkeypatch.setattr(
+        main, "jax_for", lambda *_, **__: contextlib.nullcontext()
+    )  # JAX is in use already
     monkeypatch.setattr(Experiment, "load_data", lambda *_: dataset)
     monkeypatch.setattr(one_run, "write_report", lambda path: "")
     compiled = []
@@ -465,7 +474,7 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
         main.run(asked, str(tmp_path), None)
     assert len(compiled) == (1 if when == "in a part" else 2)
     monkeypatch.undo()
-    monkeypatch.setattr(main, "start_jax", lambda *_, **__: None)
+    monkeypatch.setattr(main, "jax_for", in_use)
     monkeypatch.setattr(Experiment, "load_data", lambda *_: dataset._replace(checksum="sha256:1"))
     monkeypatch.setattr(sweep, "compile_sweep", mock.Mock(side_effect=AssertionError))
     before = snapshot(tmp_path)

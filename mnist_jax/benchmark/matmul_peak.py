@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +13,10 @@ from jax.sharding import PartitionSpec as P
 
 
 def matmul_timer(
-    shapes: Sequence[tuple[int, int, int]], work: float, devices: Sequence
+    shapes: Sequence[tuple[int, int, int]],
+    work: float,
+    devices: Sequence,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Callable[[], float]:
     """Compiles chains of products [m, k] x [k, n] of float32 that keep all devices busy at once.
 
@@ -19,6 +24,7 @@ def matmul_timer(
         shapes: (m, k, n) of products to try. Each is followed by one back, [m, n] x [n, k].
         work: Floating-point operations of a device per shape and call, about.
         devices: Those to keep busy.
+        options: XLA's.
 
     Returns:
         Function that times each shape once and returns the best GFLOP/s of all devices together.
@@ -44,7 +50,7 @@ def matmul_timer(
             (np.ones((mesh.size * m, k), np.float32), first, second),
             tuple(NamedSharding(mesh, spec) for spec in specs),
         )
-        program = jax.jit(on_all_devices).lower(*arguments).compile()
+        program = jax.jit(on_all_devices).lower(*arguments).compile(compiler_options=dict(options))
         jax.block_until_ready(program(*arguments))
         programs.append((program, arguments, 4 * m * k * n * repeats * mesh.size))
 

@@ -43,7 +43,7 @@ from mnist_jax.data.datasets import num_batches
 from mnist_jax.data.splits import Dataset
 from mnist_jax.runs.provenance import provenance
 from mnist_jax.text import text_table
-from mnist_jax.training.jax_setup import start_jax
+from mnist_jax.training.jax_setup import compiler_options, start_jax
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of a CPU core in a round; a GPU or TPU does a hundred times as many.
@@ -200,7 +200,12 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
     many = dataclasses.replace(experiment, seed=first, num_seeds=num_trials)
     recipe, trials = recipes.create_recipe(many, range(num_trials), dataset)
     compile_epoch = functools.partial(
-        sweep.compile_sweep, recipe, trials, dataset, num_devices=experiment.devices
+        sweep.compile_sweep,
+        recipe,
+        trials,
+        dataset,
+        num_devices=experiment.devices,
+        options=compiler_options(num_trials, experiment.deterministic),
     )
     whole = compile_epoch(epoch=trial.run_epoch)
     if (most := memory.trials_that_fit(whole)) < num_trials:

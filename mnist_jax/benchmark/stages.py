@@ -17,7 +17,7 @@ from mnist_jax.data.datasets import num_batches
 from mnist_jax.data.splits import Dataset
 from mnist_jax.training import machine, recipes, sweep, trial
 from mnist_jax.training.devices import devices_for
-from mnist_jax.training.jax_setup import start_jax
+from mnist_jax.training.jax_setup import compiler_options, start_jax
 
 WORK_PER_ROUND = 150e9
 """Floating-point operations of one trial in a round: a whole epoch of 784-500-300-10 fits."""
@@ -30,6 +30,7 @@ class TimedSweep:
         sweep: The program of whole epochs, with the arrays on the devices.
         dataset: What it trains on: the first images of a data set that is too large for a round.
         devices: The devices that it runs on.
+        options: XLA's, with which it is compiled.
         num_trials: Number of trials that run at once.
         flop: Floating-point operations of a step, if computed plainly.
         shapes: (rows, depth, columns) of the step's product with the most of them, if it has any.
@@ -45,6 +46,7 @@ class TimedSweep:
         start_jax(experiment, most_trials)
         jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
         self.devices = devices_for(most_trials, experiment.devices)
+        self.options = compiler_options(most_trials, experiment.deterministic)
         num_devices = len(self.devices)
         on_cpu = jax.default_backend() == "cpu"
         self.num_trials = num_devices if on_cpu else max(num_devices, len(part))
@@ -67,6 +69,7 @@ class TimedSweep:
                 self.dataset,
                 num_devices=experiment.devices,
                 epoch=epoch,
+                options=self.options,
             )
 
         self.sweep = compile_epoch(trial.run_epoch)

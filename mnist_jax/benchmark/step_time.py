@@ -76,7 +76,9 @@ def measure(
         say(f"load average {load_average:.1f}: other programs take part of the machine's speed")
     on_cpu = devices["platform"] == "cpu"
     squares = [(n, n, n) for n in ((512, 1024) if on_cpu else (4096, 8192))]
-    time_matmul = matmul_timer(squares + ours.shapes, 2e9 if on_cpu else 2e12, ours.devices)
+    time_matmul = matmul_timer(
+        squares + ours.shapes, 2e9 if on_cpu else 2e12, ours.devices, ours.options
+    )
     peaks, stages = [], []
 
     def train_ours() -> Epoch:

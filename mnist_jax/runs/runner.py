@@ -26,6 +26,7 @@ from mnist_jax.runs.records import Recorder, Row
 from mnist_jax.runs.signals import StopSignals
 from mnist_jax.training import hosts, memory, networks, recipes, sweep, trial
 from mnist_jax.training.devices import describe_devices, devices_for, what_runs
+from mnist_jax.training.jax_setup import compiler_options
 
 
 class Runner:
@@ -59,12 +60,15 @@ class Runner:
         self.rows: list[Row] = []
         self._layers = ""
         self._process = process or Process()
+        most = max(map(len, self._groups))
+        self._options = compiler_options(most, experiment.deterministic)
 
     @property
     def devices(self) -> dict[str, Any]:
         """What runs the trials and how, for the record."""
         most = max(map(len, self._groups))
-        return describe_devices(devices_for(most, self._experiment.devices))
+        devices = devices_for(most, self._experiment.devices)
+        return describe_devices(devices, self._options)
 
     def rehearse(self) -> None:
         """Compiles what `train` compiles for a new run, before an old one is deleted for it.
@@ -130,7 +134,9 @@ class Runner:
         dataset, devices = self._dataset, self._experiment.devices
         recipe, trials = recipes.create_recipe(self._experiment, group, dataset)
         program = hosts.together(
-            lambda: sweep.compile_sweep(recipe, trials, dataset, num_devices=devices)
+            lambda: sweep.compile_sweep(
+                recipe, trials, dataset, num_devices=devices, options=self._options
+            )
         )
         self._process.seconds["compile"] += program.lower_seconds + program.compile_seconds
         if (most := memory.trials_that_fit(program)) < len(group):
@@ -188,7 +194,8 @@ class Runner:
         if hosts.is_first():
             if place is not None:
                 recipe, hyper = program.recipe, sweep.trial_of(program.trials, place)
-                predicted = sweep.predict(recipe, hyper, weights, self._dataset.test_images)
+                images = self._dataset.test_images
+                predicted = sweep.predict(recipe, hyper, weights, images, self._options)
                 first = recipe.network.first_kernel
                 chosen_trial.write_chosen_trial(
                     self._path, chosen, weights, predicted, self._dataset, first

@@ -27,7 +27,7 @@ from mnist_jax.runs import choosing, chosen_trial, provenance, records, results,
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
 from mnist_jax.text import first_of
-from mnist_jax.training.jax_setup import start_jax
+from mnist_jax.training.jax_setup import compiler_options, start_jax
 
 _ROW = {"trial": int, "epoch": int}
 
@@ -228,8 +228,11 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     dataset = experiment.load_data(data_dir)
     if dataset.checksum != _checksum(run):
         raise UserError(f"the data set has changed since: its checksum is {dataset.checksum}")
+    whole = dataclasses.replace(experiment, shard="0/1")  # for the bits of the whole run
+    start_jax(whole)
     recipe, hyper, variables = _restore(run, experiment, dataset, chosen)
-    probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images)
+    options = compiler_options(max(map(len, whole.parts.values())), whole.deterministic)
+    probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images, options)
     first, number = recipe.network.first_kernel, chosen["trial"]
     chosen_trial.write_chosen_trial(folder, number, variables, probabilities, dataset, first)
 
@@ -248,7 +251,6 @@ def _restore(
     group = next(g for g in groups.read_groups(run.workdir, experiment) if number in g)
     folder = groups.checkpoint_folder(run.workdir, group)
     recipe, trials = recipes.create_recipe(experiment, group, dataset)
-    start_jax(dataclasses.replace(experiment, shard="0/1"))  # for the bits of the whole run
     place = group.index(number)
     hyper = sweep.trial_of(trials, place)
     shapes = jax.eval_shape(functools.partial(trial.init, recipe), hyper)

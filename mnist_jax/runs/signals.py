@@ -27,14 +27,20 @@ class StopSignals:
     So a thread reads the signals where the interpreter notes them the moment they come. One that
     was ignored stays so: `nohup` asks for that.
 
+    In another thread than the main one it hears nothing: Python tells no other of signals.
+
     Attributes:
         number: The signal that came first, or 0.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self._heard = False
 
     def __enter__(self) -> "StopSignals":
+        self._heard = threading.current_thread() is threading.main_thread()
+        if not self._heard:
+            return self
         self._terminals = [n for n in (1, 2) if os.isatty(n)]  # after SIGHUP they are none
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -45,6 +51,8 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._heard:
+            return
         signal.set_wakeup_fd(self._old_writer)
         for number, handler in self._old.items():
             signal.signal(number, handler)

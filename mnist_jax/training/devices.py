@@ -2,7 +2,8 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ import jax
 from mnist_jax import UserError
 from mnist_jax.config.settings import PRECISIONS
 from mnist_jax.training.machine import num_cores
+
+PRECISION = "jax_default_matmul_precision"  # by its name, it is read as of this thread
 
 
 def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
@@ -45,13 +48,16 @@ def devices_for(num_trials: int, num_devices: int = 0) -> list[jax.Device]:
     return list(itertools.chain(*turns))[:num_trials]
 
 
-def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Returns what runs the trials and how, for the record."""
+def describe_devices(
+    devices: Sequence[jax.Device], options: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Returns what runs the trials and how, for the record; `options` are XLA's."""
     on_cpu = devices[0].platform == "cpu"
-    single = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
+    single = options.get("xla_cpu_multi_thread_eigen") is False
+    single |= "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
     threads = "one a device" if single else "shared by the devices"
     precisions = {name: key for key, name in PRECISIONS.items()}
-    precision = jax.config.values["jax_default_matmul_precision"]
+    precision = getattr(jax.config, PRECISION)
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,

@@ -1,9 +1,11 @@
 """JAX, set up for an experiment, before anything else in the process uses it."""
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -67,11 +69,8 @@ def start_jax(
     """
     sizes = [num_trials] if num_trials else list(map(len, experiment.parts.values()))
     configure_jax(
-        max(sizes),
         platform=experiment.platform,
-        devices=experiment.devices,
         precision=experiment.precision,
-        deterministic=experiment.deterministic,
         job=job,
         timeout=timeout,
     )
@@ -79,69 +78,78 @@ def start_jax(
 
     hosts.compare({**old_records.comparable(experiment.record()), **common})
     devices_for(min(sizes), experiment.devices)
-    return describe_devices(devices_for(max(sizes), experiment.devices))
+    options = compiler_options(max(sizes))
+    return describe_devices(devices_for(max(sizes), experiment.devices), options)
+
+
+@contextlib.contextmanager
+def jax_for(experiment: Experiment, **options: Any) -> Iterator[dict[str, Any]]:
+    """Does what `start_jax` does until the context ends, and leaves JAX's settings as they were.
+
+    Several threads may do so at the same time.
+    """
+    global _users
+    jax = _import_jax()
+    from jax.experimental.compilation_cache import compilation_cache
+
+    with _lock:
+        if not _users:
+            _before.update({name: jax.config.values[name] for name in _changed()})
+        _users += 1
+    try:
+        devices = start_jax(experiment, **options)
+        with jax.default_matmul_precision(PRECISIONS[experiment.precision]):  # of this thread
+            yield devices
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                for name, value in _before.items():
+                    jax.config.update(name, value)
+                compilation_cache.reset_cache()  # or it would keep the programs of others, too
+
+
+_lock, _users, _before = threading.Lock(), 0, dict[str, Any]()
+
+
+def _changed() -> list[str]:
+    """Returns the names of the settings that `configure_jax` and `keep_compiled` change."""
+    import jax
+
+    cache = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    names = (*DEFAULTS, "jax_default_matmul_precision", *cache)
+    return [name for name in names if name in jax.config.values]
 
 
 def configure_jax(
-    num_trials: int,
     *,
     platform: str = "",
-    devices: int = 0,
     precision: str = "float32",
-    deterministic: bool = False,
     job: str | None = None,
     timeout: int = hosts.TIMEOUT,
 ) -> None:
-    """Sets JAX up for a sweep, and looks for devices; must come before anything else does.
+    """Sets JAX up for a sweep, and looks for devices.
 
     What decides the numbers is set whatever the environment says: `DEFAULTS`.
 
-    Each CPU core becomes one device, as far as there are trials for them. Where fewer trials than
-    cores train together at most, the devices share all cores through threads, and no core is idle.
+    Each CPU core becomes one device. If JAX is in use already, it keeps the devices that it has.
 
     Args:
-        num_trials: How many train together at most.
         platform: `cpu`, `gpu` or `tpu`; by default the first available of TPU, GPU and CPU.
-        devices: How many devices of a process are used, at most; 0 for all. A CPU has one for each
-            core: with more, XLA would cut its sums otherwise, which changes their last bits.
         precision: Of matrix products, one of `PRECISIONS`.
-        deterministic: Whether a GPU must use kernels that give the same bits every time. It then
-            chooses no kernel by its measured time.
         job: As `hosts.join` takes it.
         timeout: Seconds for the processes of the job to meet.
 
     Raises:
         UserError: The platform, its precision or the job is not available.
     """
-    try:
-        import jax
-    except ValueError as error:  # of a JAX_* variable
-        raise UserError(f"JAX cannot start: {error}; mend or unset that variable") from None
-
-    ignored = []
-    for name, value in DEFAULTS.items():
-        given = jax.config.values.get(name)
-        if given is not None and given != value:
-            jax.config.update(name, value)
-            if jax.config.values[name] != given:
-                ignored.append(f"{name.upper()}={given}")
-    cores = num_cores()
-    jax.config.update("jax_num_cpu_devices", min(devices or cores, cores, num_trials))
-    if platform == "cpu":
-        jax.config.update("jax_platforms", platform)  # others are found without, or are not there
-    given, flags = os.environ.get("XLA_FLAGS", "").split(), []
-    if cores < bound_cores():
-        os.environ.setdefault("NPROC", str(cores))  # as many threads has XLA
-    if num_trials >= cores:
-        flags.append("--xla_cpu_multi_thread_eigen=false")
-    if deterministic:
-        flags += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
-    if missing := [flag for flag in flags if flag not in given]:
-        os.environ["XLA_FLAGS"] = " ".join([*given, *missing])
-    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
-    if job is not None:
-        hosts.join(job, timeout)
-    found = _find_backend()
+    jax = _import_jax()
+    with _lock, _threads_of_cores():
+        ignored = _set_defaults(precision)
+        _make_cpu_devices(platform)
+        if job is not None:
+            hosts.join(job, timeout)
+        found = _find_backend()
     if ignored and hosts.is_first():
         print(
             f"warning: {', '.join(ignored)} {'is' if len(ignored) == 1 else 'are'} ignored, so "
@@ -168,7 +176,92 @@ def configure_jax(
         )
 
 
+def _import_jax() -> Any:
+    try:
+        import jax
+    except ValueError as error:  # of a JAX_* variable
+        raise UserError(f"JAX cannot start: {error}; mend or unset that variable") from None
+    return jax
+
+
+def _set_defaults(precision: str) -> list[str]:
+    """Sets what decides the numbers; returns the settings that the environment had otherwise."""
+    import jax
+
+    ignored = []
+    for name, value in DEFAULTS.items():
+        given = jax.config.values.get(name)
+        if given is not None and given != value:
+            jax.config.update(name, value)
+            if jax.config.values[name] != given:
+                ignored.append(f"{name.upper()}={given}")
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
+    return ignored
+
+
+def _make_cpu_devices(platform: str) -> None:
+    """Makes a device of each CPU core, unless JAX is in use already; then a line says the cost."""
+    import jax
+
+    cores = num_cores()
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:  # JAX is in use
+        _say_what_it_costs(cores)
+        return
+    if platform == "cpu":
+        jax.config.update("jax_platforms", platform)  # others are found without, or are not there
+
+
+@contextlib.contextmanager
+def _threads_of_cores() -> Iterator[None]:
+    """Lets XLA, if it starts in the context, have as many threads as there are cores to use."""
+    limited = num_cores() < bound_cores() and "NPROC" not in os.environ
+    if limited:
+        os.environ["NPROC"] = str(num_cores())
+    try:
+        yield
+    finally:
+        if limited:
+            del os.environ["NPROC"]
+
+
 @functools.cache
+def _say_what_it_costs(cores: int) -> None:
+    import jax
+
+    devices = jax.local_devices()
+    count = len(devices)
+    if devices[0].platform == "cpu" and count < cores:
+        print(
+            f"warning: JAX was in use before, with {count} CPU device{'s' * (count > 1)}: no more"
+            f" trials train at once, though there are {cores} cores; start mnist_jax before others"
+            f" use JAX, or set JAX_NUM_CPU_DEVICES={cores}",
+            file=sys.stderr,
+        )
+
+
+def compiler_options(num_trials: int, deterministic: bool = False) -> dict[str, Any]:
+    """Returns XLA's options for the programs of a run.
+
+    On a CPU each device has a core of its own, if there are trials for all. Else the devices share
+    the cores through threads, and no core is idle.
+
+    Args:
+        num_trials: How many train together at most.
+        deterministic: Whether a GPU must use kernels that give the same bits every time. It then
+            chooses no kernel by its measured time.
+    """
+    import jax
+
+    if jax.default_backend() == "cpu":
+        alone = min(num_trials, jax.local_device_count()) >= num_cores()
+        return {"xla_cpu_multi_thread_eigen": False} if alone else {}
+    if jax.default_backend() == "gpu" and deterministic:
+        return {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
+    return {}
+
+
 def keep_compiled() -> None:
     """Lets JAX keep compiled programs in the user's cache, unless it was told otherwise.
 
@@ -179,6 +272,9 @@ def keep_compiled() -> None:
     enabled = jax.config.values["jax_enable_compilation_cache"]
     unset = jax.config.values["jax_compilation_cache_dir"] is None
     if unset and enabled and (folder := compiled_folder()):
+        from jax.experimental.compilation_cache import compilation_cache
+
+        compilation_cache.reset_cache()  # if it found before that there is none
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

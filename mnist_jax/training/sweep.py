@@ -8,8 +8,9 @@ together (`vmap`).
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -63,11 +64,13 @@ def compile_sweep(
     *,
     num_devices: int = 0,
     epoch: Callable = trial.run_epoch,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sweep:
     """Places data and trials, arrays [trials], on the devices and compiles a sweep's programs.
 
     At most `num_devices` are used; 0 stands for all. `epoch` is what a trial does in an epoch, so
-    that `benchmark/stages.py` can time parts of it.
+    that `benchmark/stages.py` can time parts of it. `options` are as `jax_setup.compiler_options`
+    returns them.
     """
     held_out, num_trials = recipe.held_out, len(trials.seed)
     mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
@@ -120,11 +123,13 @@ def compile_sweep(
         lowered.append(score_jit.lower(state, hyper, test))
     lowered_at = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        options: dict[str, str | bool] = {}
+        quick: dict[str, Any] = {}
         if jax.default_backend() == "cpu":  # random bits are slow to optimise, fast to compute
-            options["xla_backend_optimization_level"] = "0"
-        initialise = pool.submit(init_lowered.compile, compiler_options=options)
-        run_epoch, *score_test = pool.map(lambda program: program.compile(), lowered)
+            quick["xla_backend_optimization_level"] = "0"
+        initialise = pool.submit(init_lowered.compile, compiler_options={**options, **quick})
+        run_epoch, *score_test = pool.map(
+            lambda program: program.compile(compiler_options=dict(options)), lowered
+        )
     return Sweep(
         recipe=recipe,
         state=jax.tree.map(
@@ -138,7 +143,7 @@ def compile_sweep(
         trials=trials,
         seeds=seeds,
         sizes=sizes,
-        devices=describe_devices(list(mesh.devices.flat)),
+        devices=describe_devices(list(mesh.devices.flat), options),
         lower_seconds=lowered_at - start,
         compile_seconds=time.monotonic() - lowered_at,
     )
@@ -225,10 +230,15 @@ def trial_of(trials: Hyperparameters, number: int) -> Hyperparameters:
 
 
 def predict(
-    recipe: Recipe, hyper: Hyperparameters, variables: PyTree, images: np.ndarray
+    recipe: Recipe,
+    hyper: Hyperparameters,
+    variables: PyTree,
+    images: np.ndarray,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> np.ndarray:
     """Returns the class probabilities [n, classes] that a trial's variables give to images."""
-    return np.asarray(jax.jit(trial.predict, static_argnums=0)(recipe, hyper, variables, images))
+    program = jax.jit(trial.predict, static_argnums=0, compiler_options=dict(options))
+    return np.asarray(program(recipe, hyper, variables, images))
 
 
 def _to_host(sums, sweep: Sweep):
