@@ -30,11 +30,12 @@ class Timings(NamedTuple):
 
 
 def run_rounds(
-    trainers: Mapping[str, Trainer], rounds: int
+    trainers: Mapping[str, Trainer], rounds: int, unit: str = ""
 ) -> tuple[dict[str, Timings], dict[str, str]]:
     """Lets all implementations train in turn, in an order that is reversed from round to round.
 
-    Each trains one epoch as a warm-up, and then `rounds` epochs.
+    Each trains one epoch as a warm-up, and then `rounds` epochs. A line a round names them, with
+    `unit` after their names.
 
     Returns:
         Timings by name; and, by name, why an implementation is left out: it failed, or its loss
@@ -52,7 +53,7 @@ def run_rounds(
                 continue
             timings[name].ms.append(epoch.seconds * 1e3 / epoch.steps)
             timings[name].losses.append(epoch.loss)
-        steps = (f"{n} {timings[n].ms[-1]:.3f}" for n in names if n not in left_out)
+        steps = (f"{n}{unit} {timings[n].ms[-1]:.3f}" for n in names if n not in left_out)
         say(f"{f'round {i}/{rounds}' if i else 'warm-up'}: {', '.join(steps)} ms a step")
     for name in trainers.keys() - left_out.keys():
         losses = timings[name].losses

@@ -89,7 +89,7 @@ def measure(job: Job, trial_counts: Sequence[int], rounds: int) -> dict[str, Any
 
     def time_rounds(processes: Mapping[str, TrainingProcess]) -> None:
         trainers = {name: process.train_epoch for name, process in processes.items()}
-        new_timings, new_left_out = run_rounds(trainers, rounds)
+        new_timings, new_left_out = run_rounds(trainers, rounds, unit=" trials:")
         timings.update(new_timings)
         left_out.update(new_left_out)
 

@@ -130,7 +130,7 @@ def _finish_epochs(panels, points: Sequence[Row], view: canvas.View, is_loss: bo
 
     longest = max(point["num_epochs"] for point in points)
     panels[0].set_xlim(0.5, longest + 0.5)
-    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     if is_loss:
         panels[0].set_yscale("log")
         low, high = panels[0].get_ylim()
