@@ -30,9 +30,9 @@ def find(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts, Dataset | 
     place = next((p for p in (path, *(folder / path for folder in folders)) if p.exists()), None)
     if place is None:
         close = difflib.get_close_matches(bare(spec), datasets.DATASETS, n=1)
-        meant = f"; did you mean {close[0]}?" if close else ", and nothing has this path"
+        meant = f"; did you mean {close[0]}?" if close else ""
         expected = f"one of {', '.join(datasets.DATASETS)}, or the path of your own data"
-        raise bad_value("dataset", spec, f"{expected}{meant}")
+        raise bad_value("dataset", spec, f"{expected}, and nothing has this path{meant}")
     own = str(place.absolute())
     dataset = loading.load_dataset(own)
     return own, dataset.facts, dataset
