@@ -81,7 +81,7 @@ def test_a_sheet_takes_no_file_of_another(capsys, tmp_path):
         (["digits", "--output=no/a.png"], "--output=no/a.png: there is no such folder"),
         (["digits", "--output=old.png"], "--output=old.png: exists; choose another name"),
         (["old.png", "--data_dir=."], "--data_dir=.: only a name needs it; leave it out"),
-        (["digits", "--outpt=a.png"], "Unknown command line flag 'outpt'"),
+        (["digits", "--outpt=a.png"], "--outpt: no such flag; did you mean --output?"),
         (["cifar10", "--data_dir=old.png"], "--data_dir=old.png is empty, not a folder; it should"),
     ],
 )

@@ -276,9 +276,7 @@ def in_use(*_, **__):
 def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset()):
     """Runs a trial in this process, with a report of the test's own."""
     monkeypatch.setattr(one_run, "write_report", write_report)
-    monkeypatch.setattr(
-        main, "jax_for", lambda *_, **__: contextlib.nullcontext()
-    )  # JAX is in use already
+    monkeypatch.setattr(main, "jax_for", in_use)
     monkeypatch.setattr(Experiment, "load_data", load_data)
     main.run(experiment(num_epochs=(1,)), path and str(path), None)
 
@@ -454,9 +452,7 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
     """As when the files in a folder were replaced since."""
     asked = experiment(num_epochs=(2,), hidden_sizes=((2,), (3,)))
     dataset, compile_sweep = tiny_dataset(), sweep.compile_sweep
-    monkeypatch.setattr(
-        main, "jax_for", lambda *_, **__: contextlib.nullcontext()
-    )  # JAX is in use already
+    monkeypatch.setattr(main, "jax_for", in_use)
     monkeypatch.setattr(Experiment, "load_data", lambda *_: dataset)
     monkeypatch.setattr(one_run, "write_report", lambda path: "")
     compiled = []
@@ -1163,7 +1159,7 @@ def share_programs():
 
     def compile_once(recipe, trials, dataset, **options):
         numbers = tuple(leaf.tobytes() for leaf in jax.tree.leaves(trials))
-        key = recipe, numbers, dataset.checksum, len(dataset.train_labels), *options.values()
+        key = recipe, numbers, dataset.checksum, len(dataset.train_labels), repr(options)
         if key not in programs:
             programs[key] = compile_sweep(recipe, trials, dataset, **options)
         return programs[key]
