@@ -84,7 +84,7 @@ def assert_close(found, expected, **tolerance):
             np.testing.assert_allclose(one[name], other[name], err_msg=name, **tolerance)
 
 
-@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("colour", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_standard_scaling_is_training_on_images_normalised_by_hand(colour):
     data = tiny_dataset()
     if colour:  # channels of other means and deviations
@@ -191,6 +191,7 @@ def test_shifts_change_what_is_trained_and_not_the_initial_weights():
     assert found[0]["train_loss"] != found[1]["train_loss"]
 
 
+@pytest.mark.slow
 def test_shifted_trials_have_the_bits_of_lone_runs(optimized):
     data = tiny_dataset()
     options = SHIFT | {"moments": splits.moments(data.train_images)}

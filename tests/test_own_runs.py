@@ -85,6 +85,7 @@ def test_a_run_on_ones_own_images_ends_in_a_report(whole):
     assert not list(whole.glob("**/*missing*"))
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_a_kill_with_the_same_bits(server, fruit, whole, tmp_path):
     process = server.start("main", *fruit[1], f"--workdir={tmp_path / 'run'}")
     stop(process, signal.SIGKILL, lambda: rows(tmp_path / "run") >= 2 * 3)
@@ -100,6 +101,7 @@ def test_it_goes_on_after_a_kill_with_the_same_bits(server, fruit, whole, tmp_pa
     same(tmp_path / "run", whole, EXACT[1:])
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_on_other_images(server, fruit, whole, tmp_path):
     run, other = shutil.copytree(whole, tmp_path / "run"), tmp_path / "fruit.npz"
     (run / "summary.json").unlink()
@@ -113,6 +115,7 @@ def test_a_run_is_not_resumed_on_other_images(server, fruit, whole, tmp_path):
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_shards_of_it_make_the_whole_and_need_no_data(server, fruit, whole, tmp_path):
     for i in range(2):
         done = server.run("main", *fruit[1], f"--shard={i}/2", f"--workdir={tmp_path / str(i)}")
@@ -136,6 +139,7 @@ def test_shards_of_it_make_the_whole_and_need_no_data(server, fruit, whole, tmp_
 # --- other images ---
 
 
+@pytest.mark.slow
 def test_floats_in_47_classes_without_test_images_are_trained(server, tmp_path):
     images, labels = made_up(470, 47, (8, 8), np.float32)
     np.savez(tmp_path / "signs.npz", x_train=images, y_train=labels + 1)
