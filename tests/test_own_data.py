@@ -180,7 +180,8 @@ def test_each_form_gives_what_was_written_and_so_does_the_cache(tmp_path, form, 
         assert_holds(dataset, parts)
         assert dataset.name == path.name
         assert dataset.source.startswith(source)
-        assert dataset.source.endswith(str(path))
+        guess = f", rows of {dataset.train_images[0].size} numbers taken as 5x5 " * (form == "csv")
+        assert f"{path}{guess}" in dataset.source
     assert dataset.facts.image_shape == (5, 5, 1 if parts["train"][0].ndim == 3 else 3)
 
 
@@ -237,8 +238,25 @@ def test_parquet_in_shards_with_names_of_classes(tmp_path, text):
     assert "it is one of 3 files; give their folder" in message
 
 
+def test_shards_with_other_names_of_classes(tmp_path):
+    folder = write_parquet(tmp_path / "own", shards=2, names=["ash", "elm", "box"])
+    other = table(*GREY["test"], names=["elm", "ash", "box"])
+    parquet.write_table(other, folder / "test-00000-of-00001.parquet")
+    message = one_line(own_data.load, folder)
+    assert "its classes are elm, ash, box, those of " in message
+    assert message.endswith("ash, elm, box; expected the same, in the same order")
+
+
 @pytest.mark.parametrize(
-    "name", ["{}-{}-idx3-ubyte.gz", "{}-{}.idx-ubyte", "my_{}_{}", "own.{}.{}.gz", "{}{}.idx"]
+    "name",
+    [
+        "{}-{}-idx3-float",
+        "{}-{}-idx3-ubyte.gz",
+        "{}-{}.idx-ubyte",
+        "my_{}_{}",
+        "own.{}.{}.gz",
+        "{}{}.idx",
+    ],
 )
 def test_idx_files_of_any_names(tmp_path, name):
     folder = write_idx(tmp_path / "own", name=name)
@@ -348,6 +366,25 @@ def test_what_is_no_picture_is_told_and_left_out(tmp_path, caplog):
     assert other.endswith("1 files that are no PNG or JPEG are not used: Thumbs.db")
 
 
+def test_a_picture_beside_the_folders_of_classes_is_told(tmp_path, caplog):
+    folder = write_pictures(tmp_path / "own")
+    (folder / "train" / "a.png").write_bytes(encoded(GREY["train"][0][0]))
+    assert_holds(own_data.load(folder), GREY)
+    said = "1 pictures in no folder of a class are not used: a.png"
+    assert caplog.records[0].getMessage() == f"{folder / 'train'}: {said}"
+
+
+def test_pictures_are_turned_as_their_orientation_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4) + 100
+    for label in "ab":
+        (tmp_path / "own" / label).mkdir(parents=True)
+        (tmp_path / "own" / label / "1.png").write_bytes(encoded(image, exif=exif))
+    found = own_data.load(tmp_path / "own").train_images
+    np.testing.assert_array_equal(found[0], np.rot90(image, -1))
+
+
 def png(size, content=b"", chunks=b""):
     """A PNG file whose header claims (width, height), 8 bits of grey."""
 
@@ -363,10 +400,14 @@ def png(size, content=b"", chunks=b""):
 
 DEEP = np.zeros((5, 5), np.uint16)
 PICTURES = {
-    "html": (b"<html>", "it cannot be read (UnidentifiedImageError: "),
-    "empty": (b"", "it cannot be read (UnidentifiedImageError: "),
+    "html": (b"<html>", "it is a web page (or XML) that was saved in place of the file, not a PNG"),
+    "empty": (b"", "it is empty; replace"),
     "cut": (encoded(GREY["train"][0][0])[:-30], "cannot be read (OSError: "),
-    "gif": (encoded(GREY["train"][0][0], "GIF"), "it cannot be read (UnidentifiedImageError: "),
+    "gif": (encoded(GREY["train"][0][0], "GIF"), "it is damaged, or no PNG or JPEG file; "),
+    "animated": (
+        encoded(GREY["train"][0][0], save_all=True, append_images=[Image.new("L", (5, 5))]),
+        "it is animated; expected one picture",
+    ),
     "size": (encoded(np.zeros((5, 6), np.uint8)), "it is 5 by 6 grey, but "),
     "colour": (encoded(COLOUR["train"][0][0]), "it is 5 by 5 RGB, but "),
     "deep": (encoded(DEEP), "its pixels are of the kind I;16; expected 8 bits a channel"),
@@ -445,12 +486,30 @@ def test_floats_are_used_as_they_are_and_that_is_told(tmp_path, caplog, dtype):
         assert dataset.train_images.dtype == np.float32
         np.testing.assert_array_equal(dataset.train_images, images.astype(np.float32))
         assert dataset.source.endswith(", of floats")
-    assert "x_train): images are floats, which are used as they are" in caplog.text
+    said = "x_train): floats from -1 to 1.55 are used as they are"
+    assert [said in record.getMessage() for record in caplog.records] == [True, True]
+
+
+def test_floats_that_nobody_has_scaled_are_told(tmp_path, caplog):
+    for _ in range(2):  # from the cache, too
+        caplog.clear()
+        load_arrays(tmp_path, TEN.clip(max=255) / 1, LABELS)
+        said = (
+            f"floats from {TEN.min()} to {TEN.max()} are used unscaled: --config.scaling=standard"
+        )
+        assert f"{said}, or divide them by 255" in caplog.text
+
+
+def test_what_is_true_is_white(tmp_path, caplog):
+    images = load_arrays(tmp_path, TEN > 100, LABELS).train_images
+    np.testing.assert_array_equal(images, 255 * (TEN > 100))
+    [record] = caplog.records
+    assert record.getMessage().endswith("images are True and False, which become 255 and 0")
 
 
 def test_faint_images_are_told(tmp_path, caplog):
-    assert load_arrays(tmp_path, TEN > 100, LABELS).train_images.max() == 1
-    assert "the largest pixel is 1 of 255: images are nearly black" in caplog.text
+    assert load_arrays(tmp_path, (TEN > 100) * 1, LABELS).train_images.max() == 1
+    assert "the largest pixel is 1 of 255: images are nearly black; scale them" in caplog.text
 
 
 def spoilt(images, value, dtype=None):
@@ -620,13 +679,33 @@ BAD_TABLES = {
     "few": (HEAD + LINE, "2,3,4,5\n", ", line 3: 4 cells; expected 5"),
     "many": (HEAD + LINE, "2,3,4,5,6,7\n", ", line 3: 6 cells; expected 5"),
     "no square": ("label,a,b\n", "1,2,3\n", "2 pixels make no square image; expected a label and"),
-    "an index": (
-        ",label,a,b,c,d\n",
-        "0,1,2,3,4,5\n",
-        "and with a column without a name (an index?",
+    "an index alone": (
+        ",p0,p1,p2,p3\n",
+        LINE,
+        "every column is one of pixels (p0, p1, p2, ..., p3)",
     ),
+    "no label": ("p0,p1,p2,p3,p4\n", LINE, "every column is one of pixels (p0, p1, p2, ..., p4)"),
+    "numbers alone": (",0,1,2,3,4,5\n", "", ": 5 pixels make no square image"),
+    "several": ("id,k,p0,p1,p2\n", LINE, "the columns id, k are none of pixels; name that of the"),
+    "an odd column": (
+        "label,p0,p1,p2,p3,file\n",
+        "1,2,3,4,5,6\n",
+        "among its columns file: neither the label (label) nor pixels (p0, p1, p2, ..., p3)",
+    ),
+    "two labels": (
+        "label,p0,p1,p2,p3,y\n",
+        LINE,
+        "among its columns y: neither the label (label) nor",
+    ),
+    "a guess": ("species,sl,sw,pl,pw\n", LINE, "no column has a name of labels (label, labels, c"),
+    "twice": ("label,p0,p1,p1,p3\n", LINE, "two columns have the name p1; rename one"),
     "one column": ("label\n", "3\n", "its first line has one cell; expected a label and pixels"),
-    "semicolons": ("label;a;b\n", "1;2;3\n", "its first line has one cell; expected"),
+    "semicolons": (
+        "label;a;b\n",
+        "1;2;3\n",
+        "its cells are separated by semicolons; save it with commas",
+    ),
+    "tabs": ("label\ta\n", "1\t2\n", "separated by tabs; save"),
     "html": ("<!DOCTYPE html>\n", "<p>", "it is a web page (or XML) that was saved"),
     "quote": ('label,"a,b,c,d\n', LINE, "its first line is no line of a CSV table in UTF-8"),
     "label": (HEAD + LINE, "9999999,2,3,4,5\n", ", line 3: label 9999999; expected"),
@@ -681,16 +760,117 @@ def test_labels_in_a_table_are_numbers_only_if_all_are(tmp_path):
 def test_a_test_part_of_other_columns(tmp_path):
     write_csv(tmp_path)
     text = (tmp_path / "test.csv").read_text()
-    without = "\n".join(line.partition(",")[2] for line in text.splitlines())
     faults = {
-        without: "it has no column label, as the training part has; add the labels, or leave it",
-        text.replace("pixel0,pixel1", "pixel1,pixel0"): "its columns differ from those of",
+        text.replace("pixel0,pixel1", "pixel0,pixel25"): "its columns differ from those of",
+        text.replace("label", "digit"): "its columns differ from those of",
         text.partition("\n")[2]: "its columns differ from those of",
-        HEAD + LINE: "it has 5 columns, the training part 26; expected the same",
+        HEAD + LINE: "it has 4 columns of pixels, the training part 25 columns of pixels",
     }
     for content, said in faults.items():
         (tmp_path / "test.csv").write_text(content)
         assert one_line(own_data.load, tmp_path).startswith(f"{tmp_path / 'test.csv'}: {said}")
+
+
+# --- columns -------------------------------------------------------------------------------------
+
+
+NUMBERED = [f"pixel{i}" for i in range(25)]
+TEXT_SORTED = sorted(NUMBERED)  # pixel0, pixel1, pixel10
+
+
+def write_columns(folder, form, split, names, index=None):
+    """A table with columns of these names in this order; `index` is what pandas notes as one."""
+    images, labels = GREY[split]
+    known = dict(zip(NUMBERED, images.reshape(len(images), -1).T, strict=True))
+    numbers = np.arange(len(labels)) + 1000
+    kinds = {"id": numbers, "": numbers, "Unnamed: 0": numbers, "__index_level_0__": numbers}
+    columns = {name: (known | kinds).get(name, labels) for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "csv":
+        rows = [names, *zip(*columns.values(), strict=True)]
+        text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+        (folder / f"{split}.csv").write_text(text)
+        return
+    found = pyarrow.table(columns)
+    if index:
+        noted = {"pandas": json.dumps({"index_columns": [index]})}
+        found = found.replace_schema_metadata(noted)
+    parquet.write_table(found, folder / f"{split}.parquet")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        (["label", *NUMBERED], ["label", *NUMBERED[::-1]], ["sorted by their numbers"]),
+        (["label", *TEXT_SORTED], ["label", *NUMBERED], ["(pixel0, pixel1, pixel10, ..., pixel9)"]),
+        ([*TEXT_SORTED, "labels"], [*TEXT_SORTED, "labels"], ["sorted"] * 2),
+        ([*NUMBERED, "digit"], ["digit", *NUMBERED], []),
+        (["category", *NUMBERED], ["category", *NUMBERED], []),
+        (["", "label", *NUMBERED], ["label", *NUMBERED], ["'' is an index, which is not used"]),
+        (["Unnamed: 0", *NUMBERED, "digit"], [*NUMBERED, "digit"], ["'Unnamed: 0' is an index"]),
+        ([*NUMBERED, "y", "__index_level_0__"], [*NUMBERED, "y"], ["'__index_level_0__' is an"]),
+    ],
+)
+def test_columns_are_known_by_their_names(tmp_path, caplog, form, train, test, said):
+    write_columns(tmp_path, form, "train", train)
+    write_columns(tmp_path, form, "test", test)
+    for _ in range(2):
+        caplog.clear()
+        assert_holds(own_data.load(tmp_path), GREY)
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == len(said)
+        assert all(part in message for part, message in zip(said, messages, strict=True))
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("test", [NUMBERED, ["id", *NUMBERED], TEXT_SORTED])
+def test_a_test_part_without_labels_is_told_and_left_out(tmp_path, caplog, form, test):
+    write_columns(tmp_path, form, "train", ["label", *NUMBERED])
+    write_columns(tmp_path, form, "test", test)
+    for path in (tmp_path, tmp_path / f"train.{form}"):
+        assert_holds(own_data.load(path), {"train": GREY["train"]})
+        said = "it has no column label, so it is not used as the test part"
+        assert caplog.records[-1].getMessage() == f"{tmp_path / f'test.{form}'}: {said}"
+
+
+def test_what_pandas_notes_as_the_index_is_left_out_but_for_the_label(tmp_path):
+    write_columns(tmp_path, "parquet", "train", ["label", *NUMBERED, "id"], index="id")
+    assert_holds(own_data.load(tmp_path), {"train": GREY["train"]})
+    write_columns(tmp_path, "parquet", "train", [*NUMBERED, "label"], index="label")
+    assert_holds(own_data.load(tmp_path), {"train": GREY["train"]})
+    write_columns(tmp_path, "parquet", "train", ["label", *NUMBERED, "id"])
+    message = one_line(own_data.load, tmp_path)
+    assert "among its columns id: neither the label (label) nor pixels (pixel0, " in message
+
+
+def test_rows_and_columns_in_names_and_colours(tmp_path):
+    images, labels = GREY["train"]
+    head = ["label", *(f"{i + 1}x{j + 1}" for j in range(5) for i in range(5))]
+    rows = csv_text(images.swapaxes(1, 2), labels, header=False)
+    (tmp_path / "grey.csv").write_text(",".join(head) + "\n" + rows)
+    assert_holds(own_data.load(tmp_path / "grey.csv"), {"train": GREY["train"]})
+    images, labels = COLOUR["train"]
+    head = ["label", *(f"{c}{i}" for c in "rgb" for i in range(25))]
+    rows = csv_text(np.moveaxis(images, -1, 1), labels, header=False)
+    (tmp_path / "rgb.csv").write_text(",".join(head) + "\n" + rows)
+    assert_holds(own_data.load(tmp_path / "rgb.csv"), {"train": COLOUR["train"]})
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_names_that_are_numbers_beside_one_that_is_none(tmp_path, last):
+    head = [*map(str, range(25))]
+    head = [*head, "digit"] if last else ["digit", *head]
+    rows = csv_text(*GREY["train"], header=False, last=last)
+    (tmp_path / "own.csv").write_text(",".join(head) + "\n" + rows)
+    assert_holds(own_data.load(tmp_path / "own.csv"), {"train": GREY["train"]})
+
+
+def test_the_cell_that_made_a_table_floats_is_named(tmp_path, caplog):
+    (tmp_path / "own.csv").write_text(HEAD + LINE + "0,2,2e2,4,5\n")
+    own_data.load(tmp_path / "own.csv")
+    said = "divide them by 255 (line 3 has '2e2' in column 3, which is no whole number)"
+    assert said in caplog.text
 
 
 # --- faults of Parquet ---------------------------------------------------------------------------
@@ -728,7 +908,7 @@ BAD_PARQUET = {
     "a path": ({"image": [{"bytes": None, "path": "a"}] * 24, "label": Y}, ""),
     "no picture": (
         {"image": at_7(PNGS, b"xyz"), "label": Y},
-        "row 7: it cannot be read (Unidentified",
+        "row 7: it is damaged, or no PNG",
     ),
     "a bomb": (
         {"image": at_7(PNGS, png((5_000, 5_000))), "label": Y},
@@ -737,7 +917,7 @@ BAD_PARQUET = {
     "a label": ({"image": PNGS, "label": at_7(Y, None)}, "row 7: its label is missing"),
     "labels": (
         {"image": PNGS, "label": [[1]] * 24},
-        "expected a column of labels named label, class",
+        "expected a column of labels named label, labels, class",
     ),
     "no label": ({"image": PNGS}, "its columns are image (binary); expected a column of labels"),
     "which label": ({"image": PNGS, "a": Y, "b": Y}, "expected a column of labels named"),
@@ -987,6 +1167,17 @@ def test_links_to_files_and_folders_are_followed(tmp_path):
     assert_holds(own_data.load(tmp_path / "link.npz"), GREY)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "idx"])
+def test_a_file_of_a_data_set_that_is_none_is_not_left_out(tmp_path, kind):
+    folder = WRITERS[kind](tmp_path / "own", GREY)
+    path = next(folder.glob("test*"))
+    path.unlink()
+    os.mkfifo(path)
+    given = [folder, *folder.glob("train.csv")]
+    for each in given:
+        assert one_line(own_data.load, each).startswith(f"{path}: it is not a regular file")
+
+
 def test_control_characters_in_names(tmp_path):
     assert "control characters; rename" in one_line(own_data.load, write_npz(tmp_path / "a\nb.npz"))
     folder = write_pictures(tmp_path / "own")
@@ -994,7 +1185,7 @@ def test_control_characters_in_names(tmp_path):
     assert "the label or class name '1\\n'" in one_line(own_data.load, folder)
     (folder / "train" / "1\n").rename(folder / "train" / "1")
     (folder / "train" / "1" / "0\n.png").write_bytes(b"x")
-    assert "0 .png: it cannot be read" in one_line(own_data.load, folder)
+    assert "0 .png: it is damaged" in one_line(own_data.load, folder)
 
 
 def test_a_folder_of_several_forms(tmp_path):
@@ -1013,6 +1204,24 @@ def test_a_folder_of_several_forms(tmp_path):
     )
     write_npz(tmp_path / "one" / "some.npz")
     assert "it holds some.npz; give the path of that" in one_line(own_data.load, tmp_path / "one")
+    write_csv(tmp_path / "contest", name="la{}.csv")
+    write_csv(tmp_path / "contest", name="s{}.csv")
+    message = one_line(own_data.load, tmp_path / "contest")
+    assert "stest.csv, strain.csv, none with the word train in its name; give the path" in message
+
+
+@pytest.mark.parametrize("below", [".", "train"])
+def test_tables_beside_folders_of_pictures(tmp_path, below):
+    folder = write_csv(tmp_path / "own", {"train": GREY["train"]})
+    write_pictures(tmp_path / "pictures")
+    (folder / "plots").mkdir()
+    (folder / "plots" / "a.png").write_bytes(b"x")
+    assert_holds(own_data.load(folder), {"train": GREY["train"]})
+    for each in (tmp_path / "pictures" / "train").iterdir():
+        (folder / below).mkdir(exist_ok=True)
+        each.rename(folder / below / each.name)
+    message = one_line(own_data.load, folder)
+    assert "it holds CSV and folders of pictures; move away what is not to be used" in message
 
 
 def test_tables_of_validation_are_told_and_left_out(tmp_path, caplog):
@@ -1021,7 +1230,7 @@ def test_tables_of_validation_are_told_and_left_out(tmp_path, caplog):
     parquet.write_table(table(*GREY["test"]), folder / "dev.parquet")
     assert_holds(own_data.load(folder), GREY)
     texts = [record.getMessage() for record in caplog.records]
-    assert [text.partition(" is not used: ")[0] for text in texts] == [
+    assert [text.partition(": it is not used: ")[0] for text in texts] == [
         str(folder / name) for name in ("dev.parquet", "validation-00000-of-00001.parquet")
     ]
 
@@ -1046,6 +1255,14 @@ def test_the_cache_is_used_while_all_files_are_unchanged(tmp_path, form):
         os.utime(file, ns=(0, 12345))
         assert not own_data.load(path).source.startswith("cache")
         assert own_data.load(path).source.startswith("cache")
+
+
+def test_a_change_that_hides_its_time_is_seen(tmp_path):
+    path = write_npz(tmp_path / "own.npz")
+    own_data.load(path)
+    before = path.stat()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not own_data.load(path).source.startswith("cache")
 
 
 def test_a_new_file_is_seen(tmp_path):

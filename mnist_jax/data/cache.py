@@ -51,14 +51,15 @@ def cache_path(name: str) -> Path:
 
 
 def stamp(path: str | Path) -> list:
-    """Returns absolute path, size and time of a file, which change when the file does.
+    """Returns absolute path, size and times of a file, which change when the file does.
 
     Raises:
         UserError: It cannot be read.
     """
     try:
         found = os.stat(path)
-        return [os.fspath(path), found.st_size, found.st_mtime_ns]
+        # The time of the last change can be set; that of the inode cannot.
+        return [os.fspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns]
     except OSError as error:
         problem = f"it cannot be read ({error_line(error)}); make it readable, or replace it"
         raise UserError(f"{path}: {problem}") from error

@@ -1,6 +1,5 @@
 """Whatever the user's files hold, checked and brought to the form of a `Dataset`."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +10,7 @@ from mnist_jax.text import first_of
 
 MOST_CLASSES = 65_536
 _FAINT = 32  # pixels below it, of 255, are nearly black
-
-_log = logging.getLogger(__name__)
+_UNSCALED = 2  # floats above it are not from 0 to 1, nor about 0
 
 
 def normalise(data: raw.RawData) -> tuple[list[np.ndarray], tuple[str, ...]]:
@@ -34,12 +32,12 @@ def normalise(data: raw.RawData) -> tuple[list[np.ndarray], tuple[str, ...]]:
         kinds = [f"{array.dtype} {list(array.shape[1:])}" for array in images]
         if kinds[0] != kinds[1]:
             problem = f"test images are {kinds[1]}, training images {kinds[0]}"
-            raise bad(data.test.images.place, f"{problem}; expected the same")
+            why = next((w for split in splits if (w := split.images.why_floats)), "")
+            raise bad(data.test.images.place, f"{problem}; expected the same{why}")
     if images[0].dtype == np.uint8 and (most := int(images[0].max())) < _FAINT:
         problem = f"the largest pixel is {most} of 255: images are nearly black"
-        _log.warning(
-            "%s: %s; scale them to 0..255, or give floats", data.train.images.place, problem
-        )
+        cure = "scale them to 0..255, or give floats"
+        raw.caution(data.train.images.place, f"{problem}; {cure}")
     labels, class_names = _labels([split.labels for split in splits], data.class_names)
     if not data.test:
         images.append(images[0][:0])
@@ -58,6 +56,9 @@ def _images(column: Column) -> np.ndarray:
         raise bad(place, f"images are {images.dtype}; expected whole numbers 0..255, or floats")
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images)
+    if kind == "b":
+        raw.caution(place, "images are True and False, which become 255 and 0")
+        return images.astype(np.uint8) * np.uint8(255)
     wanted = np.float32 if kind == "f" else np.uint8
     result = np.empty(images.shape, wanted)
     for start in range(0, len(images), 4096):  # checks of all at once would take their memory
@@ -72,7 +73,12 @@ def _images(column: Column) -> np.ndarray:
             where = f"the pixel at {first[1:].tolist()} is {value}; expected {expected}"
             raise bad(column.at(start + int(first[0])), where)
     if kind == "f":
-        _log.warning("%s: images are floats, which are used as they are", place)
+        low, high = f"{result.min():.4g}", f"{result.max():.4g}"
+        how = "as they are"
+        if result.max() > _UNSCALED:
+            cure = "--config.scaling=standard, or divide them by 255"
+            how = f"unscaled: {cure}{column.why_floats}"
+        raw.caution(place, f"floats from {low} to {high} are used {how}")
     return result
 
 
@@ -104,7 +110,7 @@ def _labels(
         if 2 * used.sum() < len(used):
             problem = f"only {used.sum()} of {len(used)} classes have an image (not {unused})"
             raise bad(place, f"{problem}; number the classes from 0 without gaps, or give text")
-        _log.warning("%s: no image of class %s", place, unused)
+        raw.caution(place, f"no image of class {unused}")
     dtype = np.uint8 if len(class_names) <= 256 else np.uint16
     return [array.astype(dtype) for array in numbers], tuple(class_names)
 

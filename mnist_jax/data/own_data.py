@@ -5,6 +5,7 @@ arrays; a copy is used only while every file that it came from is unchanged.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,12 +29,16 @@ _REFUSED = {
         f"a pickle, which is never opened, since it may run any code; {_ARRAYS}"
     ),
     (".mat", ".h5", ".hdf5"): f"a format that is not read; {_ARRAYS}",
+    (".tsv", ".tab"): "a table with tabs; save it with commas, as .csv",
     (".npy",): f"a single array; {_ARRAYS}",
     (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"): (
         "an archive; unpack it and give the folder"
     ),
 }
 """What is not read, by the ends of names; why; and what to do."""
+
+
+_log = logging.getLogger(__name__)
 
 
 def load(path: Path) -> Dataset:
@@ -54,15 +59,21 @@ def load(path: Path) -> Dataset:
     if cached := cache.read_own(key, 3 * raw.MOST_BYTES, stamps):
         (arrays, checksum, source), facts = cached
         class_names = tuple(facts["class_names"])
+        for text in facts["cautions"]:
+            _log.warning("%s", text)
     else:
-        arrays, class_names = normalise(found.read())
+        with raw.cautions() as told:
+            data = found.read()
+            arrays, class_names = normalise(data)
         if stamps != _stamps(path, found.files):
             raise bad(path, "its files changed while they were read; start again")
         checksum = formats.checksum(arrays)
         floats = ", of floats" if arrays[0].dtype.kind == "f" else ""
-        source = f"{found.form} {path}{floats}"
+        guess = f", {data.guess}" if data.guess else ""
+        source = f"{found.form} {path}{floats}{guess}"
         named = dict(zip(ARRAY_NAMES, arrays, strict=True))
-        cache.write(key, named, checksum, source, stamps, {"class_names": class_names})
+        facts = {"class_names": class_names, "cautions": told}
+        cache.write(key, named, checksum, source, stamps, facts)
     images, labels, test_images, test_labels = arrays
     training = (images, labels, images[:0], labels[:0])
     return Dataset(
@@ -83,14 +94,21 @@ def _find(path: Path) -> raw.Found:
     if len(found) > 1:
         forms = " and ".join(each.form for each in found)
         raise bad(path, f"it holds {forms}; give the path of the one to use")
+    if found and is_folder and pictures.holds_classes(path):
+        problem = f"it holds {found[0].form} and folders of pictures"
+        raise bad(path, f"{problem}; move away what is not to be used")
     if not found and is_folder and (each := pictures.find(path)):
         found = [each]
     if found:
         return found[0]
     children = raw.children(path) if is_folder else []
-    for child in children:
-        if any(reader.find(child) for reader in _TABLES):
-            raise bad(path, f"it holds {child.name}; give the path of that")
+    tables = [child for child in children if any(reader.find(child) for reader in _TABLES)]
+    if len(tables) == 1:
+        raise bad(path, f"it holds {tables[0].name}; give the path of that")
+    if tables:
+        names = first_of([table.name for table in tables], 5)
+        problem = f"it holds {names}, none with the word train in its name"
+        raise bad(path, f"{problem}; give the path of one, or rename them")
     for child in children or [path]:
         for ends, why in _REFUSED.items():
             if child.name.lower().endswith(ends):

@@ -14,11 +14,10 @@ import numpy as np
 
 from mnist_jax import UserError
 from mnist_jax.data import formats
-from mnist_jax.data.readers import raw
+from mnist_jax.data.readers import columns, raw
 from mnist_jax.data.readers.raw import bad
 from mnist_jax.text import error_line, one_line
 
-LABEL_NAMES = ("label", "class", "target", "y")
 _MOST_CELLS = 3 * raw.MOST_SIZE**2  # beside the label
 _LONGEST = 2**25  # bytes of a line, in which a pixel may have 42 characters
 _KAGGLE_EMNIST = re.compile(r"emnist-\w+-(train|test)\.csv(\.gz)?")
@@ -28,14 +27,21 @@ class _Head(NamedTuple):
     cells: list[str]  # of the first line
     named: bool  # whether these are names
     label: int  # column of the labels
+    pixels: list[int]  # columns, in the order of the image
 
     @property
     def label_name(self) -> str:
         return self.cells[self.label] if self.named else ""
 
+    @property
+    def pixel_names(self) -> list[str]:
+        return [self.cells[i] for i in self.pixels] if self.named else []
 
-_Table = tuple[np.ndarray, list[str]]
-"""Images, and the texts of their labels."""
+
+class _Table(NamedTuple):
+    images: np.ndarray
+    labels: list[str]  # texts
+    why_floats: str = ""
 
 
 def find(path: Path) -> raw.Found | None:
@@ -48,23 +54,27 @@ def find(path: Path) -> raw.Found | None:
 
 
 def _read(paths: list[Path]) -> raw.RawData:
-    heads = [_read_head(path) for path in paths]
-    for path, head in zip(paths[1:], heads[1:], strict=True):
-        _check_columns(path, head, heads[0])
+    heads = [_head(paths[0], *_first_line(paths[0]))]
+    for path in paths[1:]:
+        if head := _head_of_test(path, heads[0]):
+            heads.append(head)
+    paths = paths[: len(heads)]
     tables: list[_Table] = []
     for path, head in zip(paths, heads, strict=True):
-        floats = bool(tables) and tables[0][0].dtype == np.float32
+        floats = bool(tables) and tables[0].images.dtype == np.float32
         tables.append(_read_table(path, head, floats))
-    labels = _numbers([texts for _, texts in tables])
+    labels = _numbers([table.labels for table in tables])
+    guess = raw.guess_of(tables[0].images.shape[1:])
     splits = []
-    for path, head, (images, _), numbers in zip(paths, heads, tables, labels, strict=True):
+    for path, head, table, numbers in zip(paths, heads, tables, labels, strict=True):
+        images = table.images
         if _KAGGLE_EMNIST.fullmatch(path.name):
             images = images.swapaxes(1, 2)  # as EMNIST's IDX files
 
         at = functools.partial(_place, path, head)
-        columns = [raw.Column(array, str(path), at) for array in (images, numbers)]
-        splits.append(raw.Split(*columns))
-    return raw.RawData(splits[0], splits[1] if len(splits) > 1 else None)
+        pixels = raw.Column(images, str(path), at, table.why_floats)
+        splits.append(raw.Split(pixels, raw.Column(numbers, str(path), at)))
+    return raw.RawData(splits[0], splits[1] if len(splits) > 1 else None, guess=guess)
 
 
 @contextlib.contextmanager
@@ -76,7 +86,8 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
             yield content
 
 
-def _read_head(path: Path) -> _Head:
+def _first_line(path: Path) -> tuple[list[str], bool]:
+    """Returns the cells of the first line, and whether they are names."""
     with _opened(path) as file:
         line = file.readline(_LONGEST)
     if len(line) == _LONGEST or line.count(b",") > _MOST_CELLS:
@@ -85,6 +96,9 @@ def _read_head(path: Path) -> _Head:
     kind = formats.kind_of(line)
     if kind and kind != "a CSV table":
         raise bad(path, f"it is {kind}, not a CSV table; replace it")
+    for mark, name in ((b";", "semicolons"), (b"\t", "tabs")):
+        if line.count(mark) > line.count(b","):
+            raise bad(path, f"its cells are separated by {name}; save it with commas (sep=',')")
     try:
         [cells] = csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], strict=True)
     except (ValueError, csv.Error) as error:
@@ -93,12 +107,25 @@ def _read_head(path: Path) -> _Head:
     cells = [cell.strip() for cell in cells]
     if len(cells) < 2:
         raise bad(path, "its first line has one cell; expected a label and pixels, with commas")
-    lower = [cell.lower() for cell in cells]
-    label = next((lower.index(name) for name in LABEL_NAMES if name in lower), None)
-    # pandas names columns by their numbers where nobody has.
-    counted = len(cells) > 2 and cells == [str(i) for i in range(len(cells))]
-    named = label is not None or counted or not any(map(_is_number, cells[1:]))
-    return _Head(cells, named, label or 0)
+    numbers = [cell for cell in cells if cell and _is_number(cell)]
+    return cells, _is_counted(cells) or columns.known_label(cells) is not None or not numbers
+
+
+def _is_counted(cells: list[str]) -> bool:
+    """Says whether cells count from 0 or 1: pandas names columns so if nobody has.
+
+    The first or the last may be something else.
+    """
+    counts = [[str(i) for i in range(start, start + len(cells))] for start in (0, 1)]
+    parts = (cells[1:], cells[:-1]) if len(cells) > 2 else ()
+    return any(part == count[: len(part)] for part in parts for count in counts)
+
+
+def _head(path: Path, cells: list[str], named: bool) -> _Head:
+    among = columns.used(cells, path) if named else range(len(cells))
+    if not named or all(cells[i].isdigit() for i in among):  # nobody has given names
+        return _Head(cells, named, among[0], [*among[1:]])
+    return _Head(cells, named, *columns.choose(cells, among, path))
 
 
 def _is_number(cell: str) -> bool:
@@ -108,49 +135,58 @@ def _is_number(cell: str) -> bool:
     return not cell  # a missing number
 
 
-def _check_columns(path: Path, head: _Head, first: _Head) -> None:
-    """Checks that the columns of the test part are those of the training part."""
-    pixels = [cell for i, cell in enumerate(first.cells) if i != first.label]
-    if first.named and head.cells == pixels:
-        problem = f"it has no column {first.label_name}, as the training part has"
-        cure = "leave it out (move it away, or give the path of the other)"
-        raise bad(path, f"{problem}; add the labels, or {cure}")
-    if len(head.cells) != len(first.cells):
-        problem = f"it has {len(head.cells)} columns, the training part {len(first.cells)}"
-        raise bad(path, f"{problem}; expected the same")
-    if (head.label, head.named) != (first.label, first.named) or (
-        head.named and head.cells != first.cells
+def _head_of_test(path: Path, first: _Head) -> _Head | None:
+    """Returns what the test part has in its first line; None if it has no labels.
+
+    Raises:
+        UserError: Its columns are not those of the training part.
+    """
+    cells, named = _first_line(path)
+    if first.named and columns.lacks_labels(cells, first.label_name, first.pixel_names):
+        raw.caution(
+            path, f"it has no column {first.label_name}, so it is not used as the test part"
+        )
+        return None
+    head = _head(path, cells, named)
+    if len(head.pixels) != len(first.pixels):
+        numbers = [f"{len(each.pixels)} columns of pixels" for each in (head, first)]
+        raise bad(path, f"it has {numbers[0]}, the training part {numbers[1]}; expected the same")
+    if (head.named, head.label_name, head.pixel_names) != (
+        (first.named, first.label_name, first.pixel_names)
     ):
         raise bad(path, "its columns differ from those of the training part; expected the same")
+    return head
 
 
 def _read_table(path: Path, head: _Head, floats: bool) -> _Table:
-    """Returns images and the texts of their labels."""
     place = f"{path}, without the column of labels {head.label_name[:40]!r}"
-    if "" in head.cells and head.named:
-        place += " and with a column without a name (an index? leave it out)"
-    shape = raw.pixel_shape(len(head.cells) - 1, place if head.named else str(path))
+    shape = raw.pixel_shape(len(head.pixels), place if head.named else str(path))
+    why = ""
     for dtype in (np.float32,) if floats else (np.uint8, np.float32):
-        if found := _parse(path, head, dtype):
-            images, labels = found
-            if not labels:
-                raise bad(path, "it holds no image; expected a label and its pixels in each line")
-            raw.check_texts(labels, functools.partial(_place, path, head))
-            return images.reshape(-1, *shape), labels
+        found = _parse(path, head, dtype)
+        if isinstance(found, str):
+            why = found
+            continue
+        images, labels = found
+        if not labels:
+            raise bad(path, "it holds no image; expected a label and its pixels in each line")
+        raw.check_texts(labels, functools.partial(_place, path, head))
+        return _Table(images.reshape(-1, *shape), labels, why)
     raise AssertionError("every number is a float")
 
 
-def _parse(path: Path, head: _Head, dtype: type) -> _Table | None:
-    """Returns the table, a row of pixels an image; None if they are floats and `dtype` is not."""
-    images: list[np.ndarray] = [np.empty((0, len(head.cells) - 1), dtype)]
+def _parse(path: Path, head: _Head, dtype: type) -> tuple[np.ndarray, list[str]] | str:
+    """Returns rows of pixels, and labels; or which cell is a float, where `dtype` is not."""
+    images: list[np.ndarray] = [np.empty((0, len(head.pixels)), dtype)]
     labels: list[str] = []
     with _opened(path) as file:
         import pyarrow
         from pyarrow import csv as arrow_csv
 
         names = [str(i) for i in range(len(head.cells))]  # those of the file may repeat
-        types = dict.fromkeys(names, pyarrow.from_numpy_dtype(dtype))
-        types[names[head.label]] = pyarrow.string()
+        chosen = [names[i] for i in (head.label, *head.pixels)]
+        types = dict.fromkeys(chosen, pyarrow.from_numpy_dtype(dtype))
+        types[chosen[0]] = pyarrow.string()
         options = (
             # With threads an error would not say its line.
             arrow_csv.ReadOptions(
@@ -160,40 +196,43 @@ def _parse(path: Path, head: _Head, dtype: type) -> _Table | None:
                 column_names=names,
             ),
             arrow_csv.ParseOptions(),
-            arrow_csv.ConvertOptions(column_types=types, null_values=[]),
+            arrow_csv.ConvertOptions(column_types=types, null_values=[], include_columns=chosen),
         )
         total = label_bytes = 0
         try:
             with arrow_csv.open_csv(file, *options) as batches:
                 for batch in batches:
-                    total += batch.num_rows * (len(names) - 1) * np.dtype(dtype).itemsize
+                    total += batch.num_rows * len(head.pixels) * np.dtype(dtype).itemsize
                     raw.check_size(total, path)
-                    label_bytes += batch.column(head.label).nbytes
+                    label_bytes += batch.column(0).nbytes
                     raw.check_size(label_bytes, f"{path} (labels)", raw.MOST_LABEL_BYTES)
-                    images.append(_pixels(batch, head.label, dtype))
-                    labels += batch.column(head.label).to_pylist()
+                    images.append(_pixels(batch, dtype))
+                    labels += batch.column(0).to_pylist()
         except pyarrow.ArrowInvalid as error:
-            if dtype == np.uint8 and _is_of_a_float(str(error)):
-                return None
+            if dtype == np.uint8 and (why := _float_in(str(error))):
+                return why
             raise _explained(path, head, str(error)) from None
     return np.concatenate(images), labels
 
 
-def _pixels(batch, label: int, dtype: type) -> np.ndarray:
+def _pixels(batch, dtype: type) -> np.ndarray:
     pixels = np.empty((batch.num_rows, batch.num_columns - 1), dtype)
-    columns = [i for i in range(batch.num_columns) if i != label]
-    for place, column in enumerate(columns):
-        pixels[:, place] = batch.column(column).to_numpy()
+    for place in range(batch.num_columns - 1):
+        pixels[:, place] = batch.column(place + 1).to_numpy()
     return pixels
 
 
 _INVALID = re.compile(r"column #(\d+): Row #(\d+): .*: invalid value '(.*)'", re.DOTALL)
 
 
-def _is_of_a_float(error: str) -> bool:
-    """Says whether pyarrow refused a number that is not whole."""
-    cell = match[3] if (match := _INVALID.search(error)) else ""
-    return bool(cell) and _is_number(cell) and not re.fullmatch(r"[-+]?\d+", cell)
+def _float_in(error: str) -> str:
+    """Says which number that is not whole pyarrow refused; empty if it was another fault."""
+    if not (match := _INVALID.search(error)):
+        return ""
+    column, line, cell = match.groups()
+    if not cell or not _is_number(cell) or re.fullmatch(r"[-+]?\d+", cell):
+        return ""
+    return f" (line {line} has {cell[:40]!r} in column {int(column) + 1}, which is no whole number)"
 
 
 def _explained(path: Path, head: _Head, error: str) -> UserError:

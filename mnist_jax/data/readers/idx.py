@@ -15,7 +15,7 @@ from mnist_jax.data.readers.raw import bad
 
 _NAME = re.compile(
     r"(?P<set>.*?)(?P<split>(?<![a-z])(?:train|test|t10k))[^a-z]*(?P<what>images|labels)"
-    r"(?:[-_.]idx\d?)?(?:[-_.](?:ubyte|byte|int))?(?:\.gz)?",
+    r"(?:[-_.]idx\d?)?(?:[-_.](?:ubyte|byte|short|int|float|double))?(?:\.gz)?",
     re.IGNORECASE,
 )
 _Kind = tuple[str, str]  # (train or test, images or labels)
@@ -29,7 +29,8 @@ def find(path: Path) -> raw.Found | None:
     folder = path if is_folder else path.parent
     groups: dict[str, dict[_Kind, Path]] = {}
     for child in raw.children(folder):  # sorted: what is unpacked goes before its .gz
-        if (match := _NAME.fullmatch(child.name)) and os.path.isfile(child):
+        if (match := _NAME.fullmatch(child.name)) and not os.path.isdir(child):
+            raw.check_regular(child)
             kind = raw.split_of(match["split"]) or "", match["what"].lower()
             groups.setdefault(match["set"], {}).setdefault(kind, child)
     if not is_folder and (match := _NAME.fullmatch(path.name)):

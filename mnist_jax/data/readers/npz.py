@@ -1,7 +1,6 @@
 """npz files of NumPy: x_train, y_train, x_test, y_test, or train_images and so on."""
 
 import functools
-import logging
 import math
 import os
 import zipfile
@@ -19,8 +18,6 @@ from mnist_jax.data.user_files import KERAS_NAMES
 from mnist_jax.text import first_of
 
 _SPELLINGS = (KERAS_NAMES, ARRAY_NAMES)
-
-_log = logging.getLogger(__name__)
 
 
 def find(path: Path) -> raw.Found | None:
@@ -43,7 +40,7 @@ def _read(path: Path) -> raw.RawData:
             problem = f"it has {test[0]}, but not both of {names[2]} and {names[3]}"
             raise bad(path, f"{problem}; add the other, or leave both out")
         if unread := [name for name in members if name not in (*names, "class_names")]:
-            _log.warning("%s: not used: %s", path, first_of(unread, 6))
+            raw.caution(path, f"not used: {first_of(unread, 6)}")
         train = _read_split(path, archive, names[:2])
         tests = _read_split(path, archive, test) if test else None
         names_given = "class_names" in members

@@ -1,23 +1,32 @@
 """Parquet tables: a label and an image, as encoded bytes, lists or columns of pixels, a row."""
 
+import contextlib
 import functools
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mnist_jax.data import formats
-from mnist_jax.data.readers import raw
-from mnist_jax.data.readers.csv_table import LABEL_NAMES
+from mnist_jax.data.readers import columns, raw
+from mnist_jax.data.readers.columns import LABEL_NAMES
 from mnist_jax.data.readers.pictures import decode_all
 from mnist_jax.data.readers.raw import bad
 from mnist_jax.text import first_of
 
 _BATCH = 256  # rows in memory beside the arrays
 _MOST_ROWS = 2**26
+
+
+class _Layout(NamedTuple):
+    """What the columns of a table are."""
+
+    label: str
+    pixels: list[str]  # one column of images, or the pixels' in the order of the image
+    class_names: list[str] | None
 
 
 def find(path: Path) -> raw.Found | None:
@@ -30,11 +39,19 @@ def find(path: Path) -> raw.Found | None:
 
 
 def _read(train: list[Path], test: list[Path]) -> raw.RawData:
-    names: list[list[str] | None] = []
+    first = _layout(train[0])
+    tests = [path for path in test if not _lacks_labels(path, first)]
+    if 0 < len(tests) < len(test):
+        raise bad(test[0].parent, f"of its test tables only some have a column {first.label}")
     splits = [
-        _join([_read_file(path, names) for path in paths]) for paths in (train, test) if paths
+        _join([_read_file(path, first, train[0]) for path in paths])
+        for paths in (train, tests)
+        if paths
     ]
-    return raw.RawData(splits[0], splits[1] if len(splits) > 1 else None, names[0])
+    shape = splits[0].images.array.shape[1:]
+    guess = raw.guess_of(shape) if _is_of_rows(train[0], first) else ""
+    both = splits[1] if len(splits) > 1 else None
+    return raw.RawData(splits[0], both, first.class_names, guess)
 
 
 def _join(shards: list[raw.Split]) -> raw.Split:
@@ -42,25 +59,26 @@ def _join(shards: list[raw.Split]) -> raw.Split:
         return shards[0]
     raw.check_size(sum(shard.images.array.nbytes for shard in shards), shards[0].images.place)
     joined = []
-    for columns in zip(*shards, strict=True):
-        kinds = [f"{c.array.dtype} {list(c.array.shape[1:])}" for c in columns]
-        for kind, column in zip(kinds, columns, strict=True):
+    for parts in zip(*shards, strict=True):
+        kinds = [f"{c.array.dtype} {list(c.array.shape[1:])}" for c in parts]
+        for kind, column in zip(kinds, parts, strict=True):
             if column.array.dtype.kind != "U" and kind != kinds[0]:
-                problem = f"it holds {kind}, but {columns[0].place} {kinds[0]}"
+                problem = f"it holds {kind}, but {parts[0].place} {kinds[0]}"
                 raise bad(column.place, f"{problem}; expected the same")
-        ends = np.cumsum([len(column.array) for column in columns])
+        ends = np.cumsum([len(column.array) for column in parts])
 
-        def at(i: int, columns=columns, ends=ends) -> str:
+        def at(i: int, parts=parts, ends=ends) -> str:
             shard = int(np.searchsorted(ends, i, side="right"))
-            return columns[shard].at(i - int(ends[shard - 1] if shard else 0))
+            return parts[shard].at(i - int(ends[shard - 1] if shard else 0))
 
-        array = np.concatenate([column.array for column in columns])
-        joined.append(raw.Column(array, columns[0].place, at))
+        array = np.concatenate([column.array for column in parts])
+        joined.append(raw.Column(array, parts[0].place, at))
     return raw.Split(*joined)
 
 
-def _read_file(path: Path, names: list[list[str] | None]) -> raw.Split:
-    """Reads a table; its class names, or None, are added to `names`."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens a table, as `pyarrow.parquet.ParquetFile`."""
     with raw.reading(path), formats.open_file(path, raw.MOST_BYTES) as file:
         from pyarrow import parquet
 
@@ -68,23 +86,57 @@ def _read_file(path: Path, names: list[list[str] | None]) -> raw.Split:
             raise bad(path, f"it is {kind}, not a Parquet file; replace it")
         file.seek(0)
         with parquet.ParquetFile(file) as table:
-            schema, count = table.schema_arrow, table.metadata.num_rows
-            if not 0 < count <= _MOST_ROWS:
-                raise bad(path, f"it claims {count} rows; expected 1 to {_MOST_ROWS}")
-            features = _features(schema)
-            label, pixels = _columns(path, schema)
-            names.append(_class_names(features, label))
-            labels = _labels(path, table, label, count)
-            batches = table.iter_batches(_BATCH, columns=pixels)
-            if _is_number(schema.field(pixels[0]).type):
-                images = _rows(path, batches, pixels, count)
-            else:
-                images = _images(path, batches, count)
-    columns = [
-        raw.Column(array, f"{path} ({what})", functools.partial(_at, path))
-        for array, what in ((images, "images"), (labels, label))
-    ]
-    return raw.Split(*columns)
+            yield table
+
+
+def _layout(path: Path) -> _Layout:
+    with _opened(path) as table:
+        schema = table.schema_arrow
+        label, pixels = _columns(path, schema)
+        return _Layout(label, pixels, _class_names(_features(schema), label))
+
+
+def _lacks_labels(path: Path, first: _Layout) -> bool:
+    """Says, and tells, whether a table of the test part has no labels."""
+    with _opened(path) as table:
+        lacks = columns.lacks_labels(table.schema_arrow.names, first.label, first.pixels)
+    if lacks:
+        problem = f"it has no column {first.label}, so it is not used as the test part"
+        raw.caution(path, problem)
+    return lacks
+
+
+def _is_of_rows(path: Path, layout: _Layout) -> bool:
+    """Says whether images are rows of numbers, which do not say their shape."""
+    with _opened(path) as table:
+        kind = table.schema_arrow.field(layout.pixels[0]).type
+        return _is_number(kind) or (_is_list(kind) and _is_number(kind.value_type))
+
+
+def _read_file(path: Path, first: _Layout, first_path: Path) -> raw.Split:
+    """Reads a table whose columns are to be those of the first."""
+    layout = _layout(path)
+    label, pixels, names = layout
+    if (label, pixels) != (first.label, first.pixels):
+        raise bad(path, f"its columns differ from those of {first_path}; expected the same")
+    if names and first.class_names and names != first.class_names:
+        shown = [first_of(each, 5) for each in (names, first.class_names)]
+        problem = f"its classes are {shown[0]}, those of {first_path} {shown[1]}"
+        raise bad(path, f"{problem}; expected the same, in the same order")
+    with _opened(path) as table:
+        count = table.metadata.num_rows
+        if not 0 < count <= _MOST_ROWS:
+            raise bad(path, f"it claims {count} rows; expected 1 to {_MOST_ROWS}")
+        labels = _labels(path, table, label, count)
+        batches = table.iter_batches(_BATCH, columns=pixels)
+        if _is_number(table.schema_arrow.field(pixels[0]).type):
+            images = _rows(path, batches, pixels, count)
+        else:
+            images = _images(path, batches, count)
+    at = functools.partial(_at, path)
+    return raw.Split(
+        raw.Column(images, f"{path} (images)", at), raw.Column(labels, f"{path} ({label})", at)
+    )
 
 
 def _at(path: Path, row: int) -> str:
@@ -114,18 +166,27 @@ def _columns(path: Path, schema) -> tuple[str, list[str]]:
 
     if len({*schema.names}) < len(schema.names):
         raise bad(path, "two columns have the same name; rename one")
-    whole = [f.name for f in schema if types.is_nested(f.type) or _is_bytes(f.type)]
-    rest = [name for name in schema.names if name not in whole]
-    lower = [name.lower() for name in rest]
-    named = [rest[lower.index(name)] for name in LABEL_NAMES if name in lower]
+    among = columns.used(schema.names, path, columns.pandas_index(schema.metadata))
+    fields = [schema.field(i) for i in among]
+    whole = [f.name for f in fields if types.is_nested(f.type) or _is_bytes(f.type)]
+    rest = [f.name for f in fields if f.name not in whole]
     shown = first_of([f"{f.name} ({f.type})" for f in schema], 5)
     if len(whole) > 1:
         whole = [name for name in whole if name.lower() in ("image", "img")] or whole
-    if not rest or (whole and len(rest) > 1 and not named):
+    if not rest:
         expected = f"a column of labels named {', '.join(LABEL_NAMES)}"
         raise bad(path, f"its columns are {shown}; expected {expected}")
-    label = (named or rest)[0]
-    pixels = whole or [name for name in rest if name != label]
+    if whole:
+        known = columns.known_label(rest)
+        if known is None and len(rest) > 1:
+            expected = f"a column of labels named {', '.join(LABEL_NAMES)}"
+            raise bad(path, f"its columns are {shown}; expected {expected}")
+        label, pixels = rest[known or 0], whole
+        if others := [f.name for f in fields if f.name not in (label, *whole)]:
+            raw.caution(path, f"columns that are not used: {first_of(others, 5)}")
+    else:
+        chosen = columns.choose(schema.names, among, path)
+        label, pixels = schema.names[chosen.label], [schema.names[i] for i in chosen.pixels]
     numbers = all(_is_number(schema.field(name).type) for name in pixels)
     if len(whole) > 1 or not pixels or not (whole or numbers):
         expected = "one column of images (bytes or lists), or columns of pixels"
@@ -137,6 +198,12 @@ def _is_bytes(kind) -> bool:
     from pyarrow import types
 
     return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _is_list(kind) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def _is_number(kind) -> bool:
@@ -223,16 +290,12 @@ def _contents(path: Path, batches: Iterator) -> Iterator[bytes]:
 
 def _lists(path: Path, batches: Iterator) -> Iterator[tuple[int, np.ndarray]]:
     """Yields images from nested lists of equal lengths."""
-    from pyarrow import compute, types
+    from pyarrow import compute
 
     start = 0
     for batch in batches:
         column, shape = batch.column(0), list[int]()
-        while (
-            types.is_list(column.type)
-            or types.is_large_list(column.type)
-            or (types.is_fixed_size_list(column.type))
-        ):
+        while _is_list(column.type):
             _check_nulls(path, column, start, "a list", max(1, math.prod(shape)))
             lengths = np.asarray(compute.list_value_length(column))
             if (lengths != lengths[0]).any():

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import logging
 import os
 import re
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_jax import disk
+from mnist_jax.data import formats
 from mnist_jax.data.readers import raw
 from mnist_jax.data.readers.raw import bad
 from mnist_jax.text import first_of, one_line
@@ -22,8 +22,6 @@ _MOST_FILE_BYTES = 2**24  # of a picture; the pixels of the largest are 2**20
 _MODES = ("L", "LA", "RGB", "RGBA")
 _CONVERTED = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB"}
 _PARTS = {"train": r"train(ing)?", "test": r"test(ing)?", "validation": r"(val(id(ation)?)?|dev)"}
-
-_log = logging.getLogger(__name__)
 
 
 def find(path: Path) -> raw.Found | None:
@@ -47,7 +45,7 @@ def find(path: Path) -> raw.Found | None:
         raise bad(path, f"it holds {first_of([f.name for f in folders], 5)}, but no train; add it")
     if "validation" in parts:
         name = parts["validation"][0].name
-        _log.warning("%s: %s is not used: validation images are cut from train", path, name)
+        raw.caution(path, f"{name} is not used: validation images are cut from train")
     train, test = (
         _class_files(parts[part][0]) if part in parts else [] for part in ("train", "test")
     )
@@ -65,19 +63,38 @@ def _class_files(folder: Path) -> list[str]:
     """
     found, others = list[tuple[str, str]](), list[str]()
     empty = []
-    for each in filter(os.path.isdir, raw.children(folder)):
+    children = raw.children(folder)
+    beside = [path.name for path in children if _is_picture(path.name) and path.is_file()]
+    for each in filter(os.path.isdir, children):
         names = raw.names_in(each)
-        pictures = [(name, each.name) for name in names if name.lower().endswith(_SUFFIXES)]
+        pictures = [(name, each.name) for name in names if _is_picture(name)]
         found += pictures
-        others += [name for name in names if not name.lower().endswith(_SUFFIXES)]
+        others += [name for name in names if not _is_picture(name)]
         empty += [] if pictures else [each]
     if found and empty:
         raise bad(empty[0], "it holds no PNG or JPEG file; add some, or remove the folder")
     if found and others:
         shown = first_of(list(map(one_line, others)), 3)
         many = f"{len(others)} files that are no PNG or JPEG are not used"
-        _log.warning("%s: %s: %s", folder, many, shown)
+        raw.caution(folder, f"{many}: {shown}")
+    if found and beside:
+        shown = first_of(beside, 3)
+        raw.caution(folder, f"{len(beside)} pictures in no folder of a class are not used: {shown}")
     return [f"{folder}/{label}/{name}" for name, label in sorted(found)]
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES)
+
+
+def holds_classes(path: Path) -> bool:
+    """Says whether a folder holds several folders with pictures, or such a folder for training."""
+    for folder in (path, *raw.children(path)):
+        if folder == path or re.fullmatch(_PARTS["train"], folder.name, re.IGNORECASE):
+            classes = filter(os.path.isdir, raw.children(folder) if folder.is_dir() else [])
+            if sum(any(map(_is_picture, raw.names_in(each))) for each in classes) > 1:
+                return True
+    return False
 
 
 def _read(train: list[str], test: list[str]) -> raw.RawData:
@@ -100,7 +117,7 @@ def decode_all(contents: Iterator[bytes], count: int, place) -> np.ndarray:
     """Decodes PNG and JPEG files of one size and kind.
 
     Grey pictures give [n, height, width]; others have channels: RGB, and a last one for alpha.
-    Palettes and CMYK become RGB.
+    Palettes and CMYK become RGB. A picture is turned as its EXIF orientation says.
 
     Args:
         contents: Of the files.
@@ -128,14 +145,23 @@ def _described(shape: tuple[int, ...]) -> str:
 
 
 def _decode(content: bytes) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not content:
+        raise ValueError("it is empty")
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")  # of what is odd in a file, or large, which is refused
         try:
             image = stack.enter_context(Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]))
         except Image.DecompressionBombError:
             raise ValueError("it is larger than 512 by 512 pixels") from None
+        except UnidentifiedImageError:
+            kind = formats.kind_of(content)
+            if kind in (None, "a picture"):
+                raise ValueError("it is damaged, or no PNG or JPEG file") from None
+            raise ValueError(f"it is {kind}, not a PNG or JPEG file") from None
+        if image.format == "PNG" and getattr(image, "is_animated", False):
+            raise ValueError("it is animated; expected one picture")
         width, height = image.size
         if not (1 <= width <= raw.MOST_SIZE and 1 <= height <= raw.MOST_SIZE):
             raise ValueError(f"it has {height} by {width} pixels; expected 1 to {raw.MOST_SIZE}")
@@ -144,4 +170,4 @@ def _decode(content: bytes) -> np.ndarray:
             mode = "RGBA" if "transparency" in image.info else "RGB"
         if mode not in _MODES:
             raise ValueError(f"its pixels are of the kind {mode}; expected 8 bits a channel")
-        return np.asarray(image.convert(mode))
+        return np.asarray(ImageOps.exif_transpose(image).convert(mode))

@@ -1,6 +1,7 @@
 """What a reader finds and returns, and what the readers share."""
 
 import contextlib
+import contextvars
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ MOST_SIZE = 512  # pixels high or wide
 MOST_CHANNELS = 4
 
 _log = logging.getLogger(__name__)
+_told = contextvars.ContextVar[list[str] | None]("told", default=None)
 
 
 class Column(NamedTuple):
@@ -29,6 +31,7 @@ class Column(NamedTuple):
     array: np.ndarray
     place: str
     at: Callable[[int], str]  # the place of one of them
+    why_floats: str = ""  # what made a table's numbers floats
 
 
 class Split(NamedTuple):
@@ -44,6 +47,7 @@ class RawData(NamedTuple):
     train: Split
     test: Split | None
     class_names: Sequence[str] | None = None
+    guess: str = ""  # of the images' shape, for people
 
 
 class Found(NamedTuple):
@@ -57,6 +61,26 @@ class Found(NamedTuple):
 def bad(place: object, problem: str) -> UserError:
     """Returns an error of one line, whatever the names in it."""
     return UserError(one_line(f"{place}: {problem}"))
+
+
+def caution(place: object, problem: str) -> None:
+    """Tells what is odd in a data set that is used nevertheless, in one line."""
+    text, told = one_line(f"{place}: {problem}"), _told.get()
+    if told is not None:
+        if text in told:
+            return
+        told.append(text)
+    _log.warning("%s", text)
+
+
+@contextlib.contextmanager
+def cautions() -> Iterator[list[str]]:
+    """Yields a list that each caution within is added to, and told, once."""
+    token = _told.set(told := list[str]())
+    try:
+        yield told
+    finally:
+        _told.reset(token)
 
 
 @contextlib.contextmanager
@@ -124,8 +148,17 @@ def check_texts(labels: Sequence[str], at: Callable[[int], str]) -> None:
             raise bad(at(i), f"{problem}; expected at most {MOST_LABEL_LENGTH}")
 
 
+def guess_of(shape: Sequence[int]) -> str:
+    """Says how rows of pixels are taken, which are of images [height, width] or RGB."""
+    colour = "RGB, pixel by pixel" if len(shape) > 2 else "grey"
+    return f"rows of {math.prod(shape)} numbers taken as {shape[0]}x{shape[1]} {colour}"
+
+
 def pixel_shape(num_pixels: int, place: str) -> tuple[int, ...]:
-    """Returns the shape of images that are stored as rows of pixels: square, grey or RGB."""
+    """Returns the shape of images that are stored as rows of pixels: square, grey or RGB.
+
+    The three numbers of an RGB pixel are beside each other.
+    """
     size = math.isqrt(num_pixels)
     if 0 < size <= MOST_SIZE and size * size == num_pixels:
         return size, size
@@ -165,6 +198,12 @@ def children(folder: Path) -> list[Path]:
     return [folder / name for name in names_in(folder)]
 
 
+def check_regular(path: Path) -> None:
+    """Checks that a file of a data set is one, which nothing left out in silence is."""
+    if not os.path.isfile(path):
+        raise bad(path, "it is not a regular file; replace it, or move it away")
+
+
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\W)")
 
 
@@ -187,15 +226,17 @@ def find_tables(path: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
             raise bad(path, f"it is one of {int(shard[2])} files; give their folder")
         if split_of(path.name) == "train":
             beside = path.with_name(re.sub("(?<![A-Za-z])train", "test", path.name))
-            if beside != path and os.path.isfile(beside):
+            if beside != path and os.path.lexists(beside):
+                check_regular(beside)
                 found["test"] = [beside]
         return {"train": [path]} | found
     for child in children(path):
         split = split_of(child.name)
-        if split and child.name.lower().endswith(suffixes) and os.path.isfile(child):
+        if split and child.name.lower().endswith(suffixes):
+            check_regular(child)
             found.setdefault(split, []).append(child)
     for file in found.pop("validation", []):
-        _log.warning("%s is not used: validation images are cut from train", one_line(str(file)))
+        caution(file, "it is not used: validation images are cut from train")
     for split, files in found.items():
         numbers = [_SHARD.search(file.name) for file in files]
         total = int(numbers[0][2]) if numbers[0] else 1
