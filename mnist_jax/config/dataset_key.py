@@ -13,7 +13,7 @@ from mnist_jax.disk import local_path
 from mnist_jax.text import bare
 
 
-def find(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts, Dataset | None]:
+def find(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts, list[Dataset]]:
     """Returns a data set's name and facts; of the user's own the absolute path, and the data too.
 
     Args:
@@ -25,7 +25,7 @@ def find(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts, Dataset | 
     """
     if not datasets.is_path(spec):
         name = datasets.canonical_name(spec)
-        return name, datasets.FACTS[name], None
+        return name, datasets.FACTS[name], []
     path = local_path(spec, "--config.dataset")
     place = next((p for p in (path, *(folder / path for folder in folders)) if p.exists()), None)
     if place is None:
@@ -35,7 +35,7 @@ def find(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts, Dataset | 
         raise bad_value("dataset", spec, f"{expected}, and nothing has this path{meant}")
     own = str(place.absolute())
     dataset = loading.load_dataset(own)
-    return own, dataset.facts, dataset
+    return own, dataset.facts, [dataset]
 
 
 def count_test(number: int, dataset: str, facts: DataFacts) -> int:

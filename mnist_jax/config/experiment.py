@@ -38,7 +38,8 @@ class Experiment(Settings):
     shard: str  # `i/n`: every n-th trial, from index i on
     own_files: tuple[OwnFile, ...] = ()  # that the model, optimizers and metrics are in
     data: DataFacts
-    loaded: Dataset | None = field(default=None, compare=False, repr=False)  # the user's own data
+    # The user's own data, for the first `load_data`, after which it is not kept.
+    loaded: list[Dataset] = field(default_factory=list, compare=False, repr=False)
 
     def record(self) -> dict[str, Any]:
         """Returns the content of `config.json`: every key, and name, seed and shard."""
@@ -114,7 +115,8 @@ class Experiment(Settings):
                 f"{self.dataset}: the data of the run is not there any more; put it back, or say"
                 " where it is now: --config.dataset=PATH"
             )
-        dataset = self.loaded or loading.load_dataset(self.dataset, data_dir)
+        loaded = self.loaded
+        dataset = loaded.pop() if loaded else loading.load_dataset(self.dataset, data_dir)
         if self.data.checksum not in ("", dataset.checksum):
             raise UserError(
                 f"{self.dataset} has changed since the run began: its checksum is"
@@ -238,7 +240,7 @@ def read_config(
             raise keys.unknown_key(key, key in typed, model, distinct_optimizers, resolver.files)
     config |= {"model": model, "optimizer": optimizers, "metrics": metrics}
     config["dataset"] = setting_value(config, "dataset")
-    loaded = None
+    loaded: list[Dataset] = []
     if data is None or not datasets.is_path(config["dataset"]):
         config["dataset"], data, loaded = dataset_key.find(config["dataset"], folders)
     if isinstance(first := plain(seed), tuple):
