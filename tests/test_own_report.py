@@ -216,6 +216,10 @@ def test_runs_on_ones_own_data_are_put_side_by_side(tmp_path):
     text = " ".join(several_runs.write_comparison(runs, tmp_path / "all").split())
     assert "the runs were not trained and tested on the same data." in text
     assert "different protocols" not in text
+    named = cells(tables.runs_table(pairs.name_points(pairs.name_runs(runs))))
+    assert [row["data set"] for row in named] == [
+        f"leaves.npz ({x})" for x in ("of leave", "of leave", "of other")
+    ]
     page = (tmp_path / "all/report.md").read_text().replace("\\", "")
     assert "leaves.npz (different files): test accuracy of the runs" in page
     assert "sha256:of other leaves" in page

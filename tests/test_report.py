@@ -642,6 +642,23 @@ def test_points_near_chance_are_no_finding(tmp_path):
     assert "did not learn" not in verdict_of(sound)
 
 
+@pytest.mark.parametrize(
+    ("chance", "num_images", "above", "highest"),
+    [
+        (1 / 2, 10_000, 0.53, 0.525),
+        (1 / 2, 30, 0.65, 0.625),  # few images: guessing scatters
+        (1 / 10, 10_000, 0.15, 0.145),
+        (1 / 10, 50, 0.2, 0.18),
+        (1 / 200, 10_000, 0.01, 0.006),
+        (1 / 200, 400, 0.04, 0.01),
+    ],
+)
+def test_what_is_near_guessing_depends_on_the_numbers_of_classes_and_images(
+    chance, num_images, above, highest
+):
+    assert highest <= verdict.near_chance(chance, num_images) < above
+
+
 # --- many points ---
 
 

@@ -175,17 +175,27 @@ def network(run: Run, point: Row) -> str:
 
 def runs_table(points: Sequence[NamedPoint]) -> Table:
     """Returns a row per point of several runs: accuracies in percent."""
-    rows = []
-    for name, run, point in points:
+    rows, data_names = [], _data_names([run for _, run, _ in points])
+    for (name, run, point), data_name in zip(points, data_names, strict=True):
         p = protocol(run)
         measured = point["statistics"][p.column]
         chosen_of = count(len(run.summary["grid"]), "point")
-        cells = [name, p.words, run.summary["dataset"], network(run, point)]
+        cells = [name, p.words, data_name, network(run, point)]
         cells += [chosen_of if p.criterion else "—", _num_sound(point)]
         rows.append([*cells, percent(measured["mean"]), interval(measured["interval_95"])])
     columns = ungrouped(["run", "protocol", "data set", "network", "chosen of", "n"])
     columns += [("test accuracy %", name) for name in ("mean", "95 % interval")]
     return Table(columns, rows)
+
+
+def _data_names(runs: Sequence[Run]) -> list[str]:
+    """Names the data sets of runs, with the start of the checksum where one name has several."""
+    sets = [(run.summary["dataset"], run.summary["provenance"]["data_checksum"]) for run in runs]
+    names = [name for name, _ in dict.fromkeys(sets)]
+    return [
+        f"{name} ({checksum.rpartition(':')[2][:8]})" if names.count(name) > 1 else name
+        for name, checksum in sets
+    ]
 
 
 def pairs_table(pairs: Sequence[Pair]) -> Table:

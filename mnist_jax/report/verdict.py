@@ -13,7 +13,6 @@ from mnist_jax.runs.results import Run, protocol, trials_of
 
 LEVEL = 0.05  # corrected p-values below it are significant
 MAX_LENGTH = 60  # characters of the names in a brief verdict
-NEAR_CHANCE = 0.05  # of the way from the accuracy of guessing to 100 %
 
 
 def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
@@ -154,6 +153,22 @@ def round_number_below(x: float) -> float:
     return float(f"{max(m for m in (1, 2, 5) if m * decade <= x) * decade:.1g}")
 
 
+def near_chance(chance: float, num_images: int) -> float:
+    """Returns the highest accuracy that is called near that of guessing.
+
+    It is 5 % of the way from that to 100 %, but at most half as much again, since of many classes
+    each is seldom; or, where images are few, what guessing exceeds in 2.5 % of the cases, but at
+    most a quarter of the way.
+
+    Args:
+        chance: Accuracy of guessing.
+        num_images: That are guessed.
+    """
+    rest = 1 - chance
+    scatter = 1.96 * math.sqrt(chance * rest / num_images)
+    return chance + max(min(0.05 * rest, chance / 2), min(scatter, rest / 4))
+
+
 def untrained(run: Run, most: int = MAX_NAMES) -> list[str]:
     """Says which points have not learned, in a sentence or two if any did not.
 
@@ -163,7 +178,7 @@ def untrained(run: Run, most: int = MAX_NAMES) -> list[str]:
     counts = run.summary.get("data", {}).get("class_counts", {}).get("test", ())
     known = sum(counts) > 0  # older versions did not record them
     chance = max(counts) / sum(counts) if known else 1 / len(run.class_names)
-    most_allowed, names = chance + NEAR_CHANCE * (1 - chance), []
+    most_allowed, names = near_chance(chance, run.summary["num_images"]["test"]), []
     for point in grid:
         accuracies = sound_values(trials_of(run, point), p.column)
         if len(accuracies) and max(accuracies) <= most_allowed:
