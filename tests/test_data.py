@@ -1541,7 +1541,10 @@ def test_without_any_source_the_error_says_what_was_tried_and_what_to_do(tmp_pat
         monkeypatch.setattr(builder, "URL", url)
         monkeypatch.setattr(builder, "url_infos", infos)
         monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(tmp_path / "nowhere"))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "K-MNIST").mkdir()
         message = one_line(loading.load_dataset, "kmnist")
+    assert message.endswith("; K-MNIST in the current folder is --config.dataset=./K-MNIST")
     assert f"MNIST_JAX_DATA_DIR={tmp_path / 'nowhere'} is not a folder" in message
     assert f"{tmp_path / 'no_tfds'} is not a folder" in message
     refused = f"connection refused: {url.split('/')[2]}"

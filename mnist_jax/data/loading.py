@@ -5,6 +5,7 @@ means one run. Sources in order: this package's cache, files of the user's (`--d
 environment variable MNIST_JAX_DATA_DIR), a prepared tensorflow-datasets folder, a download.
 """
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -59,6 +60,11 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     if dataset is None:
         *elsewhere, download_failed = tried
         also = f"; also, {'; '.join(elsewhere)}" if elsewhere else ""
+        with contextlib.suppress(OSError):
+            here = [each for each in sorted(os.listdir()) if canonical_name(each) == name]
+            also += "".join(
+                f"; {each} in the current folder is --config.dataset=./{each}" for each in here
+            )
         raise UserError(
             f"data set {name} was not found and {download_failed}; give --data_dir=DIR, a folder"
             f" with {_expected(name, '(gzipped or not)')}, or --config.dataset=digits{also}"
