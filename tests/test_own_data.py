@@ -824,6 +824,15 @@ def test_columns_are_known_by_their_names(tmp_path, caplog, form, train, test, s
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("head", [["digit", *NUMBERED], ["label", *NUMBERED[:24], "pixel25"]])
+def test_a_test_part_whose_columns_have_other_names(tmp_path, form, head):
+    write_columns(tmp_path, form, "train", ["label", *NUMBERED])
+    write_columns(tmp_path, form, "test", head)
+    message = one_line(own_data.load, tmp_path)
+    assert message.startswith(f"{tmp_path / f'test.{form}'}: its columns differ from those of ")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
 @pytest.mark.parametrize("test", [NUMBERED, ["id", *NUMBERED], TEXT_SORTED])
 def test_a_test_part_without_labels_is_told_and_left_out(tmp_path, caplog, form, test):
     write_columns(tmp_path, form, "train", ["label", *NUMBERED])
