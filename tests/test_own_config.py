@@ -208,8 +208,9 @@ def test_a_run_whose_data_have_changed_is_not_resumed(capsys, tmp_path):
     done = in_process.run(capsys, "main", *words, cwd=tmp_path)
     assert (done.status, done.out) == (2, "")
     assert done.err == (
-        f"error: --workdir={run} holds another run, which differs in data.checksum ({was}, not"
-        f" {now}); put the data back as it was, choose another --workdir, or give --overwrite\n"
+        f"error: --workdir={run} holds a run that began with other data than {path} holds now:"
+        f" data.checksum ({was}, not {now}); put the data back as it was, choose another"
+        " --workdir, or give --overwrite\n"
     )
     with pytest.raises(UserError) as error:
         read_experiment(str(run / "config.json"), {}).load_data(None)

@@ -137,10 +137,12 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
                 "--overwrite"
             )
         pairs = [f"{key} ({was}, not {now})"[:300] for key, (was, now) in differ.items()]
-        is_of_data = "data.checksum" in differ and "dataset" not in differ
-        cure = "put the data back as it was, " * is_of_data
+        what, cure = "another run, which differs in", ""
+        if all(key.startswith("data.") for key in differ):
+            what = f"a run that began with other data than {config['dataset']} holds now:"
+            cure = "put the data back as it was, "
         raise UserError(
-            f"--workdir={path} holds another run, which differs in {', '.join(pairs[:9])}; {cure}"
+            f"--workdir={path} holds {what} {', '.join(pairs[:9])}; {cure}"
             "choose another --workdir, or give --overwrite"
         )
     return "finished" if "summary.json" in there else "unfinished"
