@@ -58,7 +58,7 @@ class Runner:
         self._epochs_done: dict[int, int] = {}
         self._read_again: set[int] = set()
         self.rows: list[Row] = []
-        self._layers = ""
+        self._printed: set[str] = set()
         self._process = process or Process()
         most = max(map(len, self._groups))
         self._options = compiler_options(most, experiment.deterministic)
@@ -214,11 +214,9 @@ class Runner:
             "validation": "val_ is validation images",
             None: "nothing is scored before the end",
         }[PROTOCOLS[self._experiment.protocol].held_out]
-        print(what_runs(program.devices, self._experiment.platform))
+        self._print_once(what_runs(program.devices, self._experiment.platform))
         network = program.recipe.network
-        if (table := networks.layer_table(network)) != self._layers:
-            self._layers = table
-            print(table)
+        if self._print_once(networks.layer_table(network)):
             if network.is_softmax:
                 print(
                     "warning: the model ends in a softmax, which the loss computes again: expected"
@@ -236,10 +234,17 @@ class Runner:
             sizes += f" of {height} x {width} x {channels} in {len(dataset.class_names)} classes"
         if number := self._experiment.num_test:
             scored += f"; {labels.count(number, 'test image')} cut from the training set"
-        print(f"{dataset.name} ({dataset.source}): {sizes}; {scored}")
+        self._print_once(f"{dataset.name} ({dataset.source}): {sizes}; {scored}")
         size = f"{labels.count(len(group), 'trial')} of {labels.count(num_epochs, 'epoch')}"
         print(self._place_of(group) + size + f", resumed after epoch {start}" * bool(start))
         sys.stdout.flush()
+
+    def _print_once(self, text: str) -> bool:
+        """Prints what groups have in common before the first of them alone; says if it did."""
+        if is_new := text not in self._printed:
+            self._printed.add(text)
+            print(text)
+        return is_new
 
     def _place_of(self, group: TrialGroup) -> str:
         """Says which of several groups one is, and by which static values its program differs."""
