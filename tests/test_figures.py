@@ -794,3 +794,9 @@ def test_curves_that_are_not_those_of_the_table_are_not_drawn(tmp_path, protocol
         other = [r | {column: value} if r is row else r for r in run.results]
         with pytest.raises(UserError, match=r"accuracy of trial 4: not that of results\.csv"):
             curves.draw_curves(run._replace(results=other))
+
+
+def test_names_of_classes_that_begin_and_end_alike_become_numbers():
+    names = ["short", *(f"a long name, the {kind}, of a class" for kind in ("first", "other"))]
+    assert canvas.cut_names(names, 12) == ["short", "class 1", "class 2"]
+    assert canvas.cut_names(names[:2], 12) == ["short", "a lon… class"]

@@ -5,6 +5,7 @@ Each names data set and protocol. Its caption says if trials that diverged are l
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -162,6 +163,13 @@ def mark_decades(axis, decades: float) -> None:
 def cut(text: str, most: int = 30) -> str:
     """Leaves out the middle of a text that has too many characters for its place."""
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 :]}"
+
+
+def cut_names(names: Sequence[str], most: int) -> list[str]:
+    """Cuts names of classes; those that would then be alike become the numbers of their classes."""
+    short = [cut(name, most) for name in names]
+    number = Counter(short)
+    return [x if number[x] == 1 else f"class {i}" for i, x in enumerate(short)]
 
 
 def add_legend(figure, panels) -> None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_jax.report.figures.canvas import COLORS, cut, subplots
+from mnist_jax.report.figures.canvas import COLORS, cut_names, subplots
 from mnist_jax.report.verdict import chosen_words
 from mnist_jax.runs.results import Run, protocol
 
@@ -55,7 +55,7 @@ def _total(predicted: Predicted) -> float:
 def _draw_all(title: str, names: Sequence[str], predicted: Predicted) -> tuple[Any, str, str]:
     """Draws a row for each class; returns the figure, what it shows, and what else to say."""
     num, most = len(names), max(predicted.sizes.max(), 1)
-    names, places = [cut(name, 18) for name in names], range(num)
+    names, places = cut_names(names, 18), range(num)
     longest = max(map(len, names))
     side = max(4.0, 0.17 * num)  # inches, of the matrix, about
     high = side + 0.3 + 0.1 * max(0, longest - 11)
@@ -109,19 +109,21 @@ def _draw_worst(title: str, names: Sequence[str], predicted: Predicted) -> tuple
     ax.set_title("confusion matrix without its diagonal")
     step = -(-len(names) // 12)
     ticks = range(0, len(names), step)
-    shown = [cut(names[i], 14) for i in ticks]
+    short = cut_names(names, 14)
+    shown = [short[i] for i in ticks]
     ax.set_yticks(ticks, shown, fontsize=7)
     ax.set_xticks(ticks, shown, fontsize=7, rotation=90)
     figure.colorbar(spots, ax=ax, label="mistakes", shrink=0.7, ticks=MaxNLocator(integer=True))
 
     worst = order[:NUM_WORST]
-    _plot_classes(below, worst, [cut(name, 24) for name in names], predicted)
+    _plot_classes(below, worst, cut_names(names, 24), predicted)
     below.set(ylim=(NUM_WORST - 0.5, -0.5), title="the worst classes")
 
     first = np.argsort(-predicted.counts, kind="stable")[:NUM_WORST]
     rows = np.arange(len(first))
     beside.barh(rows, predicted.counts[first], color=COLORS[1], height=0.6)
-    pairs = [[cut(names[i], 18) for i in pair] for pair in predicted.pairs[first]]
+    short = cut_names(names, 18)
+    pairs = [[short[i] for i in pair] for pair in predicted.pairs[first]]
     beside.set_yticks(rows, [f"{true} → {wrong}" for true, wrong in pairs])
     beside.xaxis.set_major_locator(MaxNLocator(integer=True))
     beside.set(ylim=(NUM_WORST - 0.5, -0.5), xlabel="mistakes")

@@ -7,7 +7,7 @@ import numpy as np
 
 from mnist_jax.data.datasets import DATASETS
 from mnist_jax.data.splits import image_shape
-from mnist_jax.report.figures.canvas import cut, shown_channels, subplots
+from mnist_jax.report.figures.canvas import cut_names, shown_channels, subplots
 from mnist_jax.report.verdict import chosen_words
 from mnist_jax.runs.results import Run, protocol
 
@@ -15,7 +15,7 @@ from mnist_jax.runs.results import Run, protocol
 def draw_mistakes(run: Run, chosen: Mapping[str, np.ndarray]):
     """Draws the test images that the chosen trial gets wrong with the highest probability."""
     p, dataset = protocol(run), run.summary["dataset"]
-    names = [cut(name, 12) for name in run.class_names]
+    names = cut_names(run.class_names, 12)
     labels, mistakes = chosen["labels"], chosen["mistakes"]
     height, width, channels = image_shape(chosen["mistake_images"])
     images = chosen["mistake_images"].reshape(-1, height, width, channels)
@@ -36,7 +36,8 @@ def draw_mistakes(run: Run, chosen: Mapping[str, np.ndarray]):
         probabilities = chosen["probabilities"][index]
         text = f"true: {names[labels[index]]}\npredicted: {names[probabilities.argmax()]}"
         text += f"\n{100 * probabilities.max():.1f} %"
-        ax.text(x + 14, y + 29, text, ha="center", va="top", fontsize=7)
+        # Larger, captions of long names run into each other.
+        ax.text(x + 14, y + 29, text, ha="center", va="top", fontsize=6)
     ax.set(xlim=(-3, 34 * num_columns - 3), ylim=(45 * num_rows - 2, -1))
     ax.axis("off")
     wrong = int((chosen["probabilities"].argmax(1) != labels).sum())
