@@ -508,8 +508,9 @@ with open_folder(Path(folder)) as saved:
 )
 def test_a_run_killed_in_a_save_leaves_a_good_checkpoint(tmp_path, capfd, moment, newest):
     root = Path(__file__).parent.parent
+    path = os.pathsep.join([str(root), str(Path(__file__).parent)])
     command = [sys.executable, "-c", IS_KILLED_IN_SAVE_3, str(tmp_path), moment]
-    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, cwd=root)
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, cwd=root)
     assert killed.returncode == -signal.SIGKILL
     with open_folder(tmp_path) as saved:
         assert_is(saved.restore(template()), newest)

@@ -1019,7 +1019,7 @@ def table(path):
     header, *lines = csv.reader((path / "results.csv").open())
     rows = [dict(zip(header, line, strict=True)) for line in lines]
     for row in rows:
-        for key in ("conv_features", "optimizer", "ema_decay"):
+        for key in ("conv_features", "optimizer", "ema_decay", "scaling", "augmentation"):
             row.pop(key, None)
     return header, rows
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.config.settings import PRECISIONS
-from mnist_jax.data import splits
+from mnist_jax.data import loading, splits
 from mnist_jax.data.datasets import num_batches
 from mnist_jax.training import jax_setup, memory, recipes, sweep
 
