@@ -122,7 +122,7 @@ def own_trained(server, tmp_path_factory):
     """The whole run and its two shards; the files that they are made with are gone by now."""
     path = own.write(tmp_path_factory.mktemp("own"))
     for name, flag in (("whole", "--shard=0/1"), ("s0", "--shard=0/2"), ("s1", "--shard=1/2")):
-        done = server.run("main", *OWN, flag, f"--workdir={path / name}", cwd=path)
+        done = server.run("main", *OWN, flag, f"--workdir={path / name}", cwd=path, optimize=True)
         assert (done.status, done.err) == (0, "")
     for file in path.glob("*.py"):
         file.unlink()
@@ -137,7 +137,7 @@ def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_
         if weights != "kept":
             (path / "chosen_trial.npz").unlink()
     paths, output = [tmp_path / "s1", tmp_path / "s0"], tmp_path / "merged"
-    done = server.run("report", *paths, f"--output={output}", draw=True, cwd=tmp_path)
+    done = server.run("report", *paths, f"--output={output}", draw=True, cwd=tmp_path, optimize=True)
     assert (done.status, done.err) == (0, "")
     assert "epoch chosen on validation images" in done.out
     copies = ("files/my_net.py", "files/my_opt.py")
