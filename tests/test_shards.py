@@ -137,7 +137,9 @@ def test_shards_of_what_is_ones_own_make_the_whole_run(server, own_trained, tmp_
         if weights != "kept":
             (path / "chosen_trial.npz").unlink()
     paths, output = [tmp_path / "s1", tmp_path / "s0"], tmp_path / "merged"
-    done = server.run("report", *paths, f"--output={output}", draw=True, cwd=tmp_path, optimize=True)
+    done = server.run(
+        "report", *paths, f"--output={output}", draw=True, cwd=tmp_path, optimize=True
+    )
     assert (done.status, done.err) == (0, "")
     assert "epoch chosen on validation images" in done.out
     copies = ("files/my_net.py", "files/my_opt.py")
