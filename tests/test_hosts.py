@@ -192,6 +192,7 @@ def test_processes_that_differ_are_refused(server, tmp_path, given, differ):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_processes_with_other_files_of_ones_own_are_refused(server, tmp_path):
     address = f"127.0.0.1:{free_port()}"
     job = []

@@ -178,6 +178,7 @@ def test_shifts_are_those_of_seed_and_step_for_all_trials(monkeypatch):
     assert not set(map(tuple, others)) & set(map(tuple, keys))
 
 
+@pytest.mark.slow
 def test_shifts_change_what_is_trained_and_not_the_initial_weights():
     made = trials(seeds=(0,))
     plain, shift = (
@@ -202,6 +203,7 @@ def test_shifted_trials_have_the_bits_of_lone_runs(optimized):
                 assert values[seed] == alone[name][0], name
 
 
+@pytest.mark.slow
 def test_a_run_with_shifts_goes_on_with_the_same_bits(optimized):
     made = trials(seeds=(0, 1))
     program = base.compile_sweep(base.create_model(), made, tiny_dataset(), **OPTIONS, **SHIFT)

@@ -146,6 +146,7 @@ def test_seeds_may_be_named(finished, run, tmp_path):
     assert "nothing is trained again" in run(*arguments).out
 
 
+@pytest.mark.slow
 def test_seed_shifts_the_seeds(finished, run, tmp_path):
     workdir, _ = finished
     run(*TINY, "--config.num_seeds=2", "--seed=1", f"--workdir={tmp_path}")
@@ -215,6 +216,7 @@ def test_what_is_static_may_vary_too(run, tmp_path):
     assert [(row["trial"], row["epoch"]) for row in metrics(tmp_path)] == [(0, 1), (1, 1), (1, 2)]
 
 
+@pytest.mark.slow
 def test_a_model_without_finite_logits_is_not_a_matter_of_the_learning_rate(server, tmp_path):
     (tmp_path / "net.py").write_text(
         "from flax import linen as nn\n"

@@ -1008,13 +1008,13 @@ def test_shards_of_different_images(tmp_path):
         (b"\0\0\x08\3" + struct.pack(">3I", 24, 512, 512), "it ends after 0 of 6291456 bytes"),
         (
             gzip.compress(
-                b"\0\0\x08\3" + struct.pack(">3I", 24, 9, 9) + bytes(50_000_000), mtime=0
+                b"\0\0\x08\3" + struct.pack(">3I", 24, 9, 9) + bytes(50_000_000), 1, mtime=0
             ),
             "bytes follow",
         ),
         (
             gzip.compress(
-                b"\0\0\x08\3" + struct.pack(">3I", 63776, 28, 28) + bytes(50_000_000), mtime=0
+                b"\0\0\x08\3" + struct.pack(">3I", 63776, 28, 28) + bytes(50_000_000), 1, mtime=0
             ),
             "63776 images",
         ),

@@ -1200,7 +1200,9 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("extra", ["sys.modules['matplotlib'] = None", ""])
+@pytest.mark.parametrize(
+    "extra", [pytest.param("sys.modules['matplotlib'] = None", marks=pytest.mark.slow), ""]
+)
 def test_help_is_light_and_a_report_needs_no_jax(tmp_path, extra):
     run = make_run(tmp_path / "run", l2=(0.0,), num_epochs=(1,))
     argument = "--help" if extra else str(run.workdir)

@@ -539,10 +539,10 @@ def lose_metrics(path):
     ("damage", "said"),
     [
         pytest.param(truncate, "checkpoint ", marks=SLOW),
-        (flip, "checkpoint "),
+        pytest.param(flip, "checkpoint ", marks=SLOW),
         (cut_in_a_line, "{path}/metrics.jsonl was lost or cut: it holds {less} of {done} epochs"),
         pytest.param(cut_epochs, "{path}/metrics.jsonl was lost or cut: it holds 2", marks=SLOW),
-        (add_what_is_no_row, None),
+        pytest.param(add_what_is_no_row, None, marks=SLOW),
         pytest.param(lose_checkpoints, None, marks=SLOW),
         pytest.param(lose_metrics, "{path}/metrics.jsonl was lost or cut: it holds 0", marks=SLOW),
     ],
@@ -561,6 +561,7 @@ def test_damage_is_mended(server, whole, stopped, tmp_path, damage, said):
     assert_same(path, whole)
 
 
+@SLOW
 def test_rows_of_a_trained_part_that_were_lost_are_noticed_and_made_again(server, whole, tmp_path):
     path = shutil.copytree(whole, tmp_path / "run")
     (path / "summary.json").unlink()
@@ -616,7 +617,7 @@ def test_without_space_for_checkpoints_the_run_goes_on(server, whole, mount):
         pytest.param(0, marks=SLOW),
         pytest.param(4, marks=SLOW),
         pytest.param(12, marks=SLOW),
-        20,
+        pytest.param(20, marks=SLOW),
         pytest.param(60, marks=SLOW),
     ],
 )
@@ -1099,7 +1100,7 @@ def test_runs_that_studies_keep_are_read_as_they_were(tmp_path, path):
 # --- devices ---
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=SLOW), 4])
+@pytest.mark.parametrize("devices", [*(pytest.param(n, marks=SLOW) for n in (1, 2)), 4])
 def test_any_number_of_devices_gives_the_same_files(server, whole, tmp_path, devices):
     done = server.run("main", *TINY, f"--config.devices={devices}", f"--workdir={tmp_path}")
     if devices > machine.num_cores():  # whose bits would be others: sums are cut by threads

@@ -84,7 +84,13 @@ def test_the_chosen_weights_are_found_in_a_checkpoint(server, trained, tmp_path)
     assert_same(path, trained / "whole", ("chosen_trial.npz",))
 
 
-@pytest.mark.parametrize("lost", ["*", "*/*/manifest.json", "*/4/manifest.json"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("*", "*/*/manifest.json")),
+        "*/4/manifest.json",
+    ],
+)
 def test_without_sound_checkpoints_the_report_says_so(server, trained, tmp_path, lost):
     for i in range(3):
         shutil.copytree(trained / f"s{i}", tmp_path / f"s{i}")

@@ -219,6 +219,7 @@ class Half(nn.Module):
         return nn.Dense(10, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)(images)
 
 
+@pytest.mark.slow
 def test_a_model_may_compute_in_fewer_bits(tmp_path):
     """Sums are in 32 bits all the same, and what is kept of a trial can be read back."""
     dataset, one = tiny_dataset(), trials()
