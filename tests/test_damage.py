@@ -335,7 +335,7 @@ def test_an_interrupted_run(tmp_path, whole):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("results.csv", b"mine\n"),
+        pytest.param("results.csv", b"mine\n", marks=pytest.mark.slow),
         pytest.param("results.csv", b"trial\n" + b"9" * 5000, marks=pytest.mark.slow),
         pytest.param("checkpoints/parts.json", b'{"a": [[]]}', marks=pytest.mark.slow),
         pytest.param("checkpoints/processes.json", b"[3]", marks=pytest.mark.slow),

@@ -92,6 +92,7 @@ def run_job(server, *arguments):
     return job
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_files_of_one(server, tmp_path, alone):
     two = tmp_path / "two"
     first, second = run_job(server, *TINY, "--config.num_epochs=3", f"--workdir={two}")

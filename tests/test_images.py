@@ -111,6 +111,7 @@ def test_standard_scaling_is_training_on_images_normalised_by_hand(colour):
     np.testing.assert_allclose(hand.train_images.reshape(-1, shape[2]).mean(0), 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_floats_are_used_as_they_are():
     data = tiny_dataset()
     names = ("train_images", "test_images")

@@ -203,6 +203,7 @@ def test_the_test_set_is_read_once_unless_it_chooses(run, tmp_path, arguments, p
     assert "test_accuracy" in (tmp_path / "results.csv").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_static_may_vary_too(run, tmp_path):
     several = ("--config.batch_size=64,128", "--config.hidden_sizes=(8,),(16,)")
     run(*DIGITS, *several, "--config.num_epochs=1,2", "--config.grid=list", f"--workdir={tmp_path}")
@@ -232,6 +233,7 @@ def test_a_model_without_finite_logits_is_not_a_matter_of_the_learning_rate(serv
     assert (done.status, done.err) == (3, f"{said} the model\n")
 
 
+@pytest.mark.slow
 def test_a_run_in_which_every_trial_diverged_ends_with_status_3(server, tmp_path):
     diverging = "--config.learning_rate=1e30"
     for _ in ("trained", "finished"):

@@ -426,6 +426,7 @@ def test_any_number_of_devices_gives_the_same_results_without_communication(case
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
+@pytest.mark.slow
 def test_vmap_gives_what_lax_map_gives_up_to_rounding(monkeypatch):
     six = trials(seeds=range(3), l2=(0.0, 1e-3))
     mapped = run(six)
