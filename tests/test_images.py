@@ -171,6 +171,7 @@ def recorded_keys(monkeypatch, seed, steps, **changes):
     return keys
 
 
+@pytest.mark.slow
 def test_shifts_are_those_of_seed_and_step_for_all_trials(monkeypatch):
     keys = recorded_keys(monkeypatch, 3, 2)
     assert len(set(map(tuple, keys))) == 2

@@ -264,6 +264,7 @@ FULL = "error: the output cannot be written (No space left on device); mend that
 ON_LINUX = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
 
 
+@pytest.mark.slow
 @ON_LINUX
 def test_output_of_a_finished_run_that_cannot_be_written_ends_with_one_line(finished):
     done = main(*FOUR_TRIALS, f"--workdir={finished[0]}", shell='exec "$@" > /dev/full')

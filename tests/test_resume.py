@@ -296,6 +296,7 @@ def test_a_folder_that_people_use_is_no_work_directory(tmp_path, monkeypatch, pl
     assert workdirs.check_workdir(here / "home" / "new", {}, overwrite=False) == "new"
 
 
+@SLOW
 def test_latest_is_a_link_to_the_newest_run_of_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / "runs" / "tiny"
@@ -431,6 +432,7 @@ def test_no_promise_hangs_on_a_clock(tmp_path, monkeypatch, left_alone, clock):
     assert all(seconds >= 0 for seconds in process.record()["seconds"].values())
 
 
+@SLOW
 def test_seconds_that_older_checkpoints_keep_are_counted(tmp_path, monkeypatch):
     save = runner.Checkpoints.save
 
