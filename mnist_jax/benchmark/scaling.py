@@ -205,7 +205,7 @@ def prepare(job: Job, num_trials: int) -> tuple[Callable[[], Epoch], dict[str, A
         trials,
         dataset,
         num_devices=experiment.devices,
-        options=compiler_options(num_trials, experiment.deterministic),
+        options=compiler_options(experiment, num_trials),
     )
     whole = compile_epoch(epoch=trial.run_epoch)
     if (most := memory.trials_that_fit(whole)) < num_trials:

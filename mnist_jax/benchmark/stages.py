@@ -46,7 +46,7 @@ class TimedSweep:
         start_jax(experiment, most_trials)
         jax.config.update("jax_enable_compilation_cache", False)  # compiling costs its full price
         self.devices = devices_for(most_trials, experiment.devices)
-        self.options = compiler_options(most_trials, experiment.deterministic)
+        self.options = compiler_options(experiment, most_trials)
         num_devices = len(self.devices)
         on_cpu = jax.default_backend() == "cpu"
         self.num_trials = num_devices if on_cpu else max(num_devices, len(part))

@@ -60,8 +60,7 @@ class Runner:
         self.rows: list[Row] = []
         self._printed: set[str] = set()
         self._process = process or Process()
-        most = max(map(len, self._groups))
-        self._options = compiler_options(most, experiment.deterministic)
+        self._options = compiler_options(experiment)
 
     @property
     def devices(self) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | Non
     whole = dataclasses.replace(experiment, shard="0/1")  # for the bits of the whole run
     start_jax(whole)
     recipe, hyper, variables = _restore(run, experiment, dataset, chosen)
-    options = compiler_options(max(map(len, whole.parts.values())), whole.deterministic)
+    options = compiler_options(whole)
     probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images, options)
     first, number = recipe.network.first_kernel, chosen["trial"]
     chosen_trial.write_chosen_trial(folder, number, variables, probabilities, dataset, first)

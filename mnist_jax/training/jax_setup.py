@@ -67,7 +67,7 @@ def start_jax(
         timeout: Seconds for the processes of the job to meet.
         common: What they must have in common beside the experiment.
     """
-    sizes = [num_trials] if num_trials else list(map(len, experiment.parts.values()))
+    sizes = _sizes(experiment, num_trials)
     configure_jax(
         platform=experiment.platform,
         precision=experiment.precision,
@@ -78,8 +78,13 @@ def start_jax(
 
     hosts.compare({**old_records.comparable(experiment.record()), **common})
     devices_for(min(sizes), experiment.devices)
-    options = compiler_options(max(sizes))
+    options = compiler_options(experiment, num_trials)
     return describe_devices(devices_for(max(sizes), experiment.devices), options)
+
+
+def _sizes(experiment: Experiment, num_trials: int | None) -> list[int]:
+    """Returns how many trials each program of an experiment trains, unless the number is given."""
+    return [num_trials] if num_trials else list(map(len, experiment.parts.values()))
 
 
 @contextlib.contextmanager
@@ -241,23 +246,20 @@ def _say_what_it_costs(cores: int) -> None:
         )
 
 
-def compiler_options(num_trials: int, deterministic: bool = False) -> dict[str, Any]:
-    """Returns XLA's options for the programs of a run.
+def compiler_options(experiment: Experiment, num_trials: int | None = None) -> dict[str, Any]:
+    """Returns XLA's options for the programs of a run; `num_trials` are as in `start_jax`.
 
     On a CPU each device has a core of its own, if there are trials for all. Else the devices share
-    the cores through threads, and no core is idle.
-
-    Args:
-        num_trials: How many train together at most.
-        deterministic: Whether a GPU must use kernels that give the same bits every time. It then
-            chooses no kernel by its measured time.
+    the cores through threads, and no core is idle. A GPU that must give the same bits every time
+    (`deterministic`) chooses no kernel by its measured time.
     """
     import jax
 
     if jax.default_backend() == "cpu":
-        alone = min(num_trials, jax.local_device_count()) >= num_cores()
+        most = max(_sizes(experiment, num_trials))
+        alone = min(most, jax.local_device_count()) >= num_cores()
         return {"xla_cpu_multi_thread_eigen": False} if alone else {}
-    if jax.default_backend() == "gpu" and deterministic:
+    if jax.default_backend() == "gpu" and experiment.deterministic:
         return {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
     return {}
 
