@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mnist_jax.config.keys import bad_value
 from mnist_jax.config.protocol import PROTOCOLS
+from mnist_jax.config.settings import SETTINGS
 from mnist_jax.data import datasets, loading
 from mnist_jax.data.datasets import DataFacts
 from mnist_jax.data.splits import Dataset
@@ -31,7 +32,7 @@ def find(spec: str, folders: Sequence[Path]) -> tuple[str, DataFacts, list[Datas
     if place is None:
         close = difflib.get_close_matches(bare(spec), datasets.DATASETS, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
-        expected = f"one of {', '.join(datasets.DATASETS)}, or the path of your own data"
+        expected = SETTINGS["dataset"].kind.expected
         raise bad_value("dataset", spec, f"{expected}, and nothing has this path{meant}")
     own = str(place.absolute())
     dataset = loading.load_dataset(own)
