@@ -216,7 +216,7 @@ class Runner:
         self._print_once(what_runs(program.devices, self._experiment.platform))
         network = program.recipe.network
         if self._print_once(networks.layer_table(network)):
-            if network.is_softmax:
+            if networks.ends_in_softmax(network):
                 print(
                     "warning: the model ends in a softmax, which the loss computes again: expected"
                     " logits; leave it out, since a network learns little through both",

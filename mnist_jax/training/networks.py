@@ -28,7 +28,6 @@ class Network(NamedTuple):
     first_kernel: str  # of the first layer that has one, as in `chosen_trial.npz`; or empty
     takes_train: bool  # whether it takes the keyword `train`, and computes otherwise in training
     numbers: tuple[str, ...] = ()  # its traced fields: each trial has its own number there
-    is_softmax: bool = False  # whether it returns probabilities where logits are expected
     plain_conv: bool = False  # whether it has an `nn.Conv`; on a CPU, `layers.Conv` is faster
 
     def bound(self, numbers: Mapping[str, Any]) -> nn.Module:
@@ -95,7 +94,7 @@ def describe(
     )
     network = network._replace(draws=_draws(network, variables))
     _check_calls(network, variables, logits.shape)
-    return network._replace(is_softmax=_ends_in_softmax(network, variables))
+    return network
 
 
 _MODES = {"training", "is_training", "deterministic", "use_running_average"}
@@ -174,7 +173,7 @@ _UNCHANGED = {"convert_element_type", "reshape", "squeeze", "broadcast_in_dim", 
 """Operations that leave the values as they are."""
 
 
-def _ends_in_softmax(network: Network, variables: Any) -> bool:
+def ends_in_softmax(network: Network) -> bool:
     """Says whether the last operation on the logits divides exponentials by something."""
 
     def call(variables, images, numbers):
@@ -193,7 +192,7 @@ def _ends_in_softmax(network: Network, variables: Any) -> bool:
             return source(jaxpr, equation.invars[0])
         return equation, jaxpr
 
-    program = jax.make_jaxpr(call)(variables, *_inputs(network)).jaxpr
+    program = jax.make_jaxpr(call)(shapes(network), *_inputs(network)).jaxpr
     last, where = source(program, program.outvars[0])
     if last is None or last.primitive.name != "div":
         return False
