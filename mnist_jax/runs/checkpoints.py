@@ -6,6 +6,7 @@ record and the SHA-256 of every other file. A folder that differs from its manif
 an incomplete save and later damage are noticed, and an older checkpoint is the fallback.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -28,6 +29,7 @@ from mnist_jax.runs import workdirs
 from mnist_jax.training import hosts
 
 MANIFEST = "manifest.json"
+WRITING_S = 1.0  # seconds for which Orbax's threads may still be at work after a failed save
 
 
 class Restored(NamedTuple):
@@ -213,9 +215,22 @@ class Checkpoints:
             for path in self._entries():
                 if path.name not in map(str, self._steps):
                     try:
-                        shutil.rmtree(path)
+                        _delete(path)
                     except OSError as error:
                         _warn(f"checkpoint {path} cannot be deleted ({_one_line(error)})")
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a folder, in which Orbax's threads may still write and delete."""
+    until = time.monotonic() + WRITING_S
+    while os.path.lexists(folder):
+        try:
+            shutil.rmtree(folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:
