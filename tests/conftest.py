@@ -74,3 +74,15 @@ def nothing_waits_for_ever(request):
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def isolated(tmp_path, monkeypatch):
+    """The test does not see the machine's own cache, data, prepared folders, or network."""
+    from mnist_jax.data import download
+
+    monkeypatch.setenv("MNIST_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("MNIST_JAX_DATA_DIR", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no_tfds"))
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(download, "MIRRORS", {})

@@ -44,20 +44,10 @@ from mnist_jax.data import (
 from mnist_jax.data.datasets import DataFacts
 from mnist_jax.data.published import FILES, PUBLISHED
 
-REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture below clears it
+REAL_MNIST = os.environ.get("MNIST_JAX_DATA_DIR")  # read before the fixture `isolated` clears it
 SIZES = (60, 20)  # numbers of training and test images of the small data sets here
 
-pytestmark = pytest.mark.usefixtures("nothing_waits_for_ever")
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path, monkeypatch):
-    """No test sees the machine's own cache, data, prepared folders, or network."""
-    monkeypatch.setenv("MNIST_JAX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("MNIST_JAX_DATA_DIR", raising=False)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no_tfds"))
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(download, "MIRRORS", dict.fromkeys(datasets.DATASETS, ()))
+pytestmark = pytest.mark.usefixtures("nothing_waits_for_ever", "isolated")
 
 
 @pytest.fixture

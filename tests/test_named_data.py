@@ -29,15 +29,7 @@ from mnist_jax.data.published import PUBLISHED
 EMNIST = ("emnist_balanced", "emnist_letters", "emnist_digits")
 NAMES = (*EMNIST, "qmnist", "cifar10")
 
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path, monkeypatch):
-    """No test sees the machine's own cache, data, prepared folders, or network."""
-    monkeypatch.setenv("MNIST_JAX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("MNIST_JAX_DATA_DIR", raising=False)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no_tfds"))
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(download, "MIRRORS", {})
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture
