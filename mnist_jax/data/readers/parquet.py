@@ -173,14 +173,11 @@ def _columns(path: Path, schema) -> tuple[str, list[str]]:
     shown = first_of([f"{f.name} ({f.type})" for f in schema], 5)
     if len(whole) > 1:
         whole = [name for name in whole if name.lower() in ("image", "img")] or whole
-    if not rest:
+    known = columns.known_label(rest)
+    if not rest or (whole and known is None and len(rest) > 1):
         expected = f"a column of labels named {', '.join(LABEL_NAMES)}"
         raise bad(path, f"its columns are {shown}; expected {expected}")
     if whole:
-        known = columns.known_label(rest)
-        if known is None and len(rest) > 1:
-            expected = f"a column of labels named {', '.join(LABEL_NAMES)}"
-            raise bad(path, f"its columns are {shown}; expected {expected}")
         label, pixels = rest[known or 0], whole
         if others := [f.name for f in fields if f.name not in (label, *whole)]:
             raw.caution(path, f"columns that are not used: {first_of(others, 5)}")
