@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
-from mnist_jax import UserError
+from mnist_jax import UserError, disk
 from mnist_jax.config.config_files import EXPECTED, advice
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.config.keys import built_in_axes
@@ -185,18 +185,6 @@ def _describe_keys(width: int) -> str:
     return "\n".join(lines)
 
 
-def is_of_output(error: OSError) -> bool:
-    """Says whether an error is of standard output, and not of a file."""
-    if isinstance(error, BrokenPipeError):
-        return True
-    try:
-        if error.filename is None:
-            print(flush=True)
-    except OSError:
-        return True
-    return False
-
-
 class _LogFormatter(logging.Formatter):
     """Lines of a log as those that are printed: `warning: ...`, and no place in the code."""
 
@@ -231,7 +219,7 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if not is_of_output(error):
+        if not disk.is_of_output(error):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of its buffer
         if isinstance(error, BrokenPipeError):

@@ -82,6 +82,18 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
+def is_of_output(error: OSError) -> bool:
+    """Says whether an error is of standard output, and not of a file."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    try:
+        if error.filename is None:
+            print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
 def _check_place() -> None:
     """Checks that each lock file that this process holds is still in its directory."""
     for path, file in locked.items():

@@ -32,6 +32,7 @@ from mnist_jax.report import one_run, reading
 from mnist_jax.runs import (
     choosing,
     chosen_trial,
+    execution,
     groups,
     records,
     results,
@@ -276,7 +277,7 @@ def in_use(*_, **__):
 def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset()):
     """Runs a trial in this process, with a report of the test's own."""
     monkeypatch.setattr(one_run, "write_report", write_report)
-    monkeypatch.setattr(main, "jax_for", in_use)
+    monkeypatch.setattr(execution, "jax_for", in_use)
     monkeypatch.setattr(Experiment, "load_data", load_data)
     main.run(experiment(num_epochs=(1,)), path and str(path), None)
 
@@ -454,7 +455,7 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
     """As when the files in a folder were replaced since."""
     asked = experiment(num_epochs=(2,), hidden_sizes=((2,), (3,)))
     dataset, compile_sweep = tiny_dataset(), sweep.compile_sweep
-    monkeypatch.setattr(main, "jax_for", in_use)
+    monkeypatch.setattr(execution, "jax_for", in_use)
     monkeypatch.setattr(Experiment, "load_data", lambda *_: dataset)
     monkeypatch.setattr(one_run, "write_report", lambda path: "")
     compiled = []
@@ -472,7 +473,7 @@ def test_other_data_is_refused_before_anything_is_compiled(tmp_path, monkeypatch
         main.run(asked, str(tmp_path), None)
     assert len(compiled) == (1 if when == "in a part" else 2)
     monkeypatch.undo()
-    monkeypatch.setattr(main, "jax_for", in_use)
+    monkeypatch.setattr(execution, "jax_for", in_use)
     monkeypatch.setattr(Experiment, "load_data", lambda *_: dataset._replace(checksum="sha256:1"))
     monkeypatch.setattr(sweep, "compile_sweep", mock.Mock(side_effect=AssertionError))
     before = snapshot(tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mnist_jax.runs.checkpoints import Checkpoints
-from mnist_jax.runs.progress import show_progress
+from mnist_jax.runs.progress import COMMAND_LINE, Display
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.records import Recorder
 from mnist_jax.runs.signals import StopSignals
@@ -36,12 +36,13 @@ class GroupTraining:
         checkpoints: Checkpoints,
         process: Process,
         stop: StopSignals,
+        display: Display = COMMAND_LINE,
     ):
         """Computes nothing yet; `checkpoint_epochs` is the number of epochs between checkpoints."""
         self._program, self._num_epochs = program, num_epochs
         self._checkpoint_epochs = checkpoint_epochs
         self._recorder, self._checkpoints = recorder, checkpoints
-        self._process, self._stop = process, stop
+        self._process, self._stop, self._display = process, stop, display
         self.epoch = self.signal_number = 0
         self.state: Any = None
         self._epoch_seconds, self._counted_at = math.inf, time.monotonic()
@@ -63,7 +64,8 @@ class GroupTraining:
         self._counted_at = time.monotonic()
         start, num_epochs = self.epoch, self._num_epochs
         epochs = sweep.run(self._program, num_epochs, start, self.state, self._wants_state)
-        for self.state, metrics in show_progress(epochs, num_epochs, start):
+        shown = self._display.show_epochs(epochs, num_epochs, start)
+        for self.state, metrics in shown:
             self.epoch += 1
             self._recorder.add(self.epoch, metrics)
             self._epoch_seconds = self.count_time()

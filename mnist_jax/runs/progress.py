@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,41 @@ def show_progress(epochs: Epochs, num_epochs: int, start: int = 0) -> Epochs:
     return show(epochs, num_epochs, start)
 
 
+class Display(NamedTuple):
+    """How a run tells what it does; warnings go to stderr however that is."""
+
+    say: Callable[[str], object]  # takes a line or several
+    show_epochs: Callable[[Epochs, int, int], Epochs]  # as `show_progress`
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+COMMAND_LINE = Display(_print, show_progress)
+"""Lines on stdout, and a bar in a terminal."""
+
+
+def quiet(bar: bool) -> Display:
+    """Returns how a run is displayed that a program or a notebook calls: at most by a bar."""
+    return Display(lambda text: None, _in_notebook if bar else lambda epochs, *_: epochs)
+
+
+def _in_notebook(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
+    """Shows a bar as a notebook has it, or in a terminal one of text."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are no widgets: the bar is then one of text
+        from tqdm.auto import tqdm
+
+    with tqdm(total=num_epochs, initial=start, unit="epoch") as bar:
+        for state, metrics in epochs:
+            bar.set_postfix_str(_brief(metrics), refresh=False)
+            bar.update()
+            yield state, metrics
+
+
 def _in_terminal(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
     from tqdm import tqdm
 
@@ -40,11 +76,7 @@ def _in_terminal(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
     size = {"total": num_epochs, "initial": start, "ncols": columns, "nrows": 2}
     with tqdm(**size, bar_format=_BAR, disable=False) as bar, _repeated(bar.refresh, TICK):
         for state, metrics in epochs:
-            means = _means(metrics)
-            # As much as 80 columns hold: what an epoch is judged by comes first.
-            scored = "val_accuracy" if "val_accuracy" in means else "accuracy"
-            words = [means[word] for word in (scored, "diverged", "loss") if word in means]
-            bar.set_postfix_str(" - ".join(words), refresh=False)
+            bar.set_postfix_str(_brief(metrics), refresh=False)
             bar.update()
             yield state, metrics
 
@@ -82,6 +114,13 @@ def _repeated(action: Callable[[], object], seconds: float) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _brief(metrics: Mapping[str, np.ndarray]) -> str:
+    """Returns as much as 80 columns hold: what an epoch is judged by comes first."""
+    means = _means(metrics)
+    scored = "val_accuracy" if "val_accuracy" in means else "accuracy"
+    return " - ".join(means[word] for word in (scored, "diverged", "loss") if word in means)
 
 
 def _means(metrics: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -32,12 +32,15 @@ _HARMLESS_FLAG = re.compile(
 )
 
 
-def provenance() -> Row:
-    """Returns the provenance of a result: command, commit, versions, machine, environment."""
+def provenance(command: str | None = None) -> Row:
+    """Returns the provenance of a result: command, commit, versions, machine, environment.
+
+    The command is by default that of this process.
+    """
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     commit, missing = _commit()
     return {
-        "command": shlex.join(_command()),
+        "command": command or shlex.join(_command()),
         "commit": commit,
         **({"commit_missing": missing} if missing else {}),
         "versions": {
@@ -112,9 +115,9 @@ class Process:
         seconds: Wall-clock time of this process by phase, without `total`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: str | None = None) -> None:
         self._start = time.monotonic()
-        self._made = provenance()  # now: the checkout may change during the run
+        self._made = provenance(command)  # now: the checkout may change during the run
         self._path: Path | None = None
         self._earlier: list[Row] = []
         self._data_checksum = ""

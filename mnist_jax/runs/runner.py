@@ -21,9 +21,11 @@ from mnist_jax.runs import choosing, chosen_trial, groups, labels, records, work
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.group_training import GroupTraining
 from mnist_jax.runs.groups import TrialGroup
+from mnist_jax.runs.progress import COMMAND_LINE, Display
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.records import Recorder, Row
 from mnist_jax.runs.signals import StopSignals
+from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.training import hosts, memory, networks, recipes, sweep, trial
 from mnist_jax.training.devices import describe_devices, devices_for, what_runs
 from mnist_jax.training.jax_setup import compiler_options
@@ -46,6 +48,7 @@ class Runner:
         dataset: Dataset,
         process: Process | None = None,
         record: Row | None = None,
+        display: Display = COMMAND_LINE,
     ):
         """Touches nothing yet; `record` is what `config.json` says, or will say."""
         self._path, self._experiment, self._dataset = path, experiment, dataset
@@ -58,8 +61,9 @@ class Runner:
         self._epochs_done: dict[int, int] = {}
         self._read_again: set[int] = set()
         self.rows: list[Row] = []
-        self._printed: set[str] = set()
+        self._said: set[str] = set()
         self._process = process or Process()
+        self._display, self._say = display, display.say
         self._options = compiler_options(experiment)
 
     @property
@@ -68,6 +72,11 @@ class Runner:
         most = max(map(len, self._groups))
         devices = devices_for(most, self._experiment.devices)
         return describe_devices(devices, self._options)
+
+    @property
+    def has_own_files(self) -> bool:
+        """Whether the model, an optimizer or a metric is the user's."""
+        return bool(self._experiment.own_files)
 
     def rehearse(self) -> None:
         """Compiles what `train` compiles for a new run, before an old one is deleted for it.
@@ -87,7 +96,7 @@ class Runner:
         """Trains what the work directory does not hold.
 
         Raises:
-            SystemExit: A signal came; all is saved.
+            StoppedError: A signal came; all is saved.
             UserError: Memory does not hold a single trial.
         """
         self._groups, epochs_done, self.rows = hosts.first(self._read_what_is_done)
@@ -123,7 +132,7 @@ class Runner:
             print(f"warning: {problem}", file=sys.stderr, flush=True)
             return None
         self._read_again.add(chosen)
-        print(f"reading the weights of trial {chosen} again, which is chosen in the end")
+        self._say(f"reading the weights of trial {chosen} again, which is chosen in the end")
         return next(group for group in self._groups if chosen in group)
 
     def _choose(self, rows: Sequence[Row]) -> int:
@@ -156,22 +165,29 @@ class Runner:
         ) as checkpoints:
             interval = experiment.checkpoint_epochs
             training = GroupTraining(
-                program, num_epochs, interval, recorder, checkpoints, self._process, stop
+                program,
+                num_epochs,
+                interval,
+                recorder,
+                checkpoints,
+                self._process,
+                stop,
+                self._display,
             )
             training.resume(newest=min(self._epochs_done[trial] for trial in group))
             start = training.epoch
             # Not for every group: it reads the rows of all.
             if hosts.is_first() and any(self._epochs_done[trial] > start for trial in group):
                 records.trim_metrics(self._path, self._epochs_done | dict.fromkeys(group, start))
-            self._print_what_runs(program, group, num_epochs, start)
+            self._say_what_runs(program, group, num_epochs, start)
             training.train()
         if training.signal_number:
-            print(
+            raise StoppedError(
+                training.signal_number,
                 f"stopped after epoch {training.epoch} of {num_epochs}, and saved:"
                 f" {workdirs.how_to_resume(self._path)}",
-                file=sys.stderr,
+                self._path,
             )
-            sys.exit(128 + training.signal_number)
         self._finish(group, program, training, recorder)
         self._epochs_done |= dict.fromkeys(group, num_epochs)
 
@@ -204,7 +220,7 @@ class Runner:
             records.write_results(self._path, rows)
         self.rows = rows
 
-    def _print_what_runs(
+    def _say_what_runs(
         self, program: sweep.Sweep, group: TrialGroup, num_epochs: int, start: int
     ) -> None:
         dataset = self._dataset
@@ -213,9 +229,9 @@ class Runner:
             "validation": "val_ is validation images",
             None: "nothing is scored before the end",
         }[PROTOCOLS[self._experiment.protocol].held_out]
-        self._print_once(what_runs(program.devices, self._experiment.platform))
+        self._say_once(what_runs(program.devices, self._experiment.platform))
         network = program.recipe.network
-        if self._print_once(networks.layer_table(network)):
+        if self._say_once(networks.layer_table(network)):
             if networks.ends_in_softmax(network):
                 print(
                     "warning: the model ends in a softmax, which the loss computes again: expected"
@@ -223,7 +239,7 @@ class Runner:
                     file=sys.stderr,
                 )
             if network.plain_conv and program.devices["platform"] == "cpu":
-                print(
+                self._say(
                     "nn.Conv is slow in a compiled loop on a CPU: Conv, max_pool and avg_pool of"
                     " mnist_jax.layers take the same arguments and are several times as fast"
                 )
@@ -233,16 +249,15 @@ class Runner:
             sizes += f" of {height} x {width} x {channels} in {len(dataset.class_names)} classes"
         if number := self._experiment.num_test:
             scored += f"; {labels.count(number, 'test image')} cut from the training set"
-        self._print_once(f"{dataset.name} ({dataset.source}): {sizes}; {scored}")
+        self._say_once(f"{dataset.name} ({dataset.source}): {sizes}; {scored}")
         size = f"{labels.count(len(group), 'trial')} of {labels.count(num_epochs, 'epoch')}"
-        print(self._place_of(group) + size + f", resumed after epoch {start}" * bool(start))
-        sys.stdout.flush()
+        self._say(self._place_of(group) + size + f", resumed after epoch {start}" * bool(start))
 
-    def _print_once(self, text: str) -> bool:
-        """Prints what groups have in common before the first of them alone; says if it did."""
-        if is_new := text not in self._printed:
-            self._printed.add(text)
-            print(text)
+    def _say_once(self, text: str) -> bool:
+        """Says what groups have in common before the first of them alone; returns if it did."""
+        if is_new := text not in self._said:
+            self._said.add(text)
+            self._say(text)
         return is_new
 
     def _place_of(self, group: TrialGroup) -> str:
@@ -290,7 +305,7 @@ class Runner:
     def _divide(self, group: TrialGroup, smaller: list[TrialGroup]) -> None:
         """Replaces a group by smaller ones that memory holds."""
         parts = f"{len(smaller)} parts, one after the other"
-        print(f"memory does not hold {len(group)} trials: {parts}")
+        self._say(f"memory does not hold {len(group)} trials: {parts}")
         place = self._groups.index(group)
         self._groups[place : place + 1] = smaller
         self._epochs_done |= dict.fromkeys(group, 0)  # they have no checkpoint of these

@@ -1,0 +1,175 @@
+"""A run from start to end: its directory, its data, the training, its summary."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnist_jax import UserError, disk, run_files
+from mnist_jax.config import user_code
+from mnist_jax.config.experiment import Experiment
+from mnist_jax.config.old_records import axes_of
+from mnist_jax.data import cache, splits
+from mnist_jax.runs import summaries, workdirs
+from mnist_jax.runs.provenance import Process
+from mnist_jax.runs.stopped import StoppedError
+from mnist_jax.training import hosts
+from mnist_jax.training.jax_setup import jax_for
+
+
+class Execution(NamedTuple):
+    """How the execution of a run ended."""
+
+    path: Path  # of its directory
+    was_finished: bool  # before, so that nothing was trained
+    cure: str  # where every trial diverged, what to do; else empty
+
+
+def execute(
+    experiment: Experiment,
+    workdir: str | None = None,
+    data_dir: str | None = None,
+    overwrite: bool = False,
+    *,
+    job: str | None = None,
+    timeout: int = hosts.TIMEOUT,
+    quiet: bool = False,
+    bar: bool = False,
+    command: str | None = None,
+) -> Execution:
+    """Runs an experiment from its data to its summary, or resumes it; writes no report.
+
+    Args:
+        experiment: What to train.
+        workdir: The directory of the run; by default a new one in `runs`.
+        data_dir: As `load_dataset` takes it.
+        overwrite: Whether a run that the directory holds is deleted first.
+        job: As `hosts.join` takes it.
+        timeout: Seconds for the processes of the job to meet.
+        quiet: Whether nothing is printed but warnings, on stderr.
+        bar: Whether a quiet run shows a bar.
+        command: What repeats the run; by default the command of this process.
+
+    Raises:
+        UserError: Something of the input is bad, or the run cannot continue.
+        StoppedError: A signal stopped the run, and all is saved; or it was interrupted.
+        OSError: The output cannot be written.
+    """
+    process = Process(command)
+    if workdir is None:
+        path = workdirs.new_workdir(experiment.name)
+    else:
+        path = disk.output_folder(workdir, "--workdir")
+    config = experiment.record()
+
+    def is_finished() -> bool:
+        return workdirs.check_workdir(path, config, overwrite) == "finished"
+
+    if job is None and is_finished():  # JAX need not start
+        return _finished_before(path)
+    cache.cache_folder()  # a bad name is refused before anything is written
+    if job is None and experiment.shard == "0/1":
+        hosts.say_if_alone()
+    with jax_for(experiment, job=job, timeout=timeout, common=process.deciding) as devices:
+        config = hosts.first(lambda: workdirs.as_recorded(path, config))
+        if job is not None and hosts.first(is_finished):
+            return _finished_before(path)
+
+        from mnist_jax.runs import progress, runner
+        from mnist_jax.training import recipes
+
+        recipes.check(experiment)
+        dataset = experiment.load_data(data_dir)
+        hosts.compare({"data files": dataset.checksum})
+        with guarded(path), ExitStack() as stack:
+
+            def lock_workdir() -> tuple[str, bool]:
+                stack.enter_context(workdirs.lock_workdir(path))
+                # It may have changed since.
+                state = workdirs.check_workdir(path, config, overwrite)
+                return state, overwrite and (path / "config.json").exists()
+
+            def open_workdir() -> None:
+                workdirs.open_workdir(path, config, overwrite)
+                user_code.save(path, experiment.own_files)
+                process.begin(path, dataset.checksum, devices, experiment.own_files)
+                if workdir is None:
+                    workdirs.link_latest(path)
+
+            state, holds_another = hosts.first(lock_workdir)
+            if state == "finished":
+                return _finished_before(path)
+            process.seconds["load"] = process.total
+            display = progress.quiet(bar) if quiet else progress.COMMAND_LINE
+            trials = runner.Runner(path, experiment, dataset, process, config, display)
+            if holds_another:
+                trials.rehearse()
+            hosts.first(open_workdir)
+            trials.train()
+            if hosts.is_first():
+                provenance = {"devices": trials.devices, "data_checksum": dataset.checksum}
+                data = dataset.describe()
+                if "standard" in experiment.values["scaling"]:
+                    data["moments"] = splits.moments(dataset.train_images)._asdict()
+                summaries.write_summary(
+                    path,
+                    trials.rows,
+                    axes_of(config),
+                    experiment.protocol,
+                    dataset.name,
+                    dataset.num_images,
+                    process.record() | provenance,
+                    data=data,
+                    run=workdirs.digest(config, dataset.checksum),
+                )
+        return Execution(path, False, _cure(trials))
+
+
+@contextlib.contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Says of whatever ends the execution or the report of a run how the run is resumed.
+
+    Raises:
+        UserError: In place of OSError, unless that is of the output.
+        StoppedError: In place of KeyboardInterrupt.
+    """
+    try:
+        yield
+    except OSError as error:
+        if disk.is_of_output(error):
+            raise
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise UserError(
+            f"the run cannot continue ({reason}); mend that, and {workdirs.how_to_resume(path)}"
+        ) from None
+    except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # ^C stands in the line
+        what = f"interrupted; {workdirs.how_to_resume(path)}"
+        raise StoppedError(signal.SIGINT, what, path) from None
+
+
+def _finished_before(path: Path) -> Execution:
+    """Returns how the execution of a run that was finished ends, in a job for the first process."""
+    cure = ""
+    if hosts.is_first():
+        grid = run_files.read_json(path / "summary.json", run_files.SUMMARY)["grid"]
+        all_diverged = all(len(point["diverged_seeds"]) == point["num_trials"] for point in grid)
+        cure = _LOWER_RATE if all_diverged else ""
+    return Execution(path, True, cure)
+
+
+_LOWER_RATE = "lower the learning rate"
+
+
+def _cure(trials: Any) -> str:
+    """Returns what to do where every trial of a runner diverged; else an empty string."""
+    epochs = {row["diverged_epoch"] for row in trials.rows}
+    if 0 in epochs:
+        return ""
+    if epochs == {1} and trials.has_own_files and not trials.starts_finite():
+        return "the model's logits are not finite before any training, so mend the model"
+    return _LOWER_RATE
