@@ -79,7 +79,7 @@ SUMMARY |= {"num_images?": {str: int}, "run?": str, "format?": int}
 _MOMENTS: Shape = {"mean": [float], "deviation": [float]}
 SUMMARY |= {
     "data?": {"image_shape": [int], "class_names": [str], "class_counts": {str: [int]}}
-    | {"moments?": _MOMENTS}
+    | {"pixels?": str, "moments?": _MOMENTS}
 }
 PROCESS: Shape = dict.fromkeys(("commit", "versions", "machine"), object)
 PROCESS |= {"data_checksum?": str, "seconds?": {str: float}} | _SET

@@ -10,7 +10,7 @@ from mnist_jax.text import first_of
 
 MOST_CLASSES = 65_536
 _FAINT = 32  # pixels below it, of 255, are nearly black
-_UNSCALED = 2  # floats above it are not from 0 to 1, nor about 0
+UNSCALED = 2  # floats above it are not from 0 to 1, nor about 0
 
 
 def normalise(data: raw.RawData) -> tuple[list[np.ndarray], tuple[str, ...]]:
@@ -75,7 +75,7 @@ def _images(column: Column) -> np.ndarray:
     if kind == "f":
         low, high = f"{result.min():.4g}", f"{result.max():.4g}"
         how = "as they are"
-        if result.max() > _UNSCALED:
+        if result.max() > UNSCALED:
             cure = "--config.scaling=standard, or divide them by 255"
             how = f"unscaled: {cure}{column.why_floats}"
         raw.caution(place, f"floats from {low} to {high} are used {how}")

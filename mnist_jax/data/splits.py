@@ -55,6 +55,7 @@ class Dataset(NamedTuple):
         labels["test"] = self.test_labels
         return {
             "image_shape": image_shape(self.train_images),
+            "pixels": str(self.train_images.dtype),
             "class_names": self.class_names,
             "class_counts": {
                 split: np.bincount(each, minlength=num_classes).tolist()
