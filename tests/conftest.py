@@ -50,6 +50,9 @@ def optimized(compile_fast, monkeypatch):
     """
     import jax
 
+    from mnist_jax.training import sweep
+
+    monkeypatch.setattr(sweep, "_known", {})  # programs that are compiled otherwise
     monkeypatch.setattr(jax.stages.Lowered, "compile", compile_with(emitters=True))
     jax.config.update("jax_disable_most_optimizations", False)
     yield

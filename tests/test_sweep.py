@@ -126,6 +126,27 @@ def test_every_hyperparameter_reaches_its_trial():
     assert (nesterov != last["test_loss"]).tolist() == [set(c) == {"momentum"} for c in changed]
 
 
+def test_only_traced_values_share_programs(monkeypatch):
+    """Whatever else changes is compiled anew; the newest programs are kept."""
+    monkeypatch.setattr(sweep, "_known", {})
+
+    def num_kept(trials, dataset=None, **changes):
+        recipe = base.create_model(conv_features=(), hidden_sizes=(8,))
+        base.compile_sweep(recipe, trials, dataset or tiny_dataset(), **(OPTIONS | changes))
+        return len(sweep._known)
+
+    two = {"learning_rate": (0.1, 0.2)}
+    assert num_kept(trials(**two)) == 1
+    assert num_kept(trials(seeds=(5,), learning_rate=(0.3, 0.1), l2=(0.1,))) == 1
+    assert num_kept(trials(seeds=(5, 6))) == 2  # as many trials, but of two seeds
+    assert num_kept(trials(**two), tiny_dataset(40)) == 3
+    assert num_kept(trials(**two), batch_size=8) == 4
+    with jax.default_matmul_precision("highest"):
+        assert num_kept(trials(**two)) == 5
+    monkeypatch.setattr(sweep, "_MOST_KNOWN", 1)
+    assert num_kept(trials(**two)) == 1
+
+
 def test_it_learns():
     metrics = run(trials(learning_rate=(0.1,), momentum=(0.9,)), tiny_dataset(500), num_epochs=10)
     assert metrics[-1]["train_loss"] < 0.5 * metrics[0]["train_loss"]

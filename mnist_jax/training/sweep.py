@@ -108,45 +108,82 @@ def compile_sweep(
             program, mesh=mesh, in_specs=specs, out_specs=P("trial"), check_vma=False
         )
 
-    keep_compiled()
-    start = time.monotonic()
     test = splits["test"]
     inputs = (hyper, seed_index, splits["train"], splits[held_out] if held_out else None)
     orders = image_orders(seeds, 1, sizes["train"])
     by_input = (P("trial"), P(), P("trial"), P("trial"), P(), P())
-    init_lowered = jax.jit(shard(init_all, P("trial"))).lower(hyper)
-    state = init_lowered.out_info
-    epoch_jit = jax.jit(shard(run_all, *by_input), donate_argnums=0)
-    lowered = [epoch_jit.lower(state, orders, *inputs)]
-    if held_out != "test":
-        score_jit = jax.jit(shard(score_all, P("trial"), P("trial"), P()))
-        lowered.append(score_jit.lower(state, hyper, test))
-    lowered_at = time.monotonic()
-    with ThreadPoolExecutor() as pool:
-        quick: dict[str, Any] = {}
-        if jax.default_backend() == "cpu":  # random bits are slow to optimise, fast to compute
-            quick["xla_backend_optimization_level"] = "0"
-        initialise = pool.submit(init_lowered.compile, compiler_options={**options, **quick})
-        run_epoch, *score_test = pool.map(
-            lambda program: program.compile(compiler_options=dict(options)), lowered
+    start = time.monotonic()
+
+    def compile_all() -> _Programs:
+        keep_compiled()
+        init_lowered = jax.jit(shard(init_all, P("trial"))).lower(hyper)
+        state = init_lowered.out_info
+        epoch_jit = jax.jit(shard(run_all, *by_input), donate_argnums=0)
+        lowered = [epoch_jit.lower(state, orders, *inputs)]
+        if held_out != "test":
+            score_jit = jax.jit(shard(score_all, P("trial"), P("trial"), P()))
+            lowered.append(score_jit.lower(state, hyper, test))
+        lowered_at = time.monotonic()
+        with ThreadPoolExecutor() as pool:
+            quick: dict[str, Any] = {}
+            if jax.default_backend() == "cpu":  # random bits are slow to optimise, fast to compute
+                quick["xla_backend_optimization_level"] = "0"
+            initialise = pool.submit(init_lowered.compile, compiler_options={**options, **quick})
+            run_epoch, *score_test = pool.map(
+                lambda program: program.compile(compiler_options=dict(options)), lowered
+            )
+        state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_trial), state
         )
+        score = score_test[0] if score_test else None
+        return _Programs(state, initialise.result(), run_epoch, score, lowered_at - start)
+
+    shapes, tree = jax.tree.flatten((inputs, test, orders))
+    precision = jax.config.values["jax_default_matmul_precision"]
+    arrays = tuple((x.shape, x.dtype) for x in shapes)
+    key = (recipe, epoch, tuple(options.items()), precision, mesh, tree, arrays)
+    programs, is_new = _again(key, compile_all)
+    lower_seconds = programs.lower_seconds if is_new else 0.0
     return Sweep(
         recipe=recipe,
-        state=jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_trial), state
-        ),
-        initialise=initialise.result(),
-        run_epoch=run_epoch,
-        score_test=score_test[0] if score_test else None,
+        state=programs.state,
+        initialise=programs.initialise,
+        run_epoch=programs.run_epoch,
+        score_test=programs.score_test,
         inputs=inputs,
         test=test,
         trials=trials,
         seeds=seeds,
         sizes=sizes,
         devices=describe_devices(list(mesh.devices.flat), options),
-        lower_seconds=lowered_at - start,
-        compile_seconds=time.monotonic() - lowered_at,
+        lower_seconds=lower_seconds,
+        compile_seconds=time.monotonic() - start - lower_seconds,
     )
+
+
+class _Programs(NamedTuple):
+    """The compiled programs of a sweep, as `Sweep` has them."""
+
+    state: TrialState
+    initialise: jax.stages.Compiled
+    run_epoch: jax.stages.Compiled
+    score_test: jax.stages.Compiled | None
+    lower_seconds: float
+
+
+_known: dict[tuple, _Programs] = {}
+"""The programs that this process used last, by all that shapes them."""
+_MOST_KNOWN = 16
+
+
+def _again(key: tuple, compile_all: Callable[[], _Programs]) -> tuple[_Programs, bool]:
+    """Returns programs that were compiled before, or compiles them; and whether they are new."""
+    found = _known.pop(key, None)
+    programs = found or compile_all()
+    _known[key] = programs  # as the newest
+    while len(_known) > _MOST_KNOWN:
+        _known.pop(next(iter(_known)), None)
+    return programs, found is None
 
 
 def _over_trials(function: Callable, *arguments):
