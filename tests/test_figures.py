@@ -2,11 +2,14 @@
 
 import itertools
 import math
+import os
 import re
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+from server import ROOT
 from test_report import IMAGES, OPTIMIZERS, RECIPE, gaps, make_run, own_data, own_run
 
 from mnist_jax import UserError
@@ -800,3 +803,18 @@ def test_names_of_classes_that_begin_and_end_alike_become_numbers():
     names = ["short", *(f"a long name, the {kind}, of a class" for kind in ("first", "other"))]
     assert canvas.cut_names(names, 12) == ["short", "class 1", "class 2"]
     assert canvas.cut_names(names[:2], 12) == ["short", "a lon… class"]
+
+
+@pytest.mark.parametrize("backend", ["module://nothere", "nonsense"])
+def test_they_are_drawn_whatever_backend_a_notebook_has_and_it_stays(backend):
+    code = (
+        "import os\n"
+        "from mnist_jax.report.figures import canvas\n"
+        "with canvas.drawing(): figure, _ = canvas.subplots('title', (3, 2))\n"
+        "import matplotlib\n"
+        "print(os.environ['MPLBACKEND'], matplotlib.rcParams._get('backend'))\n"
+    )
+    environment = os.environ | {"MPLBACKEND": backend}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == [backend, backend if "://" in backend else "agg"], done.stderr

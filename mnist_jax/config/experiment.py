@@ -15,7 +15,7 @@ from mnist_jax.config import checks, dataset_key, grid, keys, old_records
 from mnist_jax.config.axes import Axis
 from mnist_jax.config.checks import setting_value
 from mnist_jax.config.columns import check_metrics
-from mnist_jax.config.config_files import plain, read_file, read_value, values_in
+from mnist_jax.config.config_files import ConfigFile, plain, read_file, read_value, values_in
 from mnist_jax.config.grid import Point
 from mnist_jax.config.keys import Resolver, bad_value, find_axes, parameters_of
 from mnist_jax.config.protocol import PROTOCOLS
@@ -26,6 +26,8 @@ from mnist_jax.data.datasets import DataFacts
 from mnist_jax.data.splits import Dataset
 
 MAX_TRIALS = 10**6  # their rows take a gigabyte or two
+UNNAMED = "run"
+"""The name of what no config file asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,27 +152,30 @@ def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dic
 
 
 def read_experiment(
-    path: str, typed: Mapping[str, str], seed: str | None = None, shard: str | None = None
+    config: Any, changes: Mapping[str, Any], seed: Any = None, shard: str | None = None
 ) -> Experiment:
-    """Returns the experiment of a config file, or of a run whose `config.json` is named.
+    """Returns the experiment of a config, or of a run whose `config.json` is named.
 
-    A typed model or optimizer has its own defaults: the file's values for the one that it
+    A changed model or optimizer has its own defaults: the config's values for the one that it
     replaces are left out.
 
     Args:
-        path: The file, as of `config_files.read_file`.
-        typed: Values that replace the file's, by key.
-        seed: As typed; by default the run's, or 0.
+        config: A file, as of `config_files.read_file`; or a ConfigDict or mapping.
+        changes: Values that replace the config's, by key; text is read as it is typed.
+        seed: By default the run's, or 0.
         shard: `i/n`; by default the run's, or all trials.
 
     Raises:
         UserError: The file cannot be read; also as `read_config`.
     """
-    file = read_file(path)
-    changes = {key: plain(read_value(text)) for key, text in typed.items()}
+    if isinstance(config, str):
+        file = read_file(config)
+    else:
+        file = ConfigFile({str(key): config[key] for key in config}, UNNAMED, Path())
+    given, changes = changes, {key: _read(value) for key, value in changes.items()}
     if not isinstance(changes.get("dataset", ""), str):  # a path may look like anything
-        changes["dataset"] = typed["dataset"]
-    first = plain(file.seed) if seed is None else read_value(seed)
+        changes["dataset"] = given["dataset"]
+    first = plain(file.seed) if seed is None else _read(seed)
     if isinstance(first, tuple) and changes.get("num_seeds", len(first)) != len(first):
         named = ",".join(map(str, first))
         expected = f"{len(first)}, for the seeds {named}; leave it out, or give another --seed"
@@ -188,10 +193,15 @@ def read_experiment(
         )
     except UserError as error:
         key = re.match(r"--config\.(\w+)=", str(error))
-        if key and key[1] in file.config and key[1] not in changes:
+        if isinstance(config, str) and key and key[1] in file.config and key[1] not in changes:
             said = str(error).removeprefix("--config.")
-            raise UserError(f"--config={path}: {said}; the value stands in that file") from None
+            raise UserError(f"--config={config}: {said}; the value stands in that file") from None
         raise
+
+
+def _read(value: Any) -> Any:
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return plain(read_value(value) if isinstance(value, str) else value)
 
 
 def read_config(

@@ -22,6 +22,7 @@ from mnist_jax.report.figures import (
 )
 from mnist_jax.report.points import BestPoint, NamedPoint, compare_best, shown_points
 from mnist_jax.report.reading import read_run, with_weights
+from mnist_jax.report.render import Warn, html_body
 from mnist_jax.report.sections import headline, make_sections, name_of
 from mnist_jax.report.verdict import missing_pictures, write_verdict
 from mnist_jax.runs import shards, workdirs
@@ -51,6 +52,14 @@ def describe(workdir: str | os.PathLike) -> str:
     """Returns what `write_report` does, but writes nothing."""
     run, _ = with_weights(read_run(workdir))
     return _in_terminal(run, compare_best(run))
+
+
+def in_notebook(run: Run, chosen: Mapping[str, np.ndarray] | None) -> str:
+    """Returns a run as HTML for a notebook: headline, verdict, table of results, figures."""
+    best = compare_best(run)
+    said = [f"{headline(run)}.", *map(Warn, shards.cautions(run)), write_verdict(run, best)]
+    pictures = saving.draw_figures(figures_of_run(run, chosen))
+    return html_body([("", [*said, tables.results_table(run), *pictures])])
 
 
 def _in_terminal(run: Run, best: BestPoint, folder: Path | None = None) -> str:

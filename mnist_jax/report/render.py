@@ -104,16 +104,25 @@ img {{ max-width: 100%; min-width: 34rem; background: white; }}
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
     """Renders a report as one page that needs no other file, network or script."""
+    body = html_body(sections)
+    return PAGE.format(title=_plain(title), generator=GENERATOR, body=body)
 
-    def plain(text):
-        return html.escape(one_line(text))
+
+def _plain(text: str) -> str:
+    return html.escape(one_line(text))
+
+
+def html_body(sections: Sequence[Section]) -> str:
+    """Renders sections as HTML, as it stands in a page or in a notebook."""
+    plain = _plain
 
     def row(cells, tag="td"):
         return f"<tr>{''.join(f'<{tag}>{plain(cell)}</{tag}>' for cell in cells)}</tr>"
 
     parts = []
     for heading, blocks in sections:
-        parts.append(f"<h2>{plain(heading)}</h2>")
+        if heading:
+            parts.append(f"<h2>{plain(heading)}</h2>")
         for block in blocks:
             match block:
                 case Picture(name, caption, svg):
@@ -140,5 +149,4 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
                     parts.append(f'<p class="warning">{plain(block)}</p>')
                 case _:
                     parts.append(f"<p>{plain(block)}</p>")
-    body = "\n".join(parts)
-    return PAGE.format(title=plain(title), generator=GENERATOR, body=body)
+    return "\n".join(parts)

@@ -5,7 +5,6 @@ import errno
 import io
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,17 +94,26 @@ def _why_missing(name: str, error: Exception) -> str:
     return missing
 
 
+def draw_figures(drawn: Mapping[str, Callable[[], Any]]) -> list[Picture | str]:
+    """Draws figures as `save_figures` does, and saves none."""
+    shown: list[Picture | str] = []
+    for name, draw in drawn.items():
+        try:
+            _, svg, caption = _draw(draw)
+            shown.append(Picture(name, caption, svg))
+        except UserError:
+            raise
+        except Exception as error:
+            shown.append(_why_missing(name, error))
+    return shown
+
+
 def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:
     """Returns a figure as PNG and as SVG, and its caption."""
-    os.environ["MPLBACKEND"] = "agg"  # one set for a notebook may be missing
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    with canvas.drawing():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    # Reset first: whatever the user's own matplotlibrc says.
-    with style.context(canvas.STYLE, after_reset=True), warnings.catch_warnings():
-        # In an SVG, names in any script are text, which a browser has the fonts for.
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure, caption = draw()
         png, svg = io.BytesIO(), io.BytesIO()
         # As figure.savefig does, but that draws everything twice and lays it out each time.

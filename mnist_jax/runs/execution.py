@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ def execute(
     timeout: int = hosts.TIMEOUT,
     quiet: bool = False,
     bar: bool = False,
-    command: str | None = None,
+    command: Callable[[Path], str] | None = None,
 ) -> Execution:
     """Runs an experiment from its data to its summary, or resumes it; writes no report.
 
@@ -51,18 +51,19 @@ def execute(
         timeout: Seconds for the processes of the job to meet.
         quiet: Whether nothing is printed but warnings, on stderr.
         bar: Whether a quiet run shows a bar.
-        command: What repeats the run; by default the command of this process.
+        command: Returns what repeats the run in a directory; by default that is the command of this
+            process.
 
     Raises:
         UserError: Something of the input is bad, or the run cannot continue.
         StoppedError: A signal stopped the run, and all is saved; or it was interrupted.
         OSError: The output cannot be written.
     """
-    process = Process(command)
     if workdir is None:
         path = workdirs.new_workdir(experiment.name)
     else:
         path = disk.output_folder(workdir, "--workdir")
+    process = Process(command and command(path))
     config = experiment.record()
 
     def is_finished() -> bool:

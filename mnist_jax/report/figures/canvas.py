@@ -3,10 +3,15 @@
 Each names data set and protocol. Its caption says if trials that diverged are left out.
 """
 
+import contextlib
 import math
+import os
+import sys
 import textwrap
+import threading
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +43,38 @@ STYLE = {
 
 class NothingToDrawError(Exception):
     """A figure has nothing to show; the message says why."""
+
+
+_drawing = threading.RLock()
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Lets figures be drawn in the style of reports, whatever the user's own settings are.
+
+    Settings of matplotlib are global, so one thread draws at a time.
+    """
+    with _drawing:
+        _import_matplotlib()
+        from matplotlib import style
+
+        with style.context(STYLE, after_reset=True), warnings.catch_warnings():
+            # In an SVG, names in any script are text, which a browser has the fonts for.
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
+            yield
+
+
+def _import_matplotlib() -> None:
+    """Imports matplotlib, also where MPLBACKEND, as of a notebook, names what is not there."""
+    if "matplotlib" in sys.modules or (given := os.environ.get("MPLBACKEND")) is None:
+        return
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        import matplotlib
+    finally:
+        os.environ["MPLBACKEND"] = given
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = given
 
 
 def mean_interval(point: Row, column: str) -> np.ndarray:
