@@ -5,6 +5,7 @@ The command line and this module execute the same runs in the same directories.
 
 import contextlib
 import functools
+import io
 import os
 import re
 import shlex
@@ -214,7 +215,16 @@ def _draw(draw: Callable[[], Any]) -> "Figure":
     from mnist_jax.report.figures import canvas
 
     with canvas.drawing():
-        return draw()[0]
+        figure, _caption = draw()
+    # A notebook knows how to show the figures of pyplot alone.
+    figure._repr_png_ = functools.partial(_png, figure)
+    return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def _is_watched() -> bool:

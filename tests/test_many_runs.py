@@ -8,8 +8,8 @@ import sys
 import pytest
 from server import ROOT
 
-SIZES = {"one": 1, "five": 5, "two": 2, "three": 3}
-KEYS = {"dataset": "digits", "num_epochs": "2", "hidden_sizes": "16"}
+SIZES = {"one": 1, "five": 5, "two": 2, "three": 3, "four": 4}
+KEYS = {"dataset": "digits", "num_epochs": 2, "hidden_sizes": 16}
 
 SCRIPT = """
 import json, os, sys, threading
@@ -17,17 +17,16 @@ import jax
 
 print(len(jax.devices()))
 before = dict(jax.config.values), dict(os.environ)
-from mnist_jax import main
-from mnist_jax.config.experiment import read_experiment
+import mnist_jax
 
 
 def run(name):
-    asked = read_experiment("baseline", KEYS | {"num_seeds": str(SIZES[name])})
-    main.run(asked, name, None)
+    mnist_jax.run("baseline", workdir=name, num_seeds=SIZES[name], **KEYS)
 
 
 run("one")
 run("five")
+run("four")
 threads = [threading.Thread(target=run, args=(name,)) for name in ("two", "three")]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
@@ -47,7 +46,7 @@ def test_runs_of_any_size_have_the_bits_of_lone_ones(tmp_path, num_devices):
     command = [sys.executable, "-c", f"SIZES, KEYS = {SIZES}, {KEYS}\n{SCRIPT}"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{num_devices}\n")
+    assert done.stdout == f"{num_devices}\n"
     costs = "warning: JAX was in use before, with 1 CPU device: no more trials train at once, thou"
     assert (costs in done.stderr) == (num_devices < (os.cpu_count() or 1))
     for name, size in SIZES.items():
