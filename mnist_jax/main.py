@@ -23,9 +23,10 @@ def run(experiment: Experiment, workdir: str | None, data_dir: str | None, **opt
     try:
         path, was_finished, cure = execute(experiment, workdir, data_dir, **options)
         if hosts.is_first():
+            report = _report(path)  # first: a run that cannot be read is one line
             if was_finished:
                 print(f"{path} holds this run, finished: nothing is trained again")
-            print(f"\n{_report(path)}")
+            print(f"\n{report}")
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.number)

@@ -98,8 +98,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     Raises:
         BadFileError: It cannot be opened, or something was raised while it was read.
     """
+    limit = 4 * _LIMITS["chosen_trial.npz"] if path.parent.name == "weights" else 64 * _MB
     try:
-        with disk.open_regular(path, _LIMITS.get(path.name, 64 * _MB)) as file:
+        with disk.open_regular(path, _LIMITS.get(path.name, limit)) as file:
             yield file
     except BadFileError:
         raise

@@ -55,6 +55,8 @@ if request := serve():
         jax = importlib.import_module("jax")
         jax.config.update("jax_disable_most_optimizations", True)
         jax.stages.Lowered.compile = compile_with(emitters=False)
+    if not request["tidy"]:
+        importlib.import_module("mnist_jax.runs.workdirs").tidy = str
     if not request["draw"]:
         importlib.import_module("mnist_jax.report.one_run").write_report = str
     sys.argv = [request["module"], *request["arguments"]]
@@ -122,21 +124,23 @@ class Server:
         limit=300,
         draw=False,
         optimize=False,
+        tidy=True,
         root=True,
         **environment,
     ):
         """Starts a program, in less time without `draw` and `optimize`.
 
         Without `draw` no report is made. Without `optimize` XLA optimises little, and last digits
-        are not those of a run that a user starts. Not as `root` the program is bound by the modes
-        of files, whoever runs the tests.
+        are not those of a run that a user starts. Without `tidy` a finished run keeps its
+        checkpoints, as one that is killed before it deletes them. Not as `root` the program is
+        bound by the modes of files, whoever runs the tests.
         """
         self._count += 1
         out, err = (self.folder / f"{self._count}.{name}" for name in ("out", "err"))
         request = {"module": f"mnist_jax.{module}", "arguments": list(map(str, arguments))}
         request["program"] = request["module"] + ".__main__" * (module != "main")
         request |= {"out": str(out), "err": str(err), "cwd": str(cwd), "limit": limit}
-        request |= {"draw": draw, "optimize": optimize, "root": root}
+        request |= {"draw": draw, "optimize": optimize, "tidy": tidy, "root": root}
         request["environment"] = environment
         return Process(self, self.ask(request), out, err)
 

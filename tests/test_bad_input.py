@@ -997,7 +997,7 @@ BAD_INPUT = {
 @pytest.fixture(scope="module")
 def finished_run(server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    done = server.run("main", *BASELINE, f"--workdir={folder}", draw=True)
+    done = server.run("main", *BASELINE, f"--workdir={folder}", draw=True, tidy=False)
     assert done.status == 0, done.err
     return folder
 

@@ -294,7 +294,7 @@ TINY = (
 def whole(server, tmp_path_factory):
     """A run, and what `interrupted` makes of it."""
     path = tmp_path_factory.mktemp("trained") / "whole"
-    done = server.run("main", *TINY, f"--workdir={path}")
+    done = server.run("main", *TINY, f"--workdir={path}", tidy=False)
     assert (done.status, done.err) == (0, "")
     return path
 

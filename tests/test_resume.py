@@ -213,7 +213,8 @@ def test_a_terminal_that_is_closed_costs_no_epoch(tmp_path):
 @SLOW
 def test_a_signal_while_a_trained_part_is_taken_up_again(server, whole, stopped, tmp_path):
     """All epochs are done and saved, the part is not: nothing is left to stop."""
-    path = shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run"
+    assert server.run("main", *TINY, f"--workdir={path}", tidy=False).status == 0
     for name in ("results.csv", "summary.json"):
         (path / name).unlink()
     process = server.start("main", *TINY, f"--workdir={path}")

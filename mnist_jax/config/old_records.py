@@ -21,6 +21,7 @@ _ADDED: dict[str, Any] = {
     "metrics": [],
     "checkpoint_epochs": 1,
     "checkpoints_kept": 2,
+    "keep_weights": "chosen",
     "platform": "",
     "devices": 0,
     "precision": "float32",

@@ -71,6 +71,11 @@ class Settings:
         int, WHOLE, "epochs between checkpoints, from which a stopped run resumes"
     ] = 1
     checkpoints_kept: Annotated[int, WHOLE, "number of checkpoints kept, the newest"] = 2
+    keep_weights: Annotated[
+        str,
+        choice(("chosen", "all")),
+        "of a finished run: chosen, those of the chosen trial; or all, also to train on",
+    ] = "chosen"
     platform: Annotated[
         str,
         choice(("", *COMPUTED)),

@@ -31,15 +31,12 @@ def write_chosen_trial(
     [n] of the test images and their `probabilities` [n, classes]; the most confident `mistakes`,
     indices of test images, and their `mistake_images`, as bytes.
     """
-    from flax import traverse_util
-
     labels = dataset.test_labels
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     confident = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     mistakes = wrong[confident][:NUM_MISTAKES]
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    weights: dict[str, Any] = {name: _to_numpy(value) for name, value in flat.items()}
+    weights = flat_weights(variables)
     if first_kernel:
         weights["first_kernel"] = np.asarray(first_kernel)
     arrays = {
@@ -50,6 +47,14 @@ def write_chosen_trial(
         "mistake_images": _to_bytes(dataset.test_images, mistakes),
     }
     write_bytes(workdir / "chosen_trial.npz", npz_bytes(arrays | weights))
+
+
+def flat_weights(variables: Mapping) -> dict[str, Any]:
+    """Returns variables as NumPy's arrays, by names such as `params/LAYER/NAME`."""
+    from flax import traverse_util
+
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    return {name: _to_numpy(value) for name, value in flat.items()}
 
 
 def _to_bytes(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -126,6 +126,7 @@ def execute(
                     data=data,
                     run=workdirs.digest(config, dataset.checksum),
                 )
+                workdirs.tidy(path)
         return Execution(path, False, _cure(trials))
 
 
@@ -157,6 +158,7 @@ def _finished_before(path: Path) -> Execution:
     """Returns how the execution of a run that was finished ends, in a job for the first process."""
     cure = ""
     if hosts.is_first():
+        workdirs.tidy_finished(path)
         grid = run_files.read_json(path / "summary.json", run_files.SUMMARY)["grid"]
         all_diverged = all(len(point["diverged_seeds"]) == point["num_trials"] for point in grid)
         cure = _LOWER_RATE if all_diverged else ""

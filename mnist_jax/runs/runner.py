@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mnist_jax.config.experiment import Experiment
@@ -17,7 +18,7 @@ from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data.datasets import is_path
 from mnist_jax.data.splits import Dataset
-from mnist_jax.runs import choosing, chosen_trial, groups, labels, records, workdirs
+from mnist_jax.runs import choosing, chosen_trial, groups, labels, records, weights, workdirs
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.group_training import GroupTraining
 from mnist_jax.runs.groups import TrialGroup
@@ -117,23 +118,42 @@ class Runner:
         return bool(np.isfinite(sweep.predict(recipe, first, variables, images)).all())
 
     def _next_group(self) -> TrialGroup | None:
-        """Returns a group that is not done, or at last the one whose weights are missing.
+        """Returns a group that is not done, or at last one whose weights are missing.
 
         Where memory divides a grid point, the chosen trial may be in an earlier group.
         """
-        done = {row["trial"] for row in self.rows}
-        if group := next((group for group in self._groups if not done.issuperset(group)), None):
-            return group
+        if not_done := [group for group in self._groups if not self._is_done(group)]:
+            return not_done[0]
+        chosen, missing = self._choose(self.rows), hosts.first(self._without_weights)
+        if not (left := [trial for trial in missing if trial not in self._read_again]):
+            for trial in missing:
+                lost = "; the report lacks them" * (trial == chosen)
+                problem = f"the weights of trial {trial} cannot be read back{lost}"
+                print(f"warning: {problem}", file=sys.stderr, flush=True)
+            return None
+        trial, why = left[0], "which is chosen in the end" if left[0] == chosen else "to keep them"
+        group = next(group for group in self._groups if trial in group)
+        num_epochs = self._experiment.point_of(trial)["num_epochs"]
+        if hosts.first(lambda: groups.newest_epoch(self._path, group)) == num_epochs:
+            self._say(f"reading the weights of trial {trial} again, {why}")
+        else:
+            self._say(f"training trial {trial} again for its weights, {why}; no result changes")
+            if jax.process_count() == 1:  # more need a trial each
+                group = [trial]
+        self._read_again.update(group)
+        return group
+
+    def _is_done(self, group: TrialGroup) -> bool:
+        return {row["trial"] for row in self.rows}.issuperset(group)
+
+    def _without_weights(self) -> list[int]:
+        """Returns the trials whose weights the run keeps, and that are not there."""
         chosen = self._choose(self.rows)
-        if hosts.first(lambda: chosen_trial.trial_of_weights(self._path)) == chosen:
-            return None
-        if chosen in self._read_again:
-            problem = f"the weights of trial {chosen} cannot be read back; the report lacks them"
-            print(f"warning: {problem}", file=sys.stderr, flush=True)
-            return None
-        self._read_again.add(chosen)
-        self._say(f"reading the weights of trial {chosen} again, which is chosen in the end")
-        return next(group for group in self._groups if chosen in group)
+        missing = [chosen] * (chosen_trial.trial_of_weights(self._path) != chosen)
+        if self._experiment.keep_weights == "all":
+            there = {*weights.kept(self._path)}
+            missing += [row["trial"] for row in self.rows if row["trial"] not in there]
+        return missing
 
     def _choose(self, rows: Sequence[Row]) -> int:
         return choosing.choose_trial(rows, self._experiment.protocol)["trial"]
@@ -154,7 +174,8 @@ class Runner:
     def _train_group(self, group: TrialGroup, stop: StopSignals) -> None:
         experiment, program = self._experiment, self._compile(group)
         num_epochs: int = experiment.point_of(group[0])["num_epochs"]
-        path = self._path if hosts.is_first() else None
+        again = self._is_done(group)  # for its weights: its rows are written
+        path = self._path if hosts.is_first() and not again else None
         names = [self._names[trial] for trial in group]
         recorder = Recorder(path, names, self._axes, experiment.protocol, experiment.metrics)
         with Checkpoints(
@@ -177,7 +198,7 @@ class Runner:
             training.resume(newest=min(self._epochs_done[trial] for trial in group))
             start = training.epoch
             # Not for every group: it reads the rows of all.
-            if hosts.is_first() and any(self._epochs_done[trial] > start for trial in group):
+            if path and any(self._epochs_done[trial] > start for trial in group):
                 records.trim_metrics(self._path, self._epochs_done | dict.fromkeys(group, start))
             self._say_what_runs(program, group, num_epochs, start)
             training.train()
@@ -188,37 +209,44 @@ class Runner:
                 f" {workdirs.how_to_resume(self._path)}",
                 self._path,
             )
-        self._finish(group, program, training, recorder)
+        if not again:
+            scores = sweep.score_test(program, training.state) if program.score_test else {}
+            others = [row for row in self.rows if row["trial"] not in group]
+            self.rows = sorted(others + recorder.rows(scores), key=lambda row: row["trial"])
+        self._keep_weights(group, program, training.state, recorder)
+        if hosts.is_first():
+            training.count_time()
+            self._process.note()
+            if not again:
+                records.write_results(self._path, self.rows)
         self._epochs_done |= dict.fromkeys(group, num_epochs)
 
-    def _finish(
-        self, group: TrialGroup, program: sweep.Sweep, training: GroupTraining, recorder: Recorder
+    def _keep_weights(
+        self, group: TrialGroup, program: sweep.Sweep, state: Any, recorder: Recorder
     ) -> None:
-        """Scores a trained group, and writes its results and, if it has them, the weights to keep.
+        """Writes those weights of a trained group that the run keeps.
 
         All processes of a job take part in what the devices do.
         """
-        state = training.state
-        scores = sweep.score_test(program, state) if program.score_test else {}
-        others = [row for row in self.rows if row["trial"] not in group]
-        rows = sorted(others + recorder.rows(scores), key=lambda row: row["trial"])
-        chosen = self._choose(rows)
-        place = group.index(chosen) if chosen in group else None
-        if place is not None:
-            weights = sweep.chosen_weights(state, place)
+        if self._experiment.keep_weights == "all":
+            whole = hosts.gather(state)
+            for place, number in enumerate(group if hosts.is_first() else ()):
+                one = jax.tree.map(lambda x, place=place: x[place], whole)
+                columns = {name: values[place] for name, values in recorder.columns.items()}
+                num_epochs = self._names[number]["num_epochs"]
+                weights.write_weights(self._path, number, one, num_epochs, columns)
+        if (chosen := self._choose(self.rows)) not in group:
+            return
+        place = group.index(chosen)
+        variables = sweep.chosen_weights(state, place)
         if hosts.is_first():
-            if place is not None:
-                recipe, hyper = program.recipe, sweep.trial_of(program.trials, place)
-                images = self._dataset.test_images
-                predicted = sweep.predict(recipe, hyper, weights, images, self._options)
-                first = recipe.network.first_kernel
-                chosen_trial.write_chosen_trial(
-                    self._path, chosen, weights, predicted, self._dataset, first
-                )
-            training.count_time()
-            self._process.note()
-            records.write_results(self._path, rows)
-        self.rows = rows
+            recipe, hyper = program.recipe, sweep.trial_of(program.trials, place)
+            images = self._dataset.test_images
+            predicted = sweep.predict(recipe, hyper, variables, images, self._options)
+            first = recipe.network.first_kernel
+            chosen_trial.write_chosen_trial(
+                self._path, chosen, variables, predicted, self._dataset, first
+            )
 
     def _say_what_runs(
         self, program: sweep.Sweep, group: TrialGroup, num_epochs: int, start: int
@@ -262,7 +290,7 @@ class Runner:
 
     def _place_of(self, group: TrialGroup) -> str:
         """Says which of several groups one is, and by which static values its program differs."""
-        if len(self._groups) == 1:
+        if len(self._groups) == 1 or group not in self._groups:
             return ""
         static = [axis for axis in self._axes if axis in self._experiment.static]
         values = labels.label(self._names[group[0]], static)
@@ -308,7 +336,11 @@ class Runner:
         self._say(f"memory does not hold {len(group)} trials: {parts}")
         place = self._groups.index(group)
         self._groups[place : place + 1] = smaller
-        self._epochs_done |= dict.fromkeys(group, 0)  # they have no checkpoint of these
+        if is_done := self._is_done(group):
+            self._read_again.difference_update(group)
+        else:
+            self._epochs_done |= dict.fromkeys(group, 0)  # they have no checkpoint of these
         if hosts.is_first():
             groups.write_groups(self._path, self._groups)
-            records.trim_metrics(self._path, self._epochs_done)
+            if not is_done:
+                records.trim_metrics(self._path, self._epochs_done)

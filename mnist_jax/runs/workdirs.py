@@ -30,12 +30,13 @@ FILES = (
     "report.html",
 )
 """What a run leaves in its work directory, beside `FOLDERS`."""
-FOLDERS = ("figures", "checkpoints", "files")
+FOLDERS = ("figures", "checkpoints", "files", "weights")
 """What it leaves there of folders; `files` holds copies of the files of one's own."""
 NAMES = {
     "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
     "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|loss_curves|heat_map|search|classes|"
     r"mistakes|first_layer)\.(?:png|svg)",
+    "weights": r"trial_[0-9]+\.npz",
     "": "|".join(map(re.escape, FILES)),
 }
 """By folder, the names that a run gives to what it writes there; in `files` those of its record."""
@@ -43,7 +44,7 @@ STEP = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
 """The names of checkpoints in a folder of `checkpoints`, and what Orbax leaves of half of one."""
 _MARKS = {"name", "dataset", "design_seed", "num_validation", "num_seeds"}
 """Keys of config.json, of this version and those before, that tell a run from anything else."""
-RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices"}
+RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices", "keep_weights"}
 """Keys that change no result (beyond rounding, `devices` on a GPU or TPU): a run may be resumed
 with other values."""
 
@@ -145,7 +146,15 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             f"--workdir={path} holds {what} {', '.join(pairs[:9])}; {cure}"
             "choose another --workdir, or give --overwrite"
         )
-    return "finished" if "summary.json" in there else "unfinished"
+    if "summary.json" not in there:
+        return "unfinished"
+    if config.get("keep_weights") == "all" != recorded.get("keep_weights"):
+        raise UserError(
+            f"--config.keep_weights=all: {path} holds this run, finished, without the weights of"
+            " all trials; leave the key out, choose another --workdir, or give --overwrite to train"
+            " all again"
+        )
+    return "finished"
 
 
 def differences(*records: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -166,7 +175,10 @@ def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     if differences(recorded, config):
         return dict(config)
-    return recorded | {key: config[key] for key in RESUMABLE & recorded.keys() & config.keys()}
+    keys = RESUMABLE & recorded.keys() & config.keys()
+    if config.get("keep_weights") == "all":  # what follows from a key that it lacks is recorded
+        keys.add("keep_weights")
+    return recorded | {key: config[key] for key in sorted(keys)}
 
 
 def _refuse_common_folder(path: Path) -> None:
@@ -187,7 +199,8 @@ def _refuse_common_folder(path: Path) -> None:
 def _refuse_links(path: Path) -> None:
     """Refuses links to folders in which a run would write and delete."""
     folder = path / "checkpoints"
-    places = (folder, path / "files", *folder.glob("trials_*"), *folder.glob("trials_*/*"))
+    places = [folder, path / "files", path / "weights"]
+    places += [*folder.glob("trials_*"), *folder.glob("trials_*/*")]
     if link := next((place for place in places if place.is_symlink()), None):
         raise UserError(
             f"--workdir={path} cannot be used: {link} is a link, and a run would delete what it "
@@ -301,6 +314,44 @@ def _delete_steps(folder: Path) -> None:
             shutil.rmtree(entry)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def tidy(path: Path) -> None:
+    """Deletes what a finished run in a locked directory needs no more; a failure costs a line.
+
+    These are its checkpoints, since only the record of its processes is read again, and weights
+    that it was to keep no longer. A shard keeps all, since a merge may need any trial's weights.
+    """
+    try:
+        for made in _not_needed(path):
+            if made.is_dir() and not made.is_symlink():
+                _delete_steps(made)
+            else:
+                made.unlink()
+        for name in ("checkpoints", "weights"):
+            with contextlib.suppress(OSError):  # it holds something
+                (path / name).rmdir()
+    except OSError as error:
+        print(f"warning: {error.filename} cannot be deleted ({error.strerror})", file=sys.stderr)
+
+
+def tidy_finished(path: Path) -> None:
+    """Does what `tidy` does if a run was killed before it did, and its directory can be locked."""
+    if _not_needed(path):
+        with contextlib.suppress(UserError), lock_workdir(path):
+            if (path / "summary.json").exists():
+                tidy(path)
+
+
+def _not_needed(path: Path) -> list[Path]:
+    config = upgrade_record(run_files.read_json(path / "config.json", run_files.CONFIG))
+    if config["shard"] != "0/1":
+        return []
+    folders = [path / "checkpoints"]
+    if config["keep_weights"] == "chosen":
+        folders.append(path / "weights")
+    made = [found for found, _ in _find(path, "{}") if found.parent in folders]
+    return [found for found in made if found.name != "processes.json"]
 
 
 def _delete_leftovers(path: Path) -> None:

@@ -1,0 +1,111 @@
+"""The weights of all trials, where a run keeps them: `weights/trial_N.npz`.
+
+A file holds the variables that count, named as in `chosen_trial.npz`. Beside them, under `state/`,
+is what training on needs: the number of `epoch`s, the `columns` of `results.csv` after them, and
+the arrays of the trial's state.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+from mnist_jax import run_files
+from mnist_jax.arrays import npz_bytes
+from mnist_jax.disk import write_bytes
+from mnist_jax.run_files import BadFileError
+from mnist_jax.runs.chosen_trial import flat_weights
+
+FOLDER = "weights"
+_STATE, _EPOCH, _COLUMNS = "state/", "state/epoch", "state/columns/"
+
+
+class Kept(NamedTuple):
+    """What training on needs of a trial."""
+
+    epoch: int
+    state: PyTree  # arrays of NumPy
+    columns: dict[str, Any]  # as `Recorder.columns`, of this trial
+
+
+def kept(workdir: Path) -> list[int]:
+    """Returns the numbers of the trials whose weights are in a work directory."""
+    folder = workdir / FOLDER
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    found = (re.fullmatch(r"trial_(0|[1-9][0-9]*)\.npz", name) for name in names)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def write_weights(
+    workdir: Path, trial: int, state: PyTree, epoch: int, columns: Mapping[str, Any]
+) -> None:
+    """Writes `weights/trial_N.npz` of a trial, whose `state` is arrays of NumPy."""
+    from mnist_jax.training.trial import variables_of
+
+    variables = variables_of(state if state.best is None else state.best)
+    arrays = flat_weights(variables) | {_EPOCH: epoch}
+    arrays |= {_COLUMNS + name: value for name, value in columns.items()}
+    path = _path(workdir, trial)
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, npz_bytes(arrays | _named(state)))
+
+
+def read_variables(workdir: Path, trial: int) -> dict[str, np.ndarray]:
+    """Returns the variables that count of a trial, by names such as `params/LAYER/NAME`.
+
+    Raises:
+        BadFileError: They are not there, or the file is damaged.
+    """
+    path = _path(workdir, trial)
+    arrays = run_files.read_arrays(path)
+    found = {name: array for name, array in arrays.items() if not name.startswith(_STATE)}
+    if not any(name.startswith("params/") for name in found):
+        raise BadFileError(path, "it holds no parameters")
+    return found
+
+
+def read_state(workdir: Path, trial: int, like: PyTree) -> Kept:
+    """Returns the state of a trial, whose arrays have the shapes and types of `like`.
+
+    Raises:
+        BadFileError: It is not there, the file is damaged, or the state is of another network.
+    """
+    import jax
+
+    path = _path(workdir, trial)
+    arrays = run_files.read_arrays(path)
+    run_files.check_arrays(path, arrays, {_EPOCH: ("i", ())})
+    found = []
+    for name, wanted in _named(like).items():
+        # Trials of a program average their weights if one of them does; the average of one that
+        # does not is its parameters.
+        array = arrays.get(name, arrays.get(name.replace("state/average", "state/params", 1)))
+        if array is not None and array.dtype.kind == "V":  # a type that NumPy's files do not know
+            array = array.view(wanted.dtype)
+        if array is None or (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
+            raise BadFileError(path, f"{name} is missing, or not of this network")
+        found.append(array)
+    columns = {
+        name.removeprefix(_COLUMNS): array
+        for name, array in arrays.items()
+        if name.startswith(_COLUMNS) and not array.ndim
+    }
+    state = jax.tree.unflatten(jax.tree.structure(like), found)
+    return Kept(int(arrays[_EPOCH]), state, columns)
+
+
+def _path(workdir: Path, trial: int) -> Path:
+    return workdir / FOLDER / f"trial_{trial}.npz"
+
+
+def _named(state: PyTree) -> dict[str, Any]:
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        _STATE + jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in leaves
+    }
