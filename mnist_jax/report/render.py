@@ -19,7 +19,8 @@ class Picture(NamedTuple):
 
     name: str
     caption: str
-    svg: bytes
+    content: bytes
+    kind: str = "svg+xml"  # or png, as of `image/png`
 
 
 class Code(str):
@@ -125,8 +126,8 @@ def html_body(sections: Sequence[Section]) -> str:
             parts.append(f"<h2>{plain(heading)}</h2>")
         for block in blocks:
             match block:
-                case Picture(name, caption, svg):
-                    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+                case Picture(name, caption, content, kind):
+                    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
                     image = f'<div><img src="{source}" alt="{plain(name)}"></div>'
                     caption = f"<figcaption>{plain(caption)}</figcaption>"
                     parts.append(f"<figure>{image}{caption}</figure>")

@@ -95,12 +95,12 @@ def _why_missing(name: str, error: Exception) -> str:
 
 
 def draw_figures(drawn: Mapping[str, Callable[[], Any]]) -> list[Picture | str]:
-    """Draws figures as `save_figures` does, and saves none."""
+    """Draws figures as `save_figures` does, but saves none: PNGs, which every notebook shows."""
     shown: list[Picture | str] = []
     for name, draw in drawn.items():
         try:
-            _, svg, caption = _draw(draw)
-            shown.append(Picture(name, caption, svg))
+            png, _, caption = _draw(draw)
+            shown.append(Picture(name, caption, png, "png"))
         except UserError:
             raise
         except Exception as error:
