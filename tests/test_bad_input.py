@@ -77,6 +77,7 @@ def finished(name=None, change=None):
 
     def make(tmp, run):
         shutil.copytree(run, tmp / "run")
+        shutil.rmtree(tmp / "run" / "checkpoints" / "trials_0_to_0")
         if name is None:
             return
         path = tmp / "run" / name
@@ -105,7 +106,8 @@ def linked(name):
     """An unfinished run, of which something has been moved away and linked."""
 
     def make(tmp, run):
-        unfinished()(tmp, run)
+        shutil.copytree(run, tmp / "run")
+        (tmp / "run" / "summary.json").unlink()
         (path,) = (tmp / "run").glob(name)
         path.rename(tmp / "away")
         path.symlink_to(tmp / "away")

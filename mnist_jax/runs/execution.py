@@ -13,7 +13,7 @@ from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.data import cache, splits
-from mnist_jax.runs import summaries, workdirs
+from mnist_jax.runs import results, summaries, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.training import hosts
@@ -159,7 +159,10 @@ def _finished_before(path: Path) -> Execution:
     cure = ""
     if hosts.is_first():
         workdirs.tidy_finished(path)
-        grid = run_files.read_json(path / "summary.json", run_files.SUMMARY)["grid"]
+        try:
+            grid = run_files.read_json(path / "summary.json", run_files.SUMMARY)["grid"]
+        except run_files.BadFileError as error:
+            raise results.unreadable(path, error) from None
         all_diverged = all(len(point["diverged_seeds"]) == point["num_trials"] for point in grid)
         cure = _LOWER_RATE if all_diverged else ""
     return Execution(path, True, cure)
