@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class RunView:
     """A run in its directory; what is asked for is read from its files.
 
-    In a notebook it is shown as its table, its verdict and its figures; elsewhere it prints the
-    first two.
+    In a notebook it is shown as its verdict, its table and the figures of all its trials; elsewhere
+    it prints the first two.
 
     Attributes:
         path: The directory of the run.
@@ -104,7 +104,7 @@ class RunView:
         return one_run.describe(self.path)
 
     def _repr_html_(self) -> str:
-        return one_run.in_notebook(*reading.with_weights(self._run))
+        return one_run.in_notebook(self._run)
 
 
 def run(

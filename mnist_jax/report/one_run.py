@@ -54,11 +54,11 @@ def describe(workdir: str | os.PathLike) -> str:
     return _in_terminal(run, compare_best(run))
 
 
-def in_notebook(run: Run, chosen: Mapping[str, np.ndarray] | None) -> str:
-    """Returns a run as HTML for a notebook: headline, verdict, table of results, figures."""
+def in_notebook(run: Run) -> str:
+    """Returns a run as HTML for a notebook: headline, verdict, table, figures of all trials."""
     best = compare_best(run)
     said = [f"{headline(run)}.", *map(Warn, shards.cautions(run)), write_verdict(run, best)]
-    pictures = saving.draw_figures(figures_of_run(run, chosen))
+    pictures = saving.draw_figures(figures_of_run(run))
     return html_body([("", [*said, tables.results_table(run), *pictures])])
 
 

@@ -95,6 +95,13 @@ class TrainedTrial:
         """The traced numbers of the trial, as `training.trial.Hyperparameters`."""
         return self._program[1]
 
+    @property
+    def layers(self) -> str:
+        """A table of its layers, their output shapes and their numbers of parameters."""
+        from mnist_jax.training import networks
+
+        return networks.layer_table(self.recipe.network)
+
     @functools.cached_property
     def _program(self) -> tuple[Any, Any, Any]:
         """Recipe, hyper-parameters, and the variables in the types that the model has."""
