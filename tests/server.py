@@ -56,7 +56,7 @@ if request := serve():
         jax.config.update("jax_disable_most_optimizations", True)
         jax.stages.Lowered.compile = compile_with(emitters=False)
     if not request["tidy"]:
-        importlib.import_module("mnist_jax.runs.workdirs").tidy = str
+        importlib.import_module("mnist_jax.runs.made_files").tidy = str
     if not request["draw"]:
         importlib.import_module("mnist_jax.report.one_run").write_report = str
     sys.argv = [request["module"], *request["arguments"]]

@@ -20,6 +20,7 @@ from mnist_jax.runs import (
     chosen_trial,
     comparing,
     labels,
+    made_files,
     records,
     results,
     summaries,
@@ -371,7 +372,7 @@ def test_what_a_run_made_is_deleted_and_nothing_else(tmp_path):
     for path in (run, other):
         path.mkdir()
         workdirs.open_workdir(path, CONFIG, overwrite=False)
-        for name in (*workdirs.FILES[1:], *made, *mine * (path == run)):
+        for name in (*made_files.FILES[1:], *made, *mine * (path == run)):
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).touch()
     (run / "figures/classes.svg").symlink_to(other / "summary.json")

@@ -13,7 +13,7 @@ from test_report import make_run, own_data
 from mnist_jax import UserError, disk
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.report import one_run, reading, saving, sections, several_runs
-from mnist_jax.runs import provenance, records, shards, summaries, workdirs
+from mnist_jax.runs import made_files, provenance, records, shards, summaries, workdirs
 
 EXACT = ("config.json", "metrics.jsonl", "results.csv")
 TINY = (
@@ -427,7 +427,7 @@ def test_a_line_that_is_no_row_is_told(tmp_path, line):
     refused(runs, tmp_path, "shard_1 cannot be read as a run: metrics.jsonl: ")
 
 
-@pytest.mark.parametrize("theirs", sorted({*workdirs.FILES, *workdirs.FOLDERS}))
+@pytest.mark.parametrize("theirs", sorted({*made_files.FILES, *made_files.FOLDERS}))
 @pytest.mark.parametrize("ours", [False, True])
 def test_files_of_the_users_are_not_replaced(tmp_path, theirs, ours):
     _, runs = make_shards(tmp_path, l2=(0.0,), seeds=3, num_epochs=(1,))
@@ -438,7 +438,7 @@ def test_files_of_the_users_are_not_replaced(tmp_path, theirs, ours):
         if theirs.startswith(("report", "figures")):
             assert saving.check_output(folder, of_run=True) == folder
             return
-    if theirs in workdirs.FOLDERS:
+    if theirs in made_files.FOLDERS:
         (folder / theirs).mkdir()
     elif theirs == "results.csv":
         (folder / theirs).symlink_to("mine")  # to nowhere, but it is theirs

@@ -13,7 +13,15 @@ from test_resume import experiment, share_programs, tiny_dataset  # noqa: F401
 from mnist_jax import UserError
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.run_files import BadFileError
-from mnist_jax.runs import checkpoints, chosen_trial, execution, runner, weights, workdirs
+from mnist_jax.runs import (
+    checkpoints,
+    chosen_trial,
+    execution,
+    made_files,
+    runner,
+    weights,
+    workdirs,
+)
 from mnist_jax.training import recipes, trial
 
 
@@ -127,12 +135,12 @@ def test_a_run_that_is_killed_before_it_has_deleted_its_checkpoints(tmp_path, mo
     def kill(path):
         raise KilledError
 
-    path, tidy = tmp_path / "run", workdirs.tidy
-    monkeypatch.setattr(workdirs, "tidy", kill)
+    path, tidy = tmp_path / "run", made_files.tidy
+    monkeypatch.setattr(made_files, "tidy", kill)
     with pytest.raises(KilledError):
         run(path)
     assert left(path, "checkpoints") == ["processes.json", "trials_0_to_3"]
-    monkeypatch.setattr(workdirs, "tidy", tidy)
+    monkeypatch.setattr(made_files, "tidy", tidy)
     (path / "checkpoints" / "trials_0_to_3" / "mine").touch()
     with workdirs.lock_workdir(path):
         assert run(path).was_finished  # another process may be at work on it

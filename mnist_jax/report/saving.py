@@ -12,7 +12,7 @@ from typing import Any
 from mnist_jax import UserError, disk, run_files
 from mnist_jax.report.figures import canvas
 from mnist_jax.report.render import GENERATOR, Picture, Section, Warn, to_html, to_markdown
-from mnist_jax.runs import workdirs
+from mnist_jax.runs import made_files
 from mnist_jax.text import error_line, one_line
 
 
@@ -25,7 +25,7 @@ def check_output(output: str | os.PathLike, of_run: bool = False) -> Path:
     path = disk.output_folder(os.fspath(output), "--output")
     report = ("report.html", "report.md", "figures")
     try:
-        there = {name for name in (*workdirs.FILES, *workdirs.FOLDERS) if _exists(path / name)}
+        there = {name for name in (*made_files.FILES, *made_files.FOLDERS) if _exists(path / name)}
         is_report = "report.html" in there and _is_report(path / "report.html")
         if _exists(path) and not path.is_dir():
             problem = "is a file"

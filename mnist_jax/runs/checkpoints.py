@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from mnist_jax import UserError, disk
-from mnist_jax.runs import workdirs
+from mnist_jax.runs import made_files
 from mnist_jax.training import hosts
 
 MANIFEST = "manifest.json"
@@ -208,7 +208,7 @@ class Checkpoints:
         """Lists checkpoints, good and bad, and what Orbax leaves of unfinished ones."""
         if not self.folder.is_dir():
             return []
-        return [p for p in self.folder.iterdir() if workdirs.STEP.fullmatch(p.name)]
+        return [p for p in self.folder.iterdir() if made_files.STEP.fullmatch(p.name)]
 
     def _delete_others(self) -> None:
         with disk.writing(self.folder):

@@ -13,7 +13,7 @@ from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.data import cache, splits
-from mnist_jax.runs import results, summaries, workdirs
+from mnist_jax.runs import made_files, results, summaries, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.training import hosts
@@ -126,7 +126,7 @@ def execute(
                     data=data,
                     run=workdirs.digest(config, dataset.checksum),
                 )
-                workdirs.tidy(path)
+                made_files.tidy(path)
         return Execution(path, False, _cure(trials))
 
 

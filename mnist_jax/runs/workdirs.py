@@ -19,29 +19,8 @@ from absl import flags
 
 from mnist_jax import UserError, disk, run_files
 from mnist_jax.config.old_records import comparable, upgrade_record
+from mnist_jax.runs import made_files
 
-FILES = (
-    "config.json",
-    "metrics.jsonl",
-    "results.csv",
-    "summary.json",
-    "chosen_trial.npz",
-    "report.md",
-    "report.html",
-)
-"""What a run leaves in its work directory, beside `FOLDERS`."""
-FOLDERS = ("figures", "checkpoints", "files", "weights")
-"""What it leaves there of folders; `files` holds copies of the files of one's own."""
-NAMES = {
-    "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
-    "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|loss_curves|heat_map|search|classes|"
-    r"mistakes|first_layer)\.(?:png|svg)",
-    "weights": r"trial_[0-9]+\.npz",
-    "": "|".join(map(re.escape, FILES)),
-}
-"""By folder, the names that a run gives to what it writes there; in `files` those of its record."""
-STEP = re.compile(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?")
-"""The names of checkpoints in a folder of `checkpoints`, and what Orbax leaves of half of one."""
 _MARKS = {"name", "dataset", "design_seed", "num_validation", "num_seeds"}
 """Keys of config.json, of this version and those before, that tell a run from anything else."""
 RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices", "keep_weights"}
@@ -101,7 +80,7 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
 
 
 def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
-    there = [name for name in (*FILES, *FOLDERS) if os.path.lexists(path / name)]
+    there = [name for name in (*made_files.FILES, *made_files.FOLDERS) if os.path.lexists(path / name)]
     if not there:
         _refuse_common_folder(path)
         return "new"
@@ -116,14 +95,14 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             f" ({problem}); choose another --workdir, or delete it yourself"
         )
     if overwrite:
-        kinds = dict.fromkeys(FILES, stat.S_ISREG) | dict.fromkeys(FOLDERS, stat.S_ISDIR)
+        kinds = dict.fromkeys(made_files.FILES, stat.S_ISREG) | dict.fromkeys(made_files.FOLDERS, stat.S_ISDIR)
         if odd := [name for name in there if not kinds[name]((path / name).lstat().st_mode)]:
             raise UserError(
                 f"--workdir={path} holds a run, but {', '.join(odd)} in it is a link, or another "
                 "thing that no run makes and --overwrite leaves alone; delete it yourself"
             )
         return "new"
-    if folder := next((name for name in FILES[1:] if (path / name).is_dir()), None):
+    if folder := next((name for name in made_files.FILES[1:] if (path / name).is_dir()), None):
         raise UserError(
             f"--workdir={path} cannot be used: {folder} is a folder, where a run writes a file;"
             " move it away, or choose another --workdir"
@@ -218,8 +197,8 @@ def why_unwritable(path: Path) -> str | None:
         if not existing.is_dir():
             return f"{existing} is a file"
         places = itertools.chain(
-            (existing, path / ".lock", *(path / name for name in FOLDERS)),
-            (found for found, _ in _find(path, "{}")),  # when all folders may be entered
+            (existing, path / ".lock", *(path / name for name in made_files.FOLDERS)),
+            (found for found, _ in made_files.find(path, "{}")),  # when all folders may be entered
         )
         for place in places:
             needed = os.W_OK | os.R_OK * (path in (place, *place.parents))
@@ -281,110 +260,22 @@ def lock_workdir(path: Path) -> Iterator[None]:
 def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None:
     """Starts a run in a locked directory, or resumes its run, after another `check_workdir`."""
     state = check_workdir(path, config, overwrite)
-    _delete_leftovers(path)
+    made_files.delete_leftovers(path)
     if state == "new":
         files = config.get("files", {})
-        _delete_run(path, keep=[path / "config.json", *(path / "files" / name for name in files)])
+        made_files.delete_run(path, keep=[path / "config.json", *(path / "files" / name for name in files)])
     text = disk.to_json(config, indent=2) + "\n"
     file = path / "config.json"
     if not file.exists() or file.read_bytes() != text.encode():  # a full disk may not hold it twice
         disk.write_text(file, text)
 
 
-def _delete_run(path: Path, keep: Collection[Path]) -> None:
-    """Deletes what has the name of something that a run makes; no link is followed.
-
-    Some files are kept until new ones replace them: `config.json`, which shows that the rest is a
-    run's, and the copies of the user's files, which may be the only ones.
-    """
-    for made in [found for found, _ in _find(path, "{}") if found not in keep]:
-        if made.is_symlink() or not made.is_dir():
-            made.unlink()
-        elif made.name.startswith("trials_"):
-            _delete_steps(made)
-    for name in FOLDERS:
-        with contextlib.suppress(OSError):  # it holds something of the user's
-            (path / name).rmdir()
-
-
-def _delete_steps(folder: Path) -> None:
-    """Deletes the checkpoints in a folder, and the folder unless it holds something else."""
-    for entry in list(folder.iterdir()):
-        if STEP.fullmatch(entry.name) and entry.is_dir():
-            shutil.rmtree(entry)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def tidy(path: Path) -> None:
-    """Deletes what a finished run in a locked directory needs no more; a failure costs a line.
-
-    These are its checkpoints, since only the record of its processes is read again, and weights
-    that it was to keep no longer. A shard keeps all, since a merge may need any trial's weights.
-    """
-    try:
-        for made in _not_needed(path):
-            if made.is_dir() and not made.is_symlink():
-                _delete_steps(made)
-            else:
-                made.unlink()
-        for name in ("checkpoints", "weights"):
-            with contextlib.suppress(OSError):  # it holds something
-                (path / name).rmdir()
-    except OSError as error:
-        print(f"warning: {error.filename} cannot be deleted ({error.strerror})", file=sys.stderr)
-
-
 def tidy_finished(path: Path) -> None:
     """Does what `tidy` does if a run was killed before it did, and its directory can be locked."""
-    if _not_needed(path):
+    if made_files.not_needed(path):
         with contextlib.suppress(UserError), lock_workdir(path):
             if (path / "summary.json").exists():
-                tidy(path)
-
-
-def _not_needed(path: Path) -> list[Path]:
-    config = upgrade_record(run_files.read_json(path / "config.json", run_files.CONFIG))
-    if config["shard"] != "0/1":
-        return []
-    folders = [path / "checkpoints"]
-    if config["keep_weights"] == "chosen":
-        folders.append(path / "weights")
-    made = [found for found, _ in _find(path, "{}") if found.parent in folders]
-    return [found for found in made if found.name != "processes.json"]
-
-
-def _delete_leftovers(path: Path) -> None:
-    """Deletes the temporary files of `disk.replace` in processes that have ended."""
-    for file, match in _find(path, r"\.(?:{})\.([0-9]+)"):
-        if not _lives(int(match[1])):
-            file.unlink(missing_ok=True)
-
-
-def _find(path: Path, form: str) -> Iterator[tuple[Path, re.Match[str]]]:
-    """Yields the entries of a run's directory whose names have a form made of a run's names."""
-    own: Mapping[str, str] = {}
-    with contextlib.suppress(run_files.BadFileError):
-        own = run_files.read_json(path / "config.json", {"files": {str: str}})["files"]
-    for folder, names in (NAMES | {"files": "|".join(map(re.escape, own)) or "(?!)"}).items():
-        place = path / folder
-        if place.is_dir() and not (folder and place.is_symlink()):
-            for entry in list(place.iterdir()):
-                if match := re.fullmatch(form.format(names), entry.name):
-                    yield entry, match
-
-
-def _lives(process: int) -> bool:
-    """Says whether another process has this number."""
-    if process == os.getpid():  # as in a container, where the run before had the same
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+                made_files.tidy(path)
 
 
 def _unwritable(path: Path, reason: str | None) -> UserError:
