@@ -1,10 +1,13 @@
 """README and docs: their links, their table of keys, and every command in them."""
 
 import configparser
+import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -87,6 +90,25 @@ def test_every_command_is_one_that_a_test_or_the_set_up_runs():
     known += [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
     unknown = [x for x in commands() if not any(x[1][: len(start)] == start for start in known)]
     assert unknown == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["python", "search"])
+def test_the_python_of_the_pages(tmp_path, page):
+    if page == "search":
+        pytest.importorskip("optuna")
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    program = "\n".join(block for language, block in code_blocks(text) if language == "python")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "95 % interval" in done.stdout
 
 
 @pytest.fixture(scope="module")
