@@ -38,19 +38,21 @@ class Display(NamedTuple):
 
     say: Callable[[str], object]  # takes a line or several
     show_epochs: Callable[[Epochs, int, int], Epochs]  # as `show_progress`
+    own_process: bool  # whether the process is there for the run alone
 
 
 def _print(text: str) -> None:
     print(text, flush=True)
 
 
-COMMAND_LINE = Display(_print, show_progress)
+COMMAND_LINE = Display(_print, show_progress, own_process=True)
 """Lines on stdout, and a bar in a terminal."""
 
 
 def quiet(bar: bool) -> Display:
     """Returns how a run is displayed that a program or a notebook calls: at most by a bar."""
-    return Display(lambda text: None, _in_notebook if bar else lambda epochs, *_: epochs)
+    show = _in_notebook if bar else lambda epochs, *_: epochs
+    return Display(lambda text: None, show, own_process=False)
 
 
 def _in_notebook(epochs: Epochs, num_epochs: int, start: int) -> Epochs:

@@ -102,7 +102,7 @@ class Runner:
         """
         self._groups, epochs_done, self.rows = hosts.first(self._read_what_is_done)
         self._epochs_done = dict(epochs_done)
-        with StopSignals() as stop:
+        with StopSignals(self._display.own_process) as stop:
             while group := self._next_group():
                 try:
                     self._train_group(group, stop)

@@ -23,6 +23,9 @@ terminal, may send twice."""
 class StopSignals:
     """Notes the first signal of `STOPPING`; the second one ends the process at once.
 
+    Where the process is not the run's own, as in a notebook, a second SIGINT raises
+    KeyboardInterrupt instead.
+
     A program call may keep the main thread for a long time, in which Python's handlers must wait.
     So a thread reads the signals where the interpreter notes them the moment they come. One that
     was ignored stays so: `nohup` asks for that.
@@ -33,9 +36,10 @@ class StopSignals:
         number: The signal that came first, or 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own_process: bool = True) -> None:
         self.number = 0
-        self._heard = False
+        self._heard = self._is_urgent = False
+        self._own_process = own_process
 
     def __enter__(self) -> "StopSignals":
         self._heard = threading.current_thread() is threading.main_thread()
@@ -46,7 +50,7 @@ class StopSignals:
         os.set_blocking(self._writer, False)
         self._old_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         heard = [n for n in STOPPING if signal.getsignal(n) != signal.SIG_IGN]
-        self._old = {n: signal.signal(n, lambda *_: None) for n in heard}
+        self._old = {n: signal.signal(n, self._handle) for n in heard}
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 
@@ -57,6 +61,10 @@ class StopSignals:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         os.close(self._writer)  # which ends the thread
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self._is_urgent:
+            raise KeyboardInterrupt
 
     def _listen(self) -> None:
         first_at = 0.0
@@ -73,7 +81,9 @@ class StopSignals:
                 print(line, file=sys.stderr, flush=True)
             # The system sends SIGXCPU every second.
             elif number != signal.SIGXCPU and time.monotonic() >= first_at + SECOND:
-                os._exit(128 + number)
+                if self._own_process or number != signal.SIGINT:
+                    os._exit(128 + number)
+                self._is_urgent = True
         os.close(self._reader)
 
     def _leave_terminals(self) -> None:
