@@ -45,7 +45,7 @@ class RunView:
         """Opens the run in a directory, as `load` does."""
         self.path = Path(workdir)
         with _in_python():
-            self._run = reading.read_run(self.path)
+            self._run = reading.read_so_far(self.path)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -102,6 +102,9 @@ def unfinished(*changes):
     return make
 
 
+HALF_ROW = b'{"trial": 0, "epoch": 1, "train_loss": 1.0}\n'
+
+
 def linked(name):
     """An unfinished run, of which something has been moved away and linked."""
 
@@ -905,8 +908,13 @@ BAD_INPUT = {
         ("~nobody_here", "~nobody_here: no such home directory; give another path"),
         (["{tmp}/" + "n" * 300], "nnn cannot be read as a run"),
         ([""], "expected"),
-        ("{tmp}/run", "{tmp}/run holds no finished run: expected summary.json in it", unfinished()),
+        (
+            "{tmp}/run",
+            "{tmp}/run: there is nothing to report yet, since no epoch has ended; python",
+            unfinished("metrics.jsonl", b""),
+        ),
         ("{tmp}/run", "expected config.json in it", finished("config.json")),
+        ("{tmp}/run", "metrics.jsonl: its rows lack", unfinished("metrics.jsonl", HALF_ROW)),
         ("{tmp}/run", "expected metrics.jsonl in it", finished("metrics.jsonl")),
         ("{tmp}/run", "expected results.csv in it", finished("results.csv")),
         ("{tmp}/run", f"{{tmp}}/run{REPEAT}", finished("config.json", b"{")),

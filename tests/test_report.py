@@ -91,7 +91,7 @@ def make_run(
     if own:
         number = len(own.class_names) * (PROTOCOLS[protocol].held_out == "validation")
         config |= {"dataset": f"/data/{own.name}", "data": own.facts._asdict()}
-    config |= {"num_seeds": seeds, "seed": 0, "shard": "0/1"}
+    config |= {"num_seeds": seeds, "seed": 0, "shard": "0/1", "protocol": protocol}
     config |= {key: options.pop(key) for key in list(options) if type(options[key]) is not tuple}
     config |= {"model": "cnn" if "conv_features" in options else "mlp", "metrics": list(metrics)}
     axes = RECIPE | options
@@ -1031,7 +1031,7 @@ def test_comparison_is_written_side_by_side(tmp_path, monkeypatch):
     said = (folder / "report.md").read_text(encoding="utf-8")
     assert "python -m mnist_jax.report a b" in said
     assert "one: Of 3 trials, 1 diverged" in said
-    assert "| two | cnn | " in said.split("## Configs")[1]  # what differs, by run
+    assert "| two | last_epoch | cnn | " in said.split("## Configs")[1]  # what differs, by run
     assert "CNN 4, 8" in said
     assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
     assert len([x for x in parsed(folder / "report.html").attributes if x[1] == "src"]) == 2
@@ -1104,7 +1104,6 @@ def bad_files(path):
     """Yields damaged copies of a run, and what must be said of each."""
     for i, (name, content, said) in enumerate(
         [
-            ("summary.json", None, "expected summary.json"),
             ("summary.json", b"{", "cannot be read as a run"),
             ("summary.json", b'{"dataset": "digits"}', "another version"),
             ("summary.json", b"null", "damaged"),
@@ -1179,7 +1178,7 @@ def test_bad_command_is_one_line_and_status_2(tmp_path):
         ([tmp_path / "run", tmp_path / "run" / "."], "named twice"),
         ([tmp_path / "run", f"--output={tmp_path / 'run'}"], "holds a run"),
         ([tmp_path / "run", "--output="], "--output=: expected a folder"),
-        ([], "0 arguments: expected one, a finished run's directory"),
+        ([], "0 arguments: expected one, a run's directory"),
     ):
         done = command(*arguments)
         assert done.returncode == 2

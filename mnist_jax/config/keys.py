@@ -18,7 +18,7 @@ from mnist_jax.text import bare
 _RESERVED = {
     *("name", "seed", "shard", "files", "data", *SETTINGS),
     *("trial", "point", "epoch", "diverged_epoch"),
-    *("num_trials", "diverged_seeds", "statistics"),
+    *("num_trials", "diverged_seeds", "statistics", "epochs_done"),
 }
 """Names of keys and columns of a run, which no axis of a user's file may have."""
 _BUILT_IN: Mapping[str, Mapping[str, Any]]

@@ -59,6 +59,32 @@ PROTOCOLS = {
 }
 
 
+def so_far(p: Protocol) -> Protocol:
+    """Returns a protocol as a run follows it that is not finished.
+
+    What is shown of each trial is what it would be if it ended where it is. Test images that are
+    scored at the end of a trial are replaced by those that are held out, or by the training images.
+    """
+    when = "best-epoch" if p.choose_epoch else "latest"
+    if p.held_out == "test":
+        return p._replace(measure=f"{p.measure} so far")
+    if p.held_out:
+        return p._replace(
+            column=str(p.criterion),
+            measure=f"{when} validation accuracy so far",
+            note="Test images are scored when a trial ends, so this is the accuracy on validation"
+            " images, cut from the training set. They choose the best grid point"
+            + (" and the epoch, so it is biased upwards." if p.choose_epoch else "."),
+        )
+    return p._replace(
+        column="train_accuracy",
+        measure="training accuracy so far",
+        note="Test images are scored when a trial ends, and nothing is held out. So this is the"
+        " accuracy on the training images, the running mean over the latest epoch, which says"
+        " nothing of other images. Nothing is chosen.",
+    )
+
+
 def protocol_name(num_validation: int, choose_epoch: bool) -> str:
     """Returns the name of the protocol that a config asks for."""
     if num_validation:

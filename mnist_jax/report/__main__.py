@@ -1,10 +1,11 @@
-"""Finished runs become figures, tables, Markdown and one self-contained HTML page.
+"""Runs become figures, tables, Markdown and one self-contained HTML page.
 
     python -m mnist_jax.report DIR [DIR ...] [--output=DIR]
 
-DIR is the work directory of a finished run. The report of one run is rebuilt in its directory.
-Several runs are compared in a new directory. The shards of one run (`--shard=i/n`) are merged into
-the whole run in a new directory. Everything is read from files; nothing is trained.
+DIR is the work directory of a run. The report of one run is rebuilt in its directory; of a run that
+goes on or was stopped, it is a report so far. Several finished runs are compared in a new
+directory. The shards of one run (`--shard=i/n`) are merged into the whole run in a new directory.
+Everything is read from files; nothing is trained.
 """
 
 from absl import flags
@@ -18,7 +19,7 @@ def main(argv: list[str]) -> None:
     """Makes the report of the runs in the directories that the command line names."""
     given = cli.refuse_flags_of_runs("a report")
     if not argv[1:]:
-        expected = "one, a finished run's directory, or several"
+        expected = "one, a run's directory, or several"
         raise UserError(f"0 arguments: expected {expected}; see --help")
     paths = reading.without_latest([disk.local_path(path) for path in argv[1:]])
     runs = reading.read_runs(paths) if len(paths) > 1 else []

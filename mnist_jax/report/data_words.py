@@ -13,12 +13,13 @@ MAX_NAMES = 12  # of classes that are listed
 
 def data_words(run: Run) -> str:
     """Describes the data set in sentences, as far as the run recorded it."""
-    data, names = run.summary.get("data"), run.class_names
+    data, names = run.summary.get("data") or run.config.get("data"), run.class_names
     known = FACTS.get(run.summary["dataset"])
     shape: Sequence[int] = data["image_shape"] if data else known.image_shape if known else ()
     size = f" of {shape[0]} x {shape[1]} pixels, {_COLORS[shape[2]]}," if shape else ""
-    sentences = [f"Images{size} in {len(names)} classes: {first_of(names, MAX_NAMES)}."]
-    counts = data["class_counts"] if data else {}
+    listed = f": {first_of(names, MAX_NAMES)}" if names else ""
+    sentences = [f"Images{size} in {run.num_classes} classes{listed}."]
+    counts = data.get("class_counts", {}) if data else {}
     sizes = [
         f"{number:,} {_SPLITS[split]}{_by_class(counts.get(split, ()))}"
         for split, number in run.summary["num_images"].items()

@@ -9,6 +9,7 @@ import numpy as np
 from mnist_jax import run_files
 from mnist_jax.config.protocol import Protocol
 from mnist_jax.run_files import BadFileError
+from mnist_jax.runs.choosing import epochs_done
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol, unreadable
 
@@ -30,17 +31,19 @@ def read_curves(
     curves, places = [], {}
     for point in points:
         mine = trials[point["point"]]
-        empty = np.full((len(splits), len(mine), point["num_epochs"]), math.nan)
+        empty = np.full((len(splits), len(mine), epochs_done(point)), math.nan)
         arrays = dict(zip(splits, empty, strict=True))
         curves.append(arrays)
         places.update({b"%d" % row["trial"]: (row, arrays, i) for i, row in enumerate(mine)})
     path = run.workdir / "metrics.jsonl"
     shape = {"epoch": int} | {f"{split}_{what}": float for split in splits}
     try:
-        for line in run_files.lines(path):
+        for line in run.lines():
             trial = _TRIAL.search(line)
             if trial and trial[1] in places:
                 row, (_, arrays, i) = run_files.parse_json(line, shape), places[trial[1]]
+                if run.progress and row["epoch"] > len(arrays["train"][i]):
+                    continue  # a resumed run would not keep it
                 if not 0 < row["epoch"] <= len(arrays["train"][i]):
                     raise ValueError(f"trial {int(trial[1])} has an epoch too many")
                 for split in splits:

@@ -20,56 +20,71 @@ from mnist_jax.report.figures import (
     scales,
     search,
 )
-from mnist_jax.report.points import BestPoint, NamedPoint, compare_best, shown_points
-from mnist_jax.report.reading import read_run, with_weights
+from mnist_jax.report.points import BestPoint, NamedPoint, compare_best, compared, shown_points
+from mnist_jax.report.reading import read_so_far, with_weights
 from mnist_jax.report.render import Warn, html_body
-from mnist_jax.report.sections import headline, make_sections, name_of
+from mnist_jax.report.sections import headline, make_sections, title_of
+from mnist_jax.report.standing import standing
 from mnist_jax.report.verdict import missing_pictures, write_verdict
-from mnist_jax.runs import shards, workdirs
+from mnist_jax.runs import results, shards, workdirs
 from mnist_jax.runs.labels import label, varying
 from mnist_jax.runs.results import Run, protocol
 
+RELOAD = 10  # seconds after which a page loads itself again while the run goes on
+
 
 def write_report(workdir: str | os.PathLike, output: str | os.PathLike | None = None) -> str:
-    """Writes report.md, report.html and figures/*.png and *.svg of a finished run.
+    """Writes report.md, report.html and figures/*.png and *.svg of a run, as far as it is.
 
     They go into its directory, or into `output`. Returns what to print: a title, the table, a short
     verdict, where the report is.
 
     Raises:
-        UserError: The directory holds no finished run, or, as `saving.UnwritableError`, the report
-            cannot be written.
+        UserError: The directory holds no run, no epoch of it has ended, or, as
+            `saving.UnwritableError`, the report cannot be written.
     """
-    run, chosen = with_weights(read_run(workdir))
+    run = read_so_far(workdir)
+    text = write_run(run, output)
+    if run.progress and results.is_finished(workdir):  # whose own report may be older by now
+        return write_report(workdir, output)
+    return text
+
+
+def write_run(run: Run, output: str | os.PathLike | None = None) -> str:
+    """Does what `write_report` does, of a run that has been read."""
+    run, chosen = with_weights(run)
     folder = run.workdir if output is None else saving.check_output(output)
     best = compare_best(run)
     pictures = saving.save_figures(folder, figures_of_run(run, chosen))
-    saving.write(folder, name_of(run), make_sections(run, best, pictures))
+    reload = RELOAD if run.progress and run.progress.is_running else 0
+    saving.write(folder, title_of(run), make_sections(run, best, pictures), reload)
     return _in_terminal(run, best, folder)
 
 
 def describe(workdir: str | os.PathLike) -> str:
     """Returns what `write_report` does, but writes nothing."""
-    run, _ = with_weights(read_run(workdir))
+    run, _ = with_weights(read_so_far(workdir))
     return _in_terminal(run, compare_best(run))
 
 
 def in_notebook(run: Run) -> str:
     """Returns a run as HTML for a notebook: headline, verdict, table, figures of all trials."""
     best = compare_best(run)
-    said = [f"{headline(run)}.", *map(Warn, shards.cautions(run)), write_verdict(run, best)]
+    warnings = filter(None, [standing(run), *shards.cautions(run)])
+    said = [*map(Warn, warnings), f"{headline(run)}.", write_verdict(run, best)]
     pictures = saving.draw_figures(figures_of_run(run))
     return html_body([("", [*said, tables.results_table(run), *pictures])])
 
 
 def _in_terminal(run: Run, best: BestPoint, folder: Path | None = None) -> str:
-    return terminal.to_terminal(
+    text = terminal.to_terminal(
         headline(run),
         terminal.results(run),
         write_verdict(run, best, brief=True),
         cautions=[*shards.cautions(run), *missing_pictures(run), *tables.lost_metrics(run)],
         folder=folder,
     )
+    return "\n\n".join(filter(None, [terminal.paragraph(standing(run)), text]))
 
 
 def write_merged(
@@ -97,10 +112,11 @@ def figures_of_run(
 
     Without the arrays of the chosen trial, its figures are left out.
     """
-    p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
     drawn: dict[str, Callable[[], Any]] = {}
     for what in ("accuracy", "loss"):
         drawn[f"{what}_curves"] = partial(curves.draw_curves, run, what)
+    run = compared(run)
+    p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
     if axes and run.config["grid"] in ("random", "halton"):
         drawn["search"] = partial(search.draw_search, run)
     else:

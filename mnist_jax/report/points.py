@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnist_jax.config.protocol import Protocol
-from mnist_jax.runs.choosing import is_finite, ranked
+from mnist_jax.runs.choosing import is_as_far, is_finite, ranked
 from mnist_jax.runs.comparing import compare_points
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
@@ -42,7 +42,22 @@ def shown_points(run: Run) -> list[Row]:
     return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]
 
 
+def compared(run: Run) -> Run:
+    """Returns a run without the grid points that are not as far as the first one that is shown.
+
+    Of a finished run none is left out.
+    """
+    if run.progress is None:
+        return run
+    grid, first = run.summary["grid"], shown_points(run)[0]
+    grid = [point for point in grid if is_as_far(point, first)]
+    numbers = {point["point"] for point in grid}
+    results = [row for row in run.results if row["point"] in numbers]
+    return run._replace(results=results, summary=run.summary | {"grid": grid})
+
+
 def compare_best(run: Run) -> BestPoint:
-    """Compares the first of the points that are shown with the others."""
+    """Compares the first of the points that are shown with the others that are as far."""
+    run = compared(run)
     point, *others = shown_points(run)
     return BestPoint(point, list(zip(others, compare_points(run, point, others), strict=True)))

@@ -1,4 +1,4 @@
-"""Finished runs, read for a report and checked."""
+"""Runs, read for a report and checked."""
 
 import os
 from collections.abc import Sequence
@@ -38,6 +38,15 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
         if paths.count(path) > 1:
             raise UserError(f"{workdir}: named twice; expected different runs, name each once")
     return [read_run(workdir) for workdir in workdirs]
+
+
+def read_so_far(workdir: str | os.PathLike) -> Run:
+    """Reads a run as far as it is; a finished one as `read_run`.
+
+    Raises:
+        UserError: It has not begun, or is damaged.
+    """
+    return read_run(workdir) if results.is_finished(workdir) else results.read_so_far(workdir)
 
 
 def read_run(workdir: str | os.PathLike) -> Run:
@@ -109,7 +118,7 @@ def _knows_its_data(run: Run) -> bool:
 
 def with_weights(run: Run) -> tuple[Run, dict[str, np.ndarray] | None]:
     """Returns a run and the arrays of its chosen trial; without them, the run says why."""
-    if "chosen_trial_missing" in run.summary:
+    if run.progress or "chosen_trial_missing" in run.summary:
         return run, None
     trial = run.summary["chosen_trial"]
     try:

@@ -76,7 +76,7 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-{generator}
+{head}
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
@@ -103,10 +103,14 @@ img {{ max-width: 100%; min-width: 34rem; background: white; }}
 """
 
 
-def to_html(title: str, sections: Sequence[Section]) -> str:
-    """Renders a report as one page that needs no other file, network or script."""
+def to_html(title: str, sections: Sequence[Section], reload: int = 0) -> str:
+    """Renders a report as one page that needs no other file, network or script.
+
+    With `reload`, a browser loads it again after so many seconds.
+    """
+    again = f'\n<meta http-equiv="refresh" content="{reload}">' * bool(reload)
     body = html_body(sections)
-    return PAGE.format(title=_plain(title), generator=GENERATOR, body=body)
+    return PAGE.format(title=_plain(title), head=GENERATOR + again, body=body)
 
 
 def _plain(text: str) -> str:

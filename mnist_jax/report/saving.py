@@ -123,12 +123,12 @@ def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:
     return png.getvalue(), svg.getvalue(), caption
 
 
-def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
-    """Writes report.md and report.html."""
+def write(folder: Path, title: str, sections: Sequence[Section], reload: int = 0) -> None:
+    """Writes report.md and report.html, which loads itself again after `reload` seconds if any."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         disk.write_text(folder / "report.md", to_markdown(title, sections))
-        disk.write_text(folder / "report.html", to_html(title, sections))
+        disk.write_text(folder / "report.html", to_html(title, sections, reload))
 
 
 class UnwritableError(UserError):

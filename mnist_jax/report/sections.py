@@ -7,12 +7,13 @@ from typing import Any
 
 from mnist_jax.report import tables
 from mnist_jax.report.data_words import data_words
-from mnist_jax.report.points import MAX_POINTS, BestPoint, criterion_words
+from mnist_jax.report.points import MAX_POINTS, BestPoint, compared, criterion_words
 from mnist_jax.report.render import Code, Picture, Section, Warn
+from mnist_jax.report.standing import compared_words, standing
 from mnist_jax.report.tables import Table
 from mnist_jax.report.verdict import chosen_trial, write_verdict
 from mnist_jax.runs import shards
-from mnist_jax.runs.choosing import is_finite
+from mnist_jax.runs.choosing import epochs_left, is_finite
 from mnist_jax.runs.labels import count, label, varying
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
@@ -26,10 +27,19 @@ def name_of(run: Run) -> str:
     return f"{one_line(run.config['name'])} on {run.summary['dataset']}{shard}"
 
 
+def title_of(run: Run) -> str:
+    """Returns the title of a page: what `name_of` does, and whether the run is not finished."""
+    return name_of(run) + " (not finished)" * bool(run.progress)
+
+
 def headline(run: Run) -> str:
     """Names the experiment, the data set, how much was run, and the protocol."""
     epochs = sorted({point["num_epochs"] for point in run.summary["grid"]})
-    sizes = [count(len(run.summary["grid"]), "grid point"), count(len(run.results), "trial")]
+    num_points, num_trials = len(run.summary["grid"]), len(run.results)
+    if run.progress:
+        epochs = sorted(set(run.progress.epochs.values()))
+        num_points, num_trials = run.progress.num_points, len(run.progress.epochs)
+    sizes = [count(num_points, "grid point"), count(num_trials, "trial")]
     sizes.append(f"{epochs[0]} to " * (len(epochs) > 1) + count(epochs[-1], "epoch"))
     return f"{name_of(run)}: {', '.join(sizes)}; {protocol(run).words}"
 
@@ -39,21 +49,27 @@ def make_sections(run: Run, best: BestPoint, pictures: Sequence[Picture | str]) 
     provenance = dict(run.summary["provenance"])
     taken = {key: provenance.pop(key, []) for key in ("seconds", "seconds_by_process")}
     cautions = map(Warn, shards.cautions(run))
+    so_far = " so far" * bool(run.progress)
+    top: list[Section] = [("How far it is", [Warn(standing(run))])] if run.progress else []
+    commands = _commands(run, provenance)
     return [
-        ("What was run", [f"{headline(run)}.", data_words(run), *_commands(provenance)]),
-        ("Verdict", [*cautions, write_verdict(run, best), chosen_trial(run)]),
-        ("Results", _results(run)),
+        *top,
+        ("What was run", [f"{headline(run)}.", data_words(run), *commands]),
+        (f"Verdict{so_far}", [*cautions, write_verdict(run, best), chosen_trial(run)]),
+        (f"Results{so_far}", _results(run)),
         *_metrics(run),
         *_comparisons(run, best),
-        ("Figures", pictures),
+        ("Figures", [*filter(None, [compared_words(run)]), *pictures]),
         ("Timing", _timing(run, **taken)),
         ("Provenance", [tables.key_values(provenance)]),
         ("Config", [tables.key_values(run.config)]),
     ]
 
 
-def _commands(provenance: Row) -> list[str]:
-    """Returns what repeats a run; removes the commands from its record."""
+def _commands(run: Run, provenance: Row) -> list[str]:
+    """Returns what repeats a run, or goes on with it; removes the commands from its record."""
+    if run.progress:
+        return ["If it is stopped, this goes on with it:", Code(provenance.pop("command"))]
     command = Code(repeatable(provenance.pop("command")))
     if "shards" not in provenance:
         return ["To repeat it:", command]
@@ -87,20 +103,25 @@ def _results(run: Run) -> list[str | Table]:
         f"{p.note} Statistics are over the n trials of a grid point that did not diverge, that is,"
         " whose numbers stayed finite: a network that predicts one class for all images counts. sd"
         " is the standard deviation of the sample (ddof=1). The interval is that of the mean"
-        " (Student) over seeds, on these test images: it says nothing of other images. It ends at 0"
-        " and 100 %, and the scatter is never taken to be smaller than rounding to whole images"
-        " makes it."
+        f" (Student) over seeds, on these {tables.scored_words(run)} images: it says nothing of"
+        " other images. It ends at 0 and 100 %, and the scatter is never taken to be smaller than"
+        " rounding to whole images makes it."
     )
     if num_points > 1:
         order = f"from best to worst by mean {criterion_words(p)}" if p.criterion else "in order"
         meaning += f" Grid points are listed {order}."
     if num_points > MAX_POINTS:
-        meaning += f" Of {num_points} the first {MAX_POINTS} are here; all are in summary.json, and"
-        meaning += " every trial in results.csv."
+        meaning += f" Of {num_points} the first {MAX_POINTS} are here"
+        meaning += (
+            "." if run.progress else "; all are in summary.json, and every trial in results.csv."
+        )
+    if any(map(epochs_left, run.summary["grid"])):
+        meaning += " Points that have more epochs left come after the others."
     last = (
-        "Means after the last epoch. The loss is cross-entropy in nats an image, with labels that"
-        " are not smoothed; the objective adds the L2 penalty to it, and is what training minimises"
-        " where label smoothing is 0. Training accuracy and loss are running means over the epoch."
+        f"Means after the {'latest' if run.progress else 'last'} epoch. The loss is cross-entropy"
+        " in nats an image, with labels that are not smoothed; the objective adds the L2 penalty to"
+        " it, and is what training minimises where label smoothing is 0. Training accuracy and loss"
+        " are running means over the epoch."
     )
     return [tables.results_table(run), meaning, tables.last_epoch_table(run), last]
 
@@ -114,13 +135,13 @@ def _metrics(run: Run) -> list[Section]:
 def _comparisons(run: Run, best: BestPoint) -> list[Section]:
     if not any(is_finite(test["p"]) for _, test in best.others):
         return []
-    p, grid = protocol(run), run.summary["grid"]
+    p, grid = protocol(run), compared(run).summary["grid"]
     meaning = (
         f"The differences are {label(best.point, varying(grid))} minus the point of the row, in"
         f" {p.measure} ({p.words}). Intervals are Student's and uncorrected; Holm's correction is"
         f" for every pair of the {len(grid)} points."
     )
-    return [("Comparisons", [tables.comparison_table(run, best.others), meaning])]
+    return [("Comparisons", [tables.comparison_table(compared(run), best.others), meaning])]
 
 
 def _timing(run: Run, seconds: Row, seconds_by_process: Sequence[Row]) -> list[str | Table]:
@@ -130,7 +151,8 @@ def _timing(run: Run, seconds: Row, seconds_by_process: Sequence[Row]) -> list[s
     )
     if "shards" in run.summary["provenance"]:
         clock += " Added up over the shards."
-    each = seconds["train"] / sum(row["num_epochs"] for row in run.results)
+    epochs = [row["num_epochs"] for row in run.results]
+    each = seconds["train"] / sum(run.progress.done.values() if run.progress else epochs)
     rows = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
     rows.append(["train, by trial and epoch", f"{each:.4f}"])
     blocks: list[Any] = [clock, Table(tables.ungrouped(["phase", "seconds"]), rows)]

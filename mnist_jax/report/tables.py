@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from mnist_jax.config.columns import METRICS, at_best, metric_name
+from mnist_jax.config.columns import METRICS, at_best, metric_name, split_column
 from mnist_jax.report import formatting
 from mnist_jax.report.formatting import interval, number, percent
 from mnist_jax.report.pairs import Pair
 from mnist_jax.report.points import MAX_POINTS, NamedPoint, criterion_words, shown_points
 from mnist_jax.runs import records
-from mnist_jax.runs.choosing import count_diverged, is_finite
+from mnist_jax.runs.choosing import count_diverged, epochs_done, epochs_left, is_finite
 from mnist_jax.runs.labels import Axis, count, num_digits, shown, varying
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
@@ -40,13 +40,13 @@ def results_table(run: Run, brief: bool = False) -> Table:
     p = protocol(run)
     group = "accuracy %" if brief else f"{p.measure} %"
     columns: list[Column] = [
-        (group, "test" if brief else "mean", p.column, "mean", percent),
+        (group, scored_words(run) if brief else "mean", p.column, "mean", percent),
         (group, "95 % interval", p.column, "interval_95", interval),
         (group, "sd", p.column, "std_ddof1", percent),
     ]
     if not brief:
         columns += [(group, extreme, p.column, extreme, percent) for extreme in ("min", "max")]
-    if p.criterion and p.held_out == "validation":
+    if p.criterion and p.criterion != p.column:
         group, name = (group, "validation") if brief else (f"{criterion_words(p)} %", "mean")
         columns.insert(0, (group, name, p.criterion, "mean", percent))
         if not brief:
@@ -56,18 +56,31 @@ def results_table(run: Run, brief: bool = False) -> Table:
 
 def last_epoch_table(run: Run) -> Table:
     """Returns what was measured after the last epoch: accuracies in percent, losses in nats."""
+    split, words = scored_split(run), scored_words(run)
     columns: list[Column] = [
-        ("accuracy %", "test", "test_accuracy", "mean", percent),
+        ("accuracy %", words, f"{split}_accuracy", "mean", percent),
         ("accuracy %", "training", "train_accuracy", "mean", percent),
-        ("loss", "test", "test_loss", "mean", number),
+        ("loss", words, f"{split}_loss", "mean", number),
         ("loss", "training", "train_loss", "mean", number),
-        ("objective", "test", "test_objective", "mean", number),
+        ("objective", words, f"{split}_objective", "mean", number),
     ]
+    if split == "train":  # of which no objective is recorded
+        columns = columns[1::2]
     return _points_table(run, columns)
 
 
+def scored_split(run: Run) -> str:
+    """Returns the split whose accuracy counts: `test`, or before the end what is in its place."""
+    return split_column(protocol(run).column)[0]
+
+
+def scored_words(run: Run) -> str:
+    """Returns `scored_split` as a word before `images`."""
+    return {"train": "training"}.get(scored_split(run), scored_split(run))
+
+
 def metrics_table(run: Run) -> Table:
-    """Returns what else was measured of test images, at the epoch that counts."""
+    """Returns what else was measured of the images that count, at the epoch that does."""
     columns: list[Column] = []
     for name, column in _metrics(run):
         known = METRICS.get(name)
@@ -81,9 +94,12 @@ def metrics_table(run: Run) -> Table:
 
 def metrics_words(run: Run) -> str:
     """Says what the metrics are, and where they are missing."""
-    when = protocol(run).measure.partition(" ")[0]
+    when = "latest" if run.progress else protocol(run).measure.partition(" ")[0]
     num_sound = len(run.results) - count_diverged(run.results)
-    sentences = [f"{formatting.sentence(when)} values of the test images; means over the n trials."]
+    sentences = [
+        f"{formatting.sentence(when)} values of the {scored_words(run)} images; means over"
+    ]
+    sentences[0] += " the n trials."
     missing = []
     for spec, (name, column) in zip(run.config["metrics"], _metrics(run), strict=True):
         what = METRICS[name].words if name in METRICS else f"as {one_line(spec)} computes it"
@@ -110,6 +126,8 @@ def lost_metrics(run: Run) -> list[str]:
 def _metrics(run: Run) -> list[tuple[str, str]]:
     """Returns each metric's name, and the column that counts."""
     p, names = protocol(run), map(metric_name, run.config["metrics"])
+    if run.progress:
+        return [(name, f"{scored_split(run)}_{name}") for name in names]
     return [
         (name, at_best(p.held_out, name) if p.choose_epoch else f"test_{name}") for name in names
     ]
@@ -117,11 +135,15 @@ def _metrics(run: Run) -> list[tuple[str, str]]:
 
 def _points_table(run: Run, columns: Sequence[Column]) -> Table:
     axes, rows = varying(run.summary["grid"]), []
+    shown_epochs = ["epochs"] * any(map(epochs_left, run.summary["grid"]))
     for point in shown_points(run):
         statistics = point["statistics"]
         cells = [show(statistics[column][name]) for _, _, column, name, show in columns]
+        if shown_epochs:
+            cells.insert(0, f"{epochs_done(point)} of {point['num_epochs']}")
         rows.append([*_values(point, axes), _num_sound(point), *cells])
-    return Table([*ungrouped([*axes, "n"]), *(column[:2] for column in columns)], rows)
+    names = ungrouped([*axes, "n", *shown_epochs])
+    return Table([*names, *(column[:2] for column in columns)], rows)
 
 
 def ungrouped(names: Iterable[str]) -> list[tuple[str, str]]:

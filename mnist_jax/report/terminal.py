@@ -27,12 +27,17 @@ def to_terminal(
     parts = [
         title if len(title) <= WIDTH else title.replace("; ", "\n", 1),
         table,
-        *(textwrap.fill(one_line(t).replace("WARNING", "warning", 1), WIDTH) for t in cautions),
+        *(paragraph(text.replace("WARNING", "warning", 1)) for text in cautions),
         textwrap.fill(one_line(verdict), WIDTH, max_lines=MAX_LINES, placeholder=rest),
     ]
     if folder:
         parts.append(f"Report: {one_line(str(folder / 'report.html'))}")
     return "\n\n".join(parts)
+
+
+def paragraph(text: str) -> str:
+    """Lays out a sentence or several."""
+    return textwrap.fill(one_line(text), WIDTH)
 
 
 def results(run: Run) -> str:
@@ -56,8 +61,8 @@ def results(run: Run) -> str:
     if len(points) < (num_points := len(run.summary["grid"])):
         which = "best" if protocol(run).criterion else "first"
         these = f"These are the {which} {len(points)} of {num_points} grid points"
-        in_report = min(num_points, MAX_POINTS)
-        notes.append(f"{these}; the report has {in_report}, summary.json all.")
+        rest = f"the report has {min(num_points, MAX_POINTS)}"
+        notes.append(f"{these}; {rest}{'.' if run.progress else ', summary.json all.'}")
     return "\n".join([text, *notes])
 
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 
 from mnist_jax import stats
+from mnist_jax.report import standing
 from mnist_jax.report.formatting import MAX_NAMES, interval, listed, percent, sentence, signed
-from mnist_jax.report.points import BestPoint
+from mnist_jax.report.points import BestPoint, compared
 from mnist_jax.runs.choosing import count_diverged, ranked, sound_values
 from mnist_jax.runs.labels import count, label, varying
 from mnist_jax.runs.records import Row
@@ -18,8 +19,10 @@ MAX_LENGTH = 60  # characters of the names in a brief verdict
 def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
     """Says what the result is, which points differ from the best one, and what diverged.
 
-    A brief verdict stands below the table of the points, so it leaves out long names.
+    A brief verdict stands below the table of the points, so it leaves out long names. Of a run that
+    is not finished, the points are compared that are as far as the best one.
     """
+    which, run = standing.compared_words(run), compared(run)
     grid = run.summary["grid"]
     if count_diverged(run.results) == len(run.results):
         sentences = ["Every trial diverged, so there is no result."]
@@ -33,9 +36,9 @@ def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
         sentences += untrained(run, 2 if brief else MAX_NAMES)
         sentences += _differences(run, best, it, brief)
     sentences += diverged(run, 2 if brief else MAX_NAMES)
-    if len(grid) > 1:
+    if len(grid) > 1 and not run.progress:
         sentences += _power(run, best)
-    return " ".join(sentences)
+    return " ".join([*filter(None, [which]), *sentences])
 
 
 def _accuracy(run: Run, point: Row) -> str:
@@ -174,6 +177,8 @@ def untrained(run: Run, most: int = MAX_NAMES) -> list[str]:
 
     All their sound trials are about as good as guessing the most frequent class of the test images.
     """
+    if run.progress:  # and may still learn
+        return []
     grid, axes, p = run.summary["grid"], varying(run.summary["grid"]), protocol(run)
     counts = run.summary.get("data", {}).get("class_counts", {}).get("test", ())
     known = sum(counts) > 0  # older versions did not record them
@@ -222,6 +227,8 @@ def chosen_trial(run: Run) -> str:
     """Names the trial whose weights are kept, and its score."""
     p, row = protocol(run), _chosen_row(run)
     kind = "Chosen trial" if p.criterion else "Trial that is shown (the first; nothing chose it)"
+    if run.progress:
+        kind = "Best trial so far" if p.criterion else "The first trial"
     if row["diverged_epoch"]:
         return f"{kind}: {chosen_words(run)}, which diverged."
     at = f", epoch {row[f'best_{p.held_out}_epoch']}" if p.choose_epoch else ""

@@ -14,15 +14,34 @@ from mnist_jax.runs.records import Row
 def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:
     """Returns the grid points from best to worst by the mean of the criterion, if there is one.
 
-    Those with trials that diverged come last.
+    Those with trials that diverged come last; in a run that is not finished, those that have most
+    epochs left.
     """
     if criterion is None:
-        return list(grid)
+        return sorted(grid, key=epochs_left)
 
     def rank(point):
-        return _rank(len(point["diverged_seeds"]), point["statistics"][criterion]["mean"])
+        mean = point["statistics"][criterion]["mean"]
+        return epochs_left(point), *_rank(len(point["diverged_seeds"]), mean)
 
     return sorted(grid, key=rank)
+
+
+def epochs_left(point: Row) -> int:
+    """Returns how many epochs a grid point has still to train."""
+    left: int = point["num_epochs"] - point["epochs_done"] if "epochs_done" in point else 0
+    return left
+
+
+def epochs_done(point: Row) -> int:
+    """Returns how many epochs the trials of a grid point have trained."""
+    done: int = point["epochs_done" if "epochs_done" in point else "num_epochs"]
+    return done
+
+
+def is_as_far(point: Row, other: Row) -> bool:
+    """Says whether grid points can be compared: both are done, or have done the same epochs."""
+    return epochs_left(point) == epochs_left(other) == 0 or epochs_done(point) == epochs_done(other)
 
 
 def _rank(num_diverged: int, mean: object) -> tuple[int, float]:

@@ -148,12 +148,9 @@ class Process:
         Raises:
             UserError: Those before it trained on other data.
         """
-        self._path = workdir / "checkpoints" / "processes.json"
+        self._path = _path(workdir)
         self._data_checksum = data_checksum
-        self._earlier = []
-        with contextlib.suppress(run_files.BadFileError):
-            records = run_files.read_json(self._path, [object])
-            self._earlier = [r for r in records if run_files.fits(r, run_files.PROCESS)]
+        self._earlier = read_processes(workdir)
         for record in self._earlier:
             if (other := record.get("data_checksum", data_checksum)) != data_checksum:
                 raise UserError(
@@ -186,33 +183,48 @@ class Process:
         self._earlier[-1] = {"seconds": seconds} | self._earlier[-1]
 
     def record(self) -> Row:
-        """Returns the provenance of a finished run.
-
-        `seconds` are of all its processes, as far as they had time to note them; of several,
-        `seconds_by_process` has them one by one. `earlier_processes` has the commit, versions,
-        machine, settings and devices of those before this one, where they differ from its own.
-        """
-        now, made = self._now(), dict(self._made)
-        makers = [*map(_maker, self._earlier), _maker(now)]
-        others = [
-            x for i, x in enumerate(makers) if not _agree(x, makers[-1]) and x not in makers[:i]
-        ]
-        if others:
-            made["earlier_processes"] = dict(enumerate(others, start=1))
-        all_seconds = [r["seconds"] for r in (*self._earlier, now) if "seconds" in r]
-        made["seconds"] = {
-            phase: sum(seconds.get(phase, 0.0) for seconds in all_seconds)
-            for phase in now["seconds"]
-        }
-        if len(all_seconds) > 1:
-            made["seconds_by_process"] = all_seconds
-        return made
+        """Returns the provenance of a finished run; `earlier_processes` are as of `combine`."""
+        return self._made | combine([*self._earlier, self._now()])
 
     def _now(self) -> Row:
         seconds = {**self.seconds, "total": self.total}
         files = {"files": self._made["files"]} if "files" in self._made else {}
         checksum = {"data_checksum": self._data_checksum}
         return _maker(self._made) | files | checksum | {"seconds": seconds}
+
+
+def _path(workdir: Path) -> Path:
+    return workdir / "checkpoints" / "processes.json"
+
+
+def read_processes(workdir: Path) -> list[Row]:
+    """Returns what the processes of a run recorded of themselves, as far as it can be read."""
+    with contextlib.suppress(run_files.BadFileError):
+        records = run_files.read_json(_path(workdir), [object])
+        return [record for record in records if run_files.fits(record, run_files.PROCESS)]
+    return []
+
+
+def combine(processes: Sequence[Row]) -> Row:
+    """Returns the provenance of what the processes of a run made, given their records in order.
+
+    It is the last one's. `seconds` are of all, as far as they had time to note them; of several,
+    `seconds_by_process` has them one by one. `earlier_processes` has the commit, versions, machine,
+    settings and devices of those before the last, where they differ from its own.
+    """
+    makers = list(map(_maker, processes))
+    made = dict(makers[-1])
+    others = [x for i, x in enumerate(makers) if not _agree(x, makers[-1]) and x not in makers[:i]]
+    if others:
+        made["earlier_processes"] = dict(enumerate(others, start=1))
+    all_seconds = [record["seconds"] for record in processes if "seconds" in record]
+    made["seconds"] = {
+        phase: sum(seconds.get(phase, 0.0) for seconds in all_seconds)
+        for phase in (all_seconds[-1] if all_seconds else ())
+    }
+    if len(all_seconds) > 1:
+        made["seconds_by_process"] = all_seconds
+    return made
 
 
 def _maker(record: Row) -> Row:

@@ -1,7 +1,7 @@
-"""A finished run, read back from its work directory.
+"""A run, read back from its work directory: one that is finished, or what there is of another.
 
-That holds `config.json` (the resolved experiment), the rows of `records.py`, `summary.json`
-(`summaries.py`) and `chosen_trial.npz` (`chosen_trial.py`).
+The directory of a finished one holds `config.json` (the resolved experiment), the rows of
+`records.py`, `summary.json` (`summaries.py`) and `chosen_trial.npz` (`chosen_trial.py`).
 """
 
 import contextlib
@@ -9,19 +9,29 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mnist_jax import UserError, run_files
+from mnist_jax.config.experiment import read_experiment
 from mnist_jax.config.old_records import axes_of, upgrade_record, upgrade_rows
-from mnist_jax.config.protocol import PROTOCOLS, Protocol
+from mnist_jax.config.protocol import PROTOCOLS, Protocol, so_far
 from mnist_jax.data.datasets import CLASS_NAMES, FACTS, name_of
 from mnist_jax.run_files import BadFileError
-from mnist_jax.runs.choosing import choose_trial
+from mnist_jax.runs.choosing import choose_trial, is_as_far, ranked
 from mnist_jax.runs.labels import count
-from mnist_jax.runs.records import Row, columns_of
+from mnist_jax.runs.records import Row, columns_of, trial_rows
 from mnist_jax.runs.summaries import FORMAT, summarise
+from mnist_jax.runs.unfinished import (
+    Progress,
+    how_to_go_on,
+    is_locked,
+    provenance_so_far,
+    read_epochs,
+    read_results_so_far,
+    rows_so_far,
+)
 from mnist_jax.runs.workdirs import digest
 from mnist_jax.text import one_line
 
@@ -30,12 +40,13 @@ CUT_TEST = "test images cut from the training set"
 
 
 class Run(NamedTuple):
-    """A finished run, as read back from its work directory."""
+    """A run, as read back from its work directory."""
 
     workdir: Path
     config: Row  # the resolved experiment, in the keys of this version
-    results: list[Row]  # one row per trial
+    results: list[Row]  # one row per trial; see `read_so_far`
     summary: dict  # statistics per grid point under `grid`, and `provenance`
+    progress: Progress | None = None  # how far it is; None if it is finished
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -51,9 +62,23 @@ class Run(NamedTuple):
         return list(map(one_line, names))
 
     @property
+    def num_classes(self) -> int:
+        """The number of classes of its data set."""
+        return len(self.class_names) or self.config["data"]["num_classes"]
+
+    @property
     def metrics(self) -> list[Row]:
         """One row per trial and epoch, in the order of training; read each time."""
-        return [json.loads(line) for line in run_files.lines(self.workdir / "metrics.jsonl")]
+        return [json.loads(line) for line in self.lines()]
+
+    def lines(self) -> Iterator[bytes]:
+        """Yields the lines of `metrics.jsonl`: as many as there were when the run was read."""
+        place = 0
+        for line in run_files.lines(self.workdir / "metrics.jsonl"):
+            place += len(line)
+            if self.progress and place > self.progress.num_bytes:
+                return
+            yield line
 
 
 def read_run(workdir: str | os.PathLike) -> Run:
@@ -81,6 +106,73 @@ def read_run(workdir: str | os.PathLike) -> Run:
     except BadFileError as error:
         raise unreadable(path, error) from None
     return run
+
+
+def is_finished(workdir: str | os.PathLike) -> bool:
+    """Says whether a directory holds a finished run, sound or not."""
+    return os.path.lexists(Path(workdir) / "summary.json")
+
+
+def read_so_far(workdir: str | os.PathLike) -> Run:
+    """Reads what there is of a run that goes on or was stopped; a finished one as `read_run`.
+
+    Its results are those of the trials that have begun, as if they ended where they are; trials
+    that are behind others of their grid point are left out. What the end of a trial scores is NaN
+    until then. The points of the grid are those of these trials, and have `epochs_done`.
+
+    Raises:
+        UserError: The directory holds no run, no epoch of it has ended, or a file does not parse.
+    """
+    path = Path(workdir)
+    if is_finished(path):
+        return read_run(path)
+    is_running = is_locked(path)  # before its files are read: it may end meanwhile
+    try:
+        recorded = run_files.read_json(path / "config.json", run_files.CONFIG)
+        experiment = read_experiment(str(path / "config.json"), {})
+        names = trial_rows(experiment.points, experiment.seeds, name_of(experiment.dataset))
+        trials = {i: names[i] for i in sorted(itertools.chain(*experiment.parts.values()))}
+        progress, measured = read_epochs(path, trials, experiment, is_running)
+        if not measured:
+            raise _nothing_yet(path, is_running)
+        results = read_results_so_far(path, axes_of(recorded), experiment)
+    except BadFileError as error:
+        raise unreadable(path, error) from None
+    furthest: dict[int, int] = {}
+    for number in measured:
+        point = trials[number]["point"]
+        furthest[point] = max(furthest.get(point, 0), progress.done[number])
+    there = [trials[i] for i in measured if progress.done[i] == furthest[trials[i]["point"]]]
+    rows = rows_so_far(there, measured, results, experiment)
+    num_images = {
+        "train": experiment.data.num_train - experiment.num_test - experiment.num_validation,
+        "validation": experiment.num_validation,
+        "test": experiment.data.num_test or experiment.num_test,
+    }
+    config = upgrade_record(recorded)
+    grid = summarise(rows, axes_of(config), num_images)
+    for point in grid:
+        point["epochs_done"] = furthest[point["point"]]
+    criterion = PROTOCOLS[experiment.protocol].criterion
+    first = ranked(grid, criterion)[0]
+    compared = {point["point"] for point in grid if is_as_far(point, first)}
+    chosen = choose_trial([row for row in rows if row["point"] in compared], experiment.protocol)
+    summary = {
+        "dataset": name_of(experiment.dataset),
+        "num_images": num_images,
+        "protocol": experiment.protocol,
+        "chosen_point": chosen["point"] if criterion else None,
+        "chosen_trial": chosen["trial"],
+        "grid": grid,
+        "provenance": provenance_so_far(path, experiment.data.checksum),
+    }
+    return Run(path, config, rows, summary, progress)
+
+
+def _nothing_yet(path: Path, is_running: bool | None) -> UserError:
+    """Returns the error of a run of which no epoch has ended."""
+    cure = "wait for the end of the first one" if is_running else f"{how_to_go_on(path)} trains it"
+    return UserError(f"{path}: there is nothing to report yet, since no epoch has ended; {cure}")
 
 
 def _check_origin(run: Run) -> None:
@@ -136,10 +228,11 @@ def unreadable(workdir: str | os.PathLike, problem: BadFileError | str) -> UserE
     """Returns the error for a finished run that is expected in a directory and cannot be read."""
     path = Path(workdir)
     if isinstance(problem, BadFileError) and problem.missing:
-        return UserError(
-            f"{workdir} holds no finished run: expected {problem.path.name} in it; name the work "
-            "directory that a run printed"
-        )
+        cure = "name the work directory that a run printed"
+        if problem.path.name == "summary.json":
+            cure = f"it has not ended; python -m mnist_jax.report {workdir} shows how far it is"
+        expected = f"expected {problem.path.name} in it"
+        return UserError(f"{workdir} holds no finished run: {expected}; {cure}")
     with contextlib.suppress(BadFileError):
         if run_files.read_json(path / "summary.json", {"format": int})["format"] > FORMAT:
             return UserError(f"{workdir}: written by a later version; update mnist_jax")
@@ -153,8 +246,14 @@ def unreadable(workdir: str | os.PathLike, problem: BadFileError | str) -> UserE
 
 
 def protocol(run: Run) -> Protocol:
-    """Returns how the run was scored and what chose; if its test images were cut, it says so."""
+    """Returns how the run was scored and what chose; if its test images were cut, it says so.
+
+    Before the end of a run that scores test images only then, what is held out is in their place,
+    or, where nothing is, the training images.
+    """
     p = PROTOCOLS[run.summary["protocol"]]
+    if run.progress:
+        p = so_far(p)
     if not (number := run.config.get("num_test")):
         return p
     cut = (

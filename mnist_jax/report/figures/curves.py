@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mnist_jax.config.columns import split_column
 from mnist_jax.report.epochs import read_curves
 from mnist_jax.report.figures import canvas
 from mnist_jax.report.points import NamedPoint, criterion_words
-from mnist_jax.runs.choosing import ranked
+from mnist_jax.runs.choosing import epochs_done, ranked
 from mnist_jax.runs.labels import label, varying
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
@@ -26,7 +27,7 @@ def draw_curves(run: Run, what: str = "accuracy"):
         order = ranked(grid, p.criterion)
         points = [order[0], order[len(grid) // 2], order[-1]]
         which = f"of {len(grid)} grid points the first, the middle one and the last"
-        if p.criterion:
+        if p.criterion and not run.progress:
             words = f"the best, the median and the worst by mean {criterion_words(p)}"
             which = f"of {len(grid)} grid points {words}"
     num_rows, num_columns = canvas.rows_and_columns(len(points))
@@ -46,7 +47,8 @@ def draw_curves(run: Run, what: str = "accuracy"):
             if split == "train":
                 name, color, dash = "training", canvas.COLORS[0], "--"
             _plot_band(ax, unit * values, view, f"{name} {what}", color, dash)
-        if rows := trials[point["point"]]:
+        rows = trials[point["point"]]
+        if rows and (p.choose_epoch or not run.progress):
             name, epochs = f"test {what} at the end", [row["num_epochs"] for row in rows]
             dots = unit * np.array([row["test_loss" if is_loss else p.column] for row in rows])
             if p.choose_epoch:
@@ -63,7 +65,7 @@ def draw_curves(run: Run, what: str = "accuracy"):
         text = "every trial diverged"
         if trials[point["point"]]:
             mean = canvas.mean_interval(point, p.column)[0]
-            text = f"below the axis\n({mean:.1f} % test accuracy)"
+            text = f"below the axis\n({mean:.1f} % {split_column(p.column)[0]} accuracy)"
         if not ax.lines or ax.dataLim.y1 < ax.get_ylim()[0]:
             ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center")
     canvas.add_legend(figure, panels)
@@ -74,8 +76,10 @@ def draw_curves(run: Run, what: str = "accuracy"):
     )
     if p.held_out:
         caption += f" Solid: {p.held_out} {what} after the epoch."
-    dots_are = "best epoch" if p.choose_epoch else f"test {what}, scored once at its end"
-    caption += f"{_band_words(points)} Dots: each trial's {dots_are}."
+    caption += _band_words(points)
+    if p.choose_epoch or not run.progress:
+        dots_are = "best epoch" if p.choose_epoch else f"test {what}, scored once at its end"
+        caption += f" Dots: each trial's {dots_are}."
     return figure, caption + ("" if is_loss else view.words())
 
 
@@ -128,7 +132,7 @@ def _finish_epochs(panels, points: Sequence[Row], view: canvas.View, is_loss: bo
     """Sets the scales, limits and ticks that panels share."""
     from matplotlib.ticker import MaxNLocator
 
-    longest = max(point["num_epochs"] for point in points)
+    longest = max(map(epochs_done, points))
     panels[0].set_xlim(0.5, longest + 0.5)
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     if is_loss:

@@ -54,5 +54,6 @@ def draw_heat_map(run: Run):
     caption = f"Mean {p.measure} on {dataset} by {down} and {across} ({p.words})"
     caption += ", with the half-width of its 95 % interval (Student) where there are several seeds."
     if p.criterion:
-        caption += f" Framed: the chosen point, best by mean {criterion_words(p)}."
+        which = "best" if run.progress else "chosen"
+        caption += f" Framed: the {which} point, best by mean {criterion_words(p)}."
     return figure, caption + canvas.lost_words(grid) + view.words("colour scale")

@@ -49,7 +49,7 @@ def draw_search(run: Run):
         f" {canvas.seeds_words(grid)} ({p.words})."
     )
     if chosen.any():
-        caption += " Ring: the chosen point."
+        caption += f" Ring: the {'best' if run.progress else 'chosen'} point."
     if over_names:
         caption += " Over names, points are scattered sideways."
     if any(len(having(grid, axis)) < len(grid) for axis in axes):
