@@ -157,8 +157,9 @@ def _in_our_words(error: flags.Error) -> str:
     """Returns what absl says of a flag's value as this package says it."""
     said = " ".join(str(error).split())
     if bad := re.fullmatch(r"flag (--(\w+)=.*?): .*", said):
-        number = "a whole number of at least 1"
-        return f"{bad[1]}: expected {'True or False' if FLAGS[bad[2]].boolean else number}"
+        flag = FLAGS[bad[2]]
+        number = f"a whole number of at least {getattr(flag.parser, 'lower_bound', 0)}"
+        return f"{bad[1]}: expected {'True or False' if flag.boolean else number}"
     if missing := re.fullmatch(r"Missing value for flag (--\S+)", said):
         return f"{missing[1]}: no value is given; expected {missing[1]}=VALUE"
     if unread := re.fullmatch(r"ERROR:: Unable to open flagfile: \[.*\] (.*): '(.*)'", said):

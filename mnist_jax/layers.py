@@ -35,9 +35,10 @@ _plainly = contextvars.ContextVar("plainly", default=False)
 
 @contextlib.contextmanager
 def traced_plainly() -> Iterator[None]:
-    """Gives programs that are traced in its context the plain convolutions of Flax.
+    """Gives programs that are traced in its context the plain convolutions and pools of Flax.
 
-    So the work of a program can be counted: these layers do more or less of it than a convolution.
+    So the work of a program can be counted, since these layers do more or less of it than a
+    convolution; and other programs can read an exported one.
     """
     before = _plainly.set(True)
     try:
@@ -51,7 +52,7 @@ def is_traced_plainly() -> bool:
     return _plainly.get()
 
 
-def _taps(x: Array, axis: int, size: int, stride: int, dilation: int = 1) -> list[Array]:
+def window_taps(x: Array, axis: int, size: int, stride: int, dilation: int = 1) -> list[Array]:
     """Returns, for each position in a window, the entries of `x` that all windows have there."""
     length = x.shape[axis]
     read = max(0, (length - (size - 1) * dilation - 1) // stride * stride + 1)
@@ -66,7 +67,7 @@ def _patches(x: Array, windows: Sequence[tuple], first: int, channels: int) -> A
     """
     taps = [x]
     for axis, window in enumerate(windows, start=first):
-        taps = [tap for part in taps for tap in _taps(part, axis, *window)]
+        taps = [tap for part in taps for tap in window_taps(part, axis, *window)]
     return jnp.concatenate(taps, channels)
 
 
@@ -168,6 +169,8 @@ def max_pool(
     Blank background ties in every window, and sharing the gradient there would change training.
     The axes are pooled one after the other, the last one first.
     """
+    if is_traced_plainly():
+        return nn.max_pool(inputs, window_shape, strides, padding)
     return _pool(_max_along, -jnp.inf, inputs, window_shape, strides, padding)
 
 
@@ -179,6 +182,8 @@ def avg_pool(
     count_include_pad: bool = True,
 ) -> Array:
     """`nn.avg_pool`; the mean includes padding, unless `count_include_pad` is false."""
+    if is_traced_plainly():
+        return nn.avg_pool(inputs, window_shape, strides, padding, count_include_pad)
     total = _pool(_sum_along, 0.0, inputs, window_shape, strides, padding)
     if count_include_pad:
         return total / math.prod(window_shape)
@@ -207,17 +212,17 @@ def _pool(
 
 
 def _sum_along(x: Array, axis: int, size: int, stride: int) -> Array:
-    return functools.reduce(operator.add, _taps(x, axis, size, stride))
+    return functools.reduce(operator.add, window_taps(x, axis, size, stride))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _max_along(x: Array, axis: int, size: int, stride: int) -> Array:
-    return functools.reduce(jnp.maximum, _taps(x, axis, size, stride))
+    return functools.reduce(jnp.maximum, window_taps(x, axis, size, stride))
 
 
 @_max_along.defjvp
 def _max_along_jvp(axis, size, stride, primals, tangents):
-    taps, tangents = (_taps(*x, axis, size, stride) for x in (primals, tangents))
+    taps, tangents = (window_taps(*x, axis, size, stride) for x in (primals, tangents))
     top = functools.reduce(jnp.maximum, taps)
     tangent = tangents.pop()
     for tap, candidate in zip(taps[-2::-1], tangents[::-1], strict=True):

@@ -10,9 +10,10 @@ ROOMS = ["data", "config", "training", "runs", "report"]
 MAY_IMPORT = {room: {*BELOW, *ROOMS[: place + 1]} for place, room in enumerate(ROOMS)}
 MAY_IMPORT |= {module: BELOW for module in BELOW}
 MAY_IMPORT["benchmark"] = {*BELOW, *ROOMS[:-1], "benchmark"}
+MAY_IMPORT["export"] = {*BELOW, *ROOMS[:-1], "export"}
 MAY_IMPORT["main"] = MAY_IMPORT["cli"] = {*BELOW, *ROOMS, "cli"}
 MAY_IMPORT["api"] = {*BELOW, *ROOMS}
-PROGRAMS = {"main", "data.__main__", "report.__main__", "benchmark.__main__"}
+PROGRAMS = {"main", "data.__main__", "report.__main__", "benchmark.__main__", "export.__main__"}
 """They alone may import `cli`, the command line."""
 LAZY = {("__init__", "config.keys"), ("__init__", "api")}
 """What the package hands out itself, once it is asked."""

@@ -7,20 +7,19 @@ import contextlib
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mnist_jax import UserError, run_files
+from mnist_jax import UserError
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.data.datasets import DataFacts
 from mnist_jax.data.normalise import UNSCALED
 from mnist_jax.data.splits import Moments
 from mnist_jax.run_files import BadFileError
-from mnist_jax.runs import results
+from mnist_jax.runs import results, weights
 from mnist_jax.runs.chosen_trial import read_chosen_trial
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
@@ -31,8 +30,8 @@ from mnist_jax.text import first_of
 class TrainedTrial:
     """A trial of a finished run, with the weights that count: its best epoch's, or the last ones.
 
-    JAX starts with the first of `recipe`, `hyper` and `predict`, set up as the run had it where
-    that can be had here; its settings are afterwards as they were.
+    JAX starts when it is first needed, set up as the run had it where that can be had here; its
+    settings are afterwards as they were.
     """
 
     number: int
@@ -85,32 +84,36 @@ class TrainedTrial:
             raise results.unreadable(self.run.workdir, problem)
         return Moments(tuple(found["mean"]), tuple(found["deviation"]))
 
+    @functools.cached_property
+    def program(self) -> tuple[Any, Any, Any]:
+        """The arguments of `training.trial.predict`, without the images.
+
+        That is recipe, hyper-parameters, and the variables in the types that the model has.
+        """
+        from mnist_jax.training import recipes, sweep
+
+        with self.jax():
+            recipe, trials = recipes.create_recipe(self.experiment, [self.number])
+            variables = self._typed_variables(recipe.network)
+        return recipe._replace(moments=self.moments), sweep.trial_of(trials, 0), variables
+
     @property
     def recipe(self) -> Any:
         """The static choices of the trial, as `training.trial.Recipe`."""
-        return self._program[0]
+        return self.program[0]
 
     @property
     def hyper(self) -> Any:
         """The traced numbers of the trial, as `training.trial.Hyperparameters`."""
-        return self._program[1]
+        return self.program[1]
 
     @property
     def layers(self) -> str:
         """A table of its layers, their output shapes and their numbers of parameters."""
         from mnist_jax.training import networks
 
-        return networks.layer_table(self.recipe.network)
-
-    @functools.cached_property
-    def _program(self) -> tuple[Any, Any, Any]:
-        """Recipe, hyper-parameters, and the variables in the types that the model has."""
-        from mnist_jax.training import recipes, sweep
-
-        with self._jax():
-            recipe, trials = recipes.create_recipe(self.experiment, [self.number])
-            variables = self._typed_variables(recipe.network)
-        return recipe._replace(moments=self.moments), sweep.trial_of(trials, 0), variables
+        with self.jax():
+            return networks.layer_table(self.recipe.network)
 
     def _typed_variables(self, network: Any) -> Any:
         """Returns the variables in the model's types: a file has float32 for 16-bit floats.
@@ -133,7 +136,7 @@ class TrainedTrial:
         return traverse_util.unflatten_dict(typed, sep="/")
 
     @contextlib.contextmanager
-    def _jax(self) -> Iterator[None]:
+    def jax(self) -> Iterator[None]:
         """Sets JAX up as the run had it, or as near to that as the machine of this process can."""
         from mnist_jax.training.jax_setup import jax_for
 
@@ -165,11 +168,11 @@ class TrainedTrial:
         from mnist_jax.training import sweep
         from mnist_jax.training.jax_setup import compiler_options, keep_compiled
 
-        recipe, hyper, variables = self._program
+        recipe, hyper, variables = self.program
         # Whole batches, so that all small numbers of images share a program. What fills them up
         # is what the program itself would take.
         filler = np.repeat(pixels[:1], -len(pixels) % recipe.eval_batch_size, axis=0)
-        with self._jax():
+        with self.jax():
             keep_compiled()
             options = compiler_options(self.experiment)
             whole = np.concatenate([pixels, filler])
@@ -234,10 +237,8 @@ def _read_variables(workdir: Path, number: int) -> dict[str, np.ndarray]:
         BadFileError: A file that should hold them is missing or damaged.
         UserError: They were not kept.
     """
-    kept = _kept(workdir)
-    if number in kept:
-        arrays = run_files.read_arrays(workdir / "weights" / f"trial_{number}.npz")
-        return {name: x for name, x in arrays.items() if "/" in name and name[:6] != "state/"}
+    if number in (kept := weights.kept(workdir)):
+        return weights.read_variables(workdir, number)
     arrays = read_chosen_trial(workdir)
     if number == arrays["trial"]:
         return {name: array for name, array in arrays.items() if "/" in name}
@@ -246,8 +247,3 @@ def _read_variables(workdir: Path, number: int) -> dict[str, np.ndarray]:
         f"{workdir} keeps no weights of trial {number}, but those of {there}: expected one of"
         " these; a run with --config.keep_weights=all keeps those of every trial"
     )
-
-
-def _kept(workdir: Path) -> list[int]:
-    names = [path.name for path in (workdir / "weights").glob("trial_*.npz")]
-    return [int(m[1]) for name in names if (m := re.fullmatch(r"trial_(\d+)\.npz", name))]

@@ -179,14 +179,21 @@ def score(recipe: Recipe, hyper: Hyperparameters, state: TrialState, split: Spli
 
 
 def predict(recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: Images) -> Array:
-    """Returns class probabilities [n, classes]."""
+    """Returns class probabilities [n, classes], batch by batch."""
 
     def step(_, indices):
-        return None, jax.nn.softmax(_logits(recipe, hyper, variables, images[indices]))
+        return None, probabilities(recipe, hyper, variables, images[indices])
 
     indices, _ = _batches(jnp.arange(len(images)), recipe.eval_batch_size)
-    _, probabilities = jax.lax.scan(step, None, indices)
-    return probabilities.reshape(-1, probabilities.shape[-1])[: len(images)]
+    _, found = jax.lax.scan(step, None, indices)
+    return found.reshape(-1, found.shape[-1])[: len(images)]
+
+
+def probabilities(
+    recipe: Recipe, hyper: Hyperparameters, variables: Variables, images: Images
+) -> Array:
+    """Returns class probabilities [batch, classes] of one batch."""
+    return jax.nn.softmax(_logits(recipe, hyper, variables, images))
 
 
 def _penalty(recipe: Recipe, hyper: Hyperparameters, state: TrialState) -> Array:

@@ -1,0 +1,1 @@
+"""A trained trial as one file for other programs: safetensors, StableHLO or ONNX."""
