@@ -2,8 +2,13 @@
 
 import contextlib
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from unittest import mock
 
 import numpy as np
 import own
@@ -13,7 +18,7 @@ from server import ROOT
 import mnist_jax
 from mnist_jax import UserError, api
 from mnist_jax.config.config_files import plain, read_value
-from mnist_jax.runs import execution
+from mnist_jax.runs import execution, runner, signals
 
 KEYS = {"dataset": "digits", "num_epochs": 2, "hidden_sizes": 4, "num_seeds": 2}
 
@@ -205,3 +210,66 @@ def test_own_code_is_named_by_its_file(tmp_path, monkeypatch):
     del keys["hidden_sizes"]
     view = mnist_jax.run(model="net.py:Net", report=False, **keys)
     assert view.best.predict(np.zeros((2, 28, 28))).shape == (2, 10)
+
+
+class Stop:
+    """In place of `StopSignals`: a signal has come."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, own_process):
+        assert not own_process
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_ctrl_c_returns_what_is_there_and_the_same_call_goes_on(tmp_path, monkeypatch, capsys):
+    keys = KEYS | {"num_epochs": 6, "workdir": tmp_path / "run", "report": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "StopSignals", Stop(signal.SIGINT))
+        view = mnist_jax.run(**keys)
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"stopped after epoch \d of 6, and saved: the same call with .*\n", said)
+    assert f"workdir={tmp_path / 'run'} resumes it" in said
+    assert 1 <= view.epochs["epoch"].max() < 6
+    assert repr(view).startswith("NOT FINISHED")
+    assert ">NOT FINISHED" in view._repr_html_()
+    with pytest.raises(UserError, match="has not ended"):
+        view.best  # noqa: B018
+    whole = mnist_jax.run(**keys)
+    assert whole.epochs["epoch"].max() == 6
+    assert whole.best.number in whole.trials["trial"].tolist()
+
+
+def test_other_signals_end_the_program_that_calls_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "StopSignals", Stop(signal.SIGTERM))
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+        mnist_jax.run(**KEYS, workdir=tmp_path, report=False)
+
+
+def test_ctrl_c_before_the_first_epoch_is_what_it_is_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.Runner, "train", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        mnist_jax.run(**KEYS, workdir=tmp_path)
+
+
+def test_a_second_ctrl_c_interrupts_at_once_where_the_process_is_not_the_run_s(monkeypatch):
+    exits = mock.Mock()
+    monkeypatch.setattr(os, "_exit", exits)
+    monkeypatch.setattr(signals, "SECOND", 0.0)
+
+    def press():
+        with signals.StopSignals(own_process=False):
+            for _ in range(50):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.02)
+
+    with pytest.raises(KeyboardInterrupt):
+        press()
+    assert not exits.called
