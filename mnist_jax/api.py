@@ -43,7 +43,7 @@ class RunView:
 
     def __init__(self, workdir: str | os.PathLike):
         """Opens the run in a directory, as `load` does."""
-        self.path = Path(workdir)
+        self.path = Path(workdir).absolute()  # whatever the current folder is later
         with _in_python():
             self._run = reading.read_so_far(self.path)
 
