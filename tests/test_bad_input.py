@@ -913,6 +913,7 @@ BAD_INPUT = {
             "{tmp}/run: there is nothing to report yet, since no epoch has ended; python",
             unfinished("metrics.jsonl", b""),
         ),
+        ("{tmp}/run {tmp}/run --follow", "--follow: 2 directories; expected one", finished()),
         ("{tmp}/run", "expected config.json in it", finished("config.json")),
         ("{tmp}/run", "metrics.jsonl: its rows lack", unfinished("metrics.jsonl", HALF_ROW)),
         ("{tmp}/run", "expected metrics.jsonl in it", finished("metrics.jsonl")),

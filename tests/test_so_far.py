@@ -3,18 +3,20 @@
 import fcntl
 import json
 import math
+import os
 import re
 from pathlib import Path
 
+import in_process
 import numpy as np
 import pytest
-from server import snapshot
+from server import ROOT, snapshot
 from test_report import OPTIMIZERS, cells, make_run, own_data, parsed, verdict_of
 
 from mnist_jax import UserError, disk
 from mnist_jax.config.experiment import read_experiment
 from mnist_jax.config.protocol import PROTOCOLS
-from mnist_jax.report import one_run, points, reading, sections, standing, tables
+from mnist_jax.report import follow, one_run, points, reading, sections, standing, tables
 from mnist_jax.runs import results, unfinished, workdirs
 
 PARTS = {"hidden_sizes": ((8,), (6,)), "l2": (0.0, 1e-3)}
@@ -222,9 +224,13 @@ def lock():
         files.append(open(path / ".lock", "wb"))  # noqa: SIM115
         fcntl.flock(files[-1], fcntl.LOCK_EX)
 
+    def release():
+        for file in files:
+            file.close()
+
+    lock.release = release
     yield lock
-    for file in files:
-        file.close()
+    release()
 
 
 def test_whether_a_process_works_on_a_run_is_known_from_its_lock(tmp_path, lock, monkeypatch):
@@ -292,3 +298,182 @@ def test_a_run_that_ends_while_its_report_is_made_has_the_final_one(tmp_path, mo
     monkeypatch.setattr(one_run, "read_so_far", ends)
     assert "NOT FINISHED" not in one_run.write_report(run.workdir)
     assert (run.workdir / "report.md").read_text() == final
+
+
+# --- followed ---
+
+
+class Time:
+    """A clock that moves while somebody sleeps, when things happen: `events`, one a sleep."""
+
+    def __init__(self, events):
+        self.now, self.cpu, self.events, self.sleeps = 0.0, 0.0, list(events), []
+
+    def monotonic(self):
+        return self.now
+
+    def process_time(self):
+        return self.cpu
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.sleeps.append(seconds)
+        self.events.pop(0)()
+
+
+def nothing():
+    pass
+
+
+class Growing:
+    """A finished run that seems to be trained again, epoch by epoch."""
+
+    def __init__(self, path):
+        make_run(path, "validation", l2=(0.0, 1e-3))
+        self.path = path
+        self.files = {name: (path / name).read_bytes() for name in workdirs_files(path)}
+        stop(path, lambda trial: 0)
+        (path / "metrics.jsonl").write_bytes(b"")
+
+    def to(self, epoch):
+        lines = self.files["metrics.jsonl"].splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
+        return lambda: (self.path / "metrics.jsonl").write_bytes(b"".join(kept))
+
+    def end(self):
+        for name, content in self.files.items():
+            (self.path / name).write_bytes(content)
+
+
+def workdirs_files(path):
+    return [file.name for file in path.iterdir() if file.is_file()]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(one_run, "figures_of_run", lambda *_: {})
+
+
+def test_a_followed_run_has_a_report_an_epoch_until_its_end(
+    tmp_path, lock, monkeypatch, capsys, quick
+):
+    run, pages, costs = Growing(tmp_path / "run"), [], iter([0.03, 0.3, 0.3, 0.3])
+    lock(run.path)
+    # The first report costs little, so 5 seconds must pass; the second one 10.
+    clock = Time(
+        [nothing, run.to(1), *[nothing] * 4, run.to(2), *[nothing] * 3, run.to(3), *[nothing] * 9]
+    )
+    clock.events.append(run.end)
+    monkeypatch.setattr(follow, "time", clock)
+
+    def make(read):
+        text = one_run.write_run(read)
+        pages.append((run.path / "report.html").read_text())
+        clock.cpu += next(costs)
+        return text
+
+    assert follow.follow(run.path, make)
+    said = capsys.readouterr().out
+    assert [re.findall(r"after epoch (.) of 6", page)[:1] for page in pages] == [
+        ["1"],
+        ["2"],
+        ["3"],
+        [],
+    ]
+    assert ["http-equiv" in page for page in pages] == [True, True, True, False]
+    lines = said.split("\n\n")[0].splitlines()
+    assert len(lines) == 4  # one for the beginning, and one a report
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d UTC: 6 trials are after epoch 2 of 6; best: [\d.]+ %", lines[2]
+    )
+    assert "NOT FINISHED" not in said
+    assert said.count("Report: ") == 1
+    assert set(clock.sleeps) == {follow.TICK}
+    assert clock.events == []
+
+
+def test_the_pause_between_reports_grows_with_what_they_cost(tmp_path, lock, monkeypatch, quick):
+    run, made = Growing(tmp_path / "run"), []
+    run.to(1)()
+    lock(run.path)
+    clock = Time([run.to(2), *[nothing] * 98, nothing, run.end])
+    monkeypatch.setattr(follow, "time", clock)
+
+    def make(read):
+        made.append(clock.now)
+        clock.cpu += 3.0
+        return ""
+
+    assert follow.follow(run.path, make)
+    assert made == [0.0, 100.0, 101.0]
+
+
+def test_a_followed_run_whose_process_has_gone_is_told_to_be_stopped(
+    tmp_path, lock, monkeypatch, capsys, quick
+):
+    run = Growing(tmp_path / "run")
+    run.to(2)()
+    lock(run.path)
+    monkeypatch.setattr(follow, "time", Time([lock.release]))
+    assert not follow.follow(run.path, one_run.write_run)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "NOT FINISHED" in said
+    assert "the run was stopped" in said
+    assert "http-equiv" not in (run.path / "report.html").read_text()
+
+
+def test_following_waits_for_the_first_epoch_of_a_run_that_goes_on_alone(tmp_path, lock, quick):
+    run = Growing(tmp_path / "run")
+    with pytest.raises(UserError, match="no epoch has ended"):
+        follow.follow(run.path, one_run.write_run)
+
+
+def test_a_finished_run_that_is_followed_has_its_final_report_at_once(tmp_path, capsys, quick):
+    run = make_run(tmp_path / "run")
+    done = in_process.run(capsys, "report", str(run.workdir), "--follow", cwd=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert "NOT FINISHED" not in done.out
+    assert (run.workdir / "report.html").exists()
+
+
+def test_ctrl_c_ends_following_quietly(tmp_path, lock, monkeypatch, capsys, quick):
+    run = Growing(tmp_path / "run")
+    run.to(2)()
+    lock(run.path)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(follow, "time", Time([interrupt]))
+    done = in_process.run(capsys, "report", str(run.path), "--follow", cwd=tmp_path)
+    assert (done.status, done.err) == (130, "")
+
+
+@pytest.mark.slow
+def test_a_run_is_the_same_whether_it_is_watched_or_not(server, tmp_path):
+    """Reports are made one after the other, and a follower's beside them, while a run trains."""
+    flags = (
+        f"--config={ROOT / 'configs' / 'baseline.py'}",
+        "--config.dataset=digits",
+        "--config.hidden_sizes=(32,),(16,)",
+        "--config.num_epochs=80",
+        "--config.num_seeds=4",
+        "--config.checkpoint_epochs=20",
+        "--config.protocol=validation",
+    )
+    alone = server.run("main", *flags, f"--workdir={tmp_path / 'alone'}")
+    assert (alone.status, alone.err) == (0, "")
+    path, counts = tmp_path / "watched", []
+    run = server.start("main", *flags, f"--workdir={path}")
+    assert run.wait_until(lambda: (path / "metrics.jsonl").exists())
+    follower = server.start("report", path, "--follow", draw=True)
+    while run.wait(os.WNOHANG) is None:
+        report = server.run("report", path, draw=True)
+        counts.append((report.status, "the run goes on" in " ".join(report.out.split())))
+    assert (run.wait(), run.err) == (0, "")
+    assert (follower.wait(), follower.err) == (0, "")
+    assert counts.count((0, True)) > 1
+    assert " UTC: " in follower.out  # a line of a report on the way
+    for name in ("metrics.jsonl", "results.csv", "chosen_trial.npz", "config.json"):
+        assert (path / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert "NOT FINISHED" not in (path / "report.md").read_text()

@@ -39,6 +39,24 @@ CUT_TEST = "test images cut from the training set"
 """What is said wherever such images are scored."""
 
 
+class NothingYetError(UserError):
+    """No epoch of a run has ended.
+
+    Attributes:
+        is_running: Whether a process trains it; None if not known.
+    """
+
+    def __init__(self, path: Path, is_running: bool | None):
+        """Takes the directory of the run."""
+        cure = "wait for the end of the first one"
+        if not is_running:
+            cure = f"{how_to_go_on(path)} trains it"
+        super().__init__(
+            f"{path}: there is nothing to report yet, since no epoch has ended; {cure}"
+        )
+        self.is_running = is_running
+
+
 class Run(NamedTuple):
     """A run, as read back from its work directory."""
 
@@ -134,7 +152,7 @@ def read_so_far(workdir: str | os.PathLike) -> Run:
         trials = {i: names[i] for i in sorted(itertools.chain(*experiment.parts.values()))}
         progress, measured = read_epochs(path, trials, experiment, is_running)
         if not measured:
-            raise _nothing_yet(path, is_running)
+            raise NothingYetError(path, is_running)
         results = read_results_so_far(path, axes_of(recorded), experiment)
     except BadFileError as error:
         raise unreadable(path, error) from None
@@ -167,12 +185,6 @@ def read_so_far(workdir: str | os.PathLike) -> Run:
         "provenance": provenance_so_far(path, experiment.data.checksum),
     }
     return Run(path, config, rows, summary, progress)
-
-
-def _nothing_yet(path: Path, is_running: bool | None) -> UserError:
-    """Returns the error of a run of which no epoch has ended."""
-    cure = "wait for the end of the first one" if is_running else f"{how_to_go_on(path)} trains it"
-    return UserError(f"{path}: there is nothing to report yet, since no epoch has ended; {cure}")
 
 
 def _check_origin(run: Run) -> None:

@@ -80,7 +80,9 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
 
 
 def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
-    there = [name for name in (*made_files.FILES, *made_files.FOLDERS) if os.path.lexists(path / name)]
+    there = [
+        name for name in (*made_files.FILES, *made_files.FOLDERS) if os.path.lexists(path / name)
+    ]
     if not there:
         _refuse_common_folder(path)
         return "new"
@@ -95,7 +97,9 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             f" ({problem}); choose another --workdir, or delete it yourself"
         )
     if overwrite:
-        kinds = dict.fromkeys(made_files.FILES, stat.S_ISREG) | dict.fromkeys(made_files.FOLDERS, stat.S_ISDIR)
+        kinds = dict.fromkeys(made_files.FILES, stat.S_ISREG) | dict.fromkeys(
+            made_files.FOLDERS, stat.S_ISDIR
+        )
         if odd := [name for name in there if not kinds[name]((path / name).lstat().st_mode)]:
             raise UserError(
                 f"--workdir={path} holds a run, but {', '.join(odd)} in it is a link, or another "
@@ -263,7 +267,9 @@ def open_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> None
     made_files.delete_leftovers(path)
     if state == "new":
         files = config.get("files", {})
-        made_files.delete_run(path, keep=[path / "config.json", *(path / "files" / name for name in files)])
+        made_files.delete_run(
+            path, keep=[path / "config.json", *(path / "files" / name for name in files)]
+        )
     text = disk.to_json(config, indent=2) + "\n"
     file = path / "config.json"
     if not file.exists() or file.read_bytes() != text.encode():  # a full disk may not hold it twice
