@@ -69,6 +69,17 @@ def define_flags() -> None:
     )
 
 
+def define_trial() -> None:
+    """Defines `--trial`, of the programs that use the weights of a trial."""
+    flags.DEFINE_integer(
+        "trial",
+        None,
+        "The trial, by its number in results.csv; by default the chosen one. Others have their"
+        " weights in a run with --config.keep_weights=all.",
+        lower_bound=0,
+    )
+
+
 def read_flags(argv: list[str]) -> Experiment:
     """Returns the checked experiment that the command line names."""
     if len(argv) > 1:

@@ -5,6 +5,7 @@ import sys
 from typing import NamedTuple
 
 import pytest
+from server import PROGRAMS
 
 from mnist_jax import cli
 from mnist_jax.training import jax_setup
@@ -35,7 +36,8 @@ def run(capsys, module, *arguments, cwd, **environment):
     def configure_jax(*_, **__):
         raise StartsJaxError
 
-    program = importlib.import_module(f"mnist_jax.{module}" + ".__main__" * (module != "main"))
+    is_room = module not in PROGRAMS
+    program = importlib.import_module(f"mnist_jax.{module}" + ".__main__" * is_room)
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax_setup, "configure_jax", configure_jax)

@@ -18,7 +18,7 @@ import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg
 import orbax.checkpoint, scipy.stats, tqdm
 import sklearn.datasets, sklearn.model_selection
 import mnist_jax.benchmark.__main__, mnist_jax.data.__main__
-import mnist_jax.main, mnist_jax.report.__main__
+import mnist_jax.main, mnist_jax.predict, mnist_jax.report.__main__
 import mnist_jax.runs.runner
 
 gc.freeze()
@@ -77,6 +77,8 @@ if request := serve():
 """
 
 
+PROGRAMS = ("main", "predict")
+"""Those that are one file; the others are the `__main__` of a room."""
 OURS = {"JAX_NUM_CPU_DEVICES", "MNIST_JAX_DATA_DIR"}
 """What the tests set for themselves, and not for the programs."""
 
@@ -138,7 +140,7 @@ class Server:
         self._count += 1
         out, err = (self.folder / f"{self._count}.{name}" for name in ("out", "err"))
         request = {"module": f"mnist_jax.{module}", "arguments": list(map(str, arguments))}
-        request["program"] = request["module"] + ".__main__" * (module != "main")
+        request["program"] = request["module"] + ".__main__" * (module not in PROGRAMS)
         request |= {"out": str(out), "err": str(err), "cwd": str(cwd), "limit": limit}
         request |= {"draw": draw, "optimize": optimize, "tidy": tidy, "root": root}
         request["environment"] = environment

@@ -11,9 +11,10 @@ MAY_IMPORT = {room: {*BELOW, *ROOMS[: place + 1]} for place, room in enumerate(R
 MAY_IMPORT |= {module: BELOW for module in BELOW}
 MAY_IMPORT["benchmark"] = {*BELOW, *ROOMS[:-1], "benchmark"}
 MAY_IMPORT["export"] = {*BELOW, *ROOMS[:-1], "export"}
-MAY_IMPORT["main"] = MAY_IMPORT["cli"] = {*BELOW, *ROOMS, "cli"}
+MAY_IMPORT["main"] = MAY_IMPORT["predict"] = MAY_IMPORT["cli"] = {*BELOW, *ROOMS, "cli"}
 MAY_IMPORT["api"] = {*BELOW, *ROOMS}
-PROGRAMS = {"main", "data.__main__", "report.__main__", "benchmark.__main__", "export.__main__"}
+PROGRAMS = {"main", "predict"}
+PROGRAMS |= {f"{room}.__main__" for room in ("data", "report", "export", "benchmark")}
 """They alone may import `cli`, the command line."""
 LAZY = {("__init__", "config.keys"), ("__init__", "api")}
 """What the package hands out itself, once it is asked."""

@@ -67,13 +67,8 @@ def define_flags() -> None:
     """Defines the program's flags, and those of `main`, which it refuses by name."""
     cli.define_flags()
     flags.DEFINE_string("format", None, f"Of the file: {formats.EXPECTED}.")
-    flags.DEFINE_integer(
-        "trial",
-        None,
-        "The trial, by its number in results.csv; by default the chosen one. Others have their"
-        " weights in a run with --config.keep_weights=all.",
-        lower_bound=0,
-    )
+    cli.define_trial()
+    flags.declare_key_flag("trial")
     flags.DEFINE_string(
         "output",
         None,

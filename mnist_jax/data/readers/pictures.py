@@ -19,6 +19,8 @@ from mnist_jax.text import first_of, one_line
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _MOST_FILE_BYTES = 2**24  # of a picture; the pixels of the largest are 2**20
+_FORMATS = ("PNG", "JPEG")
+_MOST_ANY_BYTES, _MOST_ANY_SIZE = 2**28, 2**14  # of a picture that is reduced
 _MODES = ("L", "LA", "RGB", "RGBA")
 _CONVERTED = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB"}
 _PARTS = {"train": r"train(ing)?", "test": r"test(ing)?", "validation": r"(val(id(ation)?)?|dev)"}
@@ -144,30 +146,54 @@ def _described(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} by {shape[1]} {kinds[(*shape, 1)[2]]}"
 
 
-def _decode(content: bytes) -> np.ndarray:
+def read_any(path: Path) -> np.ndarray:
+    """Reads one picture of any size, in any format that Pillow opens, as `decode_all` has it.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    with raw.reading(path):
+        if not path.exists():
+            raise bad(path, "there is no such file; name a picture")
+        if path.is_dir():
+            raise bad(path, f"it is a folder; give its files, as in {path}/*.png")
+        with disk.open_regular(path, _MOST_ANY_BYTES) as content:
+            return _decode(content.read(), None, _MOST_ANY_SIZE)
+
+
+def _decode(
+    content: bytes, formats_read: tuple[str, ...] | None = _FORMATS, most_size: int = raw.MOST_SIZE
+) -> np.ndarray:
+    """Decodes a picture, of the formats that are named or any, at most so high and wide."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not content:
         raise ValueError("it is empty")
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")  # of what is odd in a file, or large, which is refused
+        expected = "PNG or JPEG file" if formats_read else "picture that Pillow opens"
         try:
-            image = stack.enter_context(Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]))
+            image = stack.enter_context(Image.open(io.BytesIO(content), formats=formats_read))
         except Image.DecompressionBombError:
-            raise ValueError("it is larger than 512 by 512 pixels") from None
+            raise ValueError(f"it is larger than {most_size} by {most_size} pixels") from None
         except UnidentifiedImageError:
             kind = formats.kind_of(content)
             if kind in (None, "a picture"):
-                raise ValueError("it is damaged, or no PNG or JPEG file") from None
-            raise ValueError(f"it is {kind}, not a PNG or JPEG file") from None
+                raise ValueError(f"it is damaged, or no {expected}") from None
+            raise ValueError(f"it is {kind}, not a {expected}") from None
         if image.format == "PNG" and getattr(image, "is_animated", False):
             raise ValueError("it is animated; expected one picture")
         width, height = image.size
-        if not (1 <= width <= raw.MOST_SIZE and 1 <= height <= raw.MOST_SIZE):
-            raise ValueError(f"it has {height} by {width} pixels; expected 1 to {raw.MOST_SIZE}")
+        if not (1 <= width <= most_size and 1 <= height <= most_size):
+            raise ValueError(f"it has {height} by {width} pixels; expected 1 to {most_size}")
         mode = _CONVERTED.get(image.mode, image.mode)
         if mode == "P":
             mode = "RGBA" if "transparency" in image.info else "RGB"
+        upright = ImageOps.exif_transpose(image)
+        if mode not in _MODES and not formats_read:
+            if mode.startswith("I"):  # 16 bits, which conversion would cut at 255
+                return (np.asarray(upright).astype(np.uint32) >> 8).clip(max=255).astype(np.uint8)
+            mode = "RGB"
         if mode not in _MODES:
             raise ValueError(f"its pixels are of the kind {mode}; expected 8 bits a channel")
-        return np.asarray(ImageOps.exif_transpose(image).convert(mode))
+        return np.asarray(upright.convert(mode))
