@@ -221,8 +221,11 @@ def _parse(text: str, kind: type) -> Any:
     return kind(text)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads a file of `numpy.savez` that is not compressed and holds no objects."""
+def read_arrays(path: Path, only: str | None = None) -> dict[str, np.ndarray]:
+    """Reads a file of `numpy.savez` that is not compressed and holds no objects.
+
+    If a name is given, it reads no array but that one.
+    """
     with opened(path) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         total = sum(member.file_size for member in members)
@@ -230,6 +233,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("its members are compressed, or claim more bytes than there are")
         found = {}
         for member in members:
+            if only and member.filename != f"{only}.npy":
+                continue
             with archive.open(member) as array:
                 found[member.filename.removesuffix(".npy")] = read_npy(array, member.file_size)
         return found

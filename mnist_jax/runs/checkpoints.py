@@ -134,7 +134,7 @@ class Checkpoints:
             return None
         step, record = newest_good
         arrays = hosts.arrays_of_first(arrays, kinds)
-        placed = [_place(arrays[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
+        placed = [place_rows(arrays[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(like), placed), record)
 
     def finish(self) -> None:
@@ -249,7 +249,7 @@ def _flatten(tree: PyTree) -> tuple[list[str], Sequence[Any]]:
     return [jax.tree_util.keystr(path) for path in paths], leaves
 
 
-def _place(array: np.ndarray, like: Any) -> Any:
+def place_rows(array: np.ndarray, like: Any) -> Any:
     """Fills an array up to the rows of another one, and puts it where that one is."""
     padding = [(0, like.shape[0] - len(array))] + [(0, 0)] * (array.ndim - 1)
     array = np.pad(array, padding, mode="edge")

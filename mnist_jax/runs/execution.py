@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.data import cache, splits
-from mnist_jax.runs import made_files, results, summaries, workdirs
+from mnist_jax.runs import growth, made_files, results, summaries, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.training import hosts
@@ -66,8 +66,16 @@ def execute(
     process = Process(command and command(path))
     config = experiment.record()
 
+    def check_workdir() -> str:
+        return workdirs.check_workdir(path, config, overwrite, why_not)
+
+    def why_not(recorded: Mapping[str, Any], differ: Collection[str]) -> str | None:
+        if (reason := growth.why_not(path, experiment, recorded, differ)) == "" and job is not None:
+            return "it can grow to this, but by one process: leave --distributed out"
+        return reason
+
     def is_finished() -> bool:
-        return workdirs.check_workdir(path, config, overwrite) == "finished"
+        return check_workdir() == "finished"
 
     if job is None and is_finished():  # JAX need not start
         return _finished_before(path)
@@ -90,7 +98,9 @@ def execute(
             def lock_workdir() -> tuple[str, bool]:
                 stack.enter_context(workdirs.lock_workdir(path))
                 # It may have changed since.
-                state = workdirs.check_workdir(path, config, overwrite)
+                state = check_workdir()
+                if state in ("unfinished", "smaller"):
+                    growth.finish(path)
                 return state, overwrite and (path / "config.json").exists()
 
             def open_workdir() -> None:
@@ -105,6 +115,10 @@ def execute(
                 return _finished_before(path)
             process.seconds["load"] = process.total
             display = progress.quiet(bar) if quiet else progress.COMMAND_LINE
+            if state == "smaller" and growth.grow(
+                path, experiment, config, dataset, process, display
+            ):
+                process = Process(command and command(path))
             trials = runner.Runner(path, experiment, dataset, process, config, display)
             if holds_another:
                 trials.rehearse()

@@ -2,11 +2,12 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.checkpoints import Checkpoints, Restored
 from mnist_jax.runs.progress import COMMAND_LINE, Display
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.records import Recorder
@@ -48,9 +49,9 @@ class GroupTraining:
         self._epoch_seconds, self._counted_at = math.inf, time.monotonic()
         self._due = 0  # whether the epoch that runs is to be saved
 
-    def resume(self, newest: int) -> None:
-        """Reads the newest good checkpoint up to an epoch, if there is one."""
-        saved = self._checkpoints.restore(self._program.state, newest)
+    def resume(self, newest: int, kept: Callable[[], Restored | None] = lambda: None) -> None:
+        """Reads the newest good checkpoint up to an epoch, or else what else is `kept`, if any."""
+        saved = self._checkpoints.restore(self._program.state, newest) or kept()
         if saved is None:
             return
         self.epoch, self.state = saved.step, saved.state

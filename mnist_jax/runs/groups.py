@@ -60,7 +60,7 @@ def read_groups(workdir: Path, experiment: Experiment) -> list[TrialGroup]:
 
     A `parts.json` that says anything else is ignored with a warning.
     """
-    whole, path = list(experiment.parts.values()), workdir / "checkpoints" / "parts.json"
+    whole, path = list(experiment.parts.values()), _record(workdir)
     reason = "it does not hold the run's trials in groups that train together"
     try:
         if _divides(groups := run_files.read_json(path, [[int]]), whole):
@@ -76,17 +76,27 @@ def read_groups(workdir: Path, experiment: Experiment) -> list[TrialGroup]:
 def write_groups(workdir: Path, groups: list[TrialGroup]) -> None:
     """Writes `parts.json`."""
     (workdir / "checkpoints").mkdir(exist_ok=True)
-    disk.write_text(workdir / "checkpoints" / "parts.json", json.dumps(groups))
+    disk.write_text(_record(workdir), json.dumps(groups))
 
 
 def _divides(groups: list[TrialGroup], whole: list[TrialGroup]) -> bool:
-    """Says whether groups divide the whole ones, and have all of their trials in order.
+    """Says whether groups divide the whole ones: those of a program follow each other, and have
+    all of its trials, each in order.
 
     A group across the border of two programs would train with one that is not its own.
     """
-    ends, wanted = (set(itertools.accumulate(map(len, x))) for x in (groups, whole))
-    same = list(itertools.chain(*groups)) == list(itertools.chain(*whole))
-    return same and wanted <= ends and all(groups)
+    program = {trial: number for number, part in enumerate(whole) for trial in part}
+    found = list(itertools.chain(*groups))
+    if sorted(found) != sorted(program) or not all(groups):
+        return False
+    numbers = [[program[trial] for trial in group] for group in groups]
+    return (
+        all(
+            group == sorted(group) and len({*of}) == 1
+            for group, of in zip(groups, numbers, strict=True)
+        )
+        and sorted(numbers, key=lambda of: of[0]) == numbers
+    )
 
 
 def newest_epoch(workdir: Path, group: TrialGroup) -> int:
@@ -94,6 +104,15 @@ def newest_epoch(workdir: Path, group: TrialGroup) -> int:
     manifests = checkpoint_folder(workdir, group).glob(f"*/{MANIFEST}")
     names = [manifest.parent.name for manifest in manifests]
     return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def are_recorded(workdir: Path) -> bool:
+    """Says whether a run has groups of its own, of which it was divided or has grown."""
+    return _record(workdir).exists()
+
+
+def _record(workdir: Path) -> Path:
+    return workdir / "checkpoints" / "parts.json"
 
 
 def checkpoint_folder(workdir: Path, group: TrialGroup) -> Path:

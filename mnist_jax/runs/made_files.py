@@ -56,12 +56,25 @@ def delete_run(path: Path, keep: Collection[Path]) -> None:
     Some files are kept until new ones replace them: `config.json`, which shows that the rest is a
     run's, and the copies of the user's files, which may be the only ones.
     """
-    for made in [found for found, _ in find(path, "{}") if found not in keep]:
-        if made.is_symlink() or not made.is_dir():
-            made.unlink()
-        elif made.name.startswith("trials_"):
-            _delete_steps(made)
-    _delete_empty(path)
+    _delete(path, [found for found, _ in find(path, "{}") if found not in keep])
+
+
+def delete_in(path: Path, folders: Collection[str], keep: Collection[str] = ()) -> None:
+    """Deletes what `delete_run` does in some folders alone, but for some names."""
+    places = [path / folder for folder in folders]
+    made = [found for found, _ in find(path, "{}") if found.parent in places]
+    _delete(path, [found for found in made if found.name not in keep])
+
+
+def _delete(path: Path, made: Collection[Path]) -> None:
+    for each in made:
+        if each.is_symlink() or not each.is_dir():
+            each.unlink()
+        elif each.name.startswith("trials_"):
+            _delete_steps(each)
+    for name in ("growth/weights", *FOLDERS):
+        with contextlib.suppress(OSError):  # it holds something of the user's
+            (path / name).rmdir()
 
 
 def _delete_steps(folder: Path) -> None:
@@ -80,17 +93,13 @@ def tidy(path: Path) -> None:
     that it was to keep no longer. A shard keeps all, since a merge may need any trial's weights.
     """
     try:
-        for made in not_needed(path):
-            if made.is_dir() and not made.is_symlink():
-                _delete_steps(made)
-            else:
-                made.unlink()
-        _delete_empty(path)
+        _delete(path, not_needed(path))
     except OSError as error:
         print(f"warning: {error.filename} cannot be deleted ({error.strerror})", file=sys.stderr)
 
 
 def not_needed(path: Path) -> list[Path]:
+    """Returns what `tidy` deletes."""
     config = upgrade_record(run_files.read_json(path / "config.json", run_files.CONFIG))
     if config["shard"] != "0/1":
         return []
@@ -99,12 +108,6 @@ def not_needed(path: Path) -> list[Path]:
         folders.append(path / "weights")
     made = [found for found, _ in find(path, "{}") if found.parent in folders]
     return [found for found in made if found.name != "processes.json"]
-
-
-def _delete_empty(path: Path) -> None:
-    for name in ("growth/weights", *FOLDERS):
-        with contextlib.suppress(OSError):  # it holds something
-            (path / name).rmdir()
 
 
 def delete_leftovers(path: Path) -> None:

@@ -106,6 +106,28 @@ def cautions(made: Row) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
+def other_data(workdir: Path, was: str, now: str) -> UserError:
+    """Returns the error for a run on data with another checksum."""
+    return UserError(
+        f"--workdir={workdir} holds a run on other data ({was}, not {now}); give the files that it"
+        " was trained on, choose another --workdir, or give --overwrite"
+    )
+
+
+def keep_processes(workdir: Path, made: Row) -> None:
+    """Records the processes of a finished run, given its provenance, unless that is done already.
+
+    A merged run has no such record, and will lose its `summary.json` when it grows.
+    """
+    path = workdir / "checkpoints" / "processes.json"
+    if not path.exists():
+        several = [made | each for each in made.get("shards", {"": {}}).values()]
+        keys = ("data_checksum", "files", "seconds")
+        records = [_maker(x) | {key: x[key] for key in keys if key in x} for x in several]
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, to_json(records))
+
+
 class Process:
     """One process of a run: its provenance and its seconds.
 
@@ -153,11 +175,7 @@ class Process:
         self._earlier = read_processes(workdir)
         for record in self._earlier:
             if (other := record.get("data_checksum", data_checksum)) != data_checksum:
-                raise UserError(
-                    f"--workdir={workdir} holds a run on other data ({other}, not {data_checksum});"
-                    " give the files that it was trained on, choose another --workdir, or give"
-                    " --overwrite"
-                )
+                raise other_data(workdir, other, data_checksum)
         if devices:
             self._made["devices"] = {name: devices[name] for name in _DEVICES}
             if devices["threads"] is None:  # where cores compute nothing

@@ -18,7 +18,16 @@ from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data.datasets import is_path
 from mnist_jax.data.splits import Dataset
-from mnist_jax.runs import choosing, chosen_trial, groups, labels, records, weights, workdirs
+from mnist_jax.runs import (
+    choosing,
+    chosen_trial,
+    groups,
+    labels,
+    ordering,
+    records,
+    weights,
+    workdirs,
+)
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.group_training import GroupTraining
 from mnist_jax.runs.groups import TrialGroup
@@ -108,6 +117,8 @@ class Runner:
                     self._train_group(group, stop)
                 except groups.TOO_LARGE as error:
                     self._divide(group, groups.divide(group, error))
+        if hosts.is_first() and groups.are_recorded(self._path):
+            ordering.put_in_order(self._path, self._experiment, self.rows)
 
     def starts_finite(self) -> bool:
         """Says whether the first trial's model gives finite logits before any training."""
@@ -134,12 +145,13 @@ class Runner:
         trial, why = left[0], "which is chosen in the end" if left[0] == chosen else "to keep them"
         group = next(group for group in self._groups if trial in group)
         num_epochs = self._experiment.point_of(trial)["num_epochs"]
-        if hosts.first(lambda: groups.newest_epoch(self._path, group)) == num_epochs:
+        alone = [trial] if jax.process_count() == 1 else group  # more need a trial each
+        saved = hosts.first(lambda: [self._saved_epoch(x) == num_epochs for x in (alone, group)])
+        if any(saved):
             self._say(f"reading the weights of trial {trial} again, {why}")
         else:
             self._say(f"training trial {trial} again for its weights, {why}; no result changes")
-            if jax.process_count() == 1:  # more need a trial each
-                group = [trial]
+        group = group if saved == [False, True] else alone
         self._read_again.update(group)
         return group
 
@@ -195,7 +207,9 @@ class Runner:
                 stop,
                 self._display,
             )
-            training.resume(newest=min(self._epochs_done[trial] for trial in group))
+            newest = min(self._epochs_done[trial] for trial in group)
+            like = program.state
+            training.resume(newest, lambda: weights.restore_group(self._path, group, like, newest))
             start = training.epoch
             # Not for every group: it reads the rows of all.
             if path and any(self._epochs_done[trial] > start for trial in group):
@@ -311,7 +325,7 @@ class Runner:
         rows = {row["trial"]: row for row in results}
         known: dict[int, int] = {}
         for group in all_groups:
-            saved = groups.newest_epoch(self._path, group)
+            saved = self._saved_epoch(group)
             known |= {trial: epochs[trial] if trial in rows else saved for trial in group}
         if short := [trial for trial in epochs if recorded[trial] < known.get(trial, 0)]:
             print(
@@ -330,6 +344,9 @@ class Runner:
         ]
         return [all_groups, list(recorded.items()), sorted(done, key=lambda row: row["trial"])]
 
+    def _saved_epoch(self, group: TrialGroup) -> int:
+        return groups.newest_epoch(self._path, group) or weights.kept_epoch(self._path, group)
+
     def _divide(self, group: TrialGroup, smaller: list[TrialGroup]) -> None:
         """Replaces a group by smaller ones that memory holds."""
         parts = f"{len(smaller)} parts, one after the other"
@@ -339,7 +356,10 @@ class Runner:
         if is_done := self._is_done(group):
             self._read_again.difference_update(group)
         else:
-            self._epochs_done |= dict.fromkeys(group, 0)  # they have no checkpoint of these
+            # They have no checkpoint of these, and few runs keep states beside.
+            saved = hosts.first(lambda: list(map(self._saved_epoch, smaller)))
+            for piece, epoch in zip(smaller, saved, strict=True):
+                self._epochs_done |= {t: min(epoch, self._epochs_done[t]) for t in piece}
         if hosts.is_first():
             groups.write_groups(self._path, self._groups)
             if not is_done:

@@ -5,13 +5,11 @@ put into its order and statistics are recomputed. Its chosen trial's weights are
 `chosen_trial.npz`, or in a checkpoint.
 """
 
-import array
 import dataclasses
 import functools
 import itertools
-import mmap
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,21 @@ from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.data.datasets import name_of
 from mnist_jax.data.splits import Dataset
-from mnist_jax.run_files import BadFileError
-from mnist_jax.runs import choosing, chosen_trial, provenance, records, results, summaries, workdirs
+from mnist_jax.runs import (
+    choosing,
+    chosen_trial,
+    ordering,
+    provenance,
+    records,
+    results,
+    summaries,
+    workdirs,
+)
+from mnist_jax.runs.ordering import Source
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
 from mnist_jax.text import first_of
 from mnist_jax.training.jax_setup import compiler_options, start_jax
-
-_ROW = {"trial": int, "epoch": int}
 
 
 def shard_of(config: Row) -> tuple[int, int]:
@@ -76,7 +81,9 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
     protocol = runs[0].summary["protocol"]
     chosen = choosing.choose_trial(rows, protocol)
     experiment = read_experiment(str(runs[0].workdir / "config.json"), {}, shard="0/1")
-    lines = _merge_metrics(runs, rows, experiment)
+    epochs = [{row["trial"]: row["num_epochs"] for row in run.results} for run in runs]
+    sources = [Source(run.workdir, of) for run, of in zip(runs, epochs, strict=True)]
+    lines = ordering.in_order(sources, experiment, rows)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "metrics.jsonl", "wb") as file:
         file.writelines(lines)
@@ -164,51 +171,6 @@ def _provenance(runs: Sequence[Run]) -> Row:
             for run, record in zip(runs, made, strict=True)
         },
     }
-
-
-def _merge_metrics(
-    runs: Sequence[Run], rows: Sequence[Row], experiment: Experiment
-) -> Iterator[bytes]:
-    """Returns the rows of all trials and epochs in the order of a whole run.
-
-    That is: by compiled program, in the order of the grid; by epoch; by trial. Files are mapped
-    into memory and only the places of rows are held, so that there may be millions.
-    """
-    programs: dict[tuple, int] = {}
-    program = np.array(
-        [
-            programs.setdefault(tuple(row[axis] for axis in experiment.static), len(programs))
-            for row in rows
-        ]
-    )
-    contents: list[bytes | mmap.mmap] = []
-    tables = []
-    for index, run in enumerate(runs):
-        path, places, start = run.workdir / "metrics.jsonl", array.array("q"), 0
-        whole: bytes | mmap.mmap
-        try:
-            for line in run_files.lines(path):
-                row, end = run_files.parse_json(line, _ROW), start + len(line)
-                places.extend((row["trial"], row["epoch"], index, start, end))
-                start = end
-            with run_files.opened(path) as file:  # an empty one cannot be mapped
-                whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if start else b""
-                contents.append(whole)
-        except (ValueError, RecursionError) as error:
-            raise results.unreadable(run.workdir, BadFileError(path, error)) from None
-        except BadFileError as error:
-            raise results.unreadable(run.workdir, error) from None
-        table = np.array(places, np.int64).reshape(-1, 5)
-        there = sorted(map(tuple, table[:, :2].tolist()))
-        wanted = ((r["trial"], e + 1) for r in run.results for e in range(r["num_epochs"]))
-        if there != list(itertools.islice(wanted, len(there) + 1)) or whole[-1:] != b"\n":
-            raise results.unreadable(
-                run.workdir, "metrics.jsonl does not hold every epoch of its trials once"
-            )
-        tables.append(table)
-    trial, epoch, index, start, end = np.concatenate(tables).T
-    order = np.lexsort((trial, epoch, program[trial]))
-    return (contents[index[i]][start[i] : end[i]] for i in order)
 
 
 def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | None) -> None:

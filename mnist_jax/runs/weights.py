@@ -5,8 +5,11 @@ is what training on needs: the number of `epoch`s, the `columns` of `results.csv
 the arrays of the trial's state.
 """
 
+import os
 import re
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +20,9 @@ from mnist_jax import run_files
 from mnist_jax.arrays import npz_bytes
 from mnist_jax.disk import write_bytes
 from mnist_jax.run_files import BadFileError
+from mnist_jax.runs.checkpoints import Restored, place_rows
 from mnist_jax.runs.chosen_trial import flat_weights
+from mnist_jax.training import hosts
 
 FOLDER = "weights"
 _STATE, _EPOCH, _COLUMNS = "state/", "state/epoch", "state/columns/"
@@ -48,7 +53,7 @@ def write_weights(
     variables = variables_of(state if state.best is None else state.best)
     arrays = flat_weights(variables) | {_EPOCH: epoch}
     arrays |= {_COLUMNS + name: value for name, value in columns.items()}
-    path = _path(workdir, trial)
+    path = file(workdir, trial)
     path.parent.mkdir(exist_ok=True)
     write_bytes(path, npz_bytes(arrays | _named(state)))
 
@@ -59,7 +64,7 @@ def read_variables(workdir: Path, trial: int) -> dict[str, np.ndarray]:
     Raises:
         BadFileError: They are not there, or the file is damaged.
     """
-    path = _path(workdir, trial)
+    path = file(workdir, trial)
     arrays = run_files.read_arrays(path)
     found = {name: array for name, array in arrays.items() if not name.startswith(_STATE)}
     if not any(name.startswith("params/") for name in found):
@@ -75,7 +80,7 @@ def read_state(workdir: Path, trial: int, like: PyTree) -> Kept:
     """
     import jax
 
-    path = _path(workdir, trial)
+    path = file(workdir, trial)
     arrays = run_files.read_arrays(path)
     run_files.check_arrays(path, arrays, {_EPOCH: ("i", ())})
     found = []
@@ -97,7 +102,61 @@ def read_state(workdir: Path, trial: int, like: PyTree) -> Kept:
     return Kept(int(arrays[_EPOCH]), state, columns)
 
 
-def _path(workdir: Path, trial: int) -> Path:
+def kept_epoch(workdir: Path, group: Sequence[int]) -> int:
+    """Returns the epoch after which the states of all trials of a group are kept, or 0."""
+    if not {*group} <= {*kept(workdir)}:
+        return 0
+    epochs = set()
+    for trial in group:
+        try:
+            arrays = run_files.read_arrays(file(workdir, trial), only=_EPOCH)
+            run_files.check_arrays(file(workdir, trial), arrays, {_EPOCH: ("i", ())})
+        except BadFileError:
+            return 0
+        epochs.add(int(arrays[_EPOCH]))
+    return epochs.pop() if len(epochs) == 1 else 0
+
+
+def restore_group(
+    workdir: Path, group: Sequence[int], like: PyTree, newest: int
+) -> Restored | None:
+    """Returns the state of trials that train on together, if all are kept after the same epoch.
+
+    `like` and `newest` are as in `Checkpoints.restore`. A damaged file costs a line on stderr.
+    """
+    import jax
+
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
+    kinds = {name: ((len(group), *x.shape), x.dtype) for name, x in _named(one).items()}
+    arrays: dict[str, np.ndarray] = {}
+
+    def find() -> list[Any] | None:
+        if not 0 < kept_epoch(workdir, group) <= newest:
+            return None
+        columns: dict[str, list] = {}
+        for place, trial in enumerate(group):
+            try:
+                found = read_state(workdir, trial, one)
+            except BadFileError as error:
+                print(f"warning: {workdir / FOLDER}/{error}", file=sys.stderr, flush=True)
+                return None
+            for name, array in _named(found.state).items():
+                whole = arrays.setdefault(name, np.empty(*kinds[name]))
+                whole[place] = array
+            for name, value in found.columns.items():
+                columns.setdefault(name, []).append(value.item())
+        return [found.epoch, columns]
+
+    if (found := hosts.first(find)) is None:
+        return None
+    epoch, columns = found
+    arrays = hosts.arrays_of_first(arrays, kinds)
+    rows = [place_rows(arrays[name], x) for name, x in _named(like).items()]
+    return Restored(epoch, jax.tree.unflatten(jax.tree.structure(like), rows), {"columns": columns})
+
+
+def file(workdir: Path, trial: int) -> Path:
+    """Returns the path of a trial's weights."""
     return workdir / FOLDER / f"trial_{trial}.npz"
 
 
@@ -109,3 +168,13 @@ def _named(state: PyTree) -> dict[str, Any]:
         _STATE + jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in leaves
     }
+
+
+def copy(workdir: Path, trial: int, folder: Path, number: int) -> None:
+    """Gives weights that are kept to another run, as those of its trial `number`."""
+    there = file(folder, number)
+    there.parent.mkdir(exist_ok=True)
+    try:
+        os.link(file(workdir, trial), there)
+    except OSError:  # a file system that has no links, or another one
+        shutil.copyfile(file(workdir, trial), there)

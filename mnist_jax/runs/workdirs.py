@@ -7,10 +7,9 @@ import itertools
 import json
 import os
 import re
-import shutil
 import stat
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,10 +58,16 @@ def link_latest(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
+def check_workdir(
+    path: Path,
+    config: Mapping[str, Any],
+    overwrite: bool,
+    why_not: Callable[[Mapping[str, Any], Collection[str]], str | None] = lambda *_: None,
+) -> str:
     """Says whether a run in a directory is `new`, `unfinished` or `finished`; writes nothing.
 
-    With `overwrite`, a run that it holds does not count.
+    With `overwrite`, a run that it holds does not count. It is `smaller` if it can grow, of which
+    `why_not` tells, as `growth.why_not`, given its record and the keys that differ.
 
     Raises:
         UserError: It holds another run, something that no run says it made, or a link in place of
@@ -71,7 +76,7 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
     """
     if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", str(path)):
         raise UserError(f"--workdir={str(path)!r}: expected no control characters; choose another")
-    state = _state(path, config, overwrite)
+    state = _state(path, config, overwrite, why_not)
     if state != "finished":
         if reason := why_unwritable(path):
             raise _unwritable(path, reason)
@@ -79,7 +84,7 @@ def check_workdir(path: Path, config: Mapping[str, Any], overwrite: bool) -> str
     return state
 
 
-def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
+def _state(path: Path, config: Mapping[str, Any], overwrite: bool, why_not: Callable) -> str:
     there = [
         name for name in (*made_files.FILES, *made_files.FOLDERS) if os.path.lexists(path / name)
     ]
@@ -88,7 +93,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
         return "new"
     recorded, problem = {}, "config.json: it is not that of a run"
     try:
-        recorded = run_files.read_json(path / "config.json", {})
+        recorded = run_files.read_json(config_file(path), {})
     except run_files.BadFileError as error:
         problem = str(error)
     if not recorded.keys() >= _MARKS:
@@ -111,7 +116,10 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             f"--workdir={path} cannot be used: {folder} is a folder, where a run writes a file;"
             " move it away, or choose another --workdir"
         )
-    if differ := differences(recorded, config):
+    differ = differences(recorded, config)
+    if differ and (reason := why_not(recorded, differ)) == "":
+        return "smaller"
+    if differ:
         # With a file its keys may have changed, too.
         if changed := [k for k in differ if k.endswith(".py") and None not in differ[k]]:
             others = " and another ".join(changed)
@@ -121,7 +129,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
                 "--overwrite"
             )
         pairs = [f"{key} ({was}, not {now})"[:300] for key, (was, now) in differ.items()]
-        what, cure = "another run, which differs in", ""
+        what, cure = "another run, which differs in", f"{reason}; " if reason else ""
         if all(key.startswith("data.") for key in differ):
             what = f"a run that began with other data than {config['dataset']} holds now:"
             cure = "put the data back as it was, "
@@ -129,7 +137,7 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             f"--workdir={path} holds {what} {', '.join(pairs[:9])}; {cure}"
             "choose another --workdir, or give --overwrite"
         )
-    if "summary.json" not in there:
+    if "summary.json" not in there or config_file(path) != path / "config.json":
         return "unfinished"
     if config.get("keep_weights") == "all" != recorded.get("keep_weights"):
         raise UserError(
@@ -138,6 +146,12 @@ def _state(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
             " all again"
         )
     return "finished"
+
+
+def config_file(path: Path) -> Path:
+    """Returns the record of the run that a directory holds, which may be about to grow."""
+    grown = path / "growth" / "config.json"
+    return grown if grown.exists() else path / "config.json"
 
 
 def differences(*records: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -153,7 +167,7 @@ def as_recorded(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     Another version may have used other keys; the digests of its checkpoints depend on them.
     """
     try:
-        recorded = run_files.read_json(path / "config.json", run_files.CONFIG)
+        recorded = run_files.read_json(config_file(path), run_files.CONFIG)
     except run_files.BadFileError:
         return dict(config)
     if differences(recorded, config):
@@ -182,7 +196,7 @@ def _refuse_common_folder(path: Path) -> None:
 def _refuse_links(path: Path) -> None:
     """Refuses links to folders in which a run would write and delete."""
     folder = path / "checkpoints"
-    places = [folder, path / "files", path / "weights"]
+    places = [folder, *(path / name for name in ("files", "weights", "growth", "growth/weights"))]
     places += [*folder.glob("trials_*"), *folder.glob("trials_*/*")]
     if link := next((place for place in places if place.is_symlink()), None):
         raise UserError(
