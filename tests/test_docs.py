@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from server import ROOT
 
 from mnist_jax.config.experiment import read_config
@@ -83,7 +84,7 @@ def test_every_command_is_one_that_a_test_or_the_set_up_runs():
     parser.read(ROOT / "setup.cfg")
     packages = [".", *(f".[{extra}]" for extra in parser["options.extras_require"])]
     modules = ["pytest", "mnist_jax.main", "mnist_jax.data", "mnist_jax.report"]
-    modules += ["mnist_jax.benchmark"]
+    modules += ["mnist_jax.benchmark", "mnist_jax.export", "mnist_jax.predict"]
     known = [["pip", "install", "-e", package] for package in packages]
     known += [["python", "-m", module] for module in modules]
     known += [["python", str(path.relative_to(ROOT))] for path in ROOT.glob("*/*.py")]
@@ -111,6 +112,23 @@ def test_the_python_of_the_pages(tmp_path, page):
     assert "95 % interval" in done.stdout
 
 
+@pytest.mark.slow
+def test_the_exports_of_the_pages(server, folder):
+    for package in ("safetensors", "jax2onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    commands = [each.values[0] for each in (*programs("export"), *programs("predict"))]
+    commands += [["RUN", f"--format={name}"] for name in ("safetensors", "stablehlo")]
+    for words in commands:
+        program = "export" if "--format" in " ".join(words) else "predict"
+        done = server.run(program, *words, cwd=folder)
+        assert (done.status, done.err) == (0, ""), words
+    program = "\n".join(block for language, block in code_blocks(text) if language == "python")
+    program += "\nassert probabilities.shape == (5, 10) and about['dataset'] == 'digits', about"
+    program += "\nassert weights['params/output/kernel'].shape == (4, 10)"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+
+
 @pytest.fixture(scope="module")
 def folder(server, tmp_path_factory):
     """Where a reader is who has followed the pages: configs, a model, two runs and eight shards."""
@@ -119,6 +137,8 @@ def folder(server, tmp_path_factory):
         (path / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "experiments/own_model/lenet.py", path / "my_net.py")
     leaves = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3)).astype(np.uint8)
+    Image.fromarray(leaves[0]).save(path / "three.png")
+    Image.fromarray(leaves[1]).save(path / "photo.jpg")
     np.savez(path / "leaves.npz", x_train=leaves, y_train=np.arange(400) % 3)
     small = ["--config=configs/baseline.py", *SMALL, "--config.hidden_sizes=4"]
     runs = {"RUN": [], "OTHER_RUN": ["--config.l2=1e-3"]}
