@@ -64,7 +64,9 @@ def test_what_is_imported_is_required():
     """Not only by a package that is required: that may stop."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    listed = settings["options"]["install_requires"] + settings["options.extras_require"]["bench"]
+    extras = settings["options.extras_require"]
+    listed = settings["options"]["install_requires"]
+    listed += "".join(extras[name] for name in ("bench", "tensorboard", "export", "onnx"))
     required = {re.split("[>=]", line)[0].lower().replace("_", "-") for line in listed.split("\n")}
     imported = set()
     for file in (ROOT / "mnist_jax").rglob("*.py"):
@@ -75,7 +77,11 @@ def test_what_is_imported_is_required():
                 imported.add(node.module.split(".")[0])
     imported -= {*sys.stdlib_module_names, "mnist_jax"}
     names = {"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow"}
-    names |= {"sklearn": "scikit-learn", "tensorflow": "tensorflow-cpu"}
+    names |= {
+        "sklearn": "scikit-learn",
+        "tensorflow": "tensorflow-cpu",
+        "tensorboardX": "tensorboardx",
+    }
     imported = {names.get(name, name).replace("_", "-") for name in imported}
     required_by_tfds = {"array-record"}  # read only where tensorflow-datasets has written it
     assert imported - required == required_by_tfds

@@ -37,6 +37,11 @@ def criterion_words(p: Protocol) -> str:
     return f"{'best' if p.choose_epoch else 'last'}-epoch {p.held_out} accuracy"
 
 
+def spanned_axes(run: Run) -> list[str]:
+    """Returns the axes with several values in the config, whichever points have begun."""
+    return [axis for axis in run.axes if len(set(map(str, run.config[axis]))) > 1]
+
+
 def shown_points(run: Run) -> list[Row]:
     """Returns the points that tables show: from best to worst, or in order if nothing chooses."""
     return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]

@@ -3,7 +3,7 @@
 from collections import Counter
 from datetime import UTC, datetime
 
-from mnist_jax.report.points import compared
+from mnist_jax.report.points import compared, spanned_axes
 from mnist_jax.runs.choosing import epochs_done, epochs_left
 from mnist_jax.runs.labels import Axis, count, label, num_digits, varying
 from mnist_jax.runs.results import Run
@@ -41,8 +41,8 @@ def compared_words(run: Run) -> str:
         return ""
     point, of = grid[0], f"of {run.progress.num_points} grid points"
     done = "done" if not epochs_left(point) else f"after epoch {epochs_done(point)}"
-    several = [axis for axis in run.axes if len(run.config[axis]) > 1 and axis not in varying(grid)]
-    values = label(point, [Axis(axis, num_digits([point[axis]])) for axis in several])
+    common = [axis for axis in spanned_axes(run) if axis not in varying(grid)]
+    values = label(point, [Axis(axis, num_digits([point[axis]])) for axis in common])
     done += f" ({values})" * bool(values)
     if len(grid) == 1:
         return f"Only 1 {of} is {done}."
