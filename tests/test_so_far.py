@@ -357,7 +357,7 @@ def quick(monkeypatch):
 def test_a_followed_run_has_a_report_an_epoch_until_its_end(
     tmp_path, lock, monkeypatch, capsys, quick
 ):
-    run, pages, costs = Growing(tmp_path / "run"), [], iter([0.03, 0.3, 0.3, 0.3])
+    run, pages, costs = Growing(tmp_path / "run"), [], iter([0.05, 0.5, 0.5, 0.5])
     lock(run.path)
     # The first report costs little, so 5 seconds must pass; the second one 10.
     clock = Time(
@@ -384,7 +384,7 @@ def test_a_followed_run_has_a_report_an_epoch_until_its_end(
     lines = said.split("\n\n")[0].splitlines()
     assert len(lines) == 4  # one for the beginning, and one a report
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d UTC: 6 trials are after epoch 2 of 6; best: [\d.]+ %", lines[2]
+        r"\d\d:\d\d:\d\d UTC, 6 trials are after epoch 2 of 6; best [\d.]+ %", lines[2]
     )
     assert "NOT FINISHED" not in said
     assert said.count("Report: ") == 1
@@ -401,7 +401,7 @@ def test_the_pause_between_reports_grows_with_what_they_cost(tmp_path, lock, mon
 
     def make(read):
         made.append(clock.now)
-        clock.cpu += 3.0
+        clock.cpu += 5.0
         return ""
 
     assert follow.follow(run.path, make)
@@ -473,7 +473,7 @@ def test_a_run_is_the_same_whether_it_is_watched_or_not(server, tmp_path):
     assert (run.wait(), run.err) == (0, "")
     assert (follower.wait(), follower.err) == (0, "")
     assert counts.count((0, True)) > 1
-    assert " UTC: " in follower.out  # a line of a report on the way
+    assert " UTC, " in follower.out  # a line of a report on the way
     for name in ("metrics.jsonl", "results.csv", "chosen_trial.npz", "config.json"):
         assert (path / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert "NOT FINISHED" not in (path / "report.md").read_text()

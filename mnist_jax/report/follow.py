@@ -11,10 +11,10 @@ from mnist_jax.report.points import shown_points
 from mnist_jax.report.reading import read_so_far
 from mnist_jax.report.standing import epochs_words
 from mnist_jax.runs.results import NothingYetError, Run, is_finished, protocol
-from mnist_jax.runs.unfinished import is_locked
+from mnist_jax.runs.unfinished import Progress, is_locked
 
 MIN_PAUSE = 5.0  # seconds from a report to the next
-SHARE = 0.03  # of the time of a core that reports may take
+SHARE = 0.05  # of the time of a core that reports may take
 TICK = 1.0  # seconds after which it is noticed that a run has ended
 
 
@@ -52,18 +52,16 @@ def follow(workdir: str | os.PathLike, make: Callable[[Run], str]) -> bool:
                 if run.progress.is_running is False:
                     print(f"\n{text}")
                     return False
-                print(_line(run), flush=True)
+                print(_line(run, run.progress), flush=True)
         _wait(path, size, max(MIN_PAUSE, (time.process_time() - began) / SHARE))
 
 
-def _line(run: Run) -> str:
+def _line(run: Run, progress: Progress) -> str:
     """Says in a line how far a run is, and the accuracy of its best grid point."""
-    words = (
-        f"{datetime.now(UTC):%H:%M:%S} UTC: {epochs_words(run.progress)}" if run.progress else ""
-    )
-    p = protocol(run)
+    p, now = protocol(run), f"{datetime.now(UTC):%H:%M:%S}"
     mean = percent(shown_points(run)[0]["statistics"][p.column]["mean"])
-    return f"{words}; {'best' if p.criterion else 'first'}: {mean} %"
+    which = "best" if p.criterion else "first point"
+    return f"{now} UTC, {epochs_words(progress, brief=True)}; {which} {mean} %"
 
 
 def _wait(path: Path, size: int, seconds: float) -> None:

@@ -49,8 +49,8 @@ def compared_words(run: Run) -> str:
     return f"Only the {len(grid)} {of} that are {done} are compared."
 
 
-def epochs_words(progress: Progress) -> str:
-    """Says how many epochs the trials have done."""
+def epochs_words(progress: Progress, brief: bool = False) -> str:
+    """Says how many epochs the trials have done, and, unless `brief`, the share of all."""
     states = Counter((progress.done[i], epochs) for i, epochs in progress.epochs.items())
     counted = {"done": sum(n for (done, epochs), n in states.items() if done == epochs)}
     if begun := [state for state in states if 0 < state[0] < state[1]]:
@@ -63,4 +63,5 @@ def epochs_words(progress: Progress) -> str:
     if len(parts) == 1:
         return f"{trials} {'is' if len(progress.epochs) == 1 else 'are'} {parts[0][1]}"
     listed = ", ".join(f"{n} {words}" for n, words in parts)
-    return f"{trials}: {listed}; {100 * progress.share:.0f} % of all epochs"
+    share = "" if brief else f"; {100 * progress.share:.0f} % of all epochs"
+    return f"{trials}: {listed}{share}"
