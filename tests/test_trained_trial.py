@@ -11,6 +11,7 @@ from server import ROOT
 
 from mnist_jax import UserError
 from mnist_jax.runs.trained_trial import read_trained_trial
+from mnist_jax.training import jax_setup
 
 NAMES = [f"kind {i}" for i in range(10)]
 IMAGES = np.random.default_rng(0).normal(size=(60, 12, 12, 3)).astype(np.float32)
@@ -97,7 +98,10 @@ def test_weights_that_are_kept_beside_the_chosen_ones_are_read(run):
 
 def test_a_run_that_is_not_finished_is_refused(run):
     (run / "summary.json").unlink()
-    with pytest.raises(UserError, match="holds no finished run: expected summary"):
+    with pytest.raises(UserError, match="run has not finished: expected a run that has; wait, or"):
+        read_trained_trial(run)
+    (run / "config.json").unlink()
+    with pytest.raises(UserError, match="run holds no finished run: expected config"):
         read_trained_trial(run)
 
 
@@ -144,3 +148,13 @@ def test_where_a_run_had_bytes_floats_are_from_0_to_1(run):
     ):
         with pytest.raises(UserError, match=said + expected):
             trial.predict(wrong)
+
+
+def test_few_devices_are_no_matter_to_a_trial_alone(made, capsys, monkeypatch):
+    monkeypatch.setattr(jax_setup, "num_cores", lambda: 99)
+    jax_setup._say_what_it_costs.cache_clear()
+    read_trained_trial(made).predict(IMAGES)
+    assert "no more trials train at once" not in capsys.readouterr().err
+    with jax_setup.jax_for(read_trained_trial(made).experiment, num_trials=3):
+        pass
+    assert "no more trials train at once" in capsys.readouterr().err

@@ -211,6 +211,8 @@ def read_trained_trial(workdir: str | os.PathLike, number: int | None = None) ->
     Raises:
         UserError: There is no such run or trial, its weights were not kept, or a file is damaged.
     """
+    if os.path.lexists(Path(workdir) / "config.json") and not results.is_finished(workdir):
+        raise UserError(f"{workdir} has not finished: expected a run that has; wait, or resume it")
     run = results.read_run(workdir)
     if number is None:
         number = run.summary["chosen_trial"]

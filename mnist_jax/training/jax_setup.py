@@ -71,6 +71,7 @@ def start_jax(
     configure_jax(
         platform=experiment.platform,
         precision=experiment.precision,
+        num_trials=max(sizes),
         job=job,
         timeout=timeout,
     )
@@ -130,6 +131,7 @@ def configure_jax(
     *,
     platform: str = "",
     precision: str = "float32",
+    num_trials: int | None = None,
     job: str | None = None,
     timeout: int = hosts.TIMEOUT,
 ) -> None:
@@ -142,6 +144,7 @@ def configure_jax(
     Args:
         platform: `cpu`, `gpu` or `tpu`; by default the first available of TPU, GPU and CPU.
         precision: Of matrix products, one of `PRECISIONS`.
+        num_trials: How many train together at most; by default, more than there are cores.
         job: As `hosts.join` takes it.
         timeout: Seconds for the processes of the job to meet.
 
@@ -151,7 +154,7 @@ def configure_jax(
     jax = _import_jax()
     with _lock, _threads_of_cores():
         ignored = _set_defaults(precision)
-        _make_cpu_devices(platform)
+        _make_cpu_devices(platform, num_trials)
         if job is not None:
             hosts.join(job, timeout)
         found = _find_backend()
@@ -204,15 +207,16 @@ def _set_defaults(precision: str) -> list[str]:
     return ignored
 
 
-def _make_cpu_devices(platform: str) -> None:
-    """Makes a device of each CPU core, unless JAX is in use already; then a line says the cost."""
+def _make_cpu_devices(platform: str, num_trials: int | None) -> None:
+    """Makes a device of each CPU core, unless JAX is in use already; a line says if that costs."""
     import jax
 
     cores = num_cores()
     try:
         jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:  # JAX is in use
-        _say_what_it_costs(cores)
+        if num_trials is None or len(jax.local_devices()) < num_trials:
+            _say_what_it_costs(cores)
         return
     if platform == "cpu":
         jax.config.update("jax_platforms", platform)  # others are found without, or are not there
