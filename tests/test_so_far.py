@@ -137,6 +137,23 @@ def test_parts_that_train_one_after_the_other_are_not_compared(tmp_path):
     assert "accuracy_vs_l2" in drawn
 
 
+def test_trials_on_their_way_are_told_one_by_one_while_they_are_few(tmp_path):
+    def said(*done):
+        progress = unfinished.Progress(
+            True, 9, dict.fromkeys(range(9), 9), dict(enumerate(done)), 0
+        )
+        return standing.epochs_words(progress)
+
+    assert said(*[4] * 9) == "9 trials are after epoch 4 of 9"
+    assert (
+        said(*[5] * 8, 2)
+        == "9 trials: 8 after epoch 5 of 9, 1 after epoch 2 of 9; 52 % of all epochs"
+    )
+    assert said(0, 1, 2, 3, 5, 5, 9, 9, 9) == (
+        "9 trials: 3 done, 5 after epoch 1 to 5 of 9, 1 not begun; 53 % of all epochs"
+    )
+
+
 def test_what_has_not_begun_is_counted_and_not_shown_as_zero(tmp_path):
     run = stopped_run(tmp_path / "run", lambda trial: 3 * (trial < 6), **PARTS)
     assert "12 trials: 6 after epoch 3 of 6, 6 not begun; 25 %" in standing.standing(run)

@@ -9,6 +9,7 @@ from mnist_jax.runs.labels import Axis, count, label, num_digits, varying
 from mnist_jax.runs.results import Run
 from mnist_jax.runs.unfinished import Progress
 
+MAX_STATES = 3  # that trials are in on their way, before these are put together
 _STATES = {
     True: "the run goes on",
     False: "the run was stopped, since no process on this machine works on it",
@@ -53,7 +54,10 @@ def epochs_words(progress: Progress, brief: bool = False) -> str:
     """Says how many epochs the trials have done, and, unless `brief`, the share of all."""
     states = Counter((progress.done[i], epochs) for i, epochs in progress.epochs.items())
     counted = {"done": sum(n for (done, epochs), n in states.items() if done == epochs)}
-    if begun := [state for state in states if 0 < state[0] < state[1]]:
+    begun = sorted((state for state in states if 0 < state[0] < state[1]), reverse=True)
+    if len(begun) <= MAX_STATES:
+        counted |= {f"after epoch {done} of {n}": states[done, n] for done, n in begun}
+    else:
         done, epochs = (sorted(set(numbers)) for numbers in zip(*begun, strict=True))
         last, whole = (f"{x[0]} to " * (len(x) > 1) + str(x[-1]) for x in (done, epochs))
         counted[f"after epoch {last} of {whole}"] = sum(states[state] for state in begun)
