@@ -922,7 +922,7 @@ def test_a_recipe_is_not_told_apart_from_itself(tmp_path):
     [judged, same] = comparison_verdict(a, b)
     assert "No difference can be judged" in judged
     assert same.startswith("one and two are the same recipe with other seeds.")
-    assert "--config.num_seeds" in same
+    assert "To learn more, pool them: the command makes one run of them" in same
     [row] = cells(tables.pairs_table(compare(a, b)[1]))
     assert row["no finding, because"] == "same recipe"
     assert (row["p"], row["difference in percentage points 95 % interval"]) == ("—", "—")

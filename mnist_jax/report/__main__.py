@@ -5,7 +5,8 @@
 DIR is the work directory of a run. The report of one run is rebuilt in its directory; of a run that
 goes on or was stopped, it is a report so far, which --follow makes anew as epochs end. Several
 finished runs are compared in a new directory. The shards of one run (`--shard=i/n`) are merged into
-the whole run in a new directory. Everything is read from files; nothing is trained.
+the whole run in a new directory, and runs that differ in seeds alone are pooled into one there.
+Everything is read from files; nothing is trained.
 """
 
 import signal
@@ -17,7 +18,7 @@ from absl import flags
 
 from mnist_jax import UserError, cli, disk
 from mnist_jax.report import follow, one_run, reading, several_runs, tensorboard
-from mnist_jax.runs import shards
+from mnist_jax.runs import pooling, shards
 from mnist_jax.runs.results import Run
 
 
@@ -41,6 +42,9 @@ def main(argv: list[str]) -> int:
     if any(shards.shard_of(run.config)[1] > 1 for run in runs):
         data_dir = cli.FLAGS.data_dir if "data_dir" in given else None
         print(one_run.write_merged(runs, cli.FLAGS.output, data_dir))
+    elif runs and pooling.can_pool(runs):
+        data_dir = cli.FLAGS.data_dir if "data_dir" in given else None
+        print(one_run.write_pooled(runs, cli.FLAGS.output, data_dir))
     elif "data_dir" in given:
         raise UserError("--data_dir: only a merge of shards needs data; leave it out")
     elif runs:
@@ -77,7 +81,8 @@ def define_flags() -> None:
         "output",
         None,
         "Where the report goes; by default the directory of the run, or runs/report/<UTC time> for "
-        "several runs, or runs/<name>/<UTC time>_merged for the shards of one.",
+        "several runs, or runs/<name>/<UTC time>_merged for the shards of one, and "
+        "_pooled for runs with other seeds.",
     )
     flags.DEFINE_bool(
         "follow",

@@ -26,7 +26,7 @@ from mnist_jax.report.render import Warn, html_body
 from mnist_jax.report.sections import headline, make_sections, title_of
 from mnist_jax.report.standing import standing
 from mnist_jax.report.verdict import missing_pictures, write_verdict
-from mnist_jax.runs import results, shards, workdirs
+from mnist_jax.runs import pooling, results, shards, workdirs
 from mnist_jax.runs.labels import label, varying
 from mnist_jax.runs.results import Run, protocol
 
@@ -103,6 +103,22 @@ def write_merged(
     with saving.writing(folder):
         shards.merge(runs, folder, data_dir)
     return write_report(folder)
+
+
+def write_pooled(
+    runs: Sequence[Run], output: str | os.PathLike | None = None, data_dir: str | None = None
+) -> str:
+    """Pools runs as `pooling.pool` does, and writes the report, as `write_merged`.
+
+    By default the run goes to a new directory, runs/<name>/<UTC time>_pooled.
+    """
+    if output is None:
+        output = workdirs.new_workdir(runs[0].config["name"], "_pooled")
+    folder = saving.check_output(output, of_run=True)
+    with saving.writing(folder):
+        pooling.pool(runs, folder, data_dir)
+    said = f"{len(runs)} runs that differ in seeds alone are pooled into one in {folder}"
+    return f"{said}\n\n{write_report(folder)}"
 
 
 def figures_of_run(

@@ -71,13 +71,14 @@ def _commands(run: Run, provenance: Row) -> list[str]:
     if run.progress:
         return ["If it is stopped, this goes on with it:", Code(provenance.pop("command"))]
     command = Code(repeatable(provenance.pop("command")))
-    if "shards" not in provenance:
+    if not (what := next((x for x in ("shards", "pooled") if x in provenance), "")):
         return ["To repeat it:", command]
-    records = provenance["shards"] = {k: dict(x) for k, x in provenance["shards"].items()}
+    records = provenance[what] = {k: dict(x) for k, x in provenance[what].items()}
+    verb, parts = ("merge", "shards") if what == "shards" else ("pool", "runs")
     return [
-        f"To repeat its {len(records)} shards:",
+        f"To repeat its {len(records)} {parts}:",
         *(Code(repeatable(record.pop("command"))) for record in records.values()),
-        "To merge them, with the directories that they print:",
+        f"To {verb} them, with the directories that they print:",
         command,
     ]
 
@@ -149,8 +150,8 @@ def _timing(run: Run, seconds: Row, seconds_by_process: Sequence[Row]) -> list[s
         "Wall-clock time; training includes scoring the held-out images after each epoch. Of a run"
         " that was interrupted, it is that of all its processes, as far as they noted it."
     )
-    if "shards" in run.summary["provenance"]:
-        clock += " Added up over the shards."
+    for what in {"shards", "pooled"} & run.summary["provenance"].keys():
+        clock += f" Added up over the {'shards' if what == 'shards' else 'runs'}."
     epochs = [row["num_epochs"] for row in run.results]
     each = seconds["train"] / sum(run.progress.done.values() if run.progress else epochs)
     rows = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]

@@ -100,8 +100,8 @@ def write_verdict(
     same = [pair for pair in pairs if pair.incomparable == "same recipe"]
     name_pairs(
         [pair for pair in same if not pair.test["identical"]],
-        "are the same recipe with other seeds. They differ by chance alone. To learn more, train"
-        " all the seeds in one run (--config.num_seeds).",
+        "are the same recipe with other seeds. They differ by chance alone. To learn more, pool"
+        " them: the command makes one run of them if it is given them alone, and no seed twice.",
     )
     if any(p.point["statistics"][protocol(p.run).column]["n"] == 1 for p in points):
         sentences.append("Of a run with one seed nothing is known of its uncertainty.")

@@ -92,6 +92,15 @@ def read_chosen_trial(workdir: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def renumbered(workdir: Path, trial: int) -> bytes:
+    """Returns the content of `chosen_trial.npz` as that of a trial with another number.
+
+    Raises:
+        BadFileError: It is missing or damaged.
+    """
+    return npz_bytes(read_chosen_trial(workdir) | {"trial": np.asarray(trial)})
+
+
 def trial_of_weights(workdir: Path) -> int | None:
     """Returns the trial that `chosen_trial.npz` is of; None if all of it cannot be read."""
     with contextlib.suppress(BadFileError):

@@ -14,10 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mnist_jax import UserError, disk, run_files
-from mnist_jax.arrays import npz_bytes
 from mnist_jax.config.config_files import plain
 from mnist_jax.config.experiment import Experiment, read_config
 from mnist_jax.config.old_records import axes_of, upgrade_record
@@ -260,8 +257,8 @@ def _prepare(
 def _renumbered(path: Path, numbers: Mapping[int, int]) -> bytes:
     """Returns `chosen_trial.npz` with the trial's number in the larger run; empty if it is lost."""
     with contextlib.suppress(BadFileError, KeyError):  # the trial may be none of these
-        arrays = chosen_trial.read_chosen_trial(path)
-        return npz_bytes(arrays | {"trial": np.asarray(numbers[int(arrays["trial"])])})
+        trial = int(chosen_trial.read_chosen_trial(path)["trial"])
+        return chosen_trial.renumbered(path, numbers[trial])
     return b""
 
 

@@ -77,10 +77,11 @@ def differing(made: Row, others: Iterable[Row]) -> list[str]:
 def cautions(made: Row) -> list[str]:
     """Returns warnings about a run's processes, shards and settings of XLA."""
     warnings = []
-    shards = list(made.get("shards", {}).values())
+    shards, pooled = (list(made.get(key, {}).values()) for key in ("shards", "pooled"))
     earlier = list(made.get("earlier_processes", {}).values())
     for who, differ in (
         ("shards", differing(shards[0], shards) if shards else []),
+        ("pooled parts", differing(pooled[0], pooled) if pooled else []),
         ("processes", differing(made, earlier)),
     ):
         if differ:
@@ -97,7 +98,7 @@ def cautions(made: Row) -> list[str]:
             " Provenance in the report). Sums are then rounded differently, so a run that is not"
             " interrupted cannot repeat the last digits of this one."
         )
-    for record in (made, *shards):
+    for record in (made, *shards, *pooled):
         if flags := deciding(record).get("environment", {}).get("XLA_FLAGS"):
             warnings.append(
                 f"WARNING: XLA_FLAGS={flags} was set: results may differ from those of runs"
@@ -121,7 +122,9 @@ def keep_processes(workdir: Path, made: Row) -> None:
     """
     path = workdir / "checkpoints" / "processes.json"
     if not path.exists():
-        several = [made | each for each in made.get("shards", {"": {}}).values()]
+        several = [
+            made | each for each in (made.get("shards") or made.get("pooled") or {"": {}}).values()
+        ]
         keys = ("data_checksum", "files", "seconds")
         records = [_maker(x) | {key: x[key] for key in keys if key in x} for x in several]
         path.parent.mkdir(exist_ok=True)

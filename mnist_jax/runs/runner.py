@@ -22,6 +22,7 @@ from mnist_jax.runs import (
     choosing,
     chosen_trial,
     groups,
+    kept_states,
     labels,
     ordering,
     records,
@@ -209,7 +210,9 @@ class Runner:
             )
             newest = min(self._epochs_done[trial] for trial in group)
             like = program.state
-            training.resume(newest, lambda: weights.restore_group(self._path, group, like, newest))
+            training.resume(
+                newest, lambda: kept_states.restore_group(self._path, group, like, newest)
+            )
             start = training.epoch
             # Not for every group: it reads the rows of all.
             if path and any(self._epochs_done[trial] > start for trial in group):

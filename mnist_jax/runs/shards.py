@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mnist_jax.runs import (
     records,
     results,
     summaries,
+    weights,
     workdirs,
 )
 from mnist_jax.runs.ordering import Source
@@ -67,45 +68,74 @@ def merge(runs: Sequence[Run], folder: Path, data_dir: str | None = None) -> Non
         OSError: The folder cannot be written.
     """
     runs = _in_order(runs)
-    points = {point["point"]: point for run in runs for point in run.summary["grid"]}
-    # Axes are those of the point, because a table of text does not tell 8 and "8" apart.
-    rows = [
-        row | {axis: points[row["point"]][axis] for axis in runs[0].axes}
-        for row in sorted(itertools.chain(*(run.results for run in runs)), key=_trial)
-    ]
+    num_trials = sum(len(run.results) for run in runs)
     for index, run in enumerate(runs):
-        if list(map(_trial, run.results)) != list(range(index, len(rows), len(runs))):
+        numbers = sorted(row["trial"] for row in run.results)
+        if numbers != list(range(index, num_trials, len(runs))):
             raise results.unreadable(
                 run.workdir, "results.csv does not hold the trials of its shard"
             )
-    protocol = runs[0].summary["protocol"]
-    chosen = choosing.choose_trial(rows, protocol)
-    experiment = read_experiment(str(runs[0].workdir / "config.json"), {}, shard="0/1")
     epochs = [{row["trial"]: row["num_epochs"] for row in run.results} for run in runs]
     sources = [Source(run.workdir, of) for run, of in zip(runs, epochs, strict=True)]
-    lines = ordering.in_order(sources, experiment, rows)
+    names = [run.config["shard"] for run in runs]
+    config = runs[0].config | {"shard": "0/1"}
+    write_whole(runs, sources, config, {"shards": names}, folder, data_dir)
+
+
+def write_whole(
+    runs: Sequence[Run],
+    sources: Sequence[Source],
+    config: Row,
+    names: Mapping[str, Sequence[str]],
+    folder: Path,
+    data_dir: str | None,
+) -> None:
+    """Makes the work directory of a run of which others have the trials, each some.
+
+    `config` is its record. `names` are those of the runs in its provenance, under what they are.
+    """
+    points = {point["point"]: point for run in runs for point in run.summary["grid"]}
+    rows: dict[int, Row] = {}
+    origins: dict[int, tuple[Run, Row]] = {}
+    for run, source in zip(runs, sources, strict=True):
+        for row in run.results:
+            number = source.numbers[row["trial"]] if source.numbers else row["trial"]
+            # Axes are those of the point, since a table of text does not tell 8 and "8" apart.
+            values = {axis: points[row["point"]][axis] for axis in runs[0].axes}
+            rows[number] = row | {"trial": number} | values
+            origins[number] = run, row | values
+    in_order = [rows[number] for number in sorted(rows)]
+    protocol = runs[0].summary["protocol"]
+    chosen = choosing.choose_trial(in_order, protocol)["trial"]
+    seed = config["seed"]
+    seeds = None if isinstance(seed, int) else ",".join(map(str, seed))
+    record = str(runs[0].workdir / "config.json")
+    experiment = read_experiment(record, {}, seed=seeds, shard="0/1")
+    naming = ("trial", "point", "seed", "dataset", *runs[0].axes)
+    names_of_trials = [{key: row[key] for key in naming} for row in in_order]
+    lines = ordering.in_order(sources, experiment, names_of_trials)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "metrics.jsonl", "wb") as file:
         file.writelines(lines)
-    records.write_results(folder, rows)
+    records.write_results(folder, in_order)
     user_code.save(folder, experiment.own_files)
-    config, more = runs[0].config | {"shard": "0/1"}, dict[str, Any]()
+    for number, (run, row) in origins.items():
+        if weights.file(run.workdir, row["trial"]).is_file():
+            weights.copy(run.workdir, row["trial"], folder, number)
+    more = dict[str, Any]()
     if "data" in runs[0].summary:
         more["data"] = runs[0].summary["data"]
     try:
-        _write_chosen_trial(runs[chosen["trial"] % len(runs)], chosen, folder, data_dir)
-    except UserError as error:
+        _write_chosen_trial(*origins[chosen], folder, chosen, data_dir)
+    except (UserError, run_files.BadFileError) as error:
         more["chosen_trial_missing"] = str(error)
-    more["run"] = workdirs.digest(config, _checksum(runs[0]))
+    more["run"] = workdirs.digest(config, checksum(runs[0]))
     dataset, num_images = runs[0].summary["dataset"], runs[0].summary["num_images"]
-    made = _provenance(runs)
-    summaries.write_summary(folder, rows, runs[0].axes, protocol, dataset, num_images, made, **more)
+    made = _provenance(runs, names)
+    axes = runs[0].axes
+    summaries.write_summary(folder, in_order, axes, protocol, dataset, num_images, made, **more)
     # Written last: with it, the folder holds a run.
     disk.write_text(folder / "config.json", disk.to_json(config, indent=2) + "\n")
-
-
-def _trial(row: Row) -> int:
-    return row["trial"]
 
 
 def _in_order(runs: Sequence[Run]) -> list[Run]:
@@ -126,8 +156,8 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
         ]
         if num_shards != of:
             differ.append(f"number of shards ({of}, {num_shards})")
-        if _checksum(first) != _checksum(run):
-            differ.append(f"data files ({_checksum(first)}, {_checksum(run)})")
+        if checksum(first) != checksum(run):
+            differ.append(f"data files ({checksum(first)}, {checksum(run)})")
         if differ:
             raise UserError(
                 f"{first.workdir} and {run.workdir} are not shards of one run, since they differ in"
@@ -148,12 +178,13 @@ def _in_order(runs: Sequence[Run]) -> list[Run]:
     return [by_index[index] for index in range(of)]
 
 
-def _checksum(run: Run) -> str:
+def checksum(run: Run) -> str:
+    """Returns the checksum of a run's data."""
     return run.summary["provenance"]["data_checksum"]
 
 
-def _provenance(runs: Sequence[Run]) -> Row:
-    """Returns what the shards have in common; what differs, by shard; and the sums of seconds."""
+def _provenance(runs: Sequence[Run], names: Mapping[str, Sequence[str]]) -> Row:
+    """Returns what the runs have in common; what differs, by name; and the sums of seconds."""
     made = [run.summary["provenance"] for run in runs]
     differing = {"command", "seconds"}
     differing |= {
@@ -166,61 +197,80 @@ def _provenance(runs: Sequence[Run]) -> Row:
         "seconds": {
             phase: sum(record["seconds"][phase] for record in made) for phase in made[0]["seconds"]
         },
-        "shards": {
-            run.config["shard"]: {k: v for k, v in record.items() if k in differing}
-            for run, record in zip(runs, made, strict=True)
+        **{
+            what: {
+                name: {k: v for k, v in record.items() if k in differing}
+                for name, record in zip(each, made, strict=True)
+            }
+            for what, each in names.items()
         },
     }
 
 
-def _write_chosen_trial(run: Run, chosen: Row, folder: Path, data_dir: str | None) -> None:
-    """Writes `chosen_trial.npz` of a shard's trial; raises `UserError` if its weights are lost."""
-    if chosen_trial.trial_of_weights(run.workdir) == chosen["trial"]:
-        path = run.workdir / "chosen_trial.npz"
-        disk.write_bytes(folder / path.name, path.read_bytes())
+def _write_chosen_trial(
+    run: Run, row: Row, folder: Path, number: int, data_dir: str | None
+) -> None:
+    """Writes `chosen_trial.npz` of a run's trial, which has another `number` in the whole run.
+
+    Raises:
+        UserError: Its weights are lost, or are those of another trial; or BadFileError.
+    """
+    path, trial = run.workdir, row["trial"]
+    if chosen_trial.trial_of_weights(path) == trial:
+        source = path / "chosen_trial.npz"
+        content = chosen_trial.renumbered(path, number) if number != trial else source.read_bytes()
+        disk.write_bytes(folder / source.name, content)
         return
+    is_kept = trial in weights.kept(path) or any(path.glob("checkpoints/trials_*"))
+    if shard_of(run.config)[1] == 1 and not is_kept:
+        raise UserError(
+            f"{path} has not kept the weights of its trial {trial}, as keep_weights=all does"
+        )
     from mnist_jax.training import sweep
 
-    experiment = read_experiment(str(run.workdir / "config.json"), {})
+    experiment = read_experiment(str(path / "config.json"), {})
     names = records.trial_rows(experiment.points, experiment.seeds, name_of(experiment.dataset))
-    name = names[chosen["trial"]] if chosen["trial"] < len(names) else {}
+    name = names[trial] if trial < len(names) else {}
     keys = ("point", "seed", "dataset", *run.axes)
-    if any(str(name.get(key)) != str(chosen[key]) for key in keys):
-        raise UserError(f"the config of {run.workdir} is not that of its trials")
+    if any(str(name.get(key)) != str(row[key]) for key in keys):
+        raise UserError(f"the config of {path} is not that of its trials")
     dataset = experiment.load_data(data_dir)
-    if dataset.checksum != _checksum(run):
+    if dataset.checksum != checksum(run):
         raise UserError(f"the data set has changed since: its checksum is {dataset.checksum}")
     whole = dataclasses.replace(experiment, shard="0/1")  # for the bits of the whole run
     start_jax(whole)
-    recipe, hyper, variables = _restore(run, experiment, dataset, chosen)
+    recipe, hyper, variables = _restore(run, experiment, dataset, row)
     options = compiler_options(whole)
     probabilities = sweep.predict(recipe, hyper, variables, dataset.test_images, options)
-    first, number = recipe.network.first_kernel, chosen["trial"]
+    first = recipe.network.first_kernel
     chosen_trial.write_chosen_trial(folder, number, variables, probabilities, dataset, first)
 
 
-def _restore(
-    run: Run, experiment: Experiment, dataset: Dataset, chosen: Row
-) -> tuple[Any, Any, Any]:
-    """Returns recipe, hyper-parameters and variables of a trial, from the last checkpoint."""
+def _restore(run: Run, experiment: Experiment, dataset: Dataset, row: Row) -> tuple[Any, Any, Any]:
+    """Returns recipe, hyper-parameters and variables of a trial, as kept or as last saved."""
     import jax
 
     from mnist_jax.runs import groups
     from mnist_jax.runs.checkpoints import Checkpoints
     from mnist_jax.training import recipes, sweep, trial
 
-    number = chosen["trial"]
-    group = next(g for g in groups.read_groups(run.workdir, experiment) if number in g)
-    folder = groups.checkpoint_folder(run.workdir, group)
+    number, kept = row["trial"], weights.kept(run.workdir)
+    whole = next(g for g in groups.read_groups(run.workdir, experiment) if number in g)
+    group = [number] if number in kept else whole
     recipe, trials = recipes.create_recipe(experiment, group, dataset)
     place = group.index(number)
     hyper = sweep.trial_of(trials, place)
-    shapes = jax.eval_shape(functools.partial(trial.init, recipe), hyper)
-    like = jax.tree.map(lambda x: np.empty((len(group), *x.shape), x.dtype), shapes)
+    like = jax.eval_shape(functools.partial(trial.init, recipe), hyper)
+    if number in kept:
+        found = weights.read_state(run.workdir, number, like)
+        state = found.state
+        return recipe, hyper, trial.variables_of(state if state.best is None else state.best)
+    like = jax.tree.map(lambda x: np.empty((len(group), *x.shape), x.dtype), like)
+    folder = groups.checkpoint_folder(run.workdir, group)
     record = run_files.read_json(run.workdir / "config.json")  # as its version wrote it
-    digest = workdirs.digest(record, _checksum(run))
+    digest = workdirs.digest(record, checksum(run))
     with Checkpoints(folder, run=digest, num_trials=len(group), keep=1) as checkpoints:
         saved = checkpoints.restore(like)
-    if saved is None or saved.step != chosen["num_epochs"]:
+    if saved is None or saved.step != row["num_epochs"]:
         raise UserError(f"{folder} holds no sound checkpoint of the last epoch")
     return recipe, hyper, sweep.chosen_weights(saved.state, place)

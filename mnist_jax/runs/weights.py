@@ -8,23 +8,20 @@ the arrays of the trial's state.
 import os
 import re
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import PyTree
 
 from mnist_jax import run_files
 from mnist_jax.arrays import npz_bytes
 from mnist_jax.disk import write_bytes
 from mnist_jax.run_files import BadFileError
-from mnist_jax.runs.checkpoints import Restored, place_rows
 from mnist_jax.runs.chosen_trial import flat_weights
-from mnist_jax.training import hosts
 
 FOLDER = "weights"
+PyTree = Any  # of jaxtyping, which imports JAX
 _STATE, _EPOCH, _COLUMNS = "state/", "state/epoch", "state/columns/"
 
 
@@ -55,7 +52,7 @@ def write_weights(
     arrays |= {_COLUMNS + name: value for name, value in columns.items()}
     path = file(workdir, trial)
     path.parent.mkdir(exist_ok=True)
-    write_bytes(path, npz_bytes(arrays | _named(state)))
+    write_bytes(path, npz_bytes(arrays | named_arrays(state)))
 
 
 def read_variables(workdir: Path, trial: int) -> dict[str, np.ndarray]:
@@ -84,7 +81,7 @@ def read_state(workdir: Path, trial: int, like: PyTree) -> Kept:
     arrays = run_files.read_arrays(path)
     run_files.check_arrays(path, arrays, {_EPOCH: ("i", ())})
     found = []
-    for name, wanted in _named(like).items():
+    for name, wanted in named_arrays(like).items():
         # Trials of a program average their weights if one of them does; the average of one that
         # does not is its parameters.
         array = arrays.get(name, arrays.get(name.replace("state/average", "state/params", 1)))
@@ -117,50 +114,13 @@ def kept_epoch(workdir: Path, group: Sequence[int]) -> int:
     return epochs.pop() if len(epochs) == 1 else 0
 
 
-def restore_group(
-    workdir: Path, group: Sequence[int], like: PyTree, newest: int
-) -> Restored | None:
-    """Returns the state of trials that train on together, if all are kept after the same epoch.
-
-    `like` and `newest` are as in `Checkpoints.restore`. A damaged file costs a line on stderr.
-    """
-    import jax
-
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
-    kinds = {name: ((len(group), *x.shape), x.dtype) for name, x in _named(one).items()}
-    arrays: dict[str, np.ndarray] = {}
-
-    def find() -> list[Any] | None:
-        if not 0 < kept_epoch(workdir, group) <= newest:
-            return None
-        columns: dict[str, list] = {}
-        for place, trial in enumerate(group):
-            try:
-                found = read_state(workdir, trial, one)
-            except BadFileError as error:
-                print(f"warning: {workdir / FOLDER}/{error}", file=sys.stderr, flush=True)
-                return None
-            for name, array in _named(found.state).items():
-                whole = arrays.setdefault(name, np.empty(*kinds[name]))
-                whole[place] = array
-            for name, value in found.columns.items():
-                columns.setdefault(name, []).append(value.item())
-        return [found.epoch, columns]
-
-    if (found := hosts.first(find)) is None:
-        return None
-    epoch, columns = found
-    arrays = hosts.arrays_of_first(arrays, kinds)
-    rows = [place_rows(arrays[name], x) for name, x in _named(like).items()]
-    return Restored(epoch, jax.tree.unflatten(jax.tree.structure(like), rows), {"columns": columns})
-
-
 def file(workdir: Path, trial: int) -> Path:
     """Returns the path of a trial's weights."""
     return workdir / FOLDER / f"trial_{trial}.npz"
 
 
-def _named(state: PyTree) -> dict[str, Any]:
+def named_arrays(state: PyTree) -> dict[str, Any]:
+    """Returns the arrays of a trial's state by their names in a file."""
     import jax
 
     leaves = jax.tree_util.tree_leaves_with_path(state)
