@@ -3,8 +3,11 @@
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -449,3 +452,64 @@ def test_what_is_left_of_a_growth_that_never_was_is_deleted(tmp_path):
     assert left == [tmp_path / "growth/.config.json.999999999"]
     run(tmp_path, num_seeds=2)
     assert not (tmp_path / "growth").exists()
+
+
+# --- killed ---
+
+SWEEP = (
+    f"--config={ROOT / 'configs' / 'baseline.py'}",
+    "--config.dataset=digits",
+    "--config.hidden_sizes=8",
+    "--config.learning_rate=0.1,0.3",
+    "--config.protocol=validation",
+)
+KILLED = {
+    "seeds": [["--config.num_epochs=20", f"--config.num_seeds={n}"] for n in (3, 6, 10)],
+    "points": [
+        ["--config.num_epochs=20", "--config.num_seeds=3", f"--config.l2={values}"]
+        for values in ("1e-3", "0,1e-3", "0,1e-4,1e-3,1e-2")
+    ],
+    "epochs": [
+        ["--config.num_seeds=3", "--config.keep_weights=all", f"--config.num_epochs={n}"]
+        for n in (10, 20, 40)
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", KILLED)
+def test_a_sweep_that_is_killed_while_it_grows(server, tmp_path, what):
+    """At random moments, and also in the middle of the change from a run to a larger one."""
+    rng, path = random.Random(what), tmp_path / "killed/run"
+    *_, largest = commands = [[*SWEEP, *more] for more in KILLED[what]]
+    kills = 0
+    for number, command in enumerate(commands):
+        while True:
+            process = server.start("main", *command, f"--workdir={path}", draw=True)
+            wait = (
+                lambda: (path / "growth").exists(),
+                lambda: not (path / "summary.json").exists(),
+                lambda: (path / "metrics.jsonl").exists(),
+            )[kills % 3 if number else 2]
+            if kills < 6 * (number + 1) and process.wait_until(wait):
+                after = time.monotonic() + rng.choice([0, rng.uniform(0, 0.02), rng.uniform(0, 4)])
+                process.wait_until(lambda end=after: time.monotonic() > end)
+                process.send(signal.SIGKILL)
+            status = process.wait()
+            assert status in (0, -signal.SIGKILL), process.err
+            kills += status == -signal.SIGKILL
+            if number and rng.random() < 0.2:
+                before = server.run("main", *commands[number - 1], f"--workdir={path}")
+                assert before.status in (0, 2)
+                assert before.status == 0 or "holds another run, which differs in" in before.err
+            is_there = (path / "config.json").exists()
+            if status == 0 or (number < 2 and is_there and rng.random() < 0.3):
+                break
+    assert kills > 5
+    assert server.run("main", *largest, f"--workdir={path}", draw=True).status == 0
+    whole = tmp_path / "whole/run"
+    assert server.run("main", *largest, f"--workdir={whole}", draw=True).status == 0
+    assert_same(path, whole)
+    for figure in (whole / "figures").iterdir():
+        assert figure.read_bytes() == (path / "figures" / figure.name).read_bytes()
+    assert len([*(whole / "figures").iterdir()]) == len([*(path / "figures").iterdir()])
