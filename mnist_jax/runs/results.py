@@ -46,15 +46,7 @@ class NothingYetError(UserError):
         is_running: Whether a process trains it; None if not known.
     """
 
-    def __init__(self, path: Path, is_running: bool | None):
-        """Takes the directory of the run."""
-        cure = "wait for the end of the first one"
-        if not is_running:
-            cure = f"{how_to_go_on(path)} trains it"
-        super().__init__(
-            f"{path}: there is nothing to report yet, since no epoch has ended; {cure}"
-        )
-        self.is_running = is_running
+    is_running: bool | None = None
 
 
 class Run(NamedTuple):
@@ -152,7 +144,7 @@ def read_so_far(workdir: str | os.PathLike) -> Run:
         trials = {i: names[i] for i in sorted(itertools.chain(*experiment.parts.values()))}
         progress, measured = read_epochs(path, trials, experiment, is_running)
         if not measured:
-            raise NothingYetError(path, is_running)
+            raise _nothing_yet(path, is_running)
         results = read_results_so_far(path, axes_of(recorded), experiment)
     except BadFileError as error:
         raise unreadable(path, error) from None
@@ -185,6 +177,14 @@ def read_so_far(workdir: str | os.PathLike) -> Run:
         "provenance": provenance_so_far(path, experiment.data.checksum),
     }
     return Run(path, config, rows, summary, progress)
+
+
+def _nothing_yet(path: Path, is_running: bool | None) -> NothingYetError:
+    cure = "wait for the end of the first one" if is_running else f"{how_to_go_on(path)} trains it"
+    problem = "there is nothing to report yet, since no epoch has ended"
+    error = NothingYetError(f"{path}: {problem}; {cure}")
+    error.is_running = is_running
+    return error
 
 
 def _check_origin(run: Run) -> None:
