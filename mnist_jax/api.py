@@ -169,7 +169,7 @@ def run(
                 bar=_is_watched() if progress is None else progress,
             )
             if report:
-                with guarded(done.path):
+                with guarded(done.path, overwrite):
                     one_run.write_report(done.path)
         except StoppedError as stopped:
             print(_words(str(stopped)), file=sys.stderr)
@@ -253,5 +253,5 @@ def _in_python() -> Iterator[None]:
 def _words(text: str) -> str:
     """Returns a message that names flags in words for those who call `run`."""
     text = text.replace("the same command", "the same call").replace("--config.", "")
-    text = re.sub(r"give --overwrite\b", "give overwrite=True", text)
+    text = re.sub(r"(give|without) --overwrite\b", r"\1 overwrite=True", text)
     return re.sub(r"--(config|seed|workdir|data_dir|overwrite)\b", r"\1", text)

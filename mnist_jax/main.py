@@ -18,12 +18,18 @@ from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.training import hosts
 
 
-def run(experiment: Experiment, workdir: str | None, data_dir: str | None, **options: Any) -> None:
+def run(
+    experiment: Experiment,
+    workdir: str | None,
+    data_dir: str | None,
+    overwrite: bool = False,
+    **options: Any,
+) -> None:
     """Runs an experiment as `execute` does, and prints its report; exits if it was stopped."""
     try:
-        path, was_finished, cure = execute(experiment, workdir, data_dir, **options)
+        path, was_finished, cure = execute(experiment, workdir, data_dir, overwrite, **options)
         if hosts.is_first():
-            report = _report(path)  # first: a run that cannot be read is one line
+            report = _report(path, overwrite)  # first: a run that cannot be read is one line
             if was_finished:
                 print(f"{path} holds this run, finished: nothing is trained again")
             print(f"\n{report}")
@@ -46,11 +52,11 @@ def main(argv: list[str]) -> None:
         hosts.leave(error)
 
 
-def _report(path: Path) -> str:
+def _report(path: Path, overwrite: bool) -> str:
     """Writes the report of a finished run, if that can be done, and returns what to print."""
     from mnist_jax.report import one_run, saving
 
-    with guarded(path):
+    with guarded(path, overwrite):
         try:
             return one_run.write_report(path)
         except saving.UnwritableError as error:

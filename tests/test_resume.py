@@ -25,7 +25,7 @@ import own
 import pytest
 from server import OURS, ROOT, snapshot
 
-from mnist_jax import UserError, cli, main
+from mnist_jax import UserError, main
 from mnist_jax.config.experiment import Experiment, read_config, read_experiment
 from mnist_jax.data.splits import Dataset
 from mnist_jax.report import one_run, reading
@@ -275,12 +275,12 @@ def in_use(*_, **__):
     return contextlib.nullcontext()
 
 
-def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset()):
+def run_here(path, monkeypatch, write_report, load_data=lambda *_: tiny_dataset(), **options):
     """Runs a trial in this process, with a report of the test's own."""
     monkeypatch.setattr(one_run, "write_report", write_report)
     monkeypatch.setattr(execution, "jax_for", in_use)
     monkeypatch.setattr(Experiment, "load_data", load_data)
-    main.run(experiment(num_epochs=(1,)), path and str(path), None)
+    main.run(experiment(num_epochs=(1,)), path and str(path), None, **options)
 
 
 @pytest.mark.parametrize("place", [".", "..", "/", "~", "home/.."])
@@ -342,11 +342,8 @@ def test_ctrl_c_after_training_says_how_to_resume(tmp_path, monkeypatch, capsys,
     def interrupt(path):
         raise KeyboardInterrupt
 
-    if "overwrite" not in cli.FLAGS:
-        cli.define_flags()
-    monkeypatch.setattr(cli.FLAGS["overwrite"], "value", overwrite)
     with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
-        run_here(tmp_path, monkeypatch, interrupt)
+        run_here(tmp_path, monkeypatch, interrupt, overwrite=overwrite)
     said = f"interrupted; the same command with --workdir={tmp_path}{but} resumes it\n"
     assert capsys.readouterr().err == said
     assert (tmp_path / "summary.json").exists()

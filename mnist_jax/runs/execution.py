@@ -1,6 +1,7 @@
 """A run from start to end: its directory, its data, the training, its summary."""
 
 import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -93,7 +94,7 @@ def execute(
         recipes.check(experiment)
         dataset = experiment.load_data(data_dir)
         hosts.compare({"data files": dataset.checksum})
-        with guarded(path), ExitStack() as stack:
+        with guarded(path, overwrite), ExitStack() as stack:
 
             def lock_workdir() -> tuple[str, bool]:
                 stack.enter_context(workdirs.lock_workdir(path))
@@ -145,26 +146,27 @@ def execute(
 
 
 @contextlib.contextmanager
-def guarded(path: Path) -> Iterator[None]:
+def guarded(path: Path, overwrite: bool = False) -> Iterator[None]:
     """Says of whatever ends the execution or the report of a run how the run is resumed.
 
     Raises:
         UserError: In place of OSError, unless that is of the output.
-        StoppedError: In place of KeyboardInterrupt.
+        StoppedError: In place of KeyboardInterrupt, too.
     """
+    resume = functools.partial(workdirs.how_to_resume, path, overwrite)
     try:
         yield
+    except StoppedError as stopped:
+        raise StoppedError(stopped.number, f"{stopped}: {resume()}", path) from None
     except OSError as error:
         if disk.is_of_output(error):
             raise
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise UserError(
-            f"the run cannot continue ({reason}); mend that, and {workdirs.how_to_resume(path)}"
-        ) from None
+        raise UserError(f"the run cannot continue ({reason}); mend that, and {resume()}") from None
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             print(file=sys.stderr)  # ^C stands in the line
-        what = f"interrupted; {workdirs.how_to_resume(path)}"
+        what = f"interrupted; {resume()}"
         raise StoppedError(signal.SIGINT, what, path) from None
 
 

@@ -220,12 +220,8 @@ class Runner:
             self._say_what_runs(program, group, num_epochs, start)
             training.train()
         if training.signal_number:
-            raise StoppedError(
-                training.signal_number,
-                f"stopped after epoch {training.epoch} of {num_epochs}, and saved:"
-                f" {workdirs.how_to_resume(self._path)}",
-                self._path,
-            )
+            done = f"stopped after epoch {training.epoch} of {num_epochs}, and saved"
+            raise StoppedError(training.signal_number, done, self._path)
         if not again:
             scores = sweep.score_test(program, training.state) if program.score_test else {}
             others = [row for row in self.rows if row["trial"] not in group]

@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from mnist_jax import UserError, disk, run_files
 from mnist_jax.config.old_records import comparable, upgrade_record
 from mnist_jax.runs import made_files
@@ -27,10 +25,9 @@ RESUMABLE = {"checkpoint_epochs", "checkpoints_kept", "devices", "keep_weights"}
 with other values."""
 
 
-def how_to_resume(workdir: Path) -> str:
+def how_to_resume(workdir: Path, overwrite: bool = False) -> str:
     """Says what to do after an interruption, even if a file of the user's is lost by then."""
-    overwrites = "overwrite" in flags.FLAGS and bool(flags.FLAGS["overwrite"].value)
-    but = ", but without --overwrite," * overwrites
+    but = ", but without --overwrite," * overwrite
     record = (
         f"; if your files have changed, --config={workdir}/config.json --workdir={workdir} does"
     )
