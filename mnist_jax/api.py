@@ -247,7 +247,7 @@ def _in_python() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise type(error)(_words(str(error))) from None
+        raise UserError(_words(str(error))) from None
 
 
 def _words(text: str) -> str:

@@ -7,14 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mnist_jax.runs.records import is_sound
-from mnist_jax.training.trial import TrialState
 
-Epochs = Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]
+Epochs = Iterator[tuple[Any, dict[str, np.ndarray]]]
 """What `sweep.run` yields: the state, where it is wanted, and metrics of shape [trials]."""
 
 TICK = 1.0  # seconds after which the clock in a terminal moves, during an epoch too
