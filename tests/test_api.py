@@ -240,7 +240,7 @@ def test_ctrl_c_returns_what_is_there_and_the_same_call_goes_on(tmp_path, monkey
     assert 1 <= view.epochs["epoch"].max() < 6
     assert repr(view).startswith("NOT FINISHED")
     assert ">NOT FINISHED" in view._repr_html_()
-    with pytest.raises(UserError, match="has not ended"):
+    with pytest.raises(UserError, match="has not finished"):
         view.best  # noqa: B018
     whole = mnist_jax.run(**keys)
     assert whole.epochs["epoch"].max() == 6

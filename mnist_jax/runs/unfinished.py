@@ -5,7 +5,6 @@ Nothing is locked, and nothing is written: the run does not notice that it is re
 
 import array
 import contextlib
-import fcntl
 import math
 import os
 import re
@@ -50,6 +49,8 @@ def is_locked(workdir: Path) -> bool | None:
 
     It is known where the system lists its locks: those of this machine, and on NFS of others too.
     """
+    import fcntl
+
     try:
         file = open(workdir / ".lock", "rb")  # noqa: SIM115
     except OSError as error:
