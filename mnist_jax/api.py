@@ -74,6 +74,11 @@ class RunView:
         return _frame([_flat(point, varying(grid)) for point in grid])
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """Command, commit, versions, machine, devices, data checksum and seconds of the run."""
+        return self._run.summary["provenance"]
+
+    @property
     def verdict(self) -> str:
         """What the result is, in sentences, as in the report."""
         return write_verdict(self._run, compare_best(self._run))

@@ -149,8 +149,8 @@ def test_values_are_recorded_as_they_can_be_typed(value):
 
 
 def test_the_record_has_the_command_that_does_the_same(run, tmp_path):
-    record = json.loads((run.path / "summary.json").read_text())
-    assert record["provenance"]["command"] == (
+    assert run.provenance == json.loads((run.path / "summary.json").read_text())["provenance"]
+    assert run.provenance["command"] == (
         "python -m mnist_jax.main --config=l2_sweep --config.l2=0,0.001 --config.dataset=digits"
         " --config.num_epochs=2 --config.hidden_sizes=4 --config.num_seeds=2"
     )

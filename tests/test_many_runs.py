@@ -21,7 +21,7 @@ import mnist_jax
 
 
 def run(name):
-    mnist_jax.run("baseline", workdir=name, num_seeds=SIZES[name], **KEYS)
+    mnist_jax.run("baseline", workdir=name, num_seeds=SIZES[name], platform="cpu", **KEYS)
 
 
 run("one")
@@ -51,7 +51,12 @@ def test_runs_of_any_size_have_the_bits_of_lone_ones(tmp_path, num_devices):
     assert (costs in done.stderr) == (num_devices < (os.cpu_count() or 1))
     for name, size in SIZES.items():
         keys = [f"--config.{key}={value}" for key, value in KEYS.items()]
-        arguments = ["--config=baseline", *keys, f"--config.num_seeds={size}"]
+        arguments = [
+            "--config=baseline",
+            "--config.platform=cpu",
+            *keys,
+            f"--config.num_seeds={size}",
+        ]
         if size > 1:  # as many threads in a device
             arguments.append(f"--config.devices={num_devices}")
         command = [sys.executable, "-m", "mnist_jax.main", *arguments, f"--workdir=alone/{name}"]

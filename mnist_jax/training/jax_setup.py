@@ -123,7 +123,7 @@ def _changed() -> list[str]:
     import jax
 
     cache = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    names = (*DEFAULTS, "jax_default_matmul_precision", *cache)
+    names = (*DEFAULTS, "jax_default_matmul_precision", "jax_platforms", *cache)
     return [name for name in names if name in jax.config.values]
 
 
