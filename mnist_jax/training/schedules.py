@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -29,7 +30,7 @@ def create_schedule(
             "linear": 1 - done,
         }
         risen = jnp.minimum(1, (jnp.asarray(step) + 1) / jnp.maximum(warmup, 1))
-        share = risen * jnp.stack([falls[name] for name in SCHEDULES])[jnp.asarray(kind)]
+        share = risen * lax.select_n(jnp.asarray(kind), *(falls[name] for name in SCHEDULES))
         return jnp.asarray(peak) * share
 
     return learning_rate
