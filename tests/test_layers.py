@@ -97,6 +97,24 @@ def test_nan_stays_nan(channels):
     np.testing.assert_array_equal(jnp.isnan(ours), jnp.isnan(theirs))
 
 
+@pytest.mark.parametrize("image", ["random", "stripes"])
+@pytest.mark.parametrize(("size", "channels"), [((9, 10), 1), ((11, 8), 9)])
+def test_a_tpu_has_another_form_of_the_same_layer(monkeypatch, size, channels, image):
+    """Both on a CPU. With stripes and whole-number kernels there are ties in every window."""
+    x, kernel, bias = random_arguments((4, *size, channels), 6)
+    if image == "stripes":
+        x = jnp.zeros_like(x) + np.arange(size[1])[:, None] // 3 % 2
+        kernel = jnp.round(kernel)
+    args = x, kernel, bias
+    weights = random_arguments(jax.eval_shape(layer, *args).shape, 1, seed=1)[0]
+    expected = value_and_gradients(layer, weights, *args)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    on_tpu = functools.partial(layer)  # which has not been traced
+    assert "convolution" in value_and_gradients.lower(on_tpu, weights, *args).as_text()
+    found = value_and_gradients(on_tpu, weights, *args)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-5), found, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "channels", "blocks"), [(1, 9, (2,)), (5, 1, (2, 4)), (8, 9, (1, 4))]
