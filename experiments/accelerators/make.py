@@ -364,6 +364,29 @@ def tried(epochs: list[dict]) -> str:
     return markdown_table(header, rows)
 
 
+def compiled(rows: list[dict]) -> str:
+    """Compares the programs of two commits, compiled by `compiled.py`; the older come first."""
+    if not rows:
+        return ""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row["case"], []).append(row)
+    cells = []
+    for case, (before, *_, after) in found.items():
+        _, config, trials = case.split(":")
+        numbers = [f"{n:,}" for n in (before["step_operations"], after["step_operations"])]
+        for row in (before, after):
+            cycles = row["step_cycles"]
+            numbers.append(f"{cycles / 1e3:,.0f}" if cycles else "—")
+        numbers += [f"{row['trial_MB']:.2f}" for row in (before, after)]
+        cells.append([f"{NETWORKS[config]}, {int(trials):,}", before["target"], *numbers])
+    before, after = (f"at {row['commit']}" for row in (rows[0], rows[-1]))
+    header = ["network, trials", "compiled for", f"operations a step {before}", after,
+              f"thousand cycles a step, as expected, {before}", after,
+              f"MB a trial {before}", after]  # fmt: skip
+    return markdown_table(header, cells)
+
+
 def describe_records(folder: Path) -> str:
     """Lists commands, records and commits, as Markdown; the machine is that of the last record."""
     noted, rows, records = read(folder, "noted.json"), [], []
@@ -446,6 +469,7 @@ def write_page(folder: Path, size: Size) -> None:
         "peers": against_peers(benchmarks[0]),
         "parts": parts(benchmarks),
         "tried": tried(rows),
+        "compiled": compiled(studies.read_rows(folder / "compiled.jsonl")),
         "record": describe_records(folder),
     }
     page = folder / "README.md"
