@@ -266,7 +266,7 @@ def test_a_second_ctrl_c_interrupts_at_once_where_the_process_is_not_the_run_s(m
 
     def press():
         with signals.StopSignals(own_process=False):
-            for _ in range(50):
+            for _ in range(1000):  # until it is heard
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.02)
 

@@ -145,6 +145,7 @@ HEADER = bytes([0, 0, 8, 3, 0, 0, 0xEA, 0x60, 0, 0, 0, 28, 0, 0, 0, 28])
 MNIST = "--config.dataset=mnist --data_dir={tmp}/data"
 NOT_OURS = "...choose another --workdir, or delete it yourself"
 OTHER = "choose another --workdir, or give --overwrite"
+LACKS_0 = f"a run grows if all its trials are asked for, and that of...seed=0 is not; {OTHER}"
 ADDRESS = ": expected a path on this machine, not an address"
 REPEAT = "...or put its shards together again"
 
@@ -741,7 +742,7 @@ BAD_INPUT = {
         ),
         (
             "--config={tmp}/run/config.json --workdir={tmp}/run --seed=1",
-            f"differs in seed (0, not 1); {OTHER}",
+            f"differs in seed (0, not 1); {LACKS_0}",
             finished(),
         ),
         # Data.
@@ -815,9 +816,9 @@ BAD_INPUT = {
         ("", "--workdir={tmp}/run cannot be written", file("run/.lock", None)),
         ("", "--workdir={tmp}/run is in use by a run that has not ended; wait for it", in_use),
         ("--overwrite", "--workdir={tmp}/run is in use by a run that has not ended", in_use),
-        ("--config.l2=0,1e-3", f"differs in l2 ([0.0], not [0.0, 0.001]); {OTHER}", finished()),
-        ("--config.l2=0,1e-3", f"differs in l2 ([0.0], not [0.0, 0.001]); {OTHER}", unfinished()),
-        ("--seed=1", f"differs in seed (0, not 1); {OTHER}", finished()),
+        ("--config.l2=1,1e-3", f"differs in l2 ([0.0], not [1.0, 0.001]); {LACKS_0}", finished()),
+        ("--config.l2=1,1e-3", f"differs in l2 ([0.0], not [1.0, 0.001]); {LACKS_0}", unfinished()),
+        ("--seed=1", f"differs in seed (0, not 1); {LACKS_0}", finished()),
         ("--config.deterministic=True", "differs in deterministic (False, not True)", finished()),
         ("", "differs in l3 (1, not None)", finished("config.json", json_with(l3=1))),
         ("", "differs in l2 (None, not [0.0])", finished("config.json", json_with(l2=None))),

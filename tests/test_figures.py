@@ -28,7 +28,7 @@ from mnist_jax.report.figures import (
     search,
 )
 from mnist_jax.runs import choosing, labels
-from mnist_jax.runs.workdirs import NAMES
+from mnist_jax.runs.made_files import NAMES
 
 
 def shown_texts(figure):

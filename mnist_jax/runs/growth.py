@@ -100,6 +100,8 @@ def _compare(
 def _read(experiment: Experiment, record: Row) -> Experiment:
     """Returns the experiment of a record that differs from another in the trials alone."""
     keys = [key for key in record if key in SETTINGS or key in axes_of(record)]
+    if odd := experiment.values.keys() & record.keys() - {*keys}:
+        raise TypeError(f"no values of axes: {odd}")
     old = read_config(
         {key: plain(record[key]) for key in keys},
         record["name"],
