@@ -72,11 +72,11 @@ def writing(path: Path) -> Iterator[None]:
         UserError: The directory was moved, and another run's may be in its place.
         OSError: The write failed; it names the file.
     """
-    _check_place()
+    _check_place(path)
     try:
         yield
     except OSError as error:
-        _check_place()  # the move may be the reason of the failure
+        _check_place(path)  # the move may be the reason of the failure
         if error.errno:  # of the system, which names no file if a disk is full
             error.filename = os.fspath(path)
         raise
@@ -94,9 +94,11 @@ def is_of_output(error: OSError) -> bool:
     return False
 
 
-def _check_place() -> None:
-    """Checks that each lock file that this process holds is still in its directory."""
-    for path, file in locked.items():
+def _check_place(written: Path) -> None:
+    """Checks that the lock file of the run that a file is of is still in the run's directory."""
+    for path, file in [*locked.items()]:  # other threads have locks of their own
+        if path != written and path not in written.parents:
+            continue
         try:
             if os.path.samestat(os.stat(path / ".lock"), os.fstat(file.fileno())):
                 continue

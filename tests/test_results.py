@@ -469,6 +469,26 @@ def test_nothing_is_written_where_the_lock_does_not_lie_any_more(tmp_path, inste
         assert sorted(path.rglob("*")) == there
 
 
+def test_a_run_in_another_thread_may_end_or_be_moved(tmp_path, monkeypatch):
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    same = os.path.samestat
+
+    def ends_meanwhile(*stats):
+        disk.locked.pop(other, None)
+        return same(*stats)
+
+    with workdirs.lock_workdir(ours), workdirs.lock_workdir(other):
+        other.rename(tmp_path / "moved")
+        disk.write_text(ours / "a", "written")
+        with pytest.raises(UserError, match="other is no longer the folder"):
+            disk.write_text(other / "a", "written")
+        with monkeypatch.context() as patch:
+            patch.setattr(os.path, "samestat", ends_meanwhile)
+            disk.write_text(ours / "a", "written again")
+        disk.locked[other] = None
+    assert (ours / "a").read_text() == "written again"
+
+
 def test_metrics_are_trimmed_to_the_first_whole_epochs(tmp_path):
     recorder = records.Recorder(tmp_path, TRIALS, ("l2",), "test")
     for epoch, metrics in enumerate(epochs("test"), start=1):
