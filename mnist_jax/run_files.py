@@ -185,8 +185,8 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
 
     Args:
         path: The file.
-        columns: The type of each: int, float, str, or object for whichever of these a value looks
-            like, with None for an empty one.
+        columns: The type of each: int, float, str, or object for whichever of these or bool a value
+            looks like, with None for an empty one.
     """
     with opened(path) as file:
         texts = (line.decode("utf-8") for line in iter(lambda: file.readline(_LONGEST), b""))
@@ -209,10 +209,13 @@ def read_table(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
         return found
 
 
+_CONSTANTS = {"": None, "True": True, "False": False}
+
+
 def _parse(text: str, kind: type) -> Any:
     """Returns a value of a table."""
-    if kind is object and not text:
-        return None
+    if kind is object and text in _CONSTANTS:
+        return _CONSTANTS[text]
     whole = re.fullmatch(r"-?[0-9]{1,18}", text)
     if kind is object:
         kind = int if whole else float if re.fullmatch(r"-?[0-9.]+(e[-+]?[0-9]+)?", text) else str

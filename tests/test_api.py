@@ -65,6 +65,7 @@ def test_tables_are_those_of_the_files(run):
     np.testing.assert_allclose(points["best_test_accuracy_std"], best.std())
     assert (points["best_test_accuracy_low"] < points["best_test_accuracy_mean"]).all()
     assert run.config["num_seeds"] == 2
+    assert run.trials["nesterov"].dtype == bool  # text would be true
 
 
 def test_it_shows_itself_in_a_terminal_and_in_a_notebook(run):
