@@ -43,8 +43,8 @@ class RunView:
 
     def __init__(self, workdir: str | os.PathLike):
         """Opens the run in a directory, as `load` does."""
-        self.path = Path(workdir).absolute()  # whatever the current folder is later
         with _in_python():
+            self.path = Path(_path("workdir", workdir)).absolute()  # whatever is current later
             self._run = reading.read_so_far(self.path)
 
     @property
@@ -148,6 +148,11 @@ def run(
     Raises:
         UserError: Something of the input is bad; the message says what was expected.
     """
+    with _in_python():
+        workdir = None if workdir is None else _path("workdir", workdir)
+        data_dir = None if data_dir is None else _path("data_dir", data_dir)
+        if overwrite not in (True, False):  # any other may be meant as no, and delete a run
+            raise UserError(f"overwrite={overwrite!r}: expected True or False")
     name = os.fspath(config) if isinstance(config, os.PathLike) else config
     given = "all defaults" if config is None else name
 
@@ -158,7 +163,7 @@ def run(
             given_by, typed = path / "config.json", []
         else:
             given_by = Path(given)
-        typed += [f"--data_dir={os.fspath(data_dir)}"] if data_dir is not None else []
+        typed += [f"--data_dir={data_dir}"] if data_dir is not None else []
         return shlex.join(["python", "-m", "mnist_jax.main", f"--config={given_by}", *typed])
 
     with _in_python():
@@ -166,8 +171,8 @@ def run(
         try:
             done = execute(
                 experiment,
-                None if workdir is None else os.fspath(workdir),
-                None if data_dir is None else os.fspath(data_dir),
+                workdir,
+                data_dir,
                 overwrite,
                 command=command,
                 quiet=True,
@@ -196,6 +201,14 @@ def load(workdir: str | os.PathLike) -> RunView:
         UserError: There is none, or its files are damaged.
     """
     return RunView(workdir)
+
+
+def _path(name: str, value: Any) -> str:
+    """Returns a path as text."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise UserError(f"{name}={value!r}: expected a path, as text or a pathlib.Path")
+    return text
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
@@ -258,5 +271,6 @@ def _in_python() -> Iterator[None]:
 def _words(text: str) -> str:
     """Returns a message that names flags in words for those who call `run`."""
     text = text.replace("the same command", "the same call").replace("--config.", "")
+    text = text.replace("leave the flag out", "leave it out")
     text = re.sub(r"(give|without) --overwrite\b", r"\1 overwrite=True", text)
     return re.sub(r"--(config|seed|workdir|data_dir|overwrite)\b", r"\1", text)

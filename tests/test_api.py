@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import own
+import pandas as pd
 import pytest
 from server import ROOT
 
@@ -170,6 +171,15 @@ def test_the_record_has_the_command_that_does_the_same(run, tmp_path):
         (None, {"model": dict}, "^model=<class 'dict'>: expected mlp, cnn or FILE.py:NAME"),
         (None, {"dataset": np.zeros(3)}, "^dataset="),
         (None, {"platform": "gpux"}, "^platform=gpux: expected "),
+        (None, {"dataset": np.zeros((30, 28, 28))}, r"^dataset=\[\[\[0\. .*: expected one of"),
+        (None, {"l2": pd.DataFrame({"l2": [0, 1]})}, r"^l2=\(0,\): expected a finite number"),
+        (None, {"workdir": 3}, "^workdir=3: expected a path, as text or a pathlib.Path$"),
+        (None, {"workdir": ""}, "^workdir=: expected a folder; name one, or leave it out$"),
+        (None, {"data_dir": b"x"}, "^data_dir=b'x': expected a path"),
+        (None, {"overwrite": "no"}, "^overwrite='no': expected True or False$"),
+        (3, {}, "^config=3: expected a config file .*; or a dict of keys"),
+        ([1], {}, r"^config=\[1\]: expected a config file"),
+        (mnist_jax.default_config, {}, "^config=<function .*: expected a config file"),
     ],
 )
 def test_bad_input_is_one_error_in_the_words_of_a_call(
@@ -179,6 +189,7 @@ def test_bad_input_is_one_error_in_the_words_of_a_call(
     with pytest.raises(UserError, match=said) as error:
         mnist_jax.run(config, **changes)
     assert "--" not in str(error.value)
+    assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,6 +206,8 @@ def test_another_run_in_the_folder_is_refused_or_overwritten(tmp_path):
 def test_there_is_nothing_to_load(tmp_path):
     with pytest.raises(UserError, match="holds no"):
         mnist_jax.load(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"^workdir=None: expected a path"):
+        mnist_jax.load(None)
 
 
 def test_diverged_trials_are_told_of(tmp_path, capsys):

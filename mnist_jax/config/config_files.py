@@ -196,6 +196,8 @@ def _word(text: str) -> Any:
 
 def plain(value: Any) -> Any:
     """Returns a value with tuples in place of lists, ranges and arrays, and Python's numbers."""
+    if hasattr(value, "to_numpy"):  # of pandas
+        value = value.to_numpy()
     if hasattr(value, "tolist"):  # of NumPy, or JAX
         value = value.tolist()
     if isinstance(value, list | tuple | range):

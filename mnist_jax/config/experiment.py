@@ -15,7 +15,14 @@ from mnist_jax.config import checks, dataset_key, grid, keys, old_records
 from mnist_jax.config.axes import Axis
 from mnist_jax.config.checks import setting_value
 from mnist_jax.config.columns import check_metrics
-from mnist_jax.config.config_files import ConfigFile, plain, read_file, read_value, values_in
+from mnist_jax.config.config_files import (
+    EXPECTED,
+    ConfigFile,
+    plain,
+    read_file,
+    read_value,
+    values_in,
+)
 from mnist_jax.config.grid import Point
 from mnist_jax.config.keys import Resolver, bad_value, find_axes, parameters_of
 from mnist_jax.config.protocol import PROTOCOLS
@@ -170,6 +177,8 @@ def read_experiment(
     """
     if isinstance(config, str):
         file = read_file(config)
+    elif not hasattr(config, "keys"):
+        raise UserError(f"--config={config!r}: {EXPECTED}; or a dict of keys, from Python")
     else:
         file = ConfigFile({str(key): config[key] for key in config}, UNNAMED, Path())
     given, changes = changes, {key: _read(value) for key, value in changes.items()}

@@ -124,8 +124,11 @@ def default_config(model: str = "mlp", optimizer: str | Sequence[str] = "sgd") -
 
 
 def bad_value(key: str, value: object, expected: str) -> UserError:
-    """Returns the error of a key with an invalid value."""
-    return UserError(f"--config.{key}={value}: expected {expected}")
+    """Returns the error of a key with an invalid value, which may be an object with many lines."""
+    shown = str(value)
+    if "\n" in shown and len(shown) > 100:  # an array, say
+        shown = f"{shown.splitlines()[0][:100]} ..."
+    return UserError(f"--config.{key}={shown}: expected {expected}")
 
 
 def unknown_key(
