@@ -129,9 +129,9 @@ GROWN = {
     "numbers of epochs as an axis": ({"num_seeds": 2}, {"num_seeds": 2, "num_epochs": "3,2"}),
     "the same trials in other words": ({"seed": "0,1"}, {"seed": "0", "num_seeds": 2}),
 }
-SLOWER = ("a list of seeds", "halton", "numbers of epochs as an axis", "a list from a number")
+ALWAYS = ("seeds", "another axis varies", "a list", "the same trials in other words")
 OFTEN = [
-    pytest.param(*changes, id=name, marks=[pytest.mark.slow] * (name in SLOWER))
+    pytest.param(*changes, id=name, marks=[pytest.mark.slow] * (name not in ALWAYS))
     for name, changes in GROWN.items()
 ]
 
@@ -155,7 +155,8 @@ def test_a_run_grows_by_the_trials_that_it_lacks(tmp_path, capsys, before, after
             run(path, **before)
 
 
-@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [True, False])
 def test_a_stopped_run_is_finished_before_it_grows(tmp_path, monkeypatch, capsys, first):
     """It may have been stopped while it grew, by one command, and go on by another."""
     path, grid = tmp_path / "run", {"batch_size": "16,32", "keep_weights": "all"}
@@ -253,6 +254,7 @@ def test_where_memory_divides_a_program_its_trials_train_on_too(tmp_path, monkey
 # --- the chosen trial ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["chosen", "all"])
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_chosen_trial_is_trained_again_where_its_weights_are_gone(
@@ -380,7 +382,7 @@ def cut_at(patch, number):
         patch.setattr(os, name, dying(getattr(os, name)))
 
 
-@pytest.mark.parametrize("more", ["seeds", "epochs"])
+@pytest.mark.parametrize("more", ["epochs", pytest.param("seeds", marks=pytest.mark.slow)])
 def test_a_growth_that_is_cut_anywhere_is_repeated(tmp_path, monkeypatch, more):
     old, new = {"num_seeds": 2, "l2": "0,0.1", "keep_weights": "all"}, {"l2": "0.1,0.2,0"}
     new = old | new if more == "seeds" else old | {"num_epochs": 3}

@@ -30,7 +30,7 @@ def pool(path, *names):
     return path / "pooled"
 
 
-@pytest.mark.parametrize("keep", ["chosen", "all"])
+@pytest.mark.parametrize("keep", [pytest.param("chosen", marks=pytest.mark.slow), "all"])
 def test_the_files_are_those_of_the_run_with_all_seeds(tmp_path, keep):
     """Given in any order; what of them is chosen may be in any, or weights of all are kept."""
     grid = GRID | {"keep_weights": keep}
@@ -72,6 +72,7 @@ def test_the_weights_come_from_the_run_that_has_them(tmp_path, monkeypatch, lost
         assert (pooled / "chosen_trial.npz").read_bytes() == wanted
 
 
+@pytest.mark.slow
 def test_a_pooled_run_grows(tmp_path, capsys):
     run(tmp_path / "a", num_seeds=2, **GRID)
     run(tmp_path / "b", seed="7", **GRID)

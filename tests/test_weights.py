@@ -176,6 +176,7 @@ def test_a_finished_run_cannot_keep_all_weights_any_more(kept_all, tmp_path):
     assert snapshot(kept_all) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["nothing", "checkpoints"])
 def test_a_stopped_run_can_keep_all_weights_from_now_on(kept_all, tmp_path, monkeypatch, lost):
     """Those of the program that is done come from its checkpoint, or are made again."""

@@ -101,7 +101,7 @@ def _read(experiment: Experiment, record: Row) -> Experiment:
     """Returns the experiment of a record that differs from another in the trials alone."""
     keys = [key for key in record if key in SETTINGS or key in axes_of(record)]
     if odd := experiment.values.keys() & record.keys() - {*keys}:
-        raise TypeError(f"no values of axes: {odd}")
+        raise TypeError(f"no values: {odd}")
     old = read_config(
         {key: plain(record[key]) for key in keys},
         record["name"],
@@ -109,6 +109,8 @@ def _read(experiment: Experiment, record: Row) -> Experiment:
         copies={file.name: file for file in experiment.own_files},
         data=experiment.data,
     )
+    if lost := old.values.keys() - record.keys():
+        raise KeyError(f"no axes: {lost}")
     # What changes no result is as the command asks.
     return dataclasses.replace(old, **{key: getattr(experiment, key) for key in workdirs.RESUMABLE})
 
