@@ -143,11 +143,18 @@ def test_where_a_run_had_bytes_floats_are_from_0_to_1(run):
     for wrong, said in (
         (images + 1, "images from 1 to 256: "),
         (images.astype(float), "floats from 0 to 255: "),
+        (images / 127.5 - 1, "floats from -1 to 1: "),
         (images * np.nan, "floats from nan to nan: "),
         (images > 0, "images of bool: "),
     ):
         with pytest.raises(UserError, match=said + expected):
             trial.predict(wrong)
+
+
+def test_a_run_without_the_weights_of_its_chosen_trial_is_said_to_lack_them(run):
+    (run / "chosen_trial.npz").unlink()
+    with pytest.raises(UserError, match=f"^{run} lacks chosen_trial.npz, the weights of its "):
+        read_trained_trial(run)
 
 
 def test_few_devices_are_no_matter_to_a_trial_alone(made, capsys, monkeypatch):

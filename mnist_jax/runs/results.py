@@ -241,6 +241,12 @@ def unreadable(workdir: str | os.PathLike, problem: BadFileError | str) -> UserE
     path = Path(workdir)
     if isinstance(problem, BadFileError) and problem.missing:
         cure = "name the work directory that a run printed"
+        if problem.path.name == "chosen_trial.npz":
+            return UserError(
+                f"{workdir} lacks chosen_trial.npz, the weights of its chosen trial: expected it"
+                f" beside summary.json; put it back, or train it again with --workdir={workdir}"
+                " --overwrite"
+            )
         if problem.path.name == "summary.json":
             cure = f"it has not ended; python -m mnist_jax.report {workdir} shows how far it is"
         expected = f"expected {problem.path.name} in it"

@@ -199,7 +199,8 @@ class TrainedTrial:
                 raise UserError(f"images from {array.min()} to {array.max()}: expected {expected}")
         if array.dtype.kind != "f":
             raise UserError(f"images of {array.dtype}: expected {expected}")
-        if not self.takes_floats and not np.abs(array).max() <= UNSCALED:
+        # What was resized may lie a little outside; from -1 to 1 is another scale.
+        if not self.takes_floats and not -0.5 <= array.min() <= array.max() <= UNSCALED:
             lowest, highest = float(array.min()), float(array.max())
             raise UserError(f"floats from {lowest:g} to {highest:g}: expected {expected}")
         return array.astype(np.float32)
