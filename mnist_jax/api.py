@@ -272,5 +272,6 @@ def _words(text: str) -> str:
     """Returns a message that names flags in words for those who call `run`."""
     text = text.replace("the same command", "the same call").replace("--config.", "")
     text = text.replace("leave the flag out", "leave it out")
+    text = text.replace("give --shard=", "python -m mnist_jax.main has shards, by its --shard=")
     text = re.sub(r"(give|without) --overwrite\b", r"\1 overwrite=True", text)
     return re.sub(r"--(config|seed|workdir|data_dir|overwrite)\b", r"\1", text)

@@ -193,6 +193,11 @@ def test_bad_input_is_one_error_in_the_words_of_a_call(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_asks_for_a_shard_is_told_of_the_command():
+    with pytest.raises(UserError, match=r"^shard: no such key; python -m mnist_jax.main has "):
+        mnist_jax.run(shard="0/2")
+
+
 def test_another_run_in_the_folder_is_refused_or_overwritten(tmp_path):
     keys = KEYS | {"num_epochs": 1, "num_seeds": 1}
     mnist_jax.run(workdir=tmp_path, report=False, **keys)
