@@ -167,6 +167,7 @@ def run(
         return shlex.join(["python", "-m", "mnist_jax.main", f"--config={given_by}", *typed])
 
     with _in_python():
+        _refuse_objects(keys)
         experiment = read_experiment({} if config is None else name, keys, seed)
         try:
             done = execute(
@@ -192,6 +193,22 @@ def run(
     if done.cure:
         print(f"warning: every trial diverged; {done.cure}", file=sys.stderr)
     return RunView(done.path)
+
+
+def _refuse_objects(keys: Mapping[str, Any]) -> None:
+    """Refuses arrays and code in place of the files that a run can note, and says what to do."""
+    data = keys.get("dataset", "")
+    if not isinstance(data, str | os.PathLike):
+        raise UserError(
+            f"dataset={type(data).__name__}: expected a name or a path, so that the run notes which"
+            " data it has; numpy.savez('mine.npz', x_train=..., y_train=...) makes such a file"
+        )
+    for key in ("model", "optimizer", "metrics"):
+        if callable(keys.get(key)):
+            raise UserError(
+                f"{key}={keys[key]}: expected a name, so that the run has a copy of the code; put"
+                f" it into a file, and give {key}='FILE.py:{getattr(keys[key], '__name__', 'NAME')}'"
+            )
 
 
 def load(workdir: str | os.PathLike) -> RunView:

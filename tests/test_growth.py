@@ -301,7 +301,7 @@ def test_the_chosen_trial_is_trained_again_where_its_weights_are_gone(
         ({}, {"num_epochs": 3}, "the state of its trials, to train on, was not kept"
          " (keep_weights=all keeps it); choose another --workdir"),
         ({}, {"num_epochs": 1}, "num_epochs ([2], not [1]); a run does not get shorter"),
-        ({}, {"num_epochs": 3, "num_seeds": 2}, "epochs alone can grow, and then the rest"),
+        ({}, {"num_epochs": 3, "num_seeds": 2}, "epochs and trials do not grow at once"),
         ({"num_epochs": "1,2"}, {"num_epochs": "1,3"}, "where all trials have the same number"),
         ({}, {"num_seeds": 2, "keep_weights": "all"}, "num_seeds (1, not 2); the weights of its"
          " trials were not kept: leave keep_weights=all out"),

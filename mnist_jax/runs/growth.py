@@ -88,7 +88,7 @@ def _compare(
         numbers, _ = _match(old, experiment, {"num_epochs": experiment.values["num_epochs"][0]})
     elif missing:
         if "num_epochs" in differ:
-            return "epochs alone can grow, and then the rest: ask for one after the other"
+            return "number of epochs and trials do not grow at once, and nothing else may differ"
         return f"a run grows if all its trials are asked for, and {missing} is not"
     if (more_epochs or experiment.keep_weights == "all") and _lacks_states(path, old, recorded):
         if more_epochs:
