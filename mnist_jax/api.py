@@ -204,10 +204,11 @@ def _refuse_objects(keys: Mapping[str, Any]) -> None:
             " data it has; numpy.savez('mine.npz', x_train=..., y_train=...) makes such a file"
         )
     for key in ("model", "optimizer", "metrics"):
-        if callable(keys.get(key)):
+        if callable(code := keys.get(key)):
+            name = getattr(code, "__name__", "NAME")
             raise UserError(
-                f"{key}={keys[key]}: expected a name, so that the run has a copy of the code; put"
-                f" it into a file, and give {key}='FILE.py:{getattr(keys[key], '__name__', 'NAME')}'"
+                f"{key}={code}: expected a name, so that the run has a copy of the code; put it into"
+                f" a file, and give {key}='FILE.py:{name}'"
             )
 
 
