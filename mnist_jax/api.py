@@ -207,8 +207,8 @@ def _refuse_objects(keys: Mapping[str, Any]) -> None:
         if callable(code := keys.get(key)):
             name = getattr(code, "__name__", "NAME")
             raise UserError(
-                f"{key}={code}: expected a name, so that the run has a copy of the code; put it into"
-                f" a file, and give {key}='FILE.py:{name}'"
+                f"{key}={code}: expected a name, so that the run has a copy of the code; put it"
+                f" into a file, and give {key}='FILE.py:{name}'"
             )
 
 
