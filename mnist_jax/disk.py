@@ -124,6 +124,7 @@ def replace(path: Path, content: Iterable[bytes], mode: int = 0o666, mark: str =
                 file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())  # otherwise a power cut may leave an empty file
+            _check_place(path)  # all that took time
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
