@@ -83,7 +83,7 @@ class StopSignals:
             elif number != signal.SIGXCPU and time.monotonic() >= first_at + SECOND:
                 if self._own_process or number != signal.SIGINT:
                     os._exit(128 + number)
-                if not self._is_urgent:
+                elif not self._is_urgent:
                     self._is_urgent = True
                     # Its handler may have run before, when this was not known.
                     signal.pthread_kill(threading.main_thread().ident or 0, number)
