@@ -20,7 +20,7 @@ EXPECTED = "safetensors, stablehlo or onnx"
 _FUNCTION = "the function from images to probabilities"
 FORMATS = {
     "safetensors": Format("the weights by name", ("safetensors",), "export"),
-    "stablehlo": Format(f"{_FUNCTION}, for CPU, CUDA and TPU"),
+    "stablehlo": Format(f"{_FUNCTION}, for CPU, CUDA and TPU", ("flatbuffers",), "export"),
     "onnx": Format(_FUNCTION, ("jax2onnx", "onnx", "onnxruntime"), "onnx"),
 }
 
