@@ -14,7 +14,7 @@ from mnist_jax.config import user_code
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.data import cache, splits
-from mnist_jax.runs import growth, made_files, results, summaries, workdirs
+from mnist_jax.runs import made_files, summaries, workdirs
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.training import hosts
@@ -71,6 +71,8 @@ def execute(
         return workdirs.check_workdir(path, config, overwrite, why_not)
 
     def why_not(recorded: Mapping[str, Any], differ: Collection[str]) -> str | None:
+        from mnist_jax.runs import growth  # whose imports take time
+
         if (reason := growth.why_not(path, experiment, recorded, differ)) == "" and job is not None:
             return "it can grow to this, but by one process: leave --distributed out"
         return reason
@@ -88,7 +90,7 @@ def execute(
         if job is not None and hosts.first(is_finished):
             return _finished_before(path)
 
-        from mnist_jax.runs import progress, runner
+        from mnist_jax.runs import growth, progress, runner
         from mnist_jax.training import recipes
 
         recipes.check(experiment)
@@ -178,6 +180,8 @@ def _finished_before(path: Path) -> Execution:
         try:
             grid = run_files.read_json(path / "summary.json", run_files.SUMMARY)["grid"]
         except run_files.BadFileError as error:
+            from mnist_jax.runs import results
+
             raise results.unreadable(path, error) from None
         all_diverged = all(len(point["diverged_seeds"]) == point["num_trials"] for point in grid)
         cure = _LOWER_RATE if all_diverged else ""
