@@ -89,9 +89,7 @@ class Experiment(Settings):
     @property
     def seeds(self) -> Sequence[int]:
         """The seeds of the repeated trials, the same at every point."""
-        if isinstance(self.seed, int):
-            return range(self.seed, self.seed + self.num_seeds)
-        return self.seed
+        return seeds_of(self.seed, self.num_seeds)
 
     @functools.cached_property
     def parts(self) -> dict[tuple, list[int]]:
@@ -134,6 +132,11 @@ class Experiment(Settings):
             )
         dataset = splits.cut_test(dataset, self.num_test, self.test_seed)
         return splits.hold_out_validation(dataset, self.num_validation, self.validation_seed)
+
+
+def seeds_of(seed: int | Sequence[int], num_seeds: int) -> Sequence[int]:
+    """Returns the seeds of a point's trials, given the first of them, or all."""
+    return range(seed, seed + num_seeds) if isinstance(seed, int) else seed
 
 
 def _own_values(point: Point, known: Mapping[str, Axis], taken: Mapping[str, dict]) -> Point:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mnist_jax.config import experiment
 from mnist_jax.runs import shards, workdirs
 from mnist_jax.runs.ordering import Source
 from mnist_jax.runs.records import Row
@@ -12,8 +13,7 @@ from mnist_jax.text import first_of
 
 def seeds_of(config: Row) -> Sequence[int]:
     """Returns the seeds of a run's trials, given its record."""
-    seed = config["seed"]
-    return range(seed, seed + config["num_seeds"]) if isinstance(seed, int) else seed
+    return experiment.seeds_of(config["seed"], config["num_seeds"])
 
 
 def can_pool(runs: Sequence[Run]) -> bool:

@@ -120,7 +120,7 @@ def keep_processes(workdir: Path, made: Row) -> None:
 
     A merged run has no such record, and will lose its `summary.json` when it grows.
     """
-    path = workdir / "checkpoints" / "processes.json"
+    path = _path(workdir)
     if not path.exists():
         several = [
             made | each for each in (made.get("shards") or made.get("pooled") or {"": {}}).values()

@@ -107,10 +107,8 @@ def write_whole(
     in_order = [rows[number] for number in sorted(rows)]
     protocol = runs[0].summary["protocol"]
     chosen = choosing.choose_trial(in_order, protocol)["trial"]
-    seed = config["seed"]
-    seeds = None if isinstance(seed, int) else ",".join(map(str, seed))
     record = str(runs[0].workdir / "config.json")
-    experiment = read_experiment(record, {}, seed=seeds, shard="0/1")
+    experiment = read_experiment(record, {}, seed=config["seed"], shard="0/1")
     naming = ("trial", "point", "seed", "dataset", *runs[0].axes)
     names_of_trials = [{key: row[key] for key in naming} for row in in_order]
     lines = ordering.in_order(sources, experiment, names_of_trials)
@@ -263,8 +261,7 @@ def _restore(run: Run, experiment: Experiment, dataset: Dataset, row: Row) -> tu
     like = jax.eval_shape(functools.partial(trial.init, recipe), hyper)
     if number in kept:
         found = weights.read_state(run.workdir, number, like)
-        state = found.state
-        return recipe, hyper, trial.variables_of(state if state.best is None else state.best)
+        return recipe, hyper, trial.chosen_variables(found.state)
     like = jax.tree.map(lambda x: np.empty((len(group), *x.shape), x.dtype), like)
     folder = groups.checkpoint_folder(run.workdir, group)
     record = run_files.read_json(run.workdir / "config.json")  # as its version wrote it

@@ -45,10 +45,9 @@ def write_weights(
     workdir: Path, trial: int, state: PyTree, epoch: int, columns: Mapping[str, Any]
 ) -> None:
     """Writes `weights/trial_N.npz` of a trial, whose `state` is arrays of NumPy."""
-    from mnist_jax.training.trial import variables_of
+    from mnist_jax.training.trial import chosen_variables
 
-    variables = variables_of(state if state.best is None else state.best)
-    arrays = flat_weights(variables) | {_EPOCH: epoch}
+    arrays = flat_weights(chosen_variables(state)) | {_EPOCH: epoch}
     arrays |= {_COLUMNS + name: value for name, value in columns.items()}
     path = file(workdir, trial)
     path.parent.mkdir(exist_ok=True)

@@ -256,9 +256,8 @@ def score_test(sweep: Sweep, state: TrialState) -> dict[str, np.ndarray]:
 
 
 def chosen_weights(state: TrialState, place: int) -> PyTree:
-    """Returns a trial's variables: of its best epoch if an epoch is chosen, else the last ones."""
-    variables = trial.variables_of(state if state.best is None else state.best)
-    return hosts.gather(jax.tree.map(lambda x: x[place], variables))
+    """Returns the variables that count of a trial, as `trial.chosen_variables`."""
+    return hosts.gather(jax.tree.map(lambda x: x[place], trial.chosen_variables(state)))
 
 
 def trial_of(trials: Hyperparameters, number: int) -> Hyperparameters:

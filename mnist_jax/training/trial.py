@@ -147,6 +147,11 @@ def variables_of(state: TrialState | Best) -> Variables:
     return {"params": params} | (state.collections or {})
 
 
+def chosen_variables(state: TrialState) -> Variables:
+    """Returns the variables that count: of the best epoch if an epoch is chosen, else the last."""
+    return variables_of(state if state.best is None else state.best)
+
+
 def run_epoch(
     recipe: Recipe,
     hyper: Hyperparameters,
