@@ -23,6 +23,7 @@ from mnist_jax.report.points import compare_best
 from mnist_jax.report.verdict import write_verdict
 from mnist_jax.runs.execution import execute, guarded
 from mnist_jax.runs.labels import varying
+from mnist_jax.runs.progress import quiet
 from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.runs.trained_trial import TrainedTrial, read_trained_trial
 
@@ -153,22 +154,22 @@ def run(
         data_dir = None if data_dir is None else _path("data_dir", data_dir)
         if overwrite not in (True, False):  # any other may be meant as no, and delete a run
             raise UserError(f"overwrite={overwrite!r}: expected True or False")
-    name = os.fspath(config) if isinstance(config, os.PathLike) else config
-    given = "all defaults" if config is None else name
+    given: Any = {} if config is None else config
+    if isinstance(config, os.PathLike):
+        given = os.fspath(config)
 
     def command(path: Path) -> str:
-        typed = [f"--config.{key}={_typed(value)}" for key, value in keys.items()]
-        typed += [f"--seed={_typed(seed)}"] * (seed is not None)
-        if not isinstance(given, str) or config is None:  # no file has it but the run's
-            given_by, typed = path / "config.json", []
-        else:
-            given_by = Path(given)
-        typed += [f"--data_dir={data_dir}"] if data_dir is not None else []
-        return shlex.join(["python", "-m", "mnist_jax.main", f"--config={given_by}", *typed])
+        words = [f"--config={path / 'config.json'}"]  # where no other file has the config
+        if isinstance(given, str):
+            words = [f"--config={Path(given)}"]
+            words += [f"--config.{key}={_typed(value)}" for key, value in keys.items()]
+            words += [f"--seed={_typed(seed)}"] * (seed is not None)
+        words += [f"--data_dir={data_dir}"] * (data_dir is not None)
+        return shlex.join(["python", "-m", "mnist_jax.main", *words])
 
     with _in_python():
         _refuse_objects(keys)
-        experiment = read_experiment({} if config is None else name, keys, seed)
+        experiment = read_experiment(given, keys, seed)
         try:
             done = execute(
                 experiment,
@@ -176,8 +177,7 @@ def run(
                 data_dir,
                 overwrite,
                 command=command,
-                quiet=True,
-                bar=_is_watched() if progress is None else progress,
+                display=quiet(bar=_is_watched() if progress is None else progress),
             )
             if report:
                 with guarded(done.path, overwrite):

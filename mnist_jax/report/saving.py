@@ -66,22 +66,39 @@ def save_figures(folder: Path, drawn: Mapping[str, Callable[[], Any]]) -> list[P
     shown: list[Picture | str] = []
     for name, draw in drawn.items():
         paths = [folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg")]
-        try:
-            *contents, caption = _draw(draw)
-        except UserError:  # a damaged file
-            raise
-        except Exception as error:  # from matplotlib, its fonts, its settings
-            shown.append(_why_missing(name, error))
+        found = _try_to_draw(name, draw)
+        if isinstance(found, str):
+            shown.append(found)
             with contextlib.suppress(OSError):
                 for path in paths:  # of an older report
                     path.unlink(missing_ok=True)
             continue
+        *contents, caption = found
         with writing(folder / "figures"):
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             for path, content in zip(paths, contents, strict=True):
                 disk.write_bytes(path, content)
         shown.append(Picture(name, caption, contents[1]))
     return shown
+
+
+def draw_figures(drawn: Mapping[str, Callable[[], Any]]) -> list[Picture | str]:
+    """Draws figures as `save_figures` does, but saves none: PNGs, which every notebook shows."""
+    shown: list[Picture | str] = []
+    for name, draw in drawn.items():
+        found = _try_to_draw(name, draw)
+        shown.append(found if isinstance(found, str) else Picture(name, found[2], found[0], "png"))
+    return shown
+
+
+def _try_to_draw(name: str, draw: Callable[[], Any]) -> tuple[bytes, bytes, str] | str:
+    """Returns what `_draw` does, or the line in place of a figure that cannot be drawn."""
+    try:
+        return _draw(draw)
+    except UserError:  # a damaged file
+        raise
+    except Exception as error:  # from matplotlib, its fonts, its settings
+        return _why_missing(name, error)
 
 
 def _why_missing(name: str, error: Exception) -> str:
@@ -92,20 +109,6 @@ def _why_missing(name: str, error: Exception) -> str:
     missing = Warn(f"The figure {name} is missing, since it cannot be drawn ({reason}).")
     print(f"warning: {missing[0].lower()}{missing[1:]}", file=sys.stderr, flush=True)
     return missing
-
-
-def draw_figures(drawn: Mapping[str, Callable[[], Any]]) -> list[Picture | str]:
-    """Draws figures as `save_figures` does, but saves none: PNGs, which every notebook shows."""
-    shown: list[Picture | str] = []
-    for name, draw in drawn.items():
-        try:
-            png, _, caption = _draw(draw)
-            shown.append(Picture(name, caption, png, "png"))
-        except UserError:
-            raise
-        except Exception as error:
-            shown.append(_why_missing(name, error))
-    return shown
 
 
 def _draw(draw: Callable[[], Any]) -> tuple[bytes, bytes, str]:

@@ -15,6 +15,7 @@ from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
 from mnist_jax.data import cache, splits
 from mnist_jax.runs import made_files, summaries, workdirs
+from mnist_jax.runs.progress import COMMAND_LINE, Display
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.training import hosts
@@ -37,8 +38,7 @@ def execute(
     *,
     job: str | None = None,
     timeout: int = hosts.TIMEOUT,
-    quiet: bool = False,
-    bar: bool = False,
+    display: Display = COMMAND_LINE,
     command: Callable[[Path], str] | None = None,
 ) -> Execution:
     """Runs an experiment from its data to its summary, or resumes it; writes no report.
@@ -50,8 +50,7 @@ def execute(
         overwrite: Whether a run that the directory holds is deleted first.
         job: As `hosts.join` takes it.
         timeout: Seconds for the processes of the job to meet.
-        quiet: Whether nothing is printed but warnings, on stderr.
-        bar: Whether a quiet run shows a bar.
+        display: How to tell what the run does.
         command: Returns what repeats the run in a directory; by default that is the command of this
             process.
 
@@ -90,7 +89,7 @@ def execute(
         if job is not None and hosts.first(is_finished):
             return _finished_before(path)
 
-        from mnist_jax.runs import growth, progress, runner
+        from mnist_jax.runs import growth, runner
         from mnist_jax.training import recipes
 
         recipes.check(experiment)
@@ -117,7 +116,6 @@ def execute(
             if state == "finished":
                 return _finished_before(path)
             process.seconds["load"] = process.total
-            display = progress.quiet(bar) if quiet else progress.COMMAND_LINE
             if state == "smaller" and growth.grow(
                 path, experiment, config, dataset, process, display
             ):

@@ -63,10 +63,7 @@ def _in_notebook(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
         from tqdm.auto import tqdm
 
     with tqdm(total=num_epochs, initial=start, unit="epoch") as bar:
-        for state, metrics in epochs:
-            bar.set_postfix_str(_brief(metrics), refresh=False)
-            bar.update()
-            yield state, metrics
+        yield from _on_bar(bar, epochs)
 
 
 def _in_terminal(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
@@ -76,10 +73,14 @@ def _in_terminal(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
     columns = shutil.get_terminal_size().columns - 1
     size = {"total": num_epochs, "initial": start, "ncols": columns, "nrows": 2}
     with tqdm(**size, bar_format=_BAR, disable=False) as bar, _repeated(bar.refresh, TICK):
-        for state, metrics in epochs:
-            bar.set_postfix_str(_brief(metrics), refresh=False)
-            bar.update()
-            yield state, metrics
+        yield from _on_bar(bar, epochs)
+
+
+def _on_bar(bar: Any, epochs: Epochs) -> Epochs:
+    for state, metrics in epochs:
+        bar.set_postfix_str(_brief(metrics), refresh=False)
+        bar.update()
+        yield state, metrics
 
 
 def _in_log(epochs: Epochs, num_epochs: int, start: int) -> Epochs:
