@@ -150,5 +150,5 @@ def _window(combine: Callable, blank: float) -> Callable:
 _REPLACED: dict[str, Callable[..., Array]] = {
     "pad": _pad,
     "reduce_window_max": _window(lax.max, -np.inf),
-    "reduce_window_sum": _window(operator.add, 0),
+    "reduce_window_sum": _window(operator.add, 0.0),
 }
