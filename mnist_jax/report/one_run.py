@@ -17,10 +17,18 @@ from mnist_jax.report.figures import (
     first_layer,
     heat_map,
     mistakes,
+    parallel_coordinates,
     scales,
     search,
 )
-from mnist_jax.report.points import BestPoint, NamedPoint, compare_best, compared, shown_points
+from mnist_jax.report.points import (
+    MAX_POINTS,
+    BestPoint,
+    NamedPoint,
+    compare_best,
+    compared,
+    shown_points,
+)
 from mnist_jax.report.reading import read_so_far, with_weights
 from mnist_jax.report.render import Warn, html_body
 from mnist_jax.report.sections import headline, make_sections, title_of
@@ -133,7 +141,10 @@ def figures_of_run(
         drawn[f"{what}_curves"] = partial(curves.draw_curves, run, what)
     run = compared(run)
     p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
-    if axes and run.config["grid"] in ("random", "halton"):
+    is_search = run.config["grid"] in ("random", "halton")
+    if len(axes) > 2 and (is_search or len(grid) > MAX_POINTS):
+        drawn["parallel_coordinates"] = partial(parallel_coordinates.draw_lines, run)
+    if axes and is_search:
         drawn["search"] = partial(search.draw_search, run)
     else:
         crossed = [axis for axis in axes if scales.is_crossed(grid, axis)]

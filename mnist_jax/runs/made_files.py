@@ -25,8 +25,8 @@ FOLDERS = ("figures", "checkpoints", "files", "weights", "growth")
 """What it leaves there of folders; `files` holds copies of the files of one's own."""
 NAMES = {
     "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
-    "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|loss_curves|heat_map|search|classes|"
-    r"mistakes|first_layer)\.(?:png|svg)",
+    "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|loss_curves|heat_map|search|"
+    r"parallel_coordinates|classes|mistakes|first_layer)\.(?:png|svg)",
     "weights": r"trial_[0-9]+\.npz",
     "growth": r"(?:config|parts)\.json|metrics\.jsonl|results\.csv|chosen_trial\.npz",
     "growth/weights": r"trial_[0-9]+\.npz",
