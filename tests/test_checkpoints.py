@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -21,6 +22,7 @@ from server import snapshot
 from mnist_jax import UserError
 from mnist_jax.runs import checkpoints, workdirs
 from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.training import hosts
 
 NUM_TRIALS = 3
 
@@ -314,9 +316,51 @@ def test_it_says_when_the_next_save_would_take_too_much_time(tmp_path):
         assert saved.ready(after=0.0)
         saved.save(1, device_state(1), {})
         saved.save(2, device_state(2), {})  # whoever does not ask is not refused
+        saved.finish()
         assert not saved.ready(after=60.0)
         assert saved.ready(after=1e12)
     assert names(tmp_path) == ["1", "2"]
+
+
+def test_no_save_is_to_wait_for_the_one_before(tmp_path, monkeypatch):
+    digests, end = checkpoints._digests, threading.Event()
+
+    def wait(folder):
+        assert end.wait(60)
+        return digests(folder)
+
+    monkeypatch.setattr(checkpoints, "_digests", wait)
+    with open_folder(tmp_path, max_share=1e9) as saved:
+        saved.save(1, device_state(1), {})
+        assert not saved.ready(after=1e12)
+        end.set()
+        saved.finish()
+        assert saved.ready(after=1e12)
+
+
+def test_a_save_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
+    """It copies for 2 s, for which the devices wait, and writes for 1 s."""
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    gather, digests, now = hosts.gather, checkpoints._digests, 100.0
+
+    def take(seconds, function):
+        def slowly(*args):
+            nonlocal now
+            now += seconds
+            return function(*args)
+
+        return slowly
+
+    monkeypatch.setattr(checkpoints, "time", clock)
+    monkeypatch.setattr(hosts, "gather", take(2, gather))
+    monkeypatch.setattr(checkpoints, "_digests", take(1, digests))
+    with Checkpoints(tmp_path, run="this", num_trials=NUM_TRIALS, keep=2) as saved:
+        assert saved.ready(after=0.0)
+        saved.save(1, device_state(1), {})
+        saved.finish()
+        assert now == 103
+        assert not saved.ready(after=56.9)
+        assert saved.ready(after=57.1)
 
 
 def test_a_run_may_go_on_from_an_earlier_one(two):

@@ -49,12 +49,13 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, *, run: str, num_trials: int, keep: int, max_share: float = 0.25
+        self, folder: Path, *, run: str, num_trials: int, keep: int, max_share: float = 0.05
     ):
         """Lists existing checkpoints, and writes nothing; the first save creates the folder.
 
         A checkpoint with another digest of the `run` is not used; old ones have none. The newest
-        ones stay, as many as `keep`. `max_share` is the share of time that writing may take.
+        ones stay, as many as `keep`. `max_share` is the share of time that saving may take after
+        the first one, which is `ready` at once: so a process that lives for an epoch gets on.
         """
         self.folder = folder.absolute()
         self._run = run
@@ -64,7 +65,7 @@ class Checkpoints:
         self._steps = [s for s in self._all_steps() if (self._path(s) / MANIFEST).exists()]
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[None] | None = None
-        self._next_at = self._seconds = 0.0  # when the next may begin; how long the last one took
+        self._next_at = 0.0  # when the next may begin
         self._failing = False
 
     def __enter__(self) -> "Checkpoints":
@@ -77,10 +78,12 @@ class Checkpoints:
             self._writer.shutdown()
 
     def ready(self, after: float) -> bool:
-        """Says whether a save in `after` seconds would keep writing to its share of the time.
+        """Says whether a save in `after` seconds would keep saving to its share of the time.
 
-        Always false where another process writes.
+        Always false while the last one is being written, and where another process writes.
         """
+        if self._pending and not self._pending.done():
+            return False
         return hosts.is_first() and time.monotonic() + after >= self._next_at
 
     def save(self, step: int, state: PyTree, record: dict[str, Any]) -> None:
@@ -91,12 +94,13 @@ class Checkpoints:
         the last one; the record holds what else is needed to resume, as JSON can hold it.
         """
         self.finish()
+        start = time.monotonic()  # copying counts, too: the devices wait for it
         names, leaves = _flatten(hosts.gather(state))
         if hosts.is_first():
             own = [x[: self._num_trials] for x in leaves]
             arrays = dict(zip(names, own, strict=True))
-            self._next_at = time.monotonic() + self._pause * self._seconds
-            self._pending = self._writer.submit(self._write, step, arrays, json.dumps(record))
+            content = json.dumps(record)
+            self._pending = self._writer.submit(self._write, step, arrays, content, start)
 
     def restore(self, like: PyTree, newest: int | float = math.inf) -> Restored | None:
         """Returns the newest good checkpoint, or None; each damaged one costs a line on stderr.
@@ -152,8 +156,7 @@ class Checkpoints:
             )
         self._failing = error is not None
 
-    def _write(self, step: int, arrays: dict[str, np.ndarray], record: str) -> None:
-        start = time.monotonic()
+    def _write(self, step: int, arrays: dict[str, np.ndarray], record: str, start: float) -> None:
         path = self._path(step)
         try:
             with disk.writing(path):
@@ -171,8 +174,7 @@ class Checkpoints:
             self._steps = [*(s for s in self._steps if s < step), step][-self._keep :]
         finally:
             self._delete_others()
-            self._seconds = time.monotonic() - start
-            self._next_at = start + self._pause * self._seconds
+            self._next_at = start + self._pause * (time.monotonic() - start)
 
     def _read(
         self, step: int, kinds: dict[str, tuple]
