@@ -86,7 +86,7 @@ PROCESS |= {"data_checksum?": str, "seconds?": {str: float}} | _SET
 PROCESS |= {"files?": {str: {"path": str, "sha256": str}}}
 _SIZES = dict.fromkeys(("num_classes", "num_train", "num_test"), int)
 CONFIG: Shape = {"name": str, "grid": str, "shard?": str, "files?": {str: str}}
-CONFIG |= {"metrics?": [str], "num_test?": int, "test_seed?": int}
+CONFIG |= {"metrics?": [str], "num_test?": int, "test_seed?": int, "halving?": int}
 CONFIG |= {"data?": {"checksum": str, "image_shape": [int]} | _SIZES}
 """The shapes of a run's files, which may hold more than is read."""
 

@@ -322,7 +322,7 @@ def test_an_interrupted_run(tmp_path, whole):
         with sound_or_one_line(said):
             workdirs.check_workdir(copy, experiment.record(), overwrite=False)
             Process().begin(copy, "sha256:0")
-            parts = groups.read_groups(copy, experiment)
+            parts = groups.read_groups(copy, [*experiment.parts.values()])
             assert sorted(itertools.chain(*parts)) == [0, 1, 2, 3], said
             there = records.trim_metrics(copy, dict.fromkeys(range(4), 3))
             assert all(0 <= epochs <= 3 for epochs in there.values()), said

@@ -1227,8 +1227,8 @@ def cut(monkeypatch):
     score, write, written = records.Recorder.rows, records.write_results, []
     accuracies = [0.5, 0.5, 0.5, 0.9, 0.1, 0.1]
 
-    def scored(recorder, scores):
-        rows = score(recorder, scores)
+    def scored(recorder, scores, stopped):
+        rows = score(recorder, scores, stopped)
         return [row | {"best_test_accuracy": accuracies[row["trial"]]} for row in rows]
 
     def write_at_the_second_try(path, rows):
@@ -1332,11 +1332,11 @@ def test_parts_that_are_none_are_left_aside(tmp_path, capsys, found):
     path = tmp_path / "checkpoints" / "parts.json"
     path.parent.mkdir()
     path.write_text(json.dumps([[0], [1, 2], [3, 4]]))
-    assert groups.read_groups(tmp_path, asked) == [[0], [1, 2], [3, 4]]
+    assert groups.read_groups(tmp_path, [*asked.parts.values()]) == [[0], [1, 2], [3, 4]]
     assert capsys.readouterr().err == ""
     content = found if isinstance(found, str | bytes) else json.dumps(found)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    assert groups.read_groups(tmp_path, asked) == [[0, 1, 2], [3, 4]]
+    assert groups.read_groups(tmp_path, [*asked.parts.values()]) == [[0, 1, 2], [3, 4]]
     err = capsys.readouterr().err
     assert err.startswith(f"warning: {path} is ignored (")
     assert err.count("\n") == 1

@@ -140,7 +140,7 @@ def test_parts_that_train_one_after_the_other_are_not_compared(tmp_path):
 def test_trials_on_their_way_are_told_one_by_one_while_they_are_few(tmp_path):
     def said(*done):
         progress = unfinished.Progress(
-            True, 9, dict.fromkeys(range(9), 9), dict(enumerate(done)), 0
+            True, 9, dict.fromkeys(range(9), 9), dict(enumerate(done)), 0, 81
         )
         return standing.epochs_words(progress)
 

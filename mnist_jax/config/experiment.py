@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mnist_jax import UserError
-from mnist_jax.config import checks, dataset_key, grid, keys, old_records
+from mnist_jax.config import checks, dataset_key, grid, keys, old_records, rungs
 from mnist_jax.config.axes import Axis
 from mnist_jax.config.checks import setting_value
 from mnist_jax.config.columns import check_metrics
@@ -103,6 +103,12 @@ class Experiment(Settings):
                 if trial % num_shards == shard:
                     parts.setdefault(choices, []).append(trial)
         return parts
+
+    @functools.cached_property
+    def rungs(self) -> list[int]:
+        """The epochs after which the best of the points that are left go on; none by default."""
+        num_epochs = self.values["num_epochs"][0]
+        return rungs.rungs(num_epochs, self.halving, self.min_epochs, len(self.points))
 
     def point_of(self, trial: int) -> Point:
         """Returns the point of a trial, given its index."""
@@ -314,6 +320,14 @@ def _check_trials(experiment: Experiment, num_images: int) -> None:
             f"--shard={experiment.shard}: expected i/n with i from 0 to n - 1 and n at most"
             f" {num_trials}, the number of trials"
         )
+    rungs.check(
+        experiment.halving,
+        experiment.min_epochs,
+        protocol=experiment.protocol,
+        shard=experiment.shard,
+        num_epochs=experiment.values["num_epochs"],
+        num_points=len(experiment.points),
+    )
 
 
 def _merge(config: dict, typed: Mapping[str, Any], resolver: Resolver) -> dict:

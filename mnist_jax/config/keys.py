@@ -17,7 +17,7 @@ from mnist_jax.text import bare
 
 _RESERVED = {
     *("name", "seed", "shard", "files", "data", *SETTINGS),
-    *("trial", "point", "epoch", "diverged_epoch"),
+    *("trial", "point", "epoch", "diverged_epoch", "stopped_epoch"),
     *("num_trials", "diverged_seeds", "statistics", "epochs_done"),
 }
 """Names of keys and columns of a run, which no axis of a user's file may have."""

@@ -19,6 +19,8 @@ _ADDED: dict[str, Any] = {
     "num_test": 0,
     "test_seed": 0,
     "metrics": [],
+    "halving": 0,
+    "min_epochs": 1,
     "checkpoint_epochs": 1,
     "checkpoints_kept": 2,
     "keep_weights": "chosen",

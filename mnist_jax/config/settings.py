@@ -25,6 +25,11 @@ _DATASET = WORD._replace(
 )
 
 
+_HALVING = COUNT._replace(
+    expected="0, or a whole number from 2", valid=lambda value: COUNT.valid(value) and value != 1
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The keys that have one value for all trials of a run."""
@@ -64,6 +69,13 @@ class Settings:
     ] = "product"
     num_points: Annotated[int, COUNT, "number of points that a search draws"] = 0
     design_seed: Annotated[int, SEED, "seed of the search"] = 0
+    halving: Annotated[
+        int,
+        _HALVING,
+        "3, say: after num_epochs / 9 epochs, num_epochs / 3 and so on, only the best third of the"
+        " points goes on; 0: all train to the end",
+    ] = 0
+    min_epochs: Annotated[int, WHOLE, "epochs before which halving stops nothing"] = 1
     num_seeds: Annotated[
         int, WHOLE, "repeated trials of each point, with the seeds --seed, --seed + 1, ..."
     ] = 5

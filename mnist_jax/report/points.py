@@ -50,10 +50,8 @@ def shown_points(run: Run) -> list[Row]:
 def compared(run: Run) -> Run:
     """Returns a run without the grid points that are not as far as the first one that is shown.
 
-    Of a finished run none is left out.
+    Of a finished run these are the ones that halving stopped.
     """
-    if run.progress is None:
-        return run
     grid, first = run.summary["grid"], shown_points(run)[0]
     grid = [point for point in grid if is_as_far(point, first)]
     numbers = {point["point"] for point in grid}

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from mnist_jax import UserError
+from mnist_jax.config.columns import split_column
 from mnist_jax.config.experiment import MAX_TRIALS
 from mnist_jax.data.datasets import name_of
 from mnist_jax.data.splits import image_shape
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import chosen_trial, results, shards
-from mnist_jax.runs.choosing import is_finite
+from mnist_jax.runs.choosing import is_finite, trained_epochs
 from mnist_jax.runs.labels import varying
-from mnist_jax.runs.records import columns_of
+from mnist_jax.runs.records import Row, columns_of
 from mnist_jax.runs.results import Run
 
 
@@ -62,7 +63,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
         whole = False
     if not whole:
         raise results.unreadable(workdir, "its files are damaged, or another version wrote them")
-    path, num_rows = run.workdir / "metrics.jsonl", sum(row["num_epochs"] for row in run.results)
+    path, num_rows = run.workdir / "metrics.jsonl", sum(map(trained_epochs, run.results))
     if path.stat().st_size < 20 * num_rows:  # bytes; a row has more
         error = BadFileError(path, "some epochs of some trials are missing")
         raise results.unreadable(run.workdir, error)
@@ -75,24 +76,31 @@ def _is_whole(run: Run) -> bool:
     varying(summary["grid"])
     shards.cautions(run)
     number, num_shards = shards.shard_of(run.config)
-    sound = [row for row in rows if not row["diverged_epoch"]]
+
     if not _knows_its_data(run):
         return False
     axes = {point["point"]: [str(point[axis]) for axis in run.axes] for point in summary["grid"]}
     kinds = columns_of(summary["protocol"], ())  # without metrics: a user's may have any value
     columns = [column for column, kind in kinds.items() if kind is float]
-    shares = [column for column in columns if "accuracy" in column]
     return (
         0 <= number < num_shards <= MAX_TRIALS
         and name_of(run.config.get("dataset", summary["dataset"])) == summary["dataset"]
         and all([str(row[axis]) for axis in run.axes] == axes[row["point"]] for row in rows)
-        and all(row["num_epochs"] > 0 for row in rows)
+        and all(0 < trained_epochs(row) <= row["num_epochs"] for row in rows)
         and len({row["trial"] for row in rows}) == len(rows)
         and len({(row["point"], row["seed"]) for row in rows}) == len(rows)
-        and all(is_finite(row[column]) for row in sound for column in columns)
-        and all(0 <= row[column] <= 1 for row in sound for column in shares)
+        and all(_is_sound(row, columns) for row in rows if not row["diverged_epoch"])
         and {row["dataset"] for row in rows} == {summary["dataset"]}
     )
+
+
+def _is_sound(row: Row, columns: Sequence[str]) -> bool:
+    """Says whether a trial has the numbers that it must; the test images of one that was stopped
+    are not scored."""
+    if row.get("stopped_epoch"):
+        columns = [column for column in columns if split_column(column)[0] != "test"]
+    shares = [column for column in columns if "accuracy" in column]
+    return all(is_finite(row[x]) for x in columns) and all(0 <= row[x] <= 1 for x in shares)
 
 
 def _knows_its_data(run: Run) -> bool:

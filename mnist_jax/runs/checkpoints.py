@@ -16,7 +16,6 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +94,7 @@ class Checkpoints:
         """
         self.finish()
         start = time.monotonic()  # copying counts, too: the devices wait for it
-        names, leaves = _flatten(hosts.gather(state))
+        names, leaves = leaf_names(state), _leaves(hosts.gather(state))
         if hosts.is_first():
             own = [x[: self._num_trials] for x in leaves]
             arrays = dict(zip(names, own, strict=True))
@@ -112,7 +111,7 @@ class Checkpoints:
         import jax
 
         self.finish()
-        names, leaves = _flatten(like)
+        names, leaves = leaf_names(like), _leaves(like)
         kinds = {
             name: ((self._num_trials, *leaf.shape[1:]), leaf.dtype)
             for name, leaf in zip(names, leaves, strict=True)
@@ -124,7 +123,9 @@ class Checkpoints:
             self._steps = [s for s in self._steps if s <= newest]
             for step in reversed([s for s in self._all_steps() if s <= newest]):
                 try:
-                    content, record = self._read(step, kinds)
+                    content, record = self.read(step)
+                    if {name: (x.shape, x.dtype) for name, x in content.items()} != kinds:
+                        raise ValueError("its arrays are not those of this run")
                 except Exception as error:  # damage can make the reader fail in any way
                     _warn(f"checkpoint {self._path(step)} cannot be used ({_one_line(error)})")
                 else:
@@ -176,10 +177,11 @@ class Checkpoints:
             self._delete_others()
             self._next_at = start + self._pause * (time.monotonic() - start)
 
-    def _read(
-        self, step: int, kinds: dict[str, tuple]
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns arrays of the given shapes and types, and the record."""
+    def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the arrays of a checkpoint by `leaf_names`, and the record.
+
+        What is wrong with one that is not good may raise anything.
+        """
         path = self._path(step)
         try:
             digest, _, body = (path / MANIFEST).read_bytes().partition(b"\n")
@@ -196,8 +198,6 @@ class Checkpoints:
                 raise ValueError(f"{name} is {'damaged' if name in digests else 'missing'}")
         with _orbax() as orbax:
             arrays = orbax.restore(path)
-        if {name: (array.shape, array.dtype) for name, array in arrays.items()} != kinds:
-            raise ValueError("its arrays are not those of this run")
         return arrays, json.loads(manifest["record"])
 
     def _path(self, step: int) -> Path:
@@ -243,12 +243,17 @@ def _check_space(folder: Path, num_bytes: int) -> None:
         raise OSError(f"no space: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
 
 
-def _flatten(tree: PyTree) -> tuple[list[str], Sequence[Any]]:
-    """Returns the leaves of a tree, and names for them such as `.params['output']['bias']`."""
+def leaf_names(tree: PyTree) -> list[str]:
+    """Returns names for the leaves of a tree, such as `.params['output']['bias']`."""
     import jax
 
-    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
-    return [jax.tree_util.keystr(path) for path in paths], leaves
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _leaves(tree: PyTree) -> list[Any]:
+    import jax
+
+    return jax.tree.leaves(tree)
 
 
 def place_rows(array: np.ndarray, like: Any) -> Any:

@@ -14,8 +14,8 @@ from mnist_jax.runs.records import Row
 def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:
     """Returns the grid points from best to worst by the mean of the criterion, if there is one.
 
-    Those with trials that diverged come last; in a run that is not finished, those that have most
-    epochs left.
+    Those with trials that diverged come last; in a run that is not finished, or has stopped points
+    on their way, those that have most epochs left.
     """
     if criterion is None:
         return sorted(grid, key=epochs_left)
@@ -29,14 +29,27 @@ def ranked(grid: Sequence[Row], criterion: str | None) -> list[Row]:
 
 def epochs_left(point: Row) -> int:
     """Returns how many epochs a grid point has still to train."""
-    left: int = point["num_epochs"] - point["epochs_done"] if "epochs_done" in point else 0
-    return left
+    return int(point["num_epochs"]) - epochs_done(point)
 
 
 def epochs_done(point: Row) -> int:
     """Returns how many epochs the trials of a grid point have trained."""
-    done: int = point["epochs_done" if "epochs_done" in point else "num_epochs"]
-    return done
+    so_far: int = point["epochs_done"] if "epochs_done" in point else point["num_epochs"]
+    return point.get("stopped_epoch") or so_far
+
+
+def trained_epochs(trial: Row) -> int:
+    """Returns how many epochs a trial of a finished run was trained, given its row."""
+    return int(trial.get("stopped_epoch") or trial["num_epochs"])
+
+
+def best_points(rows: Sequence[Row], criterion: str) -> list[int]:
+    """Returns the numbers of the grid points of some trials, from best to worst."""
+
+    def rank(point: tuple[int, list[Row]]) -> tuple[int, float]:
+        return _rank(count_diverged(point[1]), stats.mean_of(sound_values(point[1], criterion)))
+
+    return [number for number, _ in sorted(by_point(rows).items(), key=rank)]
 
 
 def is_as_far(point: Row, other: Row) -> bool:
@@ -52,15 +65,12 @@ def _rank(num_diverged: int, mean: object) -> tuple[int, float]:
 def choose_trial(rows: Sequence[Row], protocol: str) -> Row:
     """Returns the best trial of the best grid point, by the protocol's criterion alone.
 
-    Without a criterion it is the first sound trial; if all diverged, the first.
+    Those that halving stopped do not count. Without a criterion it is the first sound trial; if all
+    diverged, the first.
     """
-    criterion, trials = PROTOCOLS[protocol].criterion, rows
-    if criterion is not None:
-
-        def rank(trials):
-            return _rank(count_diverged(trials), stats.mean_of(sound_values(trials, criterion)))
-
-        trials = min(by_point(rows).values(), key=rank)
+    trials = rows = [row for row in rows if not row.get("stopped_epoch")] or rows
+    if (criterion := PROTOCOLS[protocol].criterion) is not None:
+        trials = by_point(rows)[best_points(rows, criterion)[0]]
     sound = [row for row in trials if not row["diverged_epoch"]]
     if not sound:
         return trials[0]

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from mnist_jax import UserError, disk, run_files
-from mnist_jax.config.experiment import Experiment
 from mnist_jax.runs.checkpoints import MANIFEST
 from mnist_jax.training import hosts
 
@@ -55,12 +54,18 @@ def divide(group: TrialGroup, error: Exception) -> list[TrialGroup]:
     return [piece.tolist() for piece in np.array_split(group, num_groups)]
 
 
-def read_groups(workdir: Path, experiment: Experiment) -> list[TrialGroup]:
+def read_groups(workdir: Path, whole: list[TrialGroup], start: int = 0) -> list[TrialGroup]:
     """Returns the groups of a run: one for each program, or smaller ones that memory holds.
 
-    A `parts.json` that says anything else is ignored with a warning.
+    A `parts.json` that says anything else is ignored with a warning. The groups of halving's later
+    stages have one each, by the epoch after which it starts.
+
+    Args:
+        workdir: Of the run.
+        whole: The trials of each program.
+        start: Of the stage.
     """
-    whole, path = list(experiment.parts.values()), _record(workdir)
+    path = _record(workdir, start)
     reason = "it does not hold the run's trials in groups that train together"
     try:
         if _divides(groups := run_files.read_json(path, [[int]]), whole):
@@ -73,10 +78,10 @@ def read_groups(workdir: Path, experiment: Experiment) -> list[TrialGroup]:
     return whole
 
 
-def write_groups(workdir: Path, groups: list[TrialGroup]) -> None:
-    """Writes `parts.json`."""
+def write_groups(workdir: Path, groups: list[TrialGroup], start: int = 0) -> None:
+    """Writes what `read_groups` reads."""
     (workdir / "checkpoints").mkdir(exist_ok=True)
-    disk.write_text(_record(workdir), json.dumps(groups))
+    disk.write_text(_record(workdir, start), json.dumps(groups))
 
 
 def _divides(groups: list[TrialGroup], whole: list[TrialGroup]) -> bool:
@@ -99,22 +104,26 @@ def _divides(groups: list[TrialGroup], whole: list[TrialGroup]) -> bool:
     )
 
 
-def newest_epoch(workdir: Path, group: TrialGroup) -> int:
-    """Returns the epoch of the newest complete checkpoint of a group, or 0."""
-    manifests = checkpoint_folder(workdir, group).glob(f"*/{MANIFEST}")
+def saved_epochs(workdir: Path, group: TrialGroup, start: int = 0) -> set[int]:
+    """Returns the epochs after which a group, of the stage after `start`, has whole checkpoints."""
+    manifests = checkpoint_folder(workdir, group, start).glob(f"*/{MANIFEST}")
     names = [manifest.parent.name for manifest in manifests]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return {int(name) for name in names if name.isdecimal()}
 
 
-def are_recorded(workdir: Path) -> bool:
+def are_recorded(workdir: Path, start: int = 0) -> bool:
     """Says whether a run has groups of its own, of which it was divided or has grown."""
-    return _record(workdir).exists()
+    return _record(workdir, start).exists()
 
 
-def _record(workdir: Path) -> Path:
-    return workdir / "checkpoints" / "parts.json"
+def _record(workdir: Path, start: int) -> Path:
+    return workdir / "checkpoints" / (_prefix(start) + "parts.json")
 
 
-def checkpoint_folder(workdir: Path, group: TrialGroup) -> Path:
-    """Returns the folder of a group's checkpoints."""
-    return workdir / "checkpoints" / f"trials_{group[0]}_to_{group[-1]}"
+def checkpoint_folder(workdir: Path, group: TrialGroup, start: int = 0) -> Path:
+    """Returns the folder of a group's checkpoints, which trains in a stage of halving."""
+    return workdir / "checkpoints" / f"{_prefix(start)}trials_{group[0]}_to_{group[-1]}"
+
+
+def _prefix(start: int) -> str:
+    return f"after_{start}_" if start else ""

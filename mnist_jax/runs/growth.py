@@ -23,6 +23,7 @@ from mnist_jax.data.datasets import name_of
 from mnist_jax.data.splits import Dataset
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import (
+    choosing,
     chosen_trial,
     labels,
     made_files,
@@ -146,6 +147,8 @@ def _no_more_epochs(old: Experiment, new: Experiment) -> str:
         return "epochs grow where all trials have the same number of them"
     if now < before:
         return "a run does not get shorter"
+    if new.halving:
+        return "with halving the number of epochs says which points stop, and when"
     if changing := [schedule for schedule in new.values["schedule"] if schedule != "constant"]:
         return (
             f"with schedule={changing[0]} the learning rate depends on the number of epochs from"
@@ -160,8 +163,8 @@ def _lacks_states(path: Path, old: Experiment, record: Row) -> bool:
 
     done = {row["trial"] for row in _rows(path, old, record)}
     kept = {*weights.kept(path)}
-    for group in groups.read_groups(path, old):
-        saved = groups.newest_epoch(path, group) == old.point_of(group[0])["num_epochs"]
+    for group in groups.read_groups(path, [*old.parts.values()]):
+        saved = old.point_of(group[0])["num_epochs"] in groups.saved_epochs(path, group)
         if not (done.isdisjoint(group) or saved or kept.issuperset(group)):
             return True
     return False
@@ -170,7 +173,7 @@ def _lacks_states(path: Path, old: Experiment, record: Row) -> bool:
 def _rows(path: Path, old: Experiment, record: Row) -> list[Row]:
     """Returns the rows of `results.csv` that a run has so far."""
     names = records.trial_rows(old.points, old.seeds, name_of(old.dataset), record)
-    columns = records.columns_of(old.protocol, axes_of(record), old.metrics)
+    columns = records.columns_of(old.protocol, axes_of(record), old.metrics, old.halving)
     return records.read_results(path, names, columns)
 
 
@@ -246,7 +249,8 @@ def _prepare(
             for row in rows
         ]
         records.write_results(folder, sorted(renamed, key=lambda row: row["trial"]))
-        source = ordering.Source(path, {r["trial"]: r["num_epochs"] for r in rows}, numbers)
+        epochs = {row["trial"]: choosing.trained_epochs(row) for row in rows}
+        source = ordering.Source(path, epochs, numbers)
         lines = ordering.in_order([source], experiment, names)
         disk.replace(folder / "metrics.jsonl", lines)
         disk.write_bytes(folder / "chosen_trial.npz", _renumbered(path, numbers))

@@ -20,7 +20,7 @@ class Axis(str):
 
 
 _BESIDE_AXES = {"trial", "point", "seed", "dataset", "num_trials", "diverged_seeds", "statistics"}
-_BESIDE_AXES |= {"epochs_done"}
+_BESIDE_AXES |= {"epochs_done", "stopped_epoch"}
 """What a grid point, or what names a trial, has beside the axes."""
 
 

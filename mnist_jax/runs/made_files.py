@@ -24,7 +24,7 @@ FILES = (
 FOLDERS = ("figures", "checkpoints", "files", "weights", "growth")
 """What it leaves there of folders; `files` holds copies of the files of one's own."""
 NAMES = {
-    "checkpoints": r"(?:processes|parts)\.json|trials_[0-9]+_to_[0-9]+",
+    "checkpoints": r"processes\.json|(?:after_[0-9]+_)?(?:parts\.json|trials_[0-9]+_to_[0-9]+)",
     "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|loss_curves|heat_map|search|"
     r"parallel_coordinates|classes|mistakes|first_layer)\.(?:png|svg)",
     "weights": r"trial_[0-9]+\.npz",
@@ -70,7 +70,7 @@ def _delete(path: Path, made: Collection[Path]) -> None:
     for each in made:
         if each.is_symlink() or not each.is_dir():
             each.unlink()
-        elif each.name.startswith("trials_"):
+        elif "trials_" in each.name:
             _delete_steps(each)
     for name in ("growth/weights", *FOLDERS):
         with contextlib.suppress(OSError):  # it holds something of the user's

@@ -20,6 +20,7 @@ from mnist_jax.config.experiment import Experiment
 from mnist_jax.disk import replace, to_json
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import results
+from mnist_jax.runs.choosing import trained_epochs
 from mnist_jax.runs.labels import varying
 from mnist_jax.runs.records import Row
 
@@ -88,7 +89,7 @@ def in_order(
 
 def put_in_order(workdir: Path, experiment: Experiment, rows: Sequence[Row]) -> None:
     """Puts the rows of a run in order; `rows` are those of `results.csv`, of all its trials."""
-    source = Source(workdir, {row["trial"]: row["num_epochs"] for row in rows})
+    source = Source(workdir, {row["trial"]: trained_epochs(row) for row in rows})
     replace(workdir / "metrics.jsonl", in_order([source], experiment, ()))
 
 

@@ -25,6 +25,7 @@ def can_pool(runs: Sequence[Run]) -> bool:
         points = [point["point"] for point in first.summary["grid"]]
         return (
             differ.keys() <= {"seed", "num_seeds"}
+            and not run.config["halving"]  # each chose by its own seeds what went on
             and shards.shard_of(run.config)[1] == 1
             and shards.checksum(run) == shards.checksum(first)
             and {(row["point"], row["seed"]) for row in run.results}

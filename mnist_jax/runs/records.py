@@ -53,6 +53,7 @@ class Recorder:
         columns: By column of `results.csv`, arrays of shape [trials]: the last epoch's metrics,
             the best epoch so far on the held-out split, and the epoch in which a trial diverged
             (its numbers ceased to be finite), 0 if it did not.
+        written: How many epochs have their rows in `metrics.jsonl`, where they stay.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class Recorder:
         self._protocol = PROTOCOLS[protocol]
         self._metrics = list(map(metric_name, metrics))
         self.columns = {"diverged_epoch": np.zeros(len(trials), int)}
+        self.written = 0
 
     def add(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Appends an epoch's rows, one per trial, to `metrics.jsonl`."""
-        if self._path:
+        """Appends an epoch's rows, one per trial, to `metrics.jsonl`, unless they are there."""
+        if self._path and epoch > self.written:
             rows = _rows(self._names, {"epoch": epoch}, metrics)
             with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write("".join(to_json(row) + "\n" for row in rows))
@@ -106,16 +108,20 @@ class Recorder:
             with writing(self._path), open(self._path, "rb") as file:
                 os.fsync(file.fileno())
 
-    def rows(self, test_scores: Mapping[str, np.ndarray]) -> list[Row]:
+    def rows(self, test_scores: Mapping[str, np.ndarray], stopped: int | None = None) -> list[Row]:
         """Returns the rows of `results.csv`, with the scores of the finished trials.
 
-        Where nothing else was scored after the last update, they show whether it diverged.
+        Where nothing else was scored after the last update, they show whether it diverged. In a run
+        with halving, `stopped` is the epoch after which it stopped the trials, or 0.
         """
         columns = {**self.columns, **test_scores}
         last = np.array([trial["num_epochs"] for trial in self._trials])
         diverged = columns["diverged_epoch"]
-        columns["diverged_epoch"] = np.where((diverged == 0) & ~is_sound(columns), last, diverged)
-        return _rows(self._trials, {}, columns)
+        diverged = np.where((diverged == 0) & ~is_sound(columns), last, diverged)
+        ends = {"diverged_epoch": diverged}
+        if stopped is not None:
+            ends["stopped_epoch"] = np.full(len(diverged), stopped)
+        return _rows(self._trials, {}, {**ends, **columns, **ends})
 
 
 def is_sound(columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -128,7 +134,9 @@ def is_sound(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.all(np.isfinite(values), axis=0)
 
 
-def columns_of(protocol: str, axes: Sequence[str], metrics: Sequence[str] = ()) -> dict[str, type]:
+def columns_of(
+    protocol: str, axes: Sequence[str], metrics: Sequence[str] = (), halving: int = 0
+) -> dict[str, type]:
     """Returns the columns of `results.csv` with their types."""
     p = PROTOCOLS[protocol]
     more = [metric_name(spec) for spec in metrics]
@@ -139,7 +147,7 @@ def columns_of(protocol: str, axes: Sequence[str], metrics: Sequence[str] = ()) 
         names += [f"best_{p.held_out}_accuracy", p.column]
         names += [at_best(p.held_out, name) for name in more]
     whole = ["trial", "point", "seed", "num_epochs", "diverged_epoch"]
-    whole += [f"best_{p.held_out}_epoch"] * p.choose_epoch
+    whole += [f"best_{p.held_out}_epoch"] * p.choose_epoch + ["stopped_epoch"] * bool(halving)
     named: dict[str, type] = dict.fromkeys(axes, object)
     return named | dict.fromkeys(names, float) | dict.fromkeys(whole, int) | {"dataset": str}
 

@@ -19,7 +19,7 @@ from mnist_jax.config.old_records import axes_of, upgrade_record, upgrade_rows
 from mnist_jax.config.protocol import PROTOCOLS, Protocol, so_far
 from mnist_jax.data.datasets import CLASS_NAMES, FACTS, name_of
 from mnist_jax.run_files import BadFileError
-from mnist_jax.runs.choosing import choose_trial, is_as_far, ranked
+from mnist_jax.runs.choosing import choose_trial, is_as_far, ranked, trained_epochs
 from mnist_jax.runs.labels import count
 from mnist_jax.runs.records import Row, columns_of, trial_rows
 from mnist_jax.runs.summaries import FORMAT, summarise
@@ -107,7 +107,12 @@ def read_run(workdir: str | os.PathLike) -> Run:
             raise BadFileError(path / "summary.json", "a later version wrote it")
         if summary["protocol"] not in PROTOCOLS:
             raise BadFileError(path / "summary.json", "the protocol is unknown")
-        columns = columns_of(summary["protocol"], axes_of(config), config.get("metrics", ()))
+        columns = columns_of(
+            summary["protocol"],
+            axes_of(config),
+            config.get("metrics", ()),
+            upgrade_record(config)["halving"],
+        )
         results = run_files.read_table(path / "results.csv", columns)
         run = Run(path, config, results, summary)
         _check_origin(run)
@@ -146,6 +151,8 @@ def read_so_far(workdir: str | os.PathLike) -> Run:
         if not measured:
             raise _nothing_yet(path, is_running)
         results = read_results_so_far(path, axes_of(recorded), experiment)
+        stopped = {i: trained_epochs(row) for i, row in results.items() if row.get("stopped_epoch")}
+        progress = progress._replace(epochs={**progress.epochs, **stopped})
     except BadFileError as error:
         raise unreadable(path, error) from None
     furthest: dict[int, int] = {}

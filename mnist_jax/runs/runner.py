@@ -2,9 +2,12 @@
 
 After every epoch of a group its rows go to `metrics.jsonl` and its state to a checkpoint; after the
 last one, its trials go to `results.csv`. So a run that is stopped anywhere knows which groups are
-done, and resumes with the next one from its newest good checkpoint.
+done, and resumes with the next one from its newest good checkpoint. With halving, it does so in
+stages: the groups of one train up to a rung, and those of the next are what goes on.
 """
 
+import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +17,6 @@ import jax
 import numpy as np
 
 from mnist_jax.config.experiment import Experiment
-from mnist_jax.config.old_records import axes_of
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.data.datasets import is_path
 from mnist_jax.data.splits import Dataset
@@ -30,8 +32,10 @@ from mnist_jax.runs import (
     workdirs,
 )
 from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.done import read_done, saved_epoch
 from mnist_jax.runs.group_training import GroupTraining
 from mnist_jax.runs.groups import TrialGroup
+from mnist_jax.runs.halving import Stage
 from mnist_jax.runs.progress import COMMAND_LINE, Display
 from mnist_jax.runs.provenance import Process
 from mnist_jax.runs.records import Recorder, Row
@@ -69,6 +73,7 @@ class Runner:
         )
         self._axes = labels.varying(self._names)
         self._groups = list(experiment.parts.values())
+        self._stages = [Stage(0, experiment.rungs[0] if experiment.rungs else 0, self._groups)]
         self._epochs_done: dict[int, int] = {}
         self._read_again: set[int] = set()
         self.rows: list[Row] = []
@@ -110,15 +115,14 @@ class Runner:
             StoppedError: A signal came; all is saved.
             UserError: Memory does not hold a single trial.
         """
-        self._groups, epochs_done, self.rows = hosts.first(self._read_what_is_done)
-        self._epochs_done = dict(epochs_done)
         with StopSignals(self._display.own_process) as stop:
+            self._read_what_is_done()
             while group := self._next_group():
                 try:
                     self._train_group(group, stop)
                 except groups.TOO_LARGE as error:
                     self._divide(group, groups.divide(group, error))
-        if hosts.is_first() and groups.are_recorded(self._path):
+        if hosts.is_first() and (self._experiment.halving or groups.are_recorded(self._path)):
             ordering.put_in_order(self._path, self._experiment, self.rows)
 
     def starts_finite(self) -> bool:
@@ -134,7 +138,11 @@ class Runner:
 
         Where memory divides a grid point, the chosen trial may be in an earlier group.
         """
-        if not_done := [group for group in self._groups if not self._is_done(group)]:
+        while not (not_done := [group for group in self._groups if not self._is_done(group)]):
+            if not self._stage.end:
+                break
+            self._read_what_is_done()
+        if not_done:
             return not_done[0]
         chosen, missing = self._choose(self.rows), hosts.first(self._without_weights)
         if not (left := [trial for trial in missing if trial not in self._read_again]):
@@ -144,10 +152,12 @@ class Runner:
                 print(f"warning: {problem}", file=sys.stderr, flush=True)
             return None
         trial, why = left[0], "which is chosen in the end" if left[0] == chosen else "to keep them"
-        group = next(group for group in self._groups if trial in group)
-        num_epochs = self._experiment.point_of(trial)["num_epochs"]
-        alone = [trial] if jax.process_count() == 1 else group  # more need a trial each
-        saved = hosts.first(lambda: [self._saved_epoch(x) == num_epochs for x in (alone, group)])
+        alone = [trial]
+        group = next((group for group in self._groups if trial in group), alone)
+        num_epochs = self._end_of(alone)
+        saved = hosts.first(
+            lambda: [saved_epoch(self._path, x, self._stages) == num_epochs for x in (alone, group)]
+        )
         if any(saved):
             self._say(f"reading the weights of trial {trial} again, {why}")
         else:
@@ -156,8 +166,25 @@ class Runner:
         self._read_again.update(group)
         return group
 
+    @property
+    def _stage(self) -> Stage:
+        return self._stages[-1]
+
     def _is_done(self, group: TrialGroup) -> bool:
+        """Says whether a group is at the end of the stage."""
+        if end := self._stage.end:
+            return all(self._epochs_done[trial] >= end for trial in group)
+        return self._has_rows(group)
+
+    def _has_rows(self, group: TrialGroup) -> bool:
         return {row["trial"] for row in self.rows}.issuperset(group)
+
+    def _end_of(self, group: TrialGroup) -> int:
+        """Returns the epoch to which a group trains: all, or up to a rung."""
+        rows = {row["trial"]: row for row in self.rows}
+        if group[0] in rows:
+            return choosing.trained_epochs(rows[group[0]])
+        return self._stage.end or self._experiment.point_of(group[0])["num_epochs"]
 
     def _without_weights(self) -> list[int]:
         """Returns the trials whose weights the run keeps, and that are not there."""
@@ -176,7 +203,12 @@ class Runner:
         recipe, trials = recipes.create_recipe(self._experiment, group, dataset)
         program = hosts.together(
             lambda: sweep.compile_sweep(
-                recipe, trials, dataset, num_devices=devices, options=self._options
+                recipe,
+                trials,
+                dataset,
+                num_devices=devices,
+                options=self._options,
+                scores_test=not self._stage.end,
             )
         )
         self._process.seconds["compile"] += program.lower_seconds + program.compile_seconds
@@ -185,15 +217,15 @@ class Runner:
         return program
 
     def _train_group(self, group: TrialGroup, stop: StopSignals) -> None:
-        experiment, program = self._experiment, self._compile(group)
-        num_epochs: int = experiment.point_of(group[0])["num_epochs"]
-        again = self._is_done(group)  # for its weights: its rows are written
+        experiment, program, stage = self._experiment, self._compile(group), self._stage
+        num_epochs, run = self._end_of(group), workdirs.digest(self._record, self._dataset.checksum)
+        again = self._has_rows(group)  # for its weights: its rows are written
         path = self._path if hosts.is_first() and not again else None
         names = [self._names[trial] for trial in group]
         recorder = Recorder(path, names, self._axes, experiment.protocol, experiment.metrics)
         with Checkpoints(
-            groups.checkpoint_folder(self._path, group),
-            run=workdirs.digest(self._record, self._dataset.checksum),
+            groups.checkpoint_folder(self._path, group, stage.start),
+            run=run,
             num_trials=len(group),
             keep=experiment.checkpoints_kept,
         ) as checkpoints:
@@ -208,36 +240,44 @@ class Runner:
                 stop,
                 self._display,
             )
-            newest = min(self._epochs_done[trial] for trial in group)
-            like = program.state
-            training.resume(
-                newest, lambda: kept_states.restore_group(self._path, group, like, newest)
+            newest = min(num_epochs, *(self._epochs_done[trial] for trial in group))
+            kept = functools.partial(
+                kept_states.restore, self._path, group, program.state, newest, self._stages, run
             )
+            training.resume(newest, kept)
             start = training.epoch
+            recorder.written = max(start, stage.start)  # rows before a rung have decided there
             # Not for every group: it reads the rows of all.
-            if path and any(self._epochs_done[trial] > start for trial in group):
-                records.trim_metrics(self._path, self._epochs_done | dict.fromkeys(group, start))
+            if path and any(self._epochs_done[trial] > recorder.written for trial in group):
+                ends = dict.fromkeys(group, recorder.written)
+                records.trim_metrics(self._path, self._epochs_done | ends)
             self._say_what_runs(program, group, num_epochs, start)
             training.train()
         if training.signal_number:
             done = f"stopped after epoch {training.epoch} of {num_epochs}, and saved"
             raise StoppedError(training.signal_number, done, self._path)
-        if not again:
+        if not (again or stage.end):
             scores = sweep.score_test(program, training.state) if program.score_test else {}
             others = [row for row in self.rows if row["trial"] not in group]
-            self.rows = sorted(others + recorder.rows(scores), key=lambda row: row["trial"])
-        self._keep_weights(group, program, training.state, recorder)
+            rows = recorder.rows(scores, 0 if experiment.halving else None)
+            self.rows = sorted(others + rows, key=lambda row: row["trial"])
+        self._keep_weights(group, program, training.state, recorder, num_epochs)
         if hosts.is_first():
             training.count_time()
             self._process.note()
-            if not again:
+            if not (again or stage.end):
                 records.write_results(self._path, self.rows)
         self._epochs_done |= dict.fromkeys(group, num_epochs)
 
     def _keep_weights(
-        self, group: TrialGroup, program: sweep.Sweep, state: Any, recorder: Recorder
+        self,
+        group: TrialGroup,
+        program: sweep.Sweep,
+        state: Any,
+        recorder: Recorder,
+        num_epochs: int,
     ) -> None:
-        """Writes those weights of a trained group that the run keeps.
+        """Writes those weights of a group, trained for so many epochs, that the run keeps.
 
         All processes of a job take part in what the devices do.
         """
@@ -246,9 +286,8 @@ class Runner:
             for place, number in enumerate(group if hosts.is_first() else ()):
                 one = jax.tree.map(lambda x, place=place: x[place], whole)
                 columns = {name: values[place] for name, values in recorder.columns.items()}
-                num_epochs = self._names[number]["num_epochs"]
                 weights.write_weights(self._path, number, one, num_epochs, columns)
-        if (chosen := self._choose(self.rows)) not in group:
+        if self._stage.end or (chosen := self._choose(self.rows)) not in group:
             return
         place = group.index(chosen)
         variables = sweep.chosen_weights(state, place)
@@ -292,7 +331,10 @@ class Runner:
             scored += f"; {labels.count(number, 'test image')} cut from the training set"
         self._say_once(f"{dataset.name} ({dataset.source}): {sizes}; {scored}")
         size = f"{labels.count(len(group), 'trial')} of {labels.count(num_epochs, 'epoch')}"
-        self._say(self._place_of(group) + size + f", resumed after epoch {start}" * bool(start))
+        if end := self._stage.end:
+            size = f"{labels.count(len(group), 'trial')} up to epoch {end}, a rung"
+        resumed = f", resumed after epoch {start}" * (start != self._stage.start)
+        self._say(self._place_of(group) + size + resumed)
 
     def _say_once(self, text: str) -> bool:
         """Says what groups have in common before the first of them alone; returns if it did."""
@@ -312,39 +354,24 @@ class Runner:
 
     # --- what is done ---
 
-    def _read_what_is_done(self) -> list[Any]:
-        """Returns the groups, the epochs that are done by trial, and the rows of done groups."""
-        epochs = {name["trial"]: name["num_epochs"] for name in self._names}
-        all_groups = groups.read_groups(self._path, self._experiment)
-        recorded = records.trim_metrics(self._path, epochs)
-        columns = records.columns_of(
-            self._experiment.protocol, axes_of(self._record), self._experiment.metrics
-        )
-        results = records.read_results(self._path, self._names, columns)
-        rows = {row["trial"]: row for row in results}
-        known: dict[int, int] = {}
-        for group in all_groups:
-            saved = self._saved_epoch(group)
-            known |= {trial: epochs[trial] if trial in rows else saved for trial in group}
-        if short := [trial for trial in epochs if recorded[trial] < known.get(trial, 0)]:
-            print(
-                f"warning: {self._path / 'metrics.jsonl'} was lost or cut: it holds "
-                f"{recorded[short[0]]} of {labels.count(known[short[0]], 'epoch')} that trial "
-                f"{short[0]} had done{', and less of others' * (len(short) > 1)}; what is missing "
-                "is trained again",
-                file=sys.stderr,
-                flush=True,
-            )
-        done = [
-            rows[trial]
-            for group in all_groups
-            if all(trial in rows and recorded[trial] == epochs[trial] for trial in group)
-            for trial in group
-        ]
-        return [all_groups, list(recorded.items()), sorted(done, key=lambda row: row["trial"])]
+    def _read_what_is_done(self) -> None:
+        """Opens the stage that is not done."""
 
-    def _saved_epoch(self, group: TrialGroup) -> int:
-        return groups.newest_epoch(self._path, group) or weights.kept_epoch(self._path, group)
+        def read() -> list[Any]:
+            done = read_done(self._path, self._experiment, self._record, self._names)
+            return [done.stages, done.groups, list(done.epochs.items()), done.rows]
+
+        stages, self._groups, epochs_done, self.rows = hosts.first(read)
+        self._stages = [Stage(*stage) for stage in stages]
+        self._epochs_done = dict(epochs_done)
+        for before, after in itertools.pairwise(self._stages):
+            self._say_once(f"after epoch {before.end}, {self._count(before, after)}")
+
+    def _count(self, before: Stage, after: Stage) -> str:
+        """Says how many points of a stage go on to another."""
+        num_seeds = self._experiment.num_seeds
+        had, have = (sum(map(len, stage.groups)) // num_seeds for stage in (before, after))
+        return f"the best {have} of {labels.count(had, 'point')} go on"
 
     def _divide(self, group: TrialGroup, smaller: list[TrialGroup]) -> None:
         """Replaces a group by smaller ones that memory holds."""
@@ -356,10 +383,10 @@ class Runner:
             self._read_again.difference_update(group)
         else:
             # They have no checkpoint of these, and few runs keep states beside.
-            saved = hosts.first(lambda: list(map(self._saved_epoch, smaller)))
+            saved = hosts.first(lambda: [saved_epoch(self._path, x, self._stages) for x in smaller])
             for piece, epoch in zip(smaller, saved, strict=True):
                 self._epochs_done |= {t: min(epoch, self._epochs_done[t]) for t in piece}
         if hosts.is_first():
-            groups.write_groups(self._path, self._groups)
+            groups.write_groups(self._path, self._groups, self._stage.start)
             if not is_done:
                 records.trim_metrics(self._path, self._epochs_done)

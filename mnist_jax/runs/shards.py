@@ -253,7 +253,9 @@ def _restore(run: Run, experiment: Experiment, dataset: Dataset, row: Row) -> tu
     from mnist_jax.training import recipes, sweep, trial
 
     number, kept = row["trial"], weights.kept(run.workdir)
-    whole = next(g for g in groups.read_groups(run.workdir, experiment) if number in g)
+    whole = next(
+        g for g in groups.read_groups(run.workdir, [*experiment.parts.values()]) if number in g
+    )
     group = [number] if number in kept else whole
     recipe, trials = recipes.create_recipe(experiment, group, dataset)
     place = group.index(number)

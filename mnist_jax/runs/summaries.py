@@ -30,6 +30,7 @@ def summarise(
             **{axis: trials[0][axis] for axis in axes},
             "num_trials": len(trials),
             "diverged_seeds": [row["seed"] for row in trials if row["diverged_epoch"]],
+            **{key: trials[0][key] for key in ("stopped_epoch",) if key in trials[0]},
             "statistics": {
                 column: stats.describe(sound_values(trials, column), scale)
                 for column, scale in scales.items()
@@ -41,7 +42,7 @@ def summarise(
 
 def measured(row: Row, axes: Sequence[str]) -> list[str]:
     """Returns the columns of `results.csv` that training gives; the others name the trial."""
-    named = {"trial", "point", "seed", "dataset", "diverged_epoch", *axes}
+    named = {"trial", "point", "seed", "dataset", "diverged_epoch", "stopped_epoch", *axes}
     return [column for column in row if column not in named]
 
 

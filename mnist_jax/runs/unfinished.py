@@ -17,10 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mnist_jax import run_files
+from mnist_jax.config import rungs
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import provenance
+from mnist_jax.runs.choosing import trained_epochs
 from mnist_jax.runs.records import Recorder, Row, columns_of
 
 
@@ -32,6 +34,7 @@ class Progress(NamedTuple):
     epochs: Mapping[int, int]  # that each trial is to train, by its number
     done: Mapping[int, int]  # that each of them has trained; 0 if it has not begun
     num_bytes: int  # of `metrics.jsonl` that were there when it was read
+    num_epochs: int  # of all trials in all; halving trains fewer than each trial might
 
     @property
     def finished(self) -> int:
@@ -41,7 +44,7 @@ class Progress(NamedTuple):
     @property
     def share(self) -> float:
         """The share of all epochs of all trials that are done."""
-        return sum(self.done.values()) / sum(self.epochs.values())
+        return sum(self.done.values()) / self.num_epochs
 
 
 def is_locked(workdir: Path) -> bool | None:
@@ -113,14 +116,24 @@ def read_epochs(
     measured = {i: dict(zip(names, table, strict=True)) for i, table in tables.items()}
     epochs = {number: trial["num_epochs"] for number, trial in trials.items()}
     num_points = len({trial["point"] for trial in trials.values()})
-    return Progress(is_running, num_points, epochs, done, num_bytes), measured
+    whole = _all_epochs(experiment) if experiment.halving else sum(epochs.values())
+    return Progress(is_running, num_points, epochs, done, num_bytes, whole), measured
+
+
+def _all_epochs(experiment: Experiment) -> int:
+    """Returns how many epochs a run with halving trains, of all trials together."""
+    num_points, start, whole = len(experiment.points), 0, 0
+    for end in (*experiment.rungs, experiment.values["num_epochs"][0]):
+        whole += num_points * (end - start)
+        num_points, start = rungs.num_kept(num_points, experiment.halving), end
+    return whole * experiment.num_seeds
 
 
 def read_results_so_far(
     workdir: Path, axes: Sequence[str], experiment: Experiment
 ) -> dict[int, Row]:
     """Returns the rows of `results.csv`, by trial: of those that are done, if it can be read."""
-    columns = columns_of(experiment.protocol, axes, experiment.metrics)
+    columns = columns_of(experiment.protocol, axes, experiment.metrics, experiment.halving)
     with contextlib.suppress(BadFileError):  # what it has beside `metrics.jsonl` is not needed
         return {row["trial"]: row for row in run_files.read_table(workdir / "results.csv", columns)}
     return {}
@@ -131,10 +144,13 @@ def rows_so_far(
     measured: Mapping[int, Mapping[str, np.ndarray]],
     results: Mapping[int, Row],
     experiment: Experiment,
+    stopped: int = 0,
 ) -> list[Row]:
     """Returns the rows of `results.csv` as they would be if trials ended where they are.
 
-    What the end of a trial scores is NaN for those that are not done.
+    What the end of a trial scores is NaN for those that are not done. Those that halving has
+    stopped, as their results say, are as they will be; `stopped` is the epoch after which it stops
+    all others.
 
     Args:
         trials: The rows that name the trials, in order, all of which have begun.
@@ -153,8 +169,12 @@ def rows_so_far(
         stacked = {name: np.stack([table[name] for table in tables]) for name in tables[0]}
         for i in range(num_epochs):
             recorder.add(i + 1, {name: values[:, i] for name, values in stacked.items()})
-        for row in recorder.rows({}):
-            found = results.get(row["trial"], {}) if num_epochs == row["num_epochs"] else {}
+        for row in recorder.rows({}, stopped if experiment.halving else None):
+            found = results.get(row["trial"], {})
+            if num_epochs != (trained_epochs(found) if found else 0):
+                found = {}
+            if "stopped_epoch" in found:
+                row["stopped_epoch"] = found["stopped_epoch"]
             last = [name for name, kind in kinds.items() if kind is float and name not in row]
             last = [*last, *["diverged_epoch"] * bool(found)]
             rows.append(row | {name: found.get(name, math.nan) for name in last})

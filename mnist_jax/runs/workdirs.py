@@ -194,7 +194,7 @@ def _refuse_links(path: Path) -> None:
     """Refuses links to folders in which a run would write and delete."""
     folder = path / "checkpoints"
     places = [folder, *(path / name for name in ("files", "weights", "growth", "growth/weights"))]
-    places += [*folder.glob("trials_*"), *folder.glob("trials_*/*")]
+    places += [*folder.glob("*trials_*"), *folder.glob("*trials_*/*")]
     if link := next((place for place in places if place.is_symlink()), None):
         raise UserError(
             f"--workdir={path} cannot be used: {link} is a link, and a run would delete what it "

@@ -33,7 +33,8 @@ class Sweep(NamedTuple):
     state: TrialState  # shapes, types and shardings of the state of all trials
     initialise: jax.stages.Compiled  # from the hyper-parameters to the state of all trials
     run_epoch: jax.stages.Compiled  # from state, orders [seeds, images], `inputs` to state, sums
-    # From state, hyper-parameters and test split to sums; None where epochs score the test set.
+    # From state, hyper-parameters and test split to sums; None where epochs score the test set, or
+    # where the training of the trials does not end.
     score_test: jax.stages.Compiled | None
     inputs: tuple  # hyper-parameters, seed index, training and held-out split, on the devices
     test: Split  # on the devices
@@ -65,15 +66,18 @@ def compile_sweep(
     num_devices: int = 0,
     epoch: Callable = trial.run_epoch,
     options: Mapping[str, Any] = MappingProxyType({}),
+    scores_test: bool = True,
 ) -> Sweep:
     """Places data and trials, arrays [trials], on the devices and compiles a sweep's programs.
 
     At most `num_devices` are used; 0 stands for all. `epoch` is what a trial does in an epoch, so
     that `benchmark/stages.py` can time parts of it. `options` are as `jax_setup.compiler_options`
-    returns them.
+    returns them. Trials whose training is not to end here need no `scores_test`.
     """
     held_out, num_trials = recipe.held_out, len(trials.seed)
-    mesh = Mesh(np.array(devices_for(num_trials, num_devices)), ("trial",))
+    # A process of a job that has no trial, as after halving, repeats one.
+    num_places = max(num_trials, jax.process_count())
+    mesh = Mesh(np.array(devices_for(num_places, num_devices)), ("trial",))
     by_trial, everywhere = NamedSharding(mesh, P("trial")), NamedSharding(mesh, P())
     seeds, seed_index = np.unique(trials.seed, return_inverse=True)
     splits = {
@@ -120,7 +124,7 @@ def compile_sweep(
         state = init_lowered.out_info
         epoch_jit = jax.jit(shard(run_all, *by_input), donate_argnums=0)
         lowered = [epoch_jit.lower(state, orders, *inputs)]
-        if held_out != "test":
+        if held_out != "test" and scores_test:
             score_jit = jax.jit(shard(score_all, P("trial"), P("trial"), P()))
             lowered.append(score_jit.lower(state, hyper, test))
         lowered_at = time.monotonic()
@@ -141,7 +145,7 @@ def compile_sweep(
     shapes, tree = jax.tree.flatten((inputs, test, orders))
     precision = jax.config.values["jax_default_matmul_precision"]
     arrays = tuple((x.shape, x.dtype) for x in shapes)
-    key = (recipe, epoch, tuple(options.items()), precision, mesh, tree, arrays)
+    key = (recipe, epoch, scores_test, tuple(options.items()), precision, mesh, tree, arrays)
     programs, is_new = _again(key, compile_all)
     lower_seconds = programs.lower_seconds if is_new else 0.0
     return Sweep(

@@ -1,0 +1,124 @@
+"""What a work directory holds of a run when training begins, or goes on after a rung of halving."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mnist_jax.config.experiment import Experiment
+from mnist_jax.config.old_records import axes_of
+from mnist_jax.runs import groups, halving, kept_states, labels, records, weights
+from mnist_jax.runs.groups import TrialGroup
+from mnist_jax.runs.halving import Stage
+from mnist_jax.runs.records import Row
+
+
+class Done(NamedTuple):
+    """What is done of a run."""
+
+    stages: list[Stage]  # up to the one that is not done, or is the last
+    groups: list[TrialGroup]  # of that one
+    epochs: dict[int, int]  # that each trial has trained
+    rows: list[Row]  # of `results.csv`, of the trials that are done, in order
+
+
+def read_done(path: Path, experiment: Experiment, record: Row, names: Sequence[Row]) -> Done:
+    """Reads what is done, and leaves in the directory what agrees with that alone.
+
+    Args:
+        path: The directory, which is locked.
+        experiment: That it runs.
+        record: What `config.json` says.
+        names: The rows that name its trials.
+
+    Raises:
+        UserError: `metrics.jsonl` is no file, or may not be read.
+    """
+    ends = {name["trial"]: name["num_epochs"] for name in names}
+    recorded = records.trim_metrics(path, ends)
+    columns = records.columns_of(
+        experiment.protocol, axes_of(record), experiment.metrics, experiment.halving
+    )
+    there = {row["trial"]: row for row in records.read_results(path, names, columns)}
+    stages, out = halving.read_stages(path, experiment, names)
+    stopped = {row["trial"]: row for row in out}
+    ends |= {trial: row["stopped_epoch"] for trial, row in stopped.items()}
+    if too_long := [trial for trial, end in ends.items() if recorded[trial] > end]:
+        _cut(path, too_long, ends)
+        recorded |= {trial: ends[trial] for trial in too_long}
+    finished = {trial: row for trial, row in there.items() if not row.get("stopped_epoch")}
+    rows = finished | stopped
+    mine = _groups(path, stages, recorded, rows)
+    _warn_of_lost(path, stages, mine, recorded, {trial: ends[trial] for trial in rows})
+    done = {*stopped} | {
+        trial
+        for group in mine
+        if all(trial in rows and recorded[trial] == ends[trial] for trial in group)
+        for trial in group
+    }
+    result = Done(stages, mine, recorded, [rows[trial] for trial in sorted(done)])
+    if any(there.get(trial) != row for trial, row in stopped.items()):
+        records.write_results(path, result.rows)
+    return result
+
+
+def saved_epoch(path: Path, group: TrialGroup, stages: Sequence[Stage]) -> int:
+    """Returns the newest epoch after which the state of a group is on disk, or 0."""
+    own = groups.saved_epochs(path, group, stages[-1].start)
+    return max(own, default=0) or kept_states.kept_epoch(path, group, stages)
+
+
+def _groups(
+    path: Path, stages: Sequence[Stage], recorded: Mapping[int, int], rows: Mapping[int, Row]
+) -> list[TrialGroup]:
+    """Returns the groups of the last stage.
+
+    After a rung, a run that has grown divides them by what its trials have done before.
+    """
+    stage = stages[-1]
+    if not stage.start or groups.are_recorded(path, stage.start):
+        return groups.read_groups(path, stage.groups, stage.start)
+    pieces: list[TrialGroup] = []
+    for whole in stage.groups:
+        by_state: dict[tuple, TrialGroup] = {}
+        for trial in whole:
+            is_done = recorded[trial] >= stage.end if stage.end else trial in rows
+            known = groups.saved_epochs(path, whole, stage.start) or is_done
+            state = (is_done, 0 if known else kept_states.kept_epoch(path, [trial], stages))
+            by_state.setdefault(state, []).append(trial)
+        pieces += by_state.values()
+    if len(pieces) > len(stage.groups):
+        groups.write_groups(path, pieces, stage.start)
+    return pieces
+
+
+def _cut(path: Path, trials: Sequence[int], ends: Mapping[int, int]) -> None:
+    """Takes from a run that has grown what its trials did after the rung that stops them now."""
+    what = f"{labels.count(len(trials), 'trial')} that had gone on"
+    print(f"{what} stop at a rung, since more points or seeds are compared there", flush=True)
+    records.trim_metrics(path, ends)
+    for trial in {*trials} & {*weights.kept(path)}:
+        weights.file(path, trial).unlink()
+
+
+def _warn_of_lost(
+    path: Path,
+    stages: Sequence[Stage],
+    mine: Sequence[TrialGroup],
+    recorded: Mapping[int, int],
+    rows: Mapping[int, int],
+) -> None:
+    """Says which epochs `metrics.jsonl` lacks of those that trials had done, if any."""
+    known: dict[int, int] = {}
+    for group in mine:
+        saved = saved_epoch(path, group, stages)
+        known |= {trial: rows.get(trial, saved) for trial in group}
+    if short := [trial for trial in sorted(known) if recorded[trial] < known[trial]]:
+        print(
+            f"warning: {path / 'metrics.jsonl'} was lost or cut: it holds "
+            f"{recorded[short[0]]} of {labels.count(known[short[0]], 'epoch')} that trial "
+            f"{short[0]} had done{', and less of others' * (len(short) > 1)}; what is missing "
+            "is trained again",
+            file=sys.stderr,
+            flush=True,
+        )
