@@ -69,7 +69,8 @@ class RunView:
 
         Of a measured column `x` there are `x_mean`, `x_std` (of the sample), `x_low` and `x_high`
         (ends of the 95 % interval of the mean), `x_min` and `x_max`; trials that diverged are left
-        out.
+        out. Where the run halves its points, `stopped_epoch` is 0 of those that it trained to
+        their end.
         """
         grid = self._run.summary["grid"]
         return _frame([_flat(point, varying(grid)) for point in grid])
@@ -239,6 +240,8 @@ def _flat(point: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
     """Returns a grid point with its statistics as columns of their own."""
     flat = {str(name): point.get(name) for name in ("point", *axes, "num_trials")}
     flat["num_diverged"] = len(point["diverged_seeds"])
+    if "stopped_epoch" in point:
+        flat["stopped_epoch"] = point["stopped_epoch"]
     for column, found in point["statistics"].items():
         low, high = found["interval_95"]
         ends = {"mean": found["mean"], "std": found["std_ddof1"], "low": low, "high": high}

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import random
+import signal
+import time
 
 import numpy as np
 import pytest
 import test_growth
 from test_growth import SEARCH, assert_same, held_out, run, stop_before
+from test_hosts import run_job
 from test_resume import PowerCutError, share_programs  # noqa: F401
 
 from mnist_jax import UserError
@@ -142,7 +146,7 @@ def test_a_run_without_halving_has_no_column_for_it(whole):
 
 @pytest.mark.parametrize(
     ("group", "epoch"),
-    [(0, 1), (1, 1), (2, 2), (2, 3), (4, 5)],
+    [(0, 1), (1, 1), (2, 2), (2, 3), (4, 9)],
 )
 def test_a_run_that_dies_goes_on_with_the_same_bits(tmp_path, monkeypatch, whole, group, epoch):
     """At the border of a rung its rows are there, and the checkpoint is not."""
@@ -240,3 +244,54 @@ def test_halving_is_refused_where_it_would_not_be_honest(changes, said):
 def test_more_epochs_are_another_run(tmp_path, whole):
     with pytest.raises(UserError, match="with halving the number of epochs says which points stop"):
         run(whole / "halved", **HALVED | {"num_epochs": 18})
+
+
+SEARCHED = (
+    *("--config=configs/baseline.py", "--config.dataset=digits", "--config.protocol=validation"),
+    *("--config.grid=halton", "--config.num_points=9", "--config.learning_rate=0.01,1"),
+    *("--config.batch_size=64,128", "--config.hidden_sizes=8", "--config.num_seeds=1"),
+    *("--config.num_epochs=27", "--config.halving=3", "--config.devices=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def alone(server, tmp_path_factory):
+    """What one process makes of a search that nothing interrupts."""
+    path = tmp_path_factory.mktemp("alone") / "run"
+    done = server.run("main", *SEARCHED, f"--workdir={path}")
+    assert done.status == 0, done.err
+    return path
+
+
+@pytest.mark.slow
+def test_a_job_writes_the_files_of_one_process(server, tmp_path, alone):
+    """In the end there is one trial for two processes."""
+    first, second = run_job(server, *SEARCHED, f"--workdir={tmp_path}/two")
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert "after epoch 9, the best 1 of 3 points go on" in first.out
+    assert_same(tmp_path / "two", alone)
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_at_any_moment_goes_on(server, tmp_path, alone):
+    path, rng = tmp_path / "run", random.Random(0)
+
+    def has(count, delay):
+        """Returns whether so many rows are there, and some time has passed."""
+        file = path / "metrics.jsonl"
+        if not file.exists() or file.read_bytes().count(b"\n") < count:
+            return False
+        time.sleep(delay)
+        return True
+
+    kills = 0
+    for count in (1, 20, 27, 27, 30, 45, 45, 50, 62):  # rungs are after 27 and 45 rows
+        process = server.start("main", *SEARCHED, f"--workdir={path}")
+        if process.wait_until(lambda n=count: has(n, rng.uniform(0, 0.2))):
+            process.send(signal.SIGKILL)
+        status = process.wait()
+        assert status in (0, -signal.SIGKILL), process.err
+        kills += status == -signal.SIGKILL
+    assert kills >= 5
+    assert server.run("main", *SEARCHED, f"--workdir={path}").status == 0
+    assert_same(path, alone)

@@ -85,7 +85,8 @@ class Runner:
     @property
     def devices(self) -> dict[str, Any]:
         """What runs the trials and how, for the record."""
-        most = max(map(len, self._groups))
+        first = self._stages[0].groups if len(self._stages) > 1 else self._groups
+        most = max(map(len, first))
         devices = devices_for(most, self._experiment.devices)
         return describe_devices(devices, self._options)
 
