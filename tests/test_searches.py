@@ -97,4 +97,5 @@ def test_lines_are_drawn_where_points_or_axes_are_many(tmp_path):
 def test_values_without_room_are_not_marked(tmp_path):
     run = make_run(tmp_path / "run", seeds=1, num_points=9, **SEARCH)
     ticks = rows_of(drawn(one_run.figures_of_run(run)["parallel_coordinates"]()[0]))
-    assert list(ticks["l2 (log scale)"])[1:] == ["1e\N{MINUS SIGN}05", "0.0001"]
+    assert list(ticks["learning_rate (log scale)"]) == ["0.03", "0.1", "0.3", "1"]
+    assert list(ticks["momentum (log scale of 1 - momentum)"]) == ["0.5", "0.8"]
