@@ -1,5 +1,7 @@
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,15 @@ from mnist_jax.config import grid
 from mnist_jax.config.axes import SCHEDULES
 from mnist_jax.config.columns import METRICS
 from mnist_jax.data.splits import Dataset
-from mnist_jax.runs import chosen_trial
+from mnist_jax.runs import (
+    checkpoints,
+    chosen_trial,
+    group_training,
+    progress,
+    records,
+    signals,
+)
+from mnist_jax.runs.provenance import Process
 from mnist_jax.training import jax_setup, machine, sweep
 from mnist_jax.training import metrics as measures
 
@@ -290,7 +300,7 @@ def test_epochs_whose_state_is_not_wanted_run_ahead_with_the_same_bits(optimized
 
     seen = []
     for state, metrics in sweep.run(
-        program._replace(run_epoch=run_epoch), 5, keep=lambda epoch: epoch == 3
+        program._replace(run_epoch=run_epoch), 5, keep=lambda epoch, _: epoch == 3
     ):
         seen.append((jax.device_get(state), metrics))
     assert calls == [0, 0, 1, 3, 3]  # how many epochs the caller had seen when one was started
@@ -299,6 +309,45 @@ def test_epochs_whose_state_is_not_wanted_run_ahead_with_the_same_bits(optimized
     jax.tree.map(np.testing.assert_array_equal, seen[4][0], kept[4])
     for (_, ahead), metrics in zip(seen, run(trials(seeds=range(3)), num_epochs=5), strict=True):
         jax.tree.map(np.testing.assert_array_equal, ahead, metrics)
+
+
+@pytest.mark.parametrize(("seconds", "last"), [(0, 3), (math.inf, 4)])
+def test_rows_are_written_beside_the_next_epoch(tmp_path, monkeypatch, seconds, last):
+    """A signal comes while an epoch runs, a long one (the third) or a short one (the fourth)."""
+    monkeypatch.setattr(group_training, "LONG_EPOCH", seconds)
+    model = base.create_model(conv_features=(), hidden_sizes=(8,))
+    program = base.compile_sweep(model, trials(), tiny_dataset(), **OPTIONS)
+    events, stop, add = [], signals.StopSignals(), records.Recorder.add
+    ready = jax.block_until_ready
+
+    def run_epoch(*inputs):
+        events.append("begins")
+        if seconds and events.count("begins") == 4:
+            stop.number = signal.SIGTERM
+        return program.run_epoch(*inputs)
+
+    def wait(sums):
+        if events.count("begins") == 3:
+            stop.number = signal.SIGTERM
+        return ready(sums)
+
+    def record(recorder, epoch, metrics):
+        events.append(epoch)
+        add(recorder, epoch, metrics)
+
+    monkeypatch.setattr(jax, "block_until_ready", wait)
+    monkeypatch.setattr(records.Recorder, "add", record)
+    recorder = records.Recorder(tmp_path, [{"trial": 0, "seed": 0}], (), "test")
+    with checkpoints.Checkpoints(tmp_path, run="", num_trials=1, keep=9) as saved:
+        monkeypatch.setattr(saved, "ready", lambda after: False)
+        training = group_training.GroupTraining(
+            program._replace(run_epoch=run_epoch), 6, 1, recorder, saved,
+            Process(), stop, progress.quiet(bar=False),
+        )  # fmt: skip
+        training.train()
+        assert saved.restore(program.state).step == training.epoch == last
+    assert events == ["begins", "begins", 1, "begins", 2, *(["begins", 3, 4] if seconds else [3])]
+    assert training.signal_number == signal.SIGTERM
 
 
 # --- the machine ---

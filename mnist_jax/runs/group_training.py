@@ -15,8 +15,8 @@ from mnist_jax.runs.signals import StopSignals
 from mnist_jax.training import hosts, sweep
 
 LONG_EPOCH = 1.0
-"""Seconds of an epoch after which a signal stops the run. After a shorter one, the next epoch has
-begun already, and the run stops after that."""
+"""Seconds of an epoch that a signal stops the run after. During a shorter one, the next has mostly
+been given to the devices already, and the run stops after that."""
 
 
 class GroupTraining:
@@ -84,13 +84,15 @@ class GroupTraining:
         self._process.seconds["train"] += self._counted_at - before
         return self._counted_at - before
 
-    def _wants_state(self, epoch: int) -> bool:
-        """Decides, while an epoch runs, whether its state is saved, or may be."""
-        in_turn = epoch % self._checkpoint_epochs == 0
-        due = in_turn and self._checkpoints.ready(self._epoch_seconds)
-        may_stop = self._stop.number or self._epoch_seconds > LONG_EPOCH
-        self._due, may_stop = hosts.agree([due, may_stop])
-        return bool(self._due or may_stop)
+    def _wants_state(self, epoch: int, wait: Callable[[], object]) -> bool:
+        """Decides whether the state of the running epoch is saved; of a long one at its end."""
+        left = self._epoch_seconds
+        if left > LONG_EPOCH:
+            wait()
+            left = 0.0
+        due = epoch % self._checkpoint_epochs == 0 and self._checkpoints.ready(left)
+        self._due, stops = hosts.agree([due, self._stop.number])
+        return bool(self._due or stops)
 
     def _save(self) -> None:
         columns = {name: values.tolist() for name, values in self._recorder.columns.items()}

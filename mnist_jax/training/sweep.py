@@ -202,7 +202,7 @@ def run(
     num_epochs: int,
     start: int = 0,
     state: TrialState | None = None,
-    keep: Callable[[int], bool] = lambda epoch: True,
+    keep: Callable[[int, Callable[[], object]], bool] = lambda epoch, wait: True,
 ) -> Iterator[tuple[TrialState | None, dict[str, np.ndarray]]]:
     """Trains all trials; after each epoch, yields the state and metrics as arrays [trials].
 
@@ -213,8 +213,9 @@ def run(
 
     `start` epochs are done, and `state` is the one after them. The next epoch overwrites it, as it
     does every state that is yielded. `keep` says, while an epoch runs, whether its state is wanted;
-    the last one's always is. If not, None is yielded, and the next epoch starts before the host
-    reads the results of this one, so that devices with short epochs never wait.
+    the last one's always is. It may call `wait`, which returns when the epoch is over. If the state
+    is not wanted, None is yielded, and the next epoch starts before the host reads the results of
+    this one, so that devices never wait for what the host does with them.
     """
     if state is None:
         state = hosts.together(lambda: sweep.initialise(sweep.inputs[0]))
@@ -230,7 +231,8 @@ def run(
         ahead, last = None, epoch == num_epochs
         if not last:
             orders = image_orders(sweep.seeds, epoch + 1, sweep.sizes["train"])
-        kept = state if last or keep(epoch) else None
+        wait = functools.partial(jax.block_until_ready, sums)
+        kept = state if last or keep(epoch, wait) else None
         if kept is None:
             ahead = run_epoch()  # so that the devices have work meanwhile
         yield kept, _epoch_metrics(sweep, sums)
