@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -295,3 +296,20 @@ def test_a_search_that_is_killed_at_any_moment_goes_on(server, tmp_path, alone):
     assert kills >= 5
     assert server.run("main", *SEARCHED, f"--workdir={path}").status == 0
     assert_same(path, alone)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 30])
+def test_rows_that_cannot_be_read_are_trained_again(tmp_path, whole, capsys, rows):
+    """A row in the middle has lost its numbers, or the file ends early."""
+    path = tmp_path / "run"
+    shutil.copytree(whole / "halved", path)
+    (path / "summary.json").unlink()
+    content = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    if rows == 1:
+        row = json.loads(content[20])
+        content[20] = json.dumps({k: row[k] for k in ("trial", "epoch")}) + "\n"
+    else:
+        content = content[:rows]
+    (path / "metrics.jsonl").write_text("".join(content))
+    run(path, **HALVED)
+    assert_same(path, whole / "halved")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mnist_jax.config.experiment import Experiment
 from mnist_jax.config.old_records import axes_of
+from mnist_jax.run_files import BadFileError
 from mnist_jax.runs import groups, halving, kept_states, labels, records, weights
 from mnist_jax.runs.groups import TrialGroup
 from mnist_jax.runs.halving import Stage
@@ -32,7 +33,7 @@ def read_done(path: Path, experiment: Experiment, record: Row, names: Sequence[R
         names: The rows that name its trials.
 
     Raises:
-        UserError: `metrics.jsonl` is no file, or may not be read.
+        UserError: `metrics.jsonl` cannot be read.
     """
     ends = {name["trial"]: name["num_epochs"] for name in names}
     recorded = records.trim_metrics(path, ends)
@@ -40,12 +41,16 @@ def read_done(path: Path, experiment: Experiment, record: Row, names: Sequence[R
         experiment.protocol, axes_of(record), experiment.metrics, experiment.halving
     )
     there = {row["trial"]: row for row in records.read_results(path, names, columns)}
-    stages, out = halving.read_stages(path, experiment, names)
+    try:
+        stages, out, measured = halving.read_stages(path, experiment, names)
+    except BadFileError as error:
+        raise records.cannot_resume(path, error) from None
     stopped = {row["trial"]: row for row in out}
     ends |= {trial: row["stopped_epoch"] for trial, row in stopped.items()}
-    if too_long := [trial for trial, end in ends.items() if recorded[trial] > end]:
-        _cut(path, too_long, ends)
-        recorded |= {trial: ends[trial] for trial in too_long}
+    _say_what_stops(path, stopped, recorded)
+    readable = {trial: min(end, measured.get(trial, end)) for trial, end in ends.items()}
+    if any(recorded[trial] > readable[trial] for trial in recorded):
+        recorded = records.trim_metrics(path, readable)
     finished = {trial: row for trial, row in there.items() if not row.get("stopped_epoch")}
     rows = finished | stopped
     mine = _groups(path, stages, recorded, rows)
@@ -57,7 +62,10 @@ def read_done(path: Path, experiment: Experiment, record: Row, names: Sequence[R
         for trial in group
     }
     result = Done(stages, mine, recorded, [rows[trial] for trial in sorted(done)])
-    if any(there.get(trial) != row for trial, row in stopped.items()):
+    if any(
+        there.get(trial, {}).get("stopped_epoch") != row["stopped_epoch"]
+        for trial, row in stopped.items()
+    ):
         records.write_results(path, result.rows)
     return result
 
@@ -92,11 +100,15 @@ def _groups(
     return pieces
 
 
-def _cut(path: Path, trials: Sequence[int], ends: Mapping[int, int]) -> None:
-    """Takes from a run that has grown what its trials did after the rung that stops them now."""
-    what = f"{labels.count(len(trials), 'trial')} that had gone on"
-    print(f"{what} stop at a rung, since more points or seeds are compared there", flush=True)
-    records.trim_metrics(path, ends)
+def _say_what_stops(path: Path, stopped: Mapping[int, Row], recorded: Mapping[int, int]) -> None:
+    """Says which trials of a run that has grown stop earlier than before, and loses their weights.
+
+    Their rows after that are cut off.
+    """
+    trials = [trial for trial, row in stopped.items() if recorded[trial] > row["stopped_epoch"]]
+    if trials:
+        what = f"{labels.count(len(trials), 'trial')} that had gone on"
+        print(f"{what} stop at a rung, since more points or seeds are compared there", flush=True)
     for trial in {*trials} & {*weights.kept(path)}:
         weights.file(path, trial).unlink()
 

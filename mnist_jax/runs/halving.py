@@ -25,14 +25,10 @@ class Stage(NamedTuple):
     end: int  # the epoch of the rung at its end; 0: there is none, and trials train to their end
     groups: list[list[int]]  # of trials that have a program in common
 
-    def epochs_of(self, num_epochs: int) -> int:
-        """Returns the epoch that a trial reaches in it, which has so many in all."""
-        return self.end or num_epochs
-
 
 def read_stages(
     workdir: Path, experiment: Experiment, names: Sequence[Row]
-) -> tuple[list[Stage], list[Row]]:
+) -> tuple[list[Stage], list[Row], dict[int, int]]:
     """Returns the stages of a run up to the one that is not done, and the trials that stopped.
 
     Args:
@@ -41,29 +37,29 @@ def read_stages(
         names: The rows that name its trials.
 
     Returns:
-        The stages in order, of which the last is not done or the last of the run; and rows of
-        `results.csv`.
+        The stages in order, of which the last is not done or the last of the run; rows of
+        `results.csv`; and how many epochs can be read of each trial, if that was needed.
 
     Raises:
         BadFileError: `metrics.jsonl` cannot be read.
     """
     groups = list(experiment.parts.values())
     if not experiment.halving:
-        return [Stage(0, 0, groups)], []
-    _, measured = read_epochs(workdir, dict(enumerate(names)), experiment, None)
+        return [Stage(0, 0, groups)], [], {}
+    progress, measured = read_epochs(workdir, dict(enumerate(names)), experiment, None)
+    done = progress.done
     stages, stopped = [], list[Row]()
     start, ends = 0, [*experiment.rungs, 0]
     for end in ends:
         stages.append(Stage(start, end, groups))
         there = sorted(trial for group in groups for trial in group)
-        done = [len(measured[i]["train_loss"]) if i in measured else 0 for i in there]
-        if not end or min(done) < end:
+        if not end or min(done[trial] for trial in there) < end:
             break
         go_on, out = _judge([names[i] for i in there], measured, experiment, end)
         stopped += out
         groups = [kept for group in groups if (kept := [i for i in group if i in go_on])]
         start = end
-    return stages, stopped
+    return stages, stopped, dict(done)
 
 
 def _judge(

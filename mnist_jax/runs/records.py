@@ -224,10 +224,15 @@ def _judged(
                 kept[trial] = epoch
             yield line, is_kept
     except BadFileError as error:
-        raise UserError(
-            f"--workdir={path.parent} holds a run that cannot be resumed ({error}); make that file "
-            "readable or delete it, choose another --workdir, or give --overwrite"
-        ) from None
+        raise cannot_resume(path.parent, error) from None
+
+
+def cannot_resume(workdir: Path, error: BadFileError) -> UserError:
+    """Returns the error of a run whose rows cannot be read."""
+    return UserError(
+        f"--workdir={workdir} holds a run that cannot be resumed ({error}); make that file "
+        "readable or delete it, choose another --workdir, or give --overwrite"
+    )
 
 
 def _rows(names: Sequence[Row], same: Row, columns: Mapping[str, np.ndarray]) -> list[Row]:
