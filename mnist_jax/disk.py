@@ -153,4 +153,7 @@ def to_json(value: object, indent: int | None = None) -> str:
             x = x.item()
         return None if isinstance(x, float) and not math.isfinite(x) else x
 
-    return json.dumps(plain(value), indent=indent)
+    try:  # which takes half the time, but knows neither NumPy's numbers nor any that is not finite
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(plain(value), indent=indent)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -309,6 +310,34 @@ def test_epochs_whose_state_is_not_wanted_run_ahead_with_the_same_bits(optimized
     jax.tree.map(np.testing.assert_array_equal, seen[4][0], kept[4])
     for (_, ahead), metrics in zip(seen, run(trials(seeds=range(3)), num_epochs=5), strict=True):
         jax.tree.map(np.testing.assert_array_equal, ahead, metrics)
+
+
+def test_orders_are_made_while_the_epoch_before_runs_and_not_earlier(monkeypatch):
+    made, image_orders = [threading.Event() for _ in range(6)], sweep.image_orders
+    model = base.create_model(conv_features=(), hidden_sizes=(8,))
+    program = base.compile_sweep(model, trials(seeds=(3, 4)), tiny_dataset(), **OPTIONS)
+    begun = []
+
+    def make(seeds, epoch, num_images):
+        made[epoch].set()
+        return image_orders(seeds, epoch, num_images)
+
+    def run_epoch(state, orders, *inputs):
+        epoch = len(begun) + 2  # the first is done
+        begun.append(epoch)
+        np.testing.assert_array_equal(orders, image_orders(np.array([3, 4]), epoch, 50))
+        assert epoch == 5 or made[epoch + 1].wait(60)
+        assert [event.is_set() for event in made[epoch + 2 :]] == [False] * max(0, 4 - epoch)
+        return program.run_epoch(state, orders, *inputs)
+
+    monkeypatch.setattr(sweep, "image_orders", make)
+    state = program.initialise(program.inputs[0])
+    before = threading.active_count()
+    assert len(list(sweep.run(program._replace(run_epoch=run_epoch), 5, 1, state))) == 4
+    assert begun == [2, 3, 4, 5]
+    next(epochs := sweep.run(program, 5))
+    epochs.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(("seconds", "last"), [(0, 3), (math.inf, 4)])
