@@ -7,6 +7,7 @@ import sys
 import in_process
 import numpy as np
 import pytest
+from halved import halve
 from test_report import make_run
 from test_so_far import PARTS, Growing, Time, lock, quick, stopped_run  # noqa: F401
 
@@ -207,3 +208,16 @@ def test_folders_that_are_none_and_a_missing_package_are_refused(tmp_path, monke
     with pytest.raises(UserError, match="not installed; pip install tensorboardX"):
         tensorboard.check_logdir(str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_what_halving_stopped_has_an_end_and_no_test_accuracy(tmp_path):
+    made = make_run(tmp_path / "run", "validation", l2=(0.0, 0.1, 0.2, 0.3), num_epochs=(3,))
+    run = halve(made)
+    tensorboard.write_events(tmp_path / "logs", [run])
+    written = files(tmp_path / "logs")
+    assert len(written) == 12
+    for path, row in zip(written.values(), run.results, strict=True):
+        found = scalars(path)
+        assert (tensorboard.FINAL in found) is (not row["stopped_epoch"])
+        assert len(found["train/loss"]) == (row["stopped_epoch"] or 3)
+        assert hyper(path)[1]

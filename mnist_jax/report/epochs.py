@@ -59,6 +59,19 @@ def read_curves(
     return curves
 
 
+def read_criterion(
+    run: Run, points: Sequence[Row], trials: Mapping[int, Sequence[Row]]
+) -> list[np.ndarray]:
+    """Reads what chooses points as it is after each epoch: per point, shares of 1 [trials, epochs].
+
+    Where the best epoch counts, it is the highest accuracy until then. Errors are those of
+    `read_curves`.
+    """
+    p = protocol(run)
+    held_out = [curves[str(p.held_out)] for curves in read_curves(run, points, trials)]
+    return [np.maximum.accumulate(x, axis=1) for x in held_out] if p.choose_epoch else held_out
+
+
 def _check(p: Protocol, row: Row, curves: Mapping[str, np.ndarray], what: str) -> None:
     """Raises ValueError where the curves [epochs] of a trial are not those of results.csv."""
     recorded = {(split, -1): row[f"{split}_{what}"] for split in curves}

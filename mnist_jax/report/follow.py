@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mnist_jax.report.formatting import percent
+from mnist_jax.report.halving import num_stopped
 from mnist_jax.report.points import shown_points
 from mnist_jax.report.reading import read_so_far
 from mnist_jax.report.standing import epochs_words
@@ -61,7 +62,7 @@ def _line(run: Run, progress: Progress) -> str:
     p, now = protocol(run), f"{datetime.now(UTC):%H:%M:%S}"
     mean = percent(shown_points(run)[0]["statistics"][p.column]["mean"])
     which = "best" if p.criterion else "first point"
-    return f"{now} UTC, {epochs_words(progress, brief=True)}; {which} {mean} %"
+    return f"{now} UTC, {epochs_words(progress, num_stopped(run), brief=True)}; {which} {mean} %"
 
 
 def _wait(path: Path, size: int, seconds: float) -> None:

@@ -15,12 +15,14 @@ from mnist_jax.report.figures import (
     confusion_matrix,
     curves,
     first_layer,
+    halving,
     heat_map,
     mistakes,
     parallel_coordinates,
     scales,
     search,
 )
+from mnist_jax.report.halving import rungs_of
 from mnist_jax.report.points import (
     MAX_POINTS,
     BestPoint,
@@ -137,15 +139,22 @@ def figures_of_run(
     Without the arrays of the chosen trial, its figures are left out.
     """
     drawn: dict[str, Callable[[], Any]] = {}
+    halved, whole = bool(rungs_of(run)), compared(run, with_stopped=True)
+    if halved:
+        drawn["halving"] = partial(halving.draw_halving, run)
     for what in ("accuracy", "loss"):
-        drawn[f"{what}_curves"] = partial(curves.draw_curves, run, what)
+        of = compared(run) if halved else run
+        drawn[f"{what}_curves"] = partial(curves.draw_curves, of, what)
     run = compared(run)
     p, grid, axes = protocol(run), run.summary["grid"], varying(run.summary["grid"])
-    is_search = run.config["grid"] in ("random", "halton")
-    if len(axes) > 2 and (is_search or len(grid) > MAX_POINTS):
-        drawn["parallel_coordinates"] = partial(parallel_coordinates.draw_lines, run)
-    if axes and is_search:
-        drawn["search"] = partial(search.draw_search, run)
+    is_search, searched = (
+        halved or run.config["grid"] in ("random", "halton"),
+        varying(whole.summary["grid"]),
+    )
+    if len(searched) > 2 and (is_search or len(grid) > MAX_POINTS):
+        drawn["parallel_coordinates"] = partial(parallel_coordinates.draw_lines, whole)
+    if searched and is_search:
+        drawn["search"] = partial(search.draw_search, whole)
     else:
         crossed = [axis for axis in axes if scales.is_crossed(grid, axis)]
         for axis in crossed:
@@ -155,7 +164,8 @@ def figures_of_run(
     if len(axes) > 1:
         points = [NamedPoint(label(point, axes), run, point) for point in shown_points(run)]
         which = ("the best " if p.criterion else "the first ") * (len(points) < len(grid))
-        title = f"{p.measure} of {which}{len(points)} grid points ({p.words})"
+        left = " that were not stopped" * halved
+        title = f"{p.measure} of {which}{len(points)} grid points{left} ({p.words})"
         title = f"{run.summary['dataset']}: {title}"
         drawn["accuracy_by_point"] = partial(accuracy_by_point.draw_points, points, title)
     if chosen is not None and np.isfinite(chosen["probabilities"]).all():

@@ -47,13 +47,17 @@ def shown_points(run: Run) -> list[Row]:
     return ranked(run.summary["grid"], protocol(run).criterion)[:MAX_POINTS]
 
 
-def compared(run: Run) -> Run:
+def compared(run: Run, with_stopped: bool = False) -> Run:
     """Returns a run without the grid points that are not as far as the first one that is shown.
 
-    Of a finished run these are the ones that halving stopped.
+    Of a finished run these are the ones that halving stopped; `with_stopped` leaves them in.
     """
     grid, first = run.summary["grid"], shown_points(run)[0]
-    grid = [point for point in grid if is_as_far(point, first)]
+    grid = [
+        point
+        for point in grid
+        if is_as_far(point, first) or (with_stopped and point.get("stopped_epoch"))
+    ]
     numbers = {point["point"] for point in grid}
     results = [row for row in run.results if row["point"] in numbers]
     return run._replace(results=results, summary=run.summary | {"grid": grid})

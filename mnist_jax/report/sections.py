@@ -7,13 +7,14 @@ from typing import Any
 
 from mnist_jax.report import tables
 from mnist_jax.report.data_words import data_words
+from mnist_jax.report.halving import rungs_of
 from mnist_jax.report.points import MAX_POINTS, BestPoint, compared, criterion_words
 from mnist_jax.report.render import Code, Picture, Section, Warn
 from mnist_jax.report.standing import compared_words, standing
 from mnist_jax.report.tables import Table
 from mnist_jax.report.verdict import chosen_trial, write_verdict
 from mnist_jax.runs import shards
-from mnist_jax.runs.choosing import epochs_left, is_finite
+from mnist_jax.runs.choosing import epochs_left, is_finite, trained_epochs
 from mnist_jax.runs.labels import count, label, varying
 from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run, protocol
@@ -37,10 +38,12 @@ def headline(run: Run) -> str:
     epochs = sorted({point["num_epochs"] for point in run.summary["grid"]})
     num_points, num_trials = len(run.summary["grid"]), len(run.results)
     if run.progress:
-        epochs = sorted(set(run.progress.epochs.values()))
+        if not run.config["halving"]:  # else some of these are where points stopped
+            epochs = sorted({*run.progress.epochs.values()})
         num_points, num_trials = run.progress.num_points, len(run.progress.epochs)
     sizes = [count(num_points, "grid point"), count(num_trials, "trial")]
     sizes.append(f"{epochs[0]} to " * (len(epochs) > 1) + count(epochs[-1], "epoch"))
+    sizes[-1] += f" (halving={run.config['halving']})" * bool(run.config["halving"])
     return f"{name_of(run)}: {', '.join(sizes)}; {protocol(run).words}"
 
 
@@ -118,8 +121,15 @@ def _results(run: Run) -> list[str | Table]:
         )
     if any(map(epochs_left, run.summary["grid"])):
         meaning += " Points that have more epochs left come after the others."
+    if rungs_of(run):
+        meaning += (
+            " The numbers of points that halving stopped are those after the epochs that they were"
+            " trained, and are not to be compared with those of points that were trained for more:"
+            " what they would have reached is not known. Their test images were not scored."
+        )
     last = (
-        f"Means after the {'latest' if run.progress else 'last'} epoch. The loss is cross-entropy"
+        f"Means after the {'latest' if run.progress else 'last'} epoch"
+        f"{' that a point was trained' * bool(rungs_of(run))}. The loss is cross-entropy"
         " in nats an image, with labels that are not smoothed; the objective adds the L2 penalty to"
         " it, and is what training minimises where label smoothing is 0. Training accuracy and loss"
         " are running means over the epoch."
@@ -152,8 +162,8 @@ def _timing(run: Run, seconds: Row, seconds_by_process: Sequence[Row]) -> list[s
     )
     for what in {"shards", "pooled"} & run.summary["provenance"].keys():
         clock += f" Added up over the {'shards' if what == 'shards' else 'runs'}."
-    epochs = [row["num_epochs"] for row in run.results]
-    each = seconds["train"] / sum(run.progress.done.values() if run.progress else epochs)
+    epochs = run.progress.done.values() if run.progress else map(trained_epochs, run.results)
+    each = seconds["train"] / sum(epochs)
     rows = [[phase, f"{value:.2f}"] for phase, value in seconds.items()]
     rows.append(["train, by trial and epoch", f"{each:.4f}"])
     blocks: list[Any] = [clock, Table(tables.ungrouped(["phase", "seconds"]), rows)]

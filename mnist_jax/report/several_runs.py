@@ -13,7 +13,7 @@ from mnist_jax.report import saving, tables, terminal
 from mnist_jax.report.figures import accuracy_by_point, curves
 from mnist_jax.report.formatting import MAX_NAMES, interval, listed, p_value, sentence, signed
 from mnist_jax.report.pairs import Pair, compare_pairs, most_points, name_points, name_runs
-from mnist_jax.report.points import MAX_POINTS, NamedPoint
+from mnist_jax.report.points import MAX_POINTS, NamedPoint, compared
 from mnist_jax.report.render import Code, Picture, Section, Warn
 from mnist_jax.report.sections import repeatable
 from mnist_jax.report.verdict import LEVEL, diverged, test_words, untrained
@@ -105,7 +105,10 @@ def write_verdict(
     )
     if any(p.point["statistics"][protocol(p.run).column]["n"] == 1 for p in points):
         sentences.append("Of a run with one seed nothing is known of its uncertainty.")
-    bad = ((run.config["name"], [*untrained(run, most), *diverged(run, most)]) for run in runs)
+    bad = (
+        (run.config["name"], [*untrained(compared(run), most), *diverged(run, most)])
+        for run in runs
+    )
     return [*sentences, *(f"{name}: {text}" for name, texts in bad for text in texts)]
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from datetime import UTC, datetime
 
+from mnist_jax.report.halving import num_stopped, stopped_words
 from mnist_jax.report.points import compared, spanned_axes
 from mnist_jax.runs.choosing import epochs_done, epochs_left
 from mnist_jax.runs.labels import Axis, count, label, num_digits, varying
@@ -26,7 +27,7 @@ def standing(run: Run) -> str:
         return ""
     sentences = [f"NOT FINISHED at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"]
     sentences[0] += f": {_STATES[run.progress.is_running]}."
-    sentences.append(f"{epochs_words(run.progress)}.")
+    sentences.append(f"{epochs_words(run.progress, num_stopped(run))}.")
     behind = sum(done > 0 for done in run.progress.done.values()) - len(run.results)
     if behind:
         are = "is" if behind == 1 else "are"
@@ -38,7 +39,9 @@ def standing(run: Run) -> str:
 def compared_words(run: Run) -> str:
     """Says which grid points are compared, if these are not all of the run's."""
     grid = compared(run).summary["grid"]
-    if run.progress is None or len(grid) == run.progress.num_points:
+    if run.progress is None:
+        return stopped_words(run)
+    if len(grid) == run.progress.num_points:
         return ""
     point, of = grid[0], f"of {run.progress.num_points} grid points"
     done = "done" if not epochs_left(point) else f"after epoch {epochs_done(point)}"
@@ -50,10 +53,14 @@ def compared_words(run: Run) -> str:
     return f"Only the {len(grid)} {of} that are {done} are compared."
 
 
-def epochs_words(progress: Progress, brief: bool = False) -> str:
-    """Says how many epochs the trials have done, and, unless `brief`, the share of all."""
+def epochs_words(progress: Progress, stopped: int = 0, brief: bool = False) -> str:
+    """Says how many epochs the trials have done, and, unless `brief`, the share of all.
+
+    `stopped` of the trials are done since halving stopped them.
+    """
     states = Counter((progress.done[i], epochs) for i, epochs in progress.epochs.items())
-    counted = {"done": sum(n for (done, epochs), n in states.items() if done == epochs)}
+    finished = sum(n for (done, epochs), n in states.items() if done == epochs)
+    counted = {"done": finished - stopped, "stopped by halving": stopped}
     begun = sorted((state for state in states if 0 < state[0] < state[1]), reverse=True)
     if len(begun) <= MAX_STATES:
         counted |= {f"after epoch {done} of {n}": states[done, n] for done, n in begun}

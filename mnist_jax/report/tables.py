@@ -95,7 +95,7 @@ def metrics_table(run: Run) -> Table:
 def metrics_words(run: Run) -> str:
     """Says what the metrics are, and where they are missing."""
     when = "latest" if run.progress else protocol(run).measure.partition(" ")[0]
-    num_sound = len(run.results) - count_diverged(run.results)
+    num_sound = _num_scored(run)
     sentences = [
         f"{formatting.sentence(when)} values of the {scored_words(run)} images; means over"
     ]
@@ -114,13 +114,24 @@ def metrics_words(run: Run) -> str:
 
 def lost_metrics(run: Run) -> list[str]:
     """Says which metrics have no finite number in any trial, in a line if there are some."""
-    grid, num_sound = run.summary["grid"], len(run.results) - count_diverged(run.results)
+    grid, num_sound = run.summary["grid"], _num_scored(run)
     lost = [
         name
         for name, column in _metrics(run)
         if num_sound and not any(point["statistics"][column]["n"] for point in grid)
     ]
     return [f"WARNING: no trial has a finite {' or '.join(lost)}."] if lost else []
+
+
+def _num_scored(run: Run) -> int:
+    """Counts the trials that have a number of each metric, unless it is not finite.
+
+    Of those that halving stopped, test images are not scored.
+    """
+    scored = run.results
+    if scored_split(run) == "test":
+        scored = [row for row in scored if not row.get("stopped_epoch")]
+    return len(scored) - count_diverged(scored)
 
 
 def _metrics(run: Run) -> list[tuple[str, str]]:

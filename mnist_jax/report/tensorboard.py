@@ -104,15 +104,21 @@ def _trials(run: Run) -> Iterator[tuple[str, Row, list[Any]]]:
         scalars = [{tag: row[name] for name, tag in columns.items() if name in row} for row in rows]
         is_done = not run.progress or run.progress.done[trial] == run.progress.epochs[trial]
         final = results[trial][PROTOCOLS[run.summary["protocol"]].column] if is_done else None
+        is_stopped = is_done and bool(results[trial].get("stopped_epoch"))
         yield (
             _file_name(f"trial_{trial:0{width}d}_{label}"),
             values,
-            _events(values, scalars, final),
+            _events(values, scalars, final, is_stopped),
         )
 
 
-def _events(hyper: Row, scalars: Sequence[Mapping[str, float | None]], final: object) -> list[Any]:
-    """Returns the events of a trial: its hyper-parameters, what each epoch measured, its end."""
+def _events(
+    hyper: Row, scalars: Sequence[Mapping[str, float | None]], final: object, is_stopped: bool
+) -> list[Any]:
+    """Returns the events of a trial: its hyper-parameters, what each epoch measured, its end.
+
+    One that halving stopped has an end, but no accuracy there.
+    """
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.summary import hparams
 
@@ -122,6 +128,7 @@ def _events(hyper: Row, scalars: Sequence[Mapping[str, float | None]], final: ob
         events.append(Event(step=epoch, summary=_summary(measured)))
     if is_finite(final):
         events.append(Event(step=len(scalars), summary=_summary({FINAL: final})))
+    if is_finite(final) or is_stopped:
         events.append(Event(step=len(scalars), summary=end))
     return events
 

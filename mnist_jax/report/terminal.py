@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mnist_jax.report import tables
+from mnist_jax.report.halving import rungs_of
 from mnist_jax.report.points import MAX_POINTS, NamedPoint, shown_points
 from mnist_jax.report.tables import Table
 from mnist_jax.runs.labels import label, varying
@@ -59,7 +60,7 @@ def results(run: Run) -> str:
             rows = [[*row[start:], label(point, axes)] for row, point in shown]
             text = _lay_out(Table(names, rows), left=[len(names) - 1])
     if len(points) < (num_points := len(run.summary["grid"])):
-        which = "best" if protocol(run).criterion else "first"
+        which = "best" if protocol(run).criterion and not rungs_of(run) else "first"
         these = f"These are the {which} {len(points)} of {num_points} grid points"
         rest = f"the report has {min(num_points, MAX_POINTS)}"
         notes.append(f"{these}; {rest}{'.' if run.progress else ', summary.json all.'}")

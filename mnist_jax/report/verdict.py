@@ -20,22 +20,24 @@ def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
     """Says what the result is, which points differ from the best one, and what diverged.
 
     A brief verdict stands below the table of the points, so it leaves out long names. Of a run that
-    is not finished, the points are compared that are as far as the best one.
+    is not finished, the points are compared that are as far as the best one; of one with halving,
+    those that were trained to the end.
     """
-    which, run = standing.compared_words(run), compared(run)
+    most = 2 if brief else MAX_NAMES
+    which, lost, run = standing.compared_words(run), diverged(run, most), compared(run)
     grid = run.summary["grid"]
     if count_diverged(run.results) == len(run.results):
         sentences = ["Every trial diverged, so there is no result."]
     elif len(grid) == 1:
         sentences = [f"{sentence(_accuracy(run, best.point))}."]
-        sentences += untrained(run, 2 if brief else MAX_NAMES)
+        sentences += untrained(run, most)
     else:
         tied = _tied(run, best.point)
         it = "It" if len(tied) < 2 else "The first"
         sentences = _best(run, best.point, tied, brief)
-        sentences += untrained(run, 2 if brief else MAX_NAMES)
+        sentences += untrained(run, most)
         sentences += _differences(run, best, it, brief)
-    sentences += diverged(run, 2 if brief else MAX_NAMES)
+    sentences += lost
     if len(grid) > 1 and not run.progress:
         sentences += _power(run, best)
     return " ".join([*filter(None, [which]), *sentences])

@@ -26,7 +26,7 @@ FOLDERS = ("figures", "checkpoints", "files", "weights", "growth")
 NAMES = {
     "checkpoints": r"processes\.json|(?:after_[0-9]+_)?(?:parts\.json|trials_[0-9]+_to_[0-9]+)",
     "figures": r"(?:accuracy_(?:curves|by_point|vs_\w+)|loss_curves|heat_map|search|"
-    r"parallel_coordinates|classes|mistakes|first_layer)\.(?:png|svg)",
+    r"parallel_coordinates|halving|classes|mistakes|first_layer)\.(?:png|svg)",
     "weights": r"trial_[0-9]+\.npz",
     "growth": r"(?:config|parts)\.json|metrics\.jsonl|results\.csv|chosen_trial\.npz",
     "growth/weights": r"trial_[0-9]+\.npz",

@@ -41,6 +41,30 @@ STYLE = {
 }
 
 
+def stopped_groups(run: Run) -> dict[int, tuple[str, str]]:
+    """Returns the colour and the name of the points that stopped after each epoch, in order.
+
+    What halving stopped is grey, lighter the earlier it did; 0, for all others, comes last.
+    """
+    stops = Counter(point.get("stopped_epoch", 0) for point in run.summary["grid"])
+    rungs = sorted({*stops} - {0})
+    levels = np.linspace(0.76, 0.4, len(rungs)).round(3)
+    groups = {
+        rung: (str(level), f"stopped after epoch {rung} ({stops[rung]})")
+        for rung, level in zip(rungs, levels, strict=True)
+    }
+    still = "still in" if run.progress else "trained to the end"
+    return groups | {0: (COLORS[0], f"{still} ({stops[0]})")}
+
+
+def highest_share(run: Run) -> float:
+    """Returns where 100 % is drawn on a log scale of errors: half an image that chooses below it.
+
+    Validation images choose.
+    """
+    return 1 - 0.5 / int(run.summary["num_images"]["validation"])
+
+
 class NothingToDrawError(Exception):
     """A figure has nothing to show; the message says why."""
 

@@ -34,13 +34,21 @@ def draw_lines(run: Run):
     ax.set(xlim=(-0.05, NONE + 0.03), ylim=(last + 0.45, -0.35))
     ax.axis("off")
     x = [_draw_axis(ax, y, axis, grid, points) for y, axis in enumerate(axes)]
-    places, outside = _draw_accuracies(ax, last, f"mean {words} (%)", points, column)
-    lines = [np.column_stack([line, range(last + 1)]) for line in np.transpose([*x, places])]
-    rank = rankdata(places) / len(points)  # to 1; of many points, the best stand out
-    shades = colormaps["Blues"](0.25 + 0.75 * rank ** max(1, len(points) / 50))
-    look = {"colors": shades, "lw": 0.5 + rank, "rasterized": len(points) > 1000}
+    stops, groups = [point.get("stopped_epoch", 0) for point in points], canvas.stopped_groups(run)
+    ends = [point for point in points if not point.get("stopped_epoch")]
+    places, outside = _draw_accuracies(ax, last, f"mean {words} (%)", ends, column)
+    rank = rankdata(places) / len(ends)  # to 1; of many points, the best stand out
+    shades = colormaps["Blues"](0.25 + 0.75 * rank ** max(1, len(ends) / 50))
+    lines = [np.column_stack([line, range(last)]) for line in np.transpose(x)]
+    first = len(points) - len(ends)  # what halving stopped was worse, and is drawn below
+    lines[first:] = [
+        np.vstack([line, (place, last)]) for line, place in zip(lines[first:], places, strict=True)
+    ]
+    colors = [*(groups[stop][0] for stop in stops[:first]), *shades]
+    widths = [0.5] * first + (0.5 + rank).tolist()
+    look = {"colors": colors, "lw": widths, "rasterized": len(points) > 1000}
     ax.add_collection(LineCollection(lines, **look))
-    y = np.full(len(points), last)
+    y = np.full(len(ends), last)
     ax.scatter(places[~outside], y[~outside], 14, shades[~outside], zorder=3)
     ax.plot(places[outside], y[outside], "v", color=canvas.COLORS[1], ms=6, mew=0, alpha=0.7)
     chosen = [point["point"] == run.summary["chosen_point"] for point in points]
@@ -51,6 +59,14 @@ def draw_lines(run: Run):
         f"Each point of the search on {dataset}: a line across its axes, down to its mean {words}"
         f" over {canvas.seeds_words(grid)} ({p.words}). The darker a line, the higher its rank."
     )
+    if first:
+        caption += (
+            " Grey lines are of points that halving stopped, lighter the earlier it was. They end"
+            " before the accuracy, since theirs are of fewer epochs."
+        )
+        for color, name in list(groups.values())[:-1]:
+            ax.plot([], [], color=color, label=name)
+        canvas.add_legend(figure, [ax])
     if any(chosen):
         caption += f" Black: the {'best' if run.progress else 'chosen'} point."
     if any(

@@ -97,6 +97,18 @@ def set_scale(ax, axis: str, grid: Sequence[Row], inches: float) -> dict[Any, fl
     return places
 
 
+def set_share_scale(ax, shares: Sequence[float] | np.ndarray) -> None:
+    """Gives the y axis a log scale of errors, in percent, on which accuracies below 1 have room."""
+    low, high = (min(shares), max(shares)) if len(shares) else (0.0, 0.9)
+    ax.set_yscale("function", functions=(_spread_share, lambda place: 1 - 10.0**-place))
+    bottom, top = _spread_share(np.array([low, high]))
+    pad = 0.05 * max(top - bottom, 0.1)
+    low, high = (1 - 10.0**-place for place in (bottom - pad, top + pad))
+    ax.set_ylim(low, high)
+    ticks = [share for share in (0.1, 0.3, *_SHARES[1:]) if low <= share <= high]
+    ax.set_yticks(ticks, [f"{100 * share:g}" for share in ticks])
+
+
 def tick_texts(values: Sequence[Any], inches: float) -> tuple[list[str], bool]:
     """Returns labels for ticks so many inches apart, and whether they have room horizontally."""
     texts, room = [cut(shown(value, num_digits(values))) for value in values], int(13 * inches) - 1
