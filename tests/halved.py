@@ -18,7 +18,7 @@ def halve(run, number=3, min_epochs=1):
     disk.write_text(path / "config.json", disk.to_json(config))
     experiment = read_experiment(str(path / "config.json"), {})
     names = records.trial_rows(experiment.points, experiment.seeds, run.summary["dataset"])
-    _, stopped = halving.read_stages(path, experiment, names)
+    _, stopped, *_ = halving.read_stages(path, experiment, names)
     ends = {row["trial"]: row["stopped_epoch"] for row in stopped}
     by_trial = {row["trial"]: row for row in stopped}
     rows = []
