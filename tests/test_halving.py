@@ -160,6 +160,18 @@ def test_a_run_that_dies_goes_on_with_the_same_bits(tmp_path, monkeypatch, whole
     assert_same(path, whole / "halved")
 
 
+def test_weights_of_a_rung_are_not_taken_for_those_of_the_next(tmp_path, monkeypatch):
+    """The run dies when the rows of the second rung are there, and its weights are not."""
+    path, kept = tmp_path / "run", HALVED | {"num_seeds": 1, "keep_weights": "all"}
+    with monkeypatch.context() as patch:
+        stop_before(patch, 3, group=2)
+        with pytest.raises(PowerCutError):
+            run(path, **kept)
+    run(path, **kept)
+    run(tmp_path / "whole", **kept)
+    assert_same(path, tmp_path / "whole")
+
+
 def test_a_run_that_dies_before_it_writes_what_stopped_decides_again(tmp_path, monkeypatch, whole):
     path = tmp_path / "run"
     write = runner.records.write_results

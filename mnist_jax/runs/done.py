@@ -101,16 +101,18 @@ def _groups(
 
 
 def _say_what_stops(path: Path, stopped: Mapping[int, Row], recorded: Mapping[int, int]) -> None:
-    """Says which trials of a run that has grown stop earlier than before, and loses their weights.
+    """Says which trials of a run that has grown stop earlier than before; their rows are cut off.
 
-    Their rows after that are cut off.
+    Weights of other epochs than the last one are deleted: of these trials, and of those whose last
+    ones were not written before the run died.
     """
     trials = [trial for trial, row in stopped.items() if recorded[trial] > row["stopped_epoch"]]
     if trials:
         what = f"{labels.count(len(trials), 'trial')} that had gone on"
         print(f"{what} stop at a rung, since more points or seeds are compared there", flush=True)
-    for trial in {*trials} & {*weights.kept(path)}:
-        weights.file(path, trial).unlink()
+    for trial in stopped.keys() & {*weights.kept(path)}:
+        if weights.epoch_of(path, trial) != stopped[trial]["stopped_epoch"]:
+            weights.file(path, trial).unlink()
 
 
 def _warn_of_lost(

@@ -102,15 +102,18 @@ def kept_epoch(workdir: Path, group: Sequence[int]) -> int:
     """Returns the epoch after which the states of all trials of a group are kept, or 0."""
     if not {*group} <= {*kept(workdir)}:
         return 0
-    epochs = set()
-    for trial in group:
-        try:
-            arrays = run_files.read_arrays(file(workdir, trial), only=_EPOCH)
-            run_files.check_arrays(file(workdir, trial), arrays, {_EPOCH: ("i", ())})
-        except BadFileError:
-            return 0
-        epochs.add(int(arrays[_EPOCH]))
+    epochs = {epoch_of(workdir, trial) for trial in group}
     return epochs.pop() if len(epochs) == 1 else 0
+
+
+def epoch_of(workdir: Path, trial: int) -> int:
+    """Returns the epoch after which the state of a trial is kept, or 0."""
+    try:
+        arrays = run_files.read_arrays(file(workdir, trial), only=_EPOCH)
+        run_files.check_arrays(file(workdir, trial), arrays, {_EPOCH: ("i", ())})
+    except BadFileError:
+        return 0
+    return int(arrays[_EPOCH])
 
 
 def file(workdir: Path, trial: int) -> Path:
