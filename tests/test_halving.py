@@ -197,6 +197,32 @@ def test_what_goes_on_is_packed_where_memory_had_divided_it(tmp_path, monkeypatc
     assert_same(tmp_path / "run", whole / "halved")
 
 
+@pytest.mark.parametrize("axis", ["momentum", "ema_decay"])
+@pytest.mark.parametrize("keep", ["chosen", "all"])
+def test_trials_that_kept_less_are_packed_with_others(tmp_path, monkeypatch, capsys, axis, keep):
+    """Memory had divided them: the first of two had no momentum, or no average, to keep."""
+    trials_that_fit = memory.trials_that_fit
+    asked = {
+        "grid": "list",
+        "learning_rate": 1e-6,  # so that all are as good, and the first two go on
+        axis: "0,0.5,0.6,0.7,0.8,0.9",
+        "num_seeds": 1,
+        "num_epochs": 3,
+        "halving": 3,
+        "protocol": "validation",
+        "keep_weights": keep,
+    }
+    monkeypatch.setattr(memory, "trials_that_fit", lambda x: 1 + (len(x.trials.seed) == 2))
+    run(tmp_path / "run", **asked)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "2 trials of 3 epochs\n" in said.out  # from the rung on
+    monkeypatch.setattr(memory, "trials_that_fit", trials_that_fit)
+    run(tmp_path / "whole", **asked)
+    for name in ("metrics.jsonl", "results.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 @pytest.mark.parametrize("keep", ["chosen", "all"])
 @pytest.mark.parametrize(
     ("before", "after"),

@@ -108,8 +108,7 @@ def _restore_survivors(
                     raise BadFileError(folder / step, error) from None
             found = {}
             for name, (kept, leaf) in names.items():
-                # As in `weights.read_state`: a trial that averages nothing has its parameters.
-                array = arrays.get(name, arrays.get(name.replace(".average", ".params", 1)))
+                array = weights.array_of(arrays, name)
                 if array is None or (array[0].shape, array.dtype) != (leaf.shape, leaf.dtype):
                     raise BadFileError(folder / step, f"{name} is not of this network")
                 found[kept] = array

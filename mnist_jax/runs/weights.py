@@ -81,9 +81,7 @@ def read_state(workdir: Path, trial: int, like: PyTree) -> Kept:
     run_files.check_arrays(path, arrays, {_EPOCH: ("i", ())})
     found = []
     for name, wanted in named_arrays(like).items():
-        # Trials of a program average their weights if one of them does; the average of one that
-        # does not is its parameters.
-        array = arrays.get(name, arrays.get(name.replace("state/average", "state/params", 1)))
+        array = array_of(arrays, name)
         if array is not None and array.dtype.kind == "V":  # a type that NumPy's files do not know
             array = array.view(wanted.dtype)
         if array is None or (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
@@ -96,6 +94,20 @@ def read_state(workdir: Path, trial: int, like: PyTree) -> Kept:
     }
     state = jax.tree.unflatten(jax.tree.structure(like), found)
     return Kept(int(arrays[_EPOCH]), state, columns)
+
+
+def array_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
+    """Returns an array of the state of trials by its name in a file, or in a checkpoint.
+
+    Trials of a program average their weights, or have a momentum, if one of them does. The average
+    of one that does not is its parameters; the momentum of one whose factor is 0 counts nothing.
+    """
+    parts = re.fullmatch(r"(state/|\.)(average|opt_state\W+\d+\W+trace)\b(.*)", name)
+    if name in arrays or not parts:
+        return arrays.get(name)
+    root, what, leaf = parts.groups()
+    params = arrays.get(f"{root}params{leaf}")
+    return params if params is None or what == "average" else np.zeros_like(params)
 
 
 def kept_epoch(workdir: Path, group: Sequence[int]) -> int:
