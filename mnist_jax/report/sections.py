@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from mnist_jax.report import tables
+from mnist_jax.report import importance, tables
 from mnist_jax.report.data_words import data_words
 from mnist_jax.report.halving import rungs_of
 from mnist_jax.report.points import MAX_POINTS, BestPoint, compared, criterion_words
@@ -62,6 +62,7 @@ def make_sections(run: Run, best: BestPoint, pictures: Sequence[Picture | str]) 
         (f"Results{so_far}", _results(run)),
         *_metrics(run),
         *_comparisons(run, best),
+        *_axes(run),
         ("Figures", [*filter(None, [compared_words(run)]), *pictures]),
         ("Timing", _timing(run, **taken)),
         ("Provenance", [tables.key_values(provenance)]),
@@ -153,6 +154,11 @@ def _comparisons(run: Run, best: BestPoint) -> list[Section]:
         f" for every pair of the {len(grid)} points."
     )
     return [("Comparisons", [tables.comparison_table(compared(run), best.others), meaning])]
+
+
+def _axes(run: Run) -> list[Section]:
+    blocks = importance.make_blocks(run)
+    return [("Which axes matter", blocks)] if blocks else []
 
 
 def _timing(run: Run, seconds: Row, seconds_by_process: Sequence[Row]) -> list[str | Table]:
