@@ -122,7 +122,7 @@ def test_lines_stop_at_the_rungs(tmp_path):
 def test_without_halving_there_are_no_rungs(tmp_path):
     run = make_run(tmp_path / "run", "validation", seeds=1, **SEARCH)
     assert halving.rungs_of(run) == []
-    assert halving.stopped_words(run) == ""
+    assert standing.compared_words(run) == ""
     assert "halving" not in one_run.figures_of_run(run)
     assert "halving" not in page(run).split("## Config")[0]
     figure, caption = search.draw_search(run)
@@ -174,7 +174,10 @@ def test_every_figure_of_a_product_is_of_what_was_trained_to_the_end(tmp_path):
     for draw in drawings.values():
         drawn(draw()[0])
     figure, _ = drawings["accuracy_curves"]()
-    assert len(figure.axes) == len(by_stop(run)[0])
+    assert len(figure.axes) == len(by_stop(run)[0]) == 1
+    [best] = by_stop(run)[0]
+    values = f"learning_rate={best['learning_rate']:g}, l2={best['l2']:g}"
+    assert f"with the 1 that was trained to the end ({values}). Mean chosen" in verdict_of(run)
     wide = halve(make_run(tmp_path / "wide", "validation_last_epoch", **SEARCH), 2)
     _, caption = one_run.figures_of_run(wide)["accuracy_by_point"]()
     assert f"of {len(by_stop(wide)[0])} grid points that were not stopped" in caption

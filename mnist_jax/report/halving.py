@@ -31,12 +31,11 @@ def num_stopped(run: Run) -> int:
 
 
 def stopped_words(run: Run) -> str:
-    """Says how many grid points halving stopped, and when; empty if it stopped none."""
-    if not (rungs := rungs_of(run)):
-        return ""
+    """Says how many grid points of a finished run halving stopped, and when; without a dot."""
+    rungs = rungs_of(run)
     num_points, left = len(run.summary["grid"]), rungs[-1].num_kept
     stops = [f"{rung.num_points - rung.num_kept} after epoch {rung.epoch}" for rung in rungs]
     text = f"Of {count(num_points, 'grid point')} halving stopped {listed(stops, len(stops))}"
     they = "it is" if num_points - left == 1 else "they are"
     were = "was" if left == 1 else "were"
-    return f"{text}; {they} not compared with the {left} that {were} trained to the end."
+    return f"{text}; {they} not compared with the {left} that {were} trained to the end"

@@ -39,15 +39,17 @@ def standing(run: Run) -> str:
 def compared_words(run: Run) -> str:
     """Says which grid points are compared, if these are not all of the run's."""
     grid = compared(run).summary["grid"]
-    if run.progress is None:
-        return stopped_words(run)
-    if len(grid) == run.progress.num_points:
+    if len(grid) == (run.progress.num_points if run.progress else len(run.summary["grid"])):
         return ""
-    point, of = grid[0], f"of {run.progress.num_points} grid points"
-    done = "done" if not epochs_left(point) else f"after epoch {epochs_done(point)}"
+    point = grid[0]
     common = [axis for axis in spanned_axes(run) if axis not in varying(grid)]
     values = label(point, [Axis(axis, num_digits([point[axis]])) for axis in common])
-    done += f" ({values})" * bool(values)
+    values = f" ({values})" * bool(values)
+    if run.progress is None:
+        return f"{stopped_words(run)}{values}."
+    of = f"of {run.progress.num_points} grid points"
+    done = "done" if not epochs_left(point) else f"after epoch {epochs_done(point)}"
+    done += values
     if len(grid) == 1:
         return f"Only 1 {of} is {done}."
     return f"Only the {len(grid)} {of} that are {done} are compared."
