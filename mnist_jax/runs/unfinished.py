@@ -92,7 +92,7 @@ def read_epochs(
     splits = list(filter(None, ("train", PROTOCOLS[experiment.protocol].held_out)))
     always = {f"{split}_{what}" for split in splits for what in ("loss", "accuracy")}
     path, kinds = workdir / "metrics.jsonl", columns_of(experiment.protocol, (), experiment.metrics)
-    names: list[str] = []
+    names, lacks = list[str](), set[str]()
     values: dict[int, array.array] = {}
     done, num_bytes = dict.fromkeys(trials, 0), 0
     for line in run_files.lines(path) if os.path.lexists(path) else ():
@@ -101,17 +101,18 @@ def read_epochs(
         num_bytes += len(line)
         try:
             row = run_files.parse_json(line, {"trial": int, "epoch": int})
-            names = names or [name for name, kind in kinds.items() if kind is float and name in row]
+            if not names and not (lacks := always.difference(row)):
+                names = [name for name, kind in kinds.items() if kind is float and name in row]
             number = row["trial"]
             numbers = [math.nan if row[name] is None else float(row[name]) for name in names]
             follows = done[number] + 1 == row["epoch"] <= trials[number]["num_epochs"]
         except (ValueError, LookupError, TypeError, RecursionError):
             continue
-        if follows:
+        if follows and names:
             done[number] = row["epoch"]
             values.setdefault(number, array.array("d")).extend(numbers)
-    if values and not always.issubset(names):
-        raise BadFileError(path, f"its rows lack {', '.join(sorted(always.difference(names)))}")
+    if lacks:
+        raise BadFileError(path, f"its rows lack {', '.join(sorted(lacks))}")
     tables = {i: np.reshape(values[i], (done[i], -1)).T for i in sorted(values)}
     measured = {i: dict(zip(names, table, strict=True)) for i, table in tables.items()}
     epochs = {number: trial["num_epochs"] for number, trial in trials.items()}
