@@ -126,7 +126,7 @@ def test_nothing_is_told_of_noise(tmp_path, seed):
     assert not re.search("learning_rate|momentum", said)
 
 
-def test_planted_axes_are_found(tmp_path):
+def test_planted_axes_are_found(tmp_path, monkeypatch):
     def effect(point):
         best = (np.log10(point["learning_rate"]) + 1) ** 2  # at 0.1
         return 0.95 - 0.1 * best - 0.05 * (point["schedule"] == "constant")
@@ -144,8 +144,10 @@ def test_planted_axes_are_found(tmp_path):
     assert re.search(r"Nothing can be told of (l2 and momentum|momentum and l2): ", meaning)
     assert "first rung" not in method
     assert "## Which axes matter" in page(run)
-    again = importance.make_blocks(run)
-    assert again == [method, table, meaning]
+    assert importance.make_blocks(run) == [method, table, meaning]
+    monkeypatch.setattr(importance, "MAX_POINTS", 50)
+    method, *_ = importance.make_blocks(run)
+    assert "4 of 5 parts of the 50 of the 60 points, drawn at random, which rank" in method
 
 
 def test_of_few_points_or_a_list_nothing_is_told(tmp_path):

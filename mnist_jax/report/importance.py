@@ -27,6 +27,7 @@ from mnist_jax.runs.results import Run, protocol
 from mnist_jax.stats import mean_of
 
 MIN_POINTS = 40  # with fewer, a forest sometimes explains pure noise
+MAX_POINTS = 2000  # which take seconds
 MIN_EXPLAINED = 0.3  # of the scatter among unseen points; of noise it is below 0.15
 MIN_LOSS = 0.01  # of the scatter, that an axis must explain
 PARTS, REPEATS, SHUFFLES, TREES = 5, 2, 2, 50
@@ -60,11 +61,14 @@ def make_blocks(run: Run) -> list[str | Table]:
     p, rungs = protocol(run), rungs_of(run)
     what = f"mean {criterion_words(p) if p.criterion else p.measure}"
     if rungs:
-        what += f" after epoch {rungs[0].epoch}, the last one of all points"
+        what += f" after epoch {rungs[0].epoch}, up to which all points were trained"
     found = find(places(grid, axes), ranks(run))
+    size = f"{len(grid)} points"
+    if len(grid) > MAX_POINTS:
+        size = f"{MAX_POINTS} of the {len(grid)} points, drawn at random,"
     method = (
-        f"Random forests (scikit-learn) learned from {PARTS - 1} of {PARTS} parts of the"
-        f" {len(grid)} points which rank a point has by its {what}, given its values on the axes."
+        f"Random forests (scikit-learn) learned from {PARTS - 1} of {PARTS} parts of the {size}"
+        " which rank a point has by its {what}, given its values on the axes."
         " Points with trials that diverged rank last. Of the scatter of the ranks among the points"
         f" that a forest had not seen, they explain {max(0, 100 * found.explained):.0f} %."
     )
@@ -145,6 +149,9 @@ def find(points: np.ndarray, ranks: np.ndarray) -> Found:
         from sklearn.inspection import permutation_importance
         from sklearn.model_selection import RepeatedKFold
 
+    if len(points) > MAX_POINTS:
+        drawn = np.random.default_rng(0).permutation(len(points))[:MAX_POINTS]
+        points, ranks = points[drawn], ranks[drawn]
     errors, losses = [], []
     parts = RepeatedKFold(n_splits=PARTS, n_repeats=REPEATS, random_state=0)
     for seen, unseen in parts.split(points):

@@ -28,7 +28,7 @@ def draw_halving(run: Run):
         if point["point"] == run.summary["chosen_point"]:
             color, width = canvas.COLORS[1], 2.8
             name = "best so far" if run.progress else "chosen"
-        line = {"label": name, "color": color, "lw": width}
+        line = {"label": name, "color": color, "lw": width, "rasterized": len(points) > 1000}
         ax.plot(range(1, len(means) + 1), means, marker="o", ms=2.5, markevery=[-1], **line)
         drawn += [means.min(), means.max()]
     longest = max(map(epochs_done, points))
