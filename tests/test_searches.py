@@ -127,6 +127,8 @@ def test_nothing_is_told_of_noise(tmp_path, seed):
 
 
 def test_planted_axes_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(importance, "TREES", 15)  # which takes less time
+
     def effect(point):
         best = (np.log10(point["learning_rate"]) + 1) ** 2  # at 0.1
         return 0.95 - 0.1 * best - 0.05 * (point["schedule"] == "constant")
