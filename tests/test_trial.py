@@ -1,3 +1,7 @@
+import functools
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +131,18 @@ def test_evaluation_scores_every_image_once(mlp, split, batch_size):
     )
     assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
     assert int(sums.correct) == (logits.argmax(axis=1) == labels).sum()
+
+
+def test_an_order_is_widened_batch_by_batch(mlp, split):
+    """Many trials have many orders, which are of 16 bits."""
+    r, order = recipe(mlp), jnp.arange(NUM_IMAGES, dtype=jnp.uint16)
+    epoch = functools.partial(trial.train_epoch, r)
+    hyper = hyperparameters()
+    text = str(jax.make_jaxpr(epoch)(hyper, init(r, hyper), order, split))
+    sizes = [
+        math.prod(map(int, found.split(","))) for found in re.findall(r"i32\[([\d,]+)\]", text)
+    ]
+    assert 0 < max(sizes) < NUM_IMAGES
 
 
 def test_no_momentum_is_momentum_zero(mlp, split):

@@ -217,6 +217,7 @@ def train_epoch(
     def step(carry, batch):
         state, total = carry
         indices, weights = batch
+        indices = indices.astype(jnp.int32)  # only here: orders of many trials are large
         images, labels = split.images[indices], split.labels[indices]
         state, sums = train_step(recipe, hyper, state, images, labels, weights)
         return (state, jax.tree.map(jnp.add, total, sums)), None
@@ -228,7 +229,7 @@ def train_epoch(
     if whole:
         carry, _ = jax.lax.scan(step, carry, _batches(order[:whole], recipe.batch_size))
     if rest := len(order) - whole:
-        carry, _ = step(carry, (order[whole:].astype(jnp.int32), jnp.ones(rest)))
+        carry, _ = step(carry, (order[whole:], jnp.ones(rest)))
     return carry
 
 
@@ -356,6 +357,6 @@ def _batches(order: Integer[Array, " n"], batch_size: int) -> tuple[Array, Array
     """Cuts an order of images into [steps, batch] indices and weights, filling up with weight 0."""
     steps = num_batches(len(order), batch_size)
     padding = (0, steps * batch_size - len(order))
-    indices = jnp.pad(order.astype(jnp.int32), padding)
+    indices = jnp.pad(order, padding)
     weights = jnp.pad(jnp.ones(len(order)), padding)
     return indices.reshape(steps, batch_size), weights.reshape(steps, batch_size)
