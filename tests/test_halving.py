@@ -267,6 +267,7 @@ def test_the_test_set_chooses_nothing(tmp_path, monkeypatch, whole):
         ({"num_epochs": 2}, "num_epochs=2: expected 3 epochs or more"),
         ({"min_epochs": 4}, "min_epochs=4: expected at most 3, num_epochs / halving"),
         ({"num_points": 2}, "halving=3: expected 0, or at most 2, the number of points"),
+        ({"num_points": 1}, "halving=3: expected 0 with one point, which nothing competes with"),
         ({"halving": 0, "min_epochs": 2}, "min_epochs=2: expected 1 without halving"),
         ({"shard": "0/2"}, "halving=3: expected 0 with a shard, since shards would choose"),
     ],
