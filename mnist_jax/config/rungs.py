@@ -65,9 +65,10 @@ def check(
         )
         raise bad_value("halving", halving, expected)
     if num_points < halving:
-        most = f"0, or at most {num_points}, the number of points"
-        alone = "0 with one point, which nothing competes with"
-        raise bad_value("halving", halving, most if num_points > 1 else alone)
+        expected = f"0, or at most {num_points}, the number of points"
+        if num_points == 1:
+            expected = "0 with one point, which nothing competes with"
+        raise bad_value("halving", halving, expected)
     if not rungs(num_epochs[0], halving, min_epochs, num_points):
         most = num_epochs[0] // halving
         what = f"at most {most}, num_epochs / halving" if most else f"{halving} epochs or more"
