@@ -236,6 +236,7 @@ def test_a_run_grows_and_decides_again(tmp_path, capsys, before, after, keep):
     path, kept = tmp_path / "run", {"keep_weights": keep}
     run(path, **HALVED | before | kept)
     run(path, **HALVED | after | kept)
+    assert "after epoch 0" not in capsys.readouterr().out
     run(tmp_path / "whole", **HALVED | after | kept)
     assert_same(path, tmp_path / "whole")
 

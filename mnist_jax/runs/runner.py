@@ -334,8 +334,8 @@ class Runner:
         size = f"{labels.count(len(group), 'trial')} of {labels.count(num_epochs, 'epoch')}"
         if end := self._stage.end:
             size = f"{labels.count(len(group), 'trial')} up to epoch {end}, a rung"
-        resumed = f", resumed after epoch {start}" * (start != self._stage.start)
-        self._say(self._place_of(group) + size + resumed)
+        resumed = f", resumed after epoch {start}" if start else ", from the start"
+        self._say(self._place_of(group) + size + resumed * (start != self._stage.start))
 
     def _say_once(self, text: str) -> bool:
         """Says what groups have in common before the first of them alone; returns if it did."""
