@@ -92,6 +92,17 @@ def test_rounds_count_no_warm_up_and_leave_out_who_does_not_train(capsys):
     ]
 
 
+def test_the_table_of_peers_says_where_ours_is_slower():
+    compared = {
+        name: {"ms_per_step": 3.0, "versions": {}, "ratio": rounds.spread(ratios)}
+        for name, ratios in {"torch": [1.5, 2.0, 3.0], "flax": [0.8, 0.5, 1.25]}.items()
+    }
+    (table,) = peers.peer_lines(compared, {})
+    _, torch, flax = (" ".join(line.split()) for line in table.splitlines())
+    assert torch.endswith("3.000 2.00 times faster 1.50 to 3.00")
+    assert flax.endswith("3.000 1.25 times slower 0.80 to 2.00")
+
+
 def test_rounds_alternate_their_order():
     called = []
 

@@ -123,9 +123,13 @@ def peer_lines(compared: Mapping[str, Mapping], left_out: Mapping[str, str]) -> 
     rows = []
     for name, peer in compared.items():
         label = f"{name} ({' '.join(f'{k} {v}' for k, v in peer['versions'].items() if k == name)})"
-        times = peer["ratio"]
+        times, word = peer["ratio"], "faster"
+        if times["median"] < 1:
+            inverse = {"median": "median", "min": "max", "max": "min"}
+            times, word = {name: 1 / times[of] for name, of in inverse.items()}, "slower"
         extremes = f"{times['min']:.2f} to {times['max']:.2f}"
-        rows.append([label, f"{peer['ms_per_step']:.3f}", f"{times['median']:.2f} times", extremes])
-    names = ("peer, one network at a time", "ms a step", "ours is faster", "min to max")
+        how = f"{times['median']:.2f} times {word}"
+        rows.append([label, f"{peer['ms_per_step']:.3f}", how, extremes])
+    names = ("peer, one network at a time", "ms a step", "ours is", "min to max")
     tables = [text_table(names, rows)] if rows else []
     return tables + [f"{name} is left out: {why}" for name, why in left_out.items()]
