@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 from server import ROOT
-from test_resume import rows, stop
+from test_resume import saved, stop
 
 from mnist_jax.report import reading
 from mnist_jax.runs import chosen_trial
@@ -89,7 +89,7 @@ def test_a_run_on_ones_own_images_ends_in_a_report(whole):
 @pytest.mark.slow
 def test_it_goes_on_after_a_kill_with_the_same_bits(server, fruit, whole, tmp_path):
     process = server.start("main", *fruit[1], f"--workdir={tmp_path / 'run'}")
-    stop(process, signal.SIGKILL, lambda: rows(tmp_path / "run") >= 2 * 3)
+    stop(process, signal.SIGKILL, saved(tmp_path / "run", 2 * 3))
     assert process.status == -signal.SIGKILL
     moved = shutil.move(fruit[0], tmp_path / fruit[0].name)  # it may be elsewhere by then
     try:
