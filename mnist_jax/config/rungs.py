@@ -70,8 +70,7 @@ def check(
             expected = "0 with one point, which nothing competes with"
         raise bad_value("halving", halving, expected)
     if not rungs(num_epochs[0], halving, min_epochs, num_points):
-        most = num_epochs[0] // halving
-        what = f"at most {most}, num_epochs / halving" if most else f"{halving} epochs or more"
-        if most:
-            raise bad_value("min_epochs", min_epochs, f"{what}, or nothing would be stopped")
-        raise bad_value("num_epochs", num_epochs[0], f"{what}, or nothing would be stopped")
+        key, value, what = "num_epochs", num_epochs[0], f"{halving} epochs or more"
+        if most := num_epochs[0] // halving:
+            key, value, what = "min_epochs", min_epochs, f"at most {most}, num_epochs / halving"
+        raise bad_value(key, value, f"{what}, or nothing would be stopped")

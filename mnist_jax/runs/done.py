@@ -47,7 +47,7 @@ def read_done(path: Path, experiment: Experiment, record: Row, names: Sequence[R
         raise records.cannot_resume(path, error) from None
     stopped = {row["trial"]: row for row in out}
     ends |= {trial: row["stopped_epoch"] for trial, row in stopped.items()}
-    _say_what_stops(path, stopped, recorded)
+    _drop_what_followed(path, stopped, recorded)
     readable = {trial: min(end, measured.get(trial, end)) for trial, end in ends.items()}
     if any(recorded[trial] > readable[trial] for trial in recorded):
         recorded = records.trim_metrics(path, readable)
@@ -100,11 +100,13 @@ def _groups(
     return pieces
 
 
-def _say_what_stops(path: Path, stopped: Mapping[int, Row], recorded: Mapping[int, int]) -> None:
-    """Says which trials of a run that has grown stop earlier than before; their rows are cut off.
+def _drop_what_followed(
+    path: Path, stopped: Mapping[int, Row], recorded: Mapping[int, int]
+) -> None:
+    """Deletes weights of stopped trials that are of other epochs than their last one.
 
-    Weights of other epochs than the last one are deleted: of these trials, and of those whose last
-    ones were not written before the run died.
+    A line says how many of a run that has grown stop earlier than before; the caller cuts their
+    rows off. The others' last weights were not written before the run died.
     """
     trials = [trial for trial, row in stopped.items() if recorded[trial] > row["stopped_epoch"]]
     if trials:

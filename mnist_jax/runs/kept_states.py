@@ -70,17 +70,17 @@ def _restore_weights(
 
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
 
-    def read() -> Iterator[_State]:
+    def read(_epoch: int) -> Iterator[_State]:
         for trial in group:
             found = weights.read_state(workdir, trial, one)
             columns = {name: value.item() for name, value in found.columns.items()}
             yield trial, weights.named_arrays(found.state), columns
 
-    def epoch() -> int:
+    def epoch_of_all() -> int:
         kept = weights.kept_epoch(workdir, group)
         return kept if kept <= newest else 0
 
-    return _restore(group, like, epoch, read)
+    return _restore(group, like, epoch_of_all, read)
 
 
 def _restore_survivors(
@@ -92,41 +92,40 @@ def _restore_survivors(
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
     names = dict(zip(leaf_names(like), weights.named_arrays(one).items(), strict=True))
 
-    def epoch() -> int:
+    def newest_epoch() -> int:
         return max((x for x in _epochs(workdir, group, stage) if x <= newest), default=0)
 
-    def read() -> Iterator[_State]:
-        step = str(epoch())
+    def read(epoch: int) -> Iterator[_State]:
         for other in groups.read_groups(workdir, stage.groups, stage.start):
             if {*other}.isdisjoint(group):
                 continue
             folder = groups.checkpoint_folder(workdir, other, stage.start)
             with Checkpoints(folder, run=run, num_trials=len(other), keep=1) as checkpoints:
                 try:
-                    arrays, record = checkpoints.read(int(step))
+                    arrays, record = checkpoints.read(epoch)
                 except Exception as error:  # damage can make the reader fail in any way
-                    raise BadFileError(folder / step, error) from None
+                    raise BadFileError(folder / str(epoch), error) from None
             found = {}
             for name, (kept, leaf) in names.items():
                 array = weights.array_of(arrays, name)
                 if array is None or (array[0].shape, array.dtype) != (leaf.shape, leaf.dtype):
-                    raise BadFileError(folder / step, f"{name} is not of this network")
+                    raise BadFileError(folder / str(epoch), f"{name} is not of this network")
                 found[kept] = array
             for place, trial in enumerate(other):
                 if trial in group:
                     columns = {name: values[place] for name, values in record["columns"].items()}
                     yield trial, {name: array[place] for name, array in found.items()}, columns
 
-    return _restore(group, like, epoch, read)
+    return _restore(group, like, newest_epoch, read)
 
 
 def _restore(
     group: Sequence[int],
     like: PyTree,
     epoch_of: Callable[[], int],
-    read: Callable[[], Iterator[_State]],
+    read: Callable[[int], Iterator[_State]],
 ) -> Restored | None:
-    """Puts states together that the first process reads; they are after the epoch, or 0: none."""
+    """Puts states together that the first process reads, of the epoch that it finds; 0: none."""
     import jax
 
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
@@ -141,7 +140,7 @@ def _restore(
         columns: dict[str, list] = {}
         places = {trial: place for place, trial in enumerate(group)}
         try:
-            for trial, state, values in read():
+            for trial, state, values in read(epoch):
                 for name, array in state.items():
                     arrays.setdefault(name, np.empty(*kinds[name]))[places[trial]] = array
                 for name, value in values.items():
