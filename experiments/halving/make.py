@@ -1,0 +1,212 @@
+"""Searches with halving and without it, on three designs: what it saves, and what it costs.
+
+    python experiments/halving/make.py [--data_dir=DIR]
+
+Trains or resumes what is not finished in runs/halving, then writes the tables of README.md between
+its markers, the figure, and the small files of each run.
+"""
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mnist_jax import stats
+from mnist_jax.config.rungs import num_kept, rungs
+from mnist_jax.report.figures import canvas
+from mnist_jax.report.formatting import interval, percent, signed
+from mnist_jax.report.render import markdown_table
+from mnist_jax.runs.choosing import trained_epochs
+from mnist_jax.runs.results import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where studies.py is
+import studies
+
+HERE = Path(__file__).parent
+RUNS = Path("runs/halving")
+SEARCH = "experiments/halving/search.py"
+DESIGNS = (0, 1, 2)
+CURVES = "curves.csv"
+"""Of a search that stops nothing: a row a point, its validation accuracy after each epoch."""
+
+
+class Choice(NamedTuple):
+    """What a way to search chooses, and what it trains for that."""
+
+    point: int
+    accuracy: float  # of the chosen point, on validation images, after the last epoch
+    epochs: int  # of all points together
+
+
+def searches() -> dict[str, Run]:
+    """Returns the searches, trained where they are not finished."""
+    runs = {}
+    for design in DESIGNS:
+        words = (
+            f"--config={SEARCH}",
+            f"--config.design_seed={design}",
+            f"--seed={5000 + 100 * design}",
+        )
+        for name, more in ((f"full_{design}", ()), (f"halved_{design}", ("--config.halving=3",))):
+            runs[name] = studies.run_once(RUNS / name, *words, *more, *sys.argv[1:])
+        file = RUNS / f"full_{design}" / CURVES
+        if not file.exists():
+            write_curves(runs[f"full_{design}"], file)
+    return runs
+
+
+def write_curves(run: Run, file: Path) -> None:
+    """Writes the validation accuracies of a run that has one seed."""
+    rows = map(json.loads, run.lines())
+    found = {(row["trial"], row["epoch"]): row["validation_accuracy"] for row in rows}
+    trials, epochs = (sorted({key[i] for key in found}) for i in range(2))
+    with open(file, "w", newline="", encoding="utf-8") as output:
+        csv.writer(output, lineterminator="\n").writerows(
+            [[found[trial, epoch] for epoch in epochs] for trial in trials]
+        )
+
+
+def read_curves(folder: Path) -> np.ndarray:
+    """Returns the validation accuracies of a search: [points, epochs]."""
+    return np.loadtxt(folder / CURVES, delimiter=",")
+
+
+def replay(curves: np.ndarray, halving: int, min_epochs: int = 1) -> Choice:
+    """Returns what halving would choose of a search whose curves are known: [points, epochs]."""
+    num_points, num_epochs = curves.shape
+    there, epochs, start = np.arange(num_points), 0, 0
+    for rung in (*rungs(num_epochs, halving, min_epochs, num_points), num_epochs):
+        epochs, start = epochs + len(there) * (rung - start), rung
+        order = np.argsort(-curves[there, rung - 1], kind="stable")
+        kept = num_kept(len(there), halving) if halving and rung < num_epochs else len(there)
+        there = np.sort(there[order[:kept]])
+    point = int(there[np.argmax(curves[there, -1])])
+    return Choice(point, float(curves[point, -1]), epochs)
+
+
+def choice_of(run: Run) -> Choice:
+    """Returns what a search has chosen."""
+    point = run.summary["chosen_point"]
+    accuracy = run.summary["grid"][point]["statistics"]["validation_accuracy"]["mean"]
+    return Choice(point, accuracy, sum(map(trained_epochs, run.results)))
+
+
+def seconds_of(run: Run) -> float:
+    """Returns how long a search compiled and trained."""
+    seconds = run.summary["provenance"]["seconds"]
+    return float(seconds["compile"] + seconds["train"])
+
+
+def outcome(runs: dict[str, Run]) -> str:
+    """Compares the searches of each design, and says how much they differ in the mean."""
+    rows, differences = [], []
+    for design in DESIGNS:
+        full, halved = (runs[f"{name}_{design}"] for name in ("full", "halved"))
+        first, second = choice_of(full), choice_of(halved)
+        differences.append(second.accuracy - first.accuracy)
+        rows.append(
+            [
+                str(design),
+                *(str(each.epochs) for each in (first, second)),
+                f"{second.epochs / first.epochs:.3f}",
+                *(f"{seconds_of(run):.0f}" for run in (full, halved)),
+                f"{seconds_of(halved) / seconds_of(full):.3f}",
+                *(percent(each.accuracy) for each in (first, second)),
+                signed(differences[-1]),
+            ]
+        )
+    header = [
+        *("design", "epochs, full", "halved", "ratio", "seconds, full", "halved", "ratio"),
+        *("validation accuracy, full, %", "halved, %", "difference, points"),
+    ]
+    found = stats.describe(differences, stats.Scale(step=1 / 10_000))
+    said = (
+        f"Mean difference {signed(found['mean'])} points (95 % interval over the"
+        f" {len(DESIGNS)} designs {interval(found['interval_95'], signed)})."
+    )
+    return f"{markdown_table(header, rows)}\n\n{said}"
+
+
+WAYS = tuple(itertools.product((2, 3, 4, 6), (1, 2, 4)))
+"""Values of `halving` and `min_epochs`."""
+
+
+def ways(curves: Sequence[np.ndarray]) -> str:
+    """Says what other ways to halve would have chosen, of the same points."""
+    rows = []
+    best = [replay(each, 0) for each in curves]
+    for halving, min_epochs in distinct(curves[0].shape):
+        found = [replay(each, halving, min_epochs) for each in curves]
+        after = rungs(curves[0].shape[1], halving, min_epochs, len(curves[0]))
+        lost = [now.accuracy - full.accuracy for now, full in zip(found, best, strict=True)]
+        share = sum(each.epochs for each in found) / sum(each.epochs for each in best)
+        cells = [str(halving), ", ".join(map(str, after)), f"{share:.3f}", *map(signed, lost)]
+        rows.append([*cells, signed(float(np.mean(lost)))])
+    columns = [f"design {design}, points" for design in DESIGNS]
+    return markdown_table(["halving", "rungs", "share of the epochs", *columns, "mean"], rows)
+
+
+def distinct(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns the ways that have different rungs, given the numbers of points and epochs."""
+    found = {}
+    for halving, min_epochs in WAYS:
+        after = tuple(rungs(shape[1], halving, min_epochs, shape[0]))
+        if after:
+            found.setdefault((halving, after), (halving, min_epochs))
+    return list(found.values())
+
+
+def draw_ways(curves: Sequence[np.ndarray]) -> Figure:
+    """Draws what each way to halve loses against the share of the epochs that it trains."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    ax = figure.subplots()
+    best = [replay(each, 0) for each in curves]
+    colors = {}
+    for halving, min_epochs in distinct(curves[0].shape):
+        found = [replay(each, halving, min_epochs) for each in curves]
+        share = sum(each.epochs for each in found) / sum(each.epochs for each in best)
+        lost = [100 * (now.accuracy - full.accuracy) for now, full in zip(found, best, strict=True)]
+        color = colors.setdefault(halving, canvas.COLORS[len(colors)])
+        ax.plot([share] * len(lost), lost, "o", color=color, ms=4, alpha=0.6)
+        ax.plot(share, np.mean(lost), "_", color=color, ms=16, mew=2)
+        after = rungs(curves[0].shape[1], halving, min_epochs, len(curves[0]))
+        ax.annotate(f"1/{halving} after\n{', '.join(map(str, after))}", (share, 0.004),
+                    ha="center", va="bottom", fontsize=7, color=color)  # fmt: skip
+    ax.axhline(0, color="#666666", lw=1, ls="--")
+    ax.axhline(-0.05, color="#666666", lw=1, ls=":")
+    ax.set(
+        xlabel="share of the epochs that a full search trains",
+        ylabel="validation accuracy of what is chosen,\nless that of the full search (points)",
+    )
+    num_points, num_epochs = curves[0].shape
+    figure.suptitle(
+        f"mnist, 784-500-300-10: {len(curves)} searches of {num_points} points for {num_epochs}"
+        " epochs,\nhalved in several ways (dots: searches; bars: means; dotted: 0.05 points)"
+    )
+    return figure
+
+
+def main() -> None:
+    """Runs the study and writes its tables and its figure."""
+    runs = searches()
+    curves = [read_curves(RUNS / f"full_{design}") for design in DESIGNS]
+    studies.save_figure(HERE / "ways.png", draw_ways, curves)
+    sections = {
+        "outcome": outcome(runs),
+        "ways": f"{ways(curves)}\n\n![Ways to halve](ways.png)",
+        "record": studies.describe_runs(list(runs.values())),
+    }
+    studies.fill_in(HERE / "README.md", sections)
+    for name in runs:
+        kept = [*studies.KEPT, *[CURVES] * name.startswith("full")]
+        studies.keep_files(RUNS / name, HERE / name, kept)
+
+
+if __name__ == "__main__":
+    main()
