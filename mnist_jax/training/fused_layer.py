@@ -26,6 +26,8 @@ TO_WINDOW = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 BOTH_AXES = np.kron(TO_KERNEL, TO_KERNEL)  # [16, 9]
 MIN_CHANNELS = 8  # with fewer, the products are too thin to pay for the transforms
 
+BFLOAT16 = "BF16_BF16_F32"
+
 TAPS = tuple((i, j) for i in range(3) for j in range(3))
 WINDOW = np.array([[0, 1], [2, 3]]).reshape(1, 2, 1, 2, 1, 1)  # index of each position
 
@@ -41,6 +43,18 @@ def _pick(first, second, third, last, bias):
     top = jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
     winner = jnp.where(first == top, 0, jnp.where(second == top, 1, jnp.where(third == top, 2, 3)))
     return nn.relu(top + bias), jnp.where(top + bias <= 0, 4, winner).astype(top.dtype)
+
+
+def _factor(x):
+    """A factor of matrix products; a GPU keeps it as they round it, in half the memory."""
+    if jax.default_backend() == "gpu" and jax.config.jax_default_matmul_precision == BFLOAT16:
+        return lax.optimization_barrier(x.astype(jnp.bfloat16))
+    return x
+
+
+def _product(a, b):
+    """A matrix product with sums in float32, or wider."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
 
 
 class Patches:
@@ -65,22 +79,30 @@ class Patches:
         """Pooled output and winners, both [height, width, n, features]."""
         patches = Patches.inputs(x)
         rows, cols, n, depth = patches.shape
-        y = (patches.reshape(-1, depth) @ weights).reshape(rows // 2, 2, cols // 2, 2, n, -1)
+        y = _product(_factor(patches.reshape(-1, depth)), _factor(weights))
+        y = y.reshape(rows // 2, 2, cols // 2, 2, n, -1)
         return _pick(y[:, 0, :, 0], y[:, 0, :, 1], y[:, 1, :, 0], y[:, 1, :, 1], bias)
 
     @staticmethod
-    def backward(x, winner, cotangent, weights):
+    def spread(winner, cotangent):
+        """Gradients of the results [height * 2 * width * 2 * n, features], and of the bias."""
+        grad = jnp.where(winner[:, None, :, None] == WINDOW, cotangent[:, None, :, None], 0)
+        grad = grad.reshape(-1, cotangent.shape[-1])
+        return grad, grad.sum(0)
+
+    @classmethod
+    def backward(cls, x, winner, cotangent, weights):
         """Gradients of the weights, of the bias, and of the part of x that the pool reads."""
         patches = Patches.inputs(x)
         rows, cols, n, depth = patches.shape
-        grad = jnp.where(winner[:, None, :, None] == WINDOW, cotangent[:, None, :, None], 0)
-        grad = grad.reshape(-1, weights.shape[-1])
-        x_grad = (grad @ weights.T).reshape(rows, cols, n, 9, -1)
+        grad, bias_grad = cls.spread(winner, cotangent)
+        grad = _factor(grad)
+        x_grad = _product(grad, _factor(weights).T).reshape(rows, cols, n, 9, -1)
         x_grad = sum(
             jnp.pad(x_grad[:, :, :, t], ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0)))
             for t, (i, j) in enumerate(TAPS)
         )
-        return patches.reshape(-1, depth).T @ grad, grad.sum(0), x_grad
+        return _product(_factor(patches.reshape(-1, depth)).T, grad), bias_grad, x_grad
 
 
 class Tiles:
@@ -112,28 +134,57 @@ class Tiles:
     @staticmethod
     def forward(x, weights, bias):
         """Pooled output and winners, both [height, width, n, features]."""
-        y = (Tiles.inputs(x) @ weights).reshape(4, 4, -1, weights.shape[-1])
+        y = _product(_factor(Tiles.inputs(x)), _factor(weights))
+        y = y.reshape(4, 4, -1, weights.shape[-1])
         top, bottom = _combine(TO_WINDOW, list(y))
         window = *_combine(TO_WINDOW, list(top)), *_combine(TO_WINDOW, list(bottom))
         shape = (x.shape[0] - 2) // 2, (x.shape[1] - 2) // 2, x.shape[2], -1
         return tuple(a.reshape(shape) for a in _pick(*window, bias))
 
     @staticmethod
-    def backward(x, winner, cotangent, weights):
+    def spread(winner, cotangent):
+        """Gradients of the results [16, windows * n, features], and of the bias."""
+        window = [jnp.where(winner == position, cotangent, 0) for position in range(4)]
+        left, right = _combine(TO_WINDOW.T, window[::2]), _combine(TO_WINDOW.T, window[1::2])
+        grad = [g for pair in zip(left, right, strict=True) for g in _combine(TO_WINDOW.T, pair)]
+        return jnp.stack(grad), grad[5].sum(0)  # component (1, 1) is the sum over the window
+
+    @classmethod
+    def backward(cls, x, winner, cotangent, weights):
         """Gradients of the weights, of the bias, and of the part of x that the pool reads."""
         tiles = Tiles.inputs(x)
         rows, cols, n, features = cotangent.shape
         winner, cotangent = winner.reshape(-1, features), cotangent.reshape(-1, features)
-        window = [jnp.where(winner == position, cotangent, 0) for position in range(4)]
-        left, right = _combine(TO_WINDOW.T, window[::2]), _combine(TO_WINDOW.T, window[1::2])
-        grad = [g for pair in zip(left, right, strict=True) for g in _combine(TO_WINDOW.T, pair)]
-        bias_grad = grad[5].sum(0)  # component (1, 1) is the sum over the window
-        grad = jnp.stack(grad)
-        weights_grad = tiles.swapaxes(1, 2) @ grad
-        x_grad = (grad @ weights.swapaxes(1, 2)).reshape(4, 4, rows, cols, -1)
+        grad, bias_grad = cls.spread(winner, cotangent)
+        grad = _factor(grad)
+        weights_grad = _product(_factor(tiles).swapaxes(1, 2), grad)
+        x_grad = _product(grad, _factor(weights).swapaxes(1, 2)).reshape(4, 4, rows, cols, -1)
         x_grad = _overlap(_combine(TO_TILE.T, [x_grad[:, j] for j in range(4)]), axis=2)
         x_grad = _overlap(_combine(TO_TILE.T, list(x_grad)), axis=0)
         return weights_grad, bias_grad, x_grad.reshape(*x_grad.shape[:2], n, -1)
+
+
+class PatchesOnGPU(Patches):
+    """`Patches` with fewer passes over a GPU's memory, whose speed is what bounds it."""
+
+    @staticmethod
+    def spread(winner, cotangent):
+        """Gradients of the results [height * 2 * width * 2 * n, features], and of the bias."""
+        bias_grad = jnp.where(winner == 4, 0, cotangent).sum((0, 1, 2))
+        return Patches.spread(winner, cotangent)[0], bias_grad
+
+
+class TilesOnGPU(Tiles):
+    """`Tiles` with fewer passes over a GPU's memory, whose speed is what bounds it."""
+
+    @staticmethod
+    def spread(winner, cotangent):
+        """Gradients of the results [16, windows * n, features], and of the bias."""
+        first, second = (jnp.array(row, cotangent.dtype).reshape(4, 1, 1) for row in TO_WINDOW)
+        rows = jnp.where(winner < 2, first, second)
+        cols = jnp.where((winner == 0) | (winner == 2), first, second)
+        read = jnp.where(winner == 4, 0, cotangent)
+        return (rows[:, None] * (cols * read)).reshape(16, *read.shape), read.sum(0)
 
 
 class Whole:
@@ -195,9 +246,14 @@ def _join(blocks):
 
 
 def _form(x):
-    if jax.default_backend() == "tpu":
-        return Whole
-    return Patches if x.shape[-1] < MIN_CHANNELS else Tiles
+    few = x.shape[-1] < MIN_CHANNELS
+    match jax.default_backend():
+        case "tpu":
+            return Whole
+        case "gpu":
+            return PatchesOnGPU if few else TilesOnGPU
+        case _:
+            return Patches if few else Tiles
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -225,6 +281,8 @@ def _conv_fwd(x, kernel, bias, block):
     form = _form(x)
     weights = form.weights(kernel)
     out, winner = lax.map(lambda images: form.forward(images, weights, bias), _split(x, block))
+    if jax.default_backend() == "gpu":  # else the gradient would read all four again
+        out, winner = lax.optimization_barrier((out, winner.astype(jnp.int8)))
     return _join(out), (x, kernel, winner)
 
 
