@@ -2,9 +2,9 @@
 
     python experiments/halving/winners.py mlp cnn shift walk [KEY=VALUE ...]
 
-Trains or resumes what is named and not finished in runs/halving, in this order: `cnn` and `shift`
-begin with the best points of the searches, and `walk` goes to what the others have chosen. A key,
-as in precision=tf32, is set for all. Validation images choose; the test set is scored once a trial.
+Trains or resumes what is named and not finished in runs/halving, in this order. It begins with the
+best points of the searches that are there; `walk` goes to what the others have chosen. A key, as in
+precision=tf32, is set for all. Validation images choose; the test set is scored once a trial.
 """
 
 import json
@@ -49,7 +49,9 @@ def complete(model: str, recipe: Recipe) -> Recipe:
 
 
 def train(name: str, model: str, recipes: Sequence[Recipe], seed: int, **keys: Any) -> None:
-    """Trains recipes side by side, with the same seeds."""
+    """Trains recipes side by side, with the same seeds, unless that is finished."""
+    if (RUNS / name / "summary.json").exists():
+        return
     recipes = [complete(model, recipe) for recipe in recipes]
     several = tuple(recipe["optimizer"] for recipe in recipes)
     config = default_config(model, optimizer=several if len(set(several)) > 1 else several[0])
@@ -67,23 +69,21 @@ def choose(name: str, model: str, recipes: Sequence[Recipe], seed: int) -> None:
     train(name, model, recipes, seed, protocol="validation_last_epoch", num_seeds=4)
 
 
-def train_winner(name: str, model: str, recipe: Recipe, seed: int, num_seeds: int) -> None:
+def train_winner(name: str, model: str, recipe: Recipe, seed: int) -> None:
     """Trains a recipe with fresh seeds on all training images."""
-    train(name, model, [recipe], seed, protocol="last_epoch", num_seeds=num_seeds)
+    train(name, model, [recipe], seed, protocol="last_epoch", num_seeds=20)
 
 
 def mlp() -> None:
-    """Searches near the best points for 784-500-300-10, and trains what is best there."""
-    mnist_jax.run("experiments/halving/mlp_refine.py", workdir=RUNS / "mlp_refine", seed=6300,
-                  **more)  # fmt: skip
-    train_winner("mlp_final", "mlp", *read_best("mlp_refine"), seed=8000, num_seeds=30)
+    """Trains the best point of the second search for 784-500-300-10."""
+    train_winner("mlp_final", "mlp", *read_best("mlp_refine"), seed=8000)
 
 
 def cnn() -> None:
     """Lets the best points of three searches compete, and trains the best of them."""
     found = [("cnn_adamw", 2), ("cnn_muon", 1), ("cnn_sgd", 1)]
     choose("cnn_finalists", "cnn", [r for name, n in found for r in read_best(name, n)], seed=7700)
-    train_winner("cnn_final", "cnn", *read_best("cnn_finalists"), seed=8100, num_seeds=20)
+    train_winner("cnn_final", "cnn", *read_best("cnn_finalists"), seed=8100)
 
 
 def shift() -> None:
@@ -91,35 +91,36 @@ def shift() -> None:
     other = {"augmentation": "shift", "num_epochs": 81}
     found = read_best("shift_sgd", 3) + read_best("cnn_adamw", 2)
     choose("shift_finalists", "cnn", [recipe | other for recipe in found], seed=7800)
-    train_winner("shift_final", "cnn", *read_best("shift_finalists"), seed=8200, num_seeds=20)
+    train_winner("shift_final", "cnn", *read_best("shift_finalists"), seed=8100)
 
 
 def walk() -> None:
-    """Goes from the notebook's recipes to the winners, some changes at a time."""
+    """Goes from the notebook's recipes to the winners, some changes at a time.
+
+    The last steps are the winners themselves, whose first ten seeds are these.
+    """
     (last,) = read_best("mlp_refine")
+    old = {"num_epochs": 40, "label_smoothing": 0.2, "ema_decay": 0.0}
     steps = [
         NOTEBOOK | {"num_epochs": 40, "l2": 2.5e-4},
         MLP_BEFORE,
-        last | {"num_epochs": 40, "weight_decay": 0.0, "label_smoothing": 0.2, "ema_decay": 0.0},
-        last | {"num_epochs": 40, "label_smoothing": 0.2, "ema_decay": 0.0},
+        last | old | {"weight_decay": 0.0},
+        last | old,
         last | {"num_epochs": 40, "ema_decay": 0.0},
         last | {"num_epochs": 40},
-        last,
     ]
-    train("mlp_walk", "mlp", steps, seed=8300, protocol="last_epoch", num_seeds=10)
+    train("mlp_walk", "mlp", steps, seed=8000, protocol="last_epoch", num_seeds=10)
     (last,), (shifted,) = read_best("cnn_finalists"), read_best("shift_finalists")
+    averaged = CNN_BEFORE | {"num_epochs": 27, "ema_decay": last["ema_decay"]}
     steps = [
         NOTEBOOK | {"batch_size": 64},
         CNN_BEFORE,
         CNN_BEFORE | {"num_epochs": 27},
-        CNN_BEFORE | {"num_epochs": 27, "ema_decay": last["ema_decay"]},
-        CNN_BEFORE | {"num_epochs": 27, "ema_decay": last["ema_decay"], "scaling": "standard"},
-        last,
+        averaged | {"scaling": last["scaling"]},
         last | {"augmentation": "shift"},
         shifted | {"num_epochs": 27},
-        shifted,
     ]
-    train("cnn_walk", "cnn", steps, seed=8400, protocol="last_epoch", num_seeds=8)
+    train("cnn_walk", "cnn", steps, seed=8100, protocol="last_epoch", num_seeds=10)
 
 
 STEPS: dict[str, Callable[[], None]] = {"mlp": mlp, "cnn": cnn, "shift": shift, "walk": walk}
