@@ -1,6 +1,7 @@
 """The layers are those of Flax, in values, gradients and parameters, and make other programs."""
 
 import functools
+import re
 from collections.abc import Callable
 
 import hypothesis
@@ -97,10 +98,13 @@ def test_nan_stays_nan(channels):
     np.testing.assert_array_equal(jnp.isnan(ours), jnp.isnan(theirs))
 
 
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
 @pytest.mark.parametrize("image", ["random", "stripes"])
 @pytest.mark.parametrize(("size", "channels"), [((9, 10), 1), ((11, 8), 9)])
-def test_a_tpu_has_another_form_of_the_same_layer(monkeypatch, size, channels, image):
-    """Both on a CPU. With stripes and whole-number kernels there are ties in every window."""
+def test_accelerators_have_other_forms_of_the_same_layer(
+    monkeypatch, size, channels, image, platform
+):
+    """All on a CPU. With stripes and whole-number kernels there are ties in every window."""
     x, kernel, bias = random_arguments((4, *size, channels), 6)
     if image == "stripes":
         x = jnp.zeros_like(x) + np.arange(size[1])[:, None] // 3 % 2
@@ -108,11 +112,30 @@ def test_a_tpu_has_another_form_of_the_same_layer(monkeypatch, size, channels, i
     args = x, kernel, bias
     weights = random_arguments(jax.eval_shape(layer, *args).shape, 1, seed=1)[0]
     expected = value_and_gradients(layer, weights, *args)
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    on_tpu = functools.partial(layer)  # which has not been traced
-    assert "convolution" in value_and_gradients.lower(on_tpu, weights, *args).as_text()
-    found = value_and_gradients(on_tpu, weights, *args)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    there = functools.partial(layer)  # which has not been traced
+    text = value_and_gradients.lower(there, weights, *args).as_text()
+    assert ("convolution" in text, "xi8>" in text) == (platform == "tpu", platform == "gpu")
+    found = value_and_gradients(there, weights, *args)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-5), found, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 9])
+def test_a_gpu_keeps_factors_as_products_round_them(monkeypatch, channels):
+    """With small whole numbers, which bfloat16 has, nothing is lost by that."""
+    args = tuple(jnp.round(a) for a in random_arguments((4, 10, 8, channels), 6))
+    weights = jnp.round(random_arguments(jax.eval_shape(layer, *args).shape, 1, seed=1)[0])
+    expected = value_and_gradients(layer, weights, *args)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = functools.partial(layer)
+    with jax.default_matmul_precision("BF16_BF16_F32"):
+        text = value_and_gradients.lower(there, weights, *args).as_text()
+        found = value_and_gradients(there, weights, *args)
+    products = [line for line in text.splitlines() if "dot_general" in line and "16x9" not in line]
+    assert products  # those with 16x9 transform kernels, in float32
+    for line in products:
+        assert re.search(r"xbf16>, tensor<\w+xbf16>\) -> tensor<\w+xf32>", line)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.slow
