@@ -976,7 +976,7 @@ BAD_INPUT = {
         ("--config.num_epoch=3", "num_epoch: no such key; did you mean num_epochs?"),
         ("--config.l2=-1", "l2=-1: expected a finite number, 0 or positive"),
         ("--config=", "--config=...expected a config file"),
-        ("--peers=tensorflow", "--peers=tensorflow: unknown; expected some of keras, torch, flax"),
+        ("--peers=tensorflow", "--peers=tensorflow: unknown; expected some of keras, keras-jax, "),
         ("--peers=keras,caffe", "--peers=caffe: unknown; expected some of keras"),
         ("--peers=,", "--peers=: unknown; expected some of keras"),
         ("--peers=flax --config.momentum=0.9 --config.nesterov=True", "nesterov=True: expected"),

@@ -1,8 +1,12 @@
 import functools
+import importlib.util
 import io
 import json
 import math
 import os
+import sys
+from types import SimpleNamespace
+from unittest import mock
 
 import base
 import jax
@@ -15,6 +19,7 @@ from server import ROOT
 from mnist_jax import UserError
 from mnist_jax.benchmark import peer_loops, peers, processes, rounds, stages, step_time
 from mnist_jax.config.experiment import read_experiment
+from mnist_jax.config.settings import PRECISIONS
 from mnist_jax.data import loading
 from mnist_jax.data.splits import Moments
 from mnist_jax.training import trial
@@ -101,6 +106,18 @@ def test_the_table_of_peers_says_where_ours_is_slower():
     _, torch, flax = (" ".join(line.split()) for line in table.splitlines())
     assert torch.endswith("3.000 2.00 times faster 1.50 to 3.00")
     assert flax.endswith("3.000 1.25 times slower 0.80 to 2.00")
+
+
+def test_the_table_of_peers_has_the_versions_that_a_name_stands_for():
+    times = {"ms_per_step": 3.0, "ratio": rounds.spread([2.0])}
+    compared = {
+        "keras-jax": {"versions": {"keras": "3.15", "jax": "0.10"}, **times},
+        "flax": {"versions": {"flax": "0.12", "jax": "0.10"}, **times},
+    }
+    (table,) = peers.peer_lines(compared, {})
+    _, keras, flax = table.splitlines()
+    assert keras.strip().startswith("keras-jax (keras 3.15 jax 0.10)  ")
+    assert flax.strip().startswith("flax (flax 0.12)  ")
 
 
 def test_rounds_alternate_their_order():
@@ -194,15 +211,67 @@ def test_flax_peer_trains(archive, shape):
     assert epochs[-1].loss < epochs[0].loss
 
 
-@pytest.mark.parametrize(("name", "package"), [("keras", "tensorflow"), ("torch", "torch")])
-def test_other_peers_train_where_they_are_installed(archive, name, package):
-    pytest.importorskip(package, reason=f"{package} is not installed")
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    peer = peers.start_peer(name, TASK._replace(conv_features=[2]), archive, environment)
+@pytest.mark.parametrize("name", ["keras", "keras-jax", "torch"])
+def test_other_peers_train_where_they_are_installed(archive, name):
+    packages = peers.PACKAGES[name]
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    peer = peers.start_peer(name, TASK._replace(conv_features=[2]), archive, os.environ)
     epochs = [peer.train_epoch() for _ in range(4)]
     peer.close()
     assert epochs[-1].loss < epochs[0].loss
     assert epochs[0].steps == 4
+    assert tuple(peer.description["versions"]) == packages
+
+
+@pytest.mark.parametrize(("name", "backend"), [("keras", "tensorflow"), ("keras-jax", "jax")])
+def test_what_the_user_has_set_for_keras_does_not_count(monkeypatch, tmp_path, name, backend):
+    started = []
+    monkeypatch.setattr(peers, "TrainingProcess", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: package)
+    users = {"KERAS_BACKEND": "torch", "KERAS_HOME": "theirs", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
+    peers.start_peer(name, TASK, tmp_path / "images.npz", {"PATH": "bin", **users})
+    ((command, _, environment),) = started
+    home = str(tmp_path / "keras")
+    assert environment == {"PATH": "bin", "KERAS_BACKEND": backend, "KERAS_HOME": home}
+    assert not (tmp_path / "keras").exists()  # and so it has no keras.json
+    assert peer_loops.TRAINERS[command[2]] is peer_loops.keras_trainer
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_keras_on_jax_multiplies_as_ours_and_its_clock_waits(monkeypatch, precision):
+    seconds, settings = [], {}
+    keras = mock.MagicMock(__version__="3.15")
+    keras.backend.backend.return_value, keras.callbacks.Callback = "jax", object
+    model = keras.Sequential.return_value
+
+    def fit(*_, callbacks, **__):
+        seconds.append(30.0)  # set-up
+        callbacks[0].on_epoch_begin(0)
+        seconds.append(2.0)  # steps are dispatched
+        callbacks[0].on_epoch_end(0)
+        seconds.append(10.0)  # what else a fit does
+        return SimpleNamespace(history={"loss": [0.5]})
+
+    model.fit, model.get_weights = fit, lambda: seconds.append(1.0)  # until the device is done
+    monkeypatch.setitem(sys.modules, "keras", keras)
+    clock = SimpleNamespace(perf_counter=lambda: sum(seconds))
+    monkeypatch.setattr(peer_loops, "time", clock)
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    monkeypatch.setattr(peer_loops, "bound_cores", lambda: 3)
+    images, labels = np.zeros((20, 28, 28), np.uint8), np.zeros(20, np.uint8)
+    train, description = peer_loops.keras_trainer(
+        TASK._replace(precision=precision), images, labels
+    )
+    assert train() == rounds.Epoch(seconds=3.0, steps=2, loss=0.5)
+    assert settings == {"jax_default_matmul_precision": PRECISIONS[precision]}
+    policies = [mock.call("mixed_bfloat16")] if precision == "bfloat16" else []
+    assert keras.config.set_dtype_policy.mock_calls == policies
+    assert description == {
+        "versions": {"keras": "3.15", "jax": jax.__version__},
+        "platform": "cpu",
+        "threads": 3,
+    }
 
 
 @pytest.mark.slow
@@ -357,7 +426,10 @@ def test_partial_epochs_do_their_work(shape, moments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--peers=flax,nothing"], "--peers=nothing: unknown; expected some of keras, torch, flax"),
+        (
+            ["--peers=flax,nothing"],
+            "--peers=nothing: unknown; expected some of keras, keras-jax, torch, flax",
+        ),
         (["--rounds=0"], "rounds"),
         (["--json=/no/such/folder/result.json"], "--json=/no/such/folder/result.json"),
         (["--workdir=there"], "--workdir=there"),

@@ -1,7 +1,7 @@
 """How fast training is on this machine, where a step's time goes, and how fast its peers are.
 
     python -m mnist_jax.benchmark --config=configs/cnn.py [--config.KEY=VALUE ...]
-        [--peers=keras,torch,flax] [--rounds=5] [--json=FILE] [--profile=DIR]
+        [--peers=keras,keras-jax,torch,flax] [--rounds=5] [--json=FILE] [--profile=DIR]
     python -m mnist_jax.benchmark --config=configs/cnn.py [--config.KEY=VALUE ...]
         --trials=1,2,4,8,16 [--rounds=5] [--json=FILE]
 

@@ -1,4 +1,4 @@
-"""The peers' training loops: Keras, PyTorch, Flax.
+"""The peers' training loops: Keras on TensorFlow or JAX, PyTorch, Flax.
 
     python -m mnist_jax.benchmark.peer_loops NAME TASK FILE
 
@@ -6,7 +6,6 @@ trains on request, as `processes.py` says.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,9 @@ import numpy as np
 
 from mnist_jax.benchmark.processes import serve, take_output
 from mnist_jax.benchmark.rounds import Epoch, Trainer
+from mnist_jax.config.settings import PRECISIONS
 from mnist_jax.data.datasets import num_batches
+from mnist_jax.training.machine import bound_cores
 
 
 class Task(NamedTuple):
@@ -44,12 +45,23 @@ def pixels(task: Task, images: np.ndarray) -> np.ndarray:
 
 
 def keras_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Trainer, dict]:
-    """Keras on TensorFlow: `model.fit`."""
+    """Keras on TensorFlow or JAX, which the variable KERAS_BACKEND names: `model.fit`."""
     import keras
-    import tensorflow as tf
     from keras import layers
 
-    tf.config.experimental.enable_tensor_float_32_execution(task.precision == "tf32")
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[task.precision])
+        versions = {"keras": keras.__version__, "jax": jax.__version__}
+        platform, threads = jax.default_backend(), bound_cores()
+    else:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(task.precision == "tf32")
+        versions = {"keras": keras.__version__, "tensorflow": tf.__version__}
+        platform = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+        threads = tf.config.threading.get_intra_op_parallelism_threads() or bound_cores()
     if task.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
     decay = keras.regularizers.l2(task.l2) if task.l2 else None
@@ -76,6 +88,7 @@ def keras_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
             self.start = time.perf_counter()
 
         def on_epoch_end(self, epoch, logs=None):
+            model.get_weights()  # waits for the device
             self.seconds = time.perf_counter() - self.start
 
     clock = Clock()
@@ -87,11 +100,7 @@ def keras_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
         steps = num_batches(len(labels), task.batch_size)
         return Epoch(clock.seconds, steps, history.history["loss"][0])
 
-    return train, {
-        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
-        "platform": "gpu" if tf.config.list_physical_devices("GPU") else "cpu",
-        "threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
-    }
+    return train, {"versions": versions, "platform": platform, "threads": threads}
 
 
 def torch_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Trainer, dict]:
@@ -157,8 +166,6 @@ def flax_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Tr
     from flax import linen as nn
     from flax.training.train_state import TrainState
 
-    from mnist_jax.config.settings import PRECISIONS
-
     precision = PRECISIONS[task.precision]
     layers: list[Callable] = []
     for features in task.conv_features:
@@ -212,11 +219,16 @@ def flax_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Tr
     return train, {
         "versions": {package.__name__: package.__version__ for package in (flax, optax, jax)},
         "platform": jax.default_backend(),
-        "threads": os.cpu_count(),
+        "threads": bound_cores(),
     }
 
 
-TRAINERS = {"keras": keras_trainer, "torch": torch_trainer, "flax": flax_trainer}
+TRAINERS = {
+    "keras": keras_trainer,
+    "keras-jax": keras_trainer,
+    "torch": torch_trainer,
+    "flax": flax_trainer,
+}
 
 
 def main() -> None:

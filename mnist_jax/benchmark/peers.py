@@ -18,8 +18,13 @@ from mnist_jax.config.grid import Point
 from mnist_jax.data.splits import Dataset, image_shape
 from mnist_jax.text import text_table
 
-PACKAGES = {"keras": ("keras", "tensorflow"), "torch": ("torch",), "flax": ("flax", "optax", "jax")}
-"""What each peer imports."""
+PACKAGES = {
+    "keras": ("keras", "tensorflow"),
+    "keras-jax": ("keras", "jax"),
+    "torch": ("torch",),
+    "flax": ("flax", "optax", "jax"),
+}
+"""What each peer imports; if it is in Keras, the last is Keras's backend."""
 
 
 def start_peer(
@@ -35,6 +40,10 @@ def start_peer(
     missing = [p for p in PACKAGES[name] if importlib.util.find_spec(p) is None]
     if missing:
         raise TimingError(f"{missing[0]} is not installed; pip install -e '.[bench]' in a checkout")
+    environment = {k: v for k, v in environment.items() if not k.startswith("KERAS_")} | {
+        "KERAS_BACKEND": PACKAGES[name][-1],
+        "KERAS_HOME": str(file.with_name("keras")),  # so that no keras.json of the user's counts
+    }
     command = ["-m", "mnist_jax.benchmark.peer_loops", name, json.dumps(task._asdict()), str(file)]
     return TrainingProcess(command, file.with_name(f"{name}.log"), environment)
 
@@ -78,7 +87,6 @@ def start_peers(
     task = Task(num_classes=len(dataset.class_names), precision=precision, **shared)
     environment = {
         **environment,
-        "KERAS_BACKEND": "tensorflow",
         "JAX_TRACEBACK_FILTERING": "off",  # or else an error's last line is about the traceback
         # On a GPU they share its memory with ours.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
@@ -122,7 +130,8 @@ def peer_lines(compared: Mapping[str, Mapping], left_out: Mapping[str, str]) -> 
     """Returns what is printed about the peers: a table, and why others are left out of it."""
     rows = []
     for name, peer in compared.items():
-        label = f"{name} ({' '.join(f'{k} {v}' for k, v in peer['versions'].items() if k == name)})"
+        versions = (f"{k} {v}" for k, v in peer["versions"].items() if k in name.split("-"))
+        label = f"{name} ({' '.join(versions)})"
         times, word = peer["ratio"], "faster"
         if times["median"] < 1:
             inverse = {"median": "median", "min": "max", "max": "min"}
