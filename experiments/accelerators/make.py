@@ -249,16 +249,23 @@ def plain(epochs: list[dict], precision: str) -> dict[str, dict[int, dict]]:
     return {config: dict(sorted(rows.items())) for config, rows in found.items()}
 
 
+def seconds_of(folder: Path, name: str) -> dict[str, float]:
+    """Returns how long a whole run took, by phase; what was noted by hand counts too."""
+    if summary := read(folder, f"{name}/summary.json"):
+        return summary["provenance"]["seconds"]
+    return read(folder, "noted.json").get("runs", {}).get(name, {}).get("seconds", {})
+
+
 def whole(folder: Path, epochs: dict[str, dict[int, dict]]) -> str:
     """Shows whole runs, and what their compiled epochs alone take."""
     noted, rows = read(folder, "noted.json").get("runs", {}), []
     for name, sweep in SWEEPS.items():
+        seconds = seconds_of(folder, name)
         if summary := read(folder, f"{name}/summary.json"):
             trials = sum(point["num_trials"] for point in summary["grid"])
             num_epochs = summary["grid"][0]["num_epochs"]
-            seconds = summary["provenance"]["seconds"]
         elif name in noted:
-            trials, num_epochs, seconds = (noted[name][k] for k in ("trials", "epochs", "seconds"))
+            trials, num_epochs = noted[name]["trials"], noted[name]["epochs"]
         else:
             continue
         validated = "--config.protocol=validation" in sweep.options  # it has fewer steps
@@ -362,6 +369,32 @@ def tried(epochs: list[dict]) -> str:
     header = ["variant", "network, trials", "ms an epoch", "as it is", "ratio", "MB a trial",
               "as it is"]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def again(folder: Path, epochs: list[dict], later: Path) -> str:
+    """Compares what was measured again, at a later commit, with what there was."""
+    rows = []
+    for row in studies.read_rows(later / "epochs.jsonl"):
+        before = plain(epochs, row["precision"]).get(row["config"], {}).get(row["trials"], {})
+        cells = [f"{NETWORKS[row['config']]}, {row['trials']:,}", row["precision"]]
+        for key, digits in (("epoch_ms", 1), ("trial_MB", 2)):
+            cells += [f"{x[key]:,.{digits}f}" if x else "—" for x in (before, row)]
+        rows.append(cells)
+    runs = []
+    for name, sweep in SWEEPS.items():
+        if after := read(later, f"{name}/summary.json"):
+            before = seconds_of(folder, name)
+            seconds = after["provenance"]["seconds"]
+            trials = sum(point["num_trials"] for point in after["grid"])
+            cells = [f"`{sweep.config}.py`, {trials:,} trials{sweep.words}"]
+            for phase in ("train", "total"):
+                cells += [f"{before[phase]:.3g}", f"{seconds[phase]:.3g}"]
+            runs.append(cells)
+            commit = studies.commit_of(after["provenance"])[:7]
+    now = f"at {commit}"
+    header = ["network, trials", "precision", "ms an epoch", now, "MB a trial", now]
+    of_runs = ["seconds", "training", now, "start to report", now]
+    return f"{markdown_table(header, rows)}\n\n{markdown_table(of_runs, runs)}"
 
 
 def compiled(rows: list[dict]) -> str:
@@ -470,6 +503,7 @@ def write_page(folder: Path, size: Size) -> None:
         "parts": parts(benchmarks),
         "tried": tried(rows),
         "compiled": compiled(studies.read_rows(folder / "compiled.jsonl")),
+        "again": again(folder, rows, later) if (later := folder / "again").is_dir() else "",
         "record": describe_records(folder),
     }
     page = folder / "README.md"

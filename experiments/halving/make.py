@@ -1,9 +1,10 @@
-"""Searches with halving and without it, on three designs: what it saves, and what it costs.
+"""Searches with halving and without it, what halving saves, and what further searches find.
 
     python experiments/halving/make.py [--data_dir=DIR]
 
-Trains or resumes what is not finished in runs/halving, then writes the tables of README.md between
-its markers, the figure, and the small files of each run.
+Trains or resumes what is not finished in runs/halving (days on two CPU cores, minutes on a large
+GPU), then writes the tables of README.md between its markers, the figures, and the small files of
+each run.
 """
 
 import csv
@@ -22,16 +23,26 @@ from mnist_jax.config.rungs import num_kept, rungs
 from mnist_jax.report.figures import canvas
 from mnist_jax.report.formatting import interval, percent, signed
 from mnist_jax.report.render import markdown_table
+from mnist_jax.runs import labels
 from mnist_jax.runs.choosing import trained_epochs
 from mnist_jax.runs.results import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where studies.py is
 import studies
+import walks
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/halving")
 SEARCH = "experiments/halving/search.py"
 DESIGNS = (0, 1, 2)
+FURTHER = {  # their seeds
+    **{"mlp_sgd": 6000, "mlp_adamw": 6100, "mlp_muon": 6200},
+    **{"cnn_sgd": 7000, "cnn_adamw": 7100, "cnn_muon": 7200, "norm_sgd": 7300, "norm_adamw": 7400},
+    **{"shift_sgd": 7500, "shift_norm": 7600},
+    "mlp_refine": 6300,
+}
+RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
+          "label_smoothing", "ema_decay")  # fmt: skip
 CURVES = "curves.csv"
 """Of a search that stops nothing: a row a point, its validation accuracy after each epoch."""
 
@@ -59,6 +70,16 @@ def searches() -> dict[str, Run]:
         if not file.exists():
             write_curves(runs[f"full_{design}"], file)
     return runs
+
+
+def further() -> dict[str, Run]:
+    """Returns the searches for new recipes, and what came of them."""
+    return {
+        name: studies.run_once(
+            RUNS / name, f"--config=experiments/halving/{name}.py", f"--seed={seed}", *sys.argv[1:]
+        )
+        for name, seed in FURTHER.items()
+    }
 
 
 def write_curves(run: Run, file: Path) -> None:
@@ -97,40 +118,58 @@ def choice_of(run: Run) -> Choice:
     return Choice(point, accuracy, sum(map(trained_epochs, run.results)))
 
 
-def seconds_of(run: Run) -> float:
-    """Returns how long a search compiled and trained."""
-    seconds = run.summary["provenance"]["seconds"]
-    return float(seconds["compile"] + seconds["train"])
+def times_of(noted: dict, *names: str) -> list[str]:
+    """Returns the cells of two runs: seconds from start to end, CPU seconds, and their ratios."""
+    cells = []
+    for kind in ("seconds", "cpu_seconds"):
+        first, second = (noted[kind].get(name) for name in names)
+        cells += [f"{first:.0f}", f"{second:.0f}"] if first else ["—", "—"]
+        cells.append(f"{second / first:.3f}" if first else "—")
+    return cells
 
 
-def outcome(runs: dict[str, Run]) -> str:
+def outcome(runs: dict[str, Run], noted: dict) -> str:
     """Compares the searches of each design, and says how much they differ in the mean."""
-    rows, differences = [], []
+    rows, times, differences = [], [], []
     for design in DESIGNS:
-        full, halved = (runs[f"{name}_{design}"] for name in ("full", "halved"))
-        first, second = choice_of(full), choice_of(halved)
+        names = f"full_{design}", f"halved_{design}"
+        first, second = (choice_of(runs[name]) for name in names)
         differences.append(second.accuracy - first.accuracy)
         rows.append(
             [
                 str(design),
                 *(str(each.epochs) for each in (first, second)),
                 f"{second.epochs / first.epochs:.3f}",
-                *(f"{seconds_of(run):.0f}" for run in (full, halved)),
-                f"{seconds_of(halved) / seconds_of(full):.3f}",
                 *(percent(each.accuracy) for each in (first, second)),
                 signed(differences[-1]),
             ]
         )
-    header = [
-        *("design", "epochs, full", "halved", "ratio", "seconds, full", "halved", "ratio"),
-        *("validation accuracy, full, %", "halved, %", "difference, points"),
-    ]
+        times.append([str(design), *times_of(noted, *names)])
+    header = ["design", "epochs, full", "halved", "ratio",
+              "validation accuracy, full, %", "halved, %", "difference, points"]  # fmt: skip
+    of_times = ["design", "seconds, full", "halved", "ratio",
+                "CPU seconds, full", "halved", "ratio"]  # fmt: skip
     found = stats.describe(differences, stats.Scale(step=1 / 10_000))
     said = (
         f"Mean difference {signed(found['mean'])} points (95 % interval over the"
         f" {len(DESIGNS)} designs {interval(found['interval_95'], signed)})."
     )
-    return f"{markdown_table(header, rows)}\n\n{said}"
+    return f"{markdown_table(header, rows)}\n\n{said}\n\n{markdown_table(of_times, times)}"
+
+
+def found_by(runs: dict[str, Run]) -> str:
+    """Shows what each further search trained, and its best point."""
+    rows = []
+    for name in FURTHER:
+        run = runs[name]
+        grid, chosen = run.summary["grid"], choice_of(run)
+        point = grid[chosen.point]
+        cells = [labels.shown(point[axis]) if axis in point else "" for axis in RECIPE]
+        size = f"{len(grid)} of {point['num_epochs']}"
+        rows.append([f"`{name}.py`", size, str(chosen.epochs), percent(chosen.accuracy), *cells])
+    axes = [axis.replace("_", " ") for axis in RECIPE]
+    header = ["search", "points of epochs", "epochs trained", "validation accuracy, %", *axes]
+    return markdown_table(header, rows)
 
 
 WAYS = tuple(itertools.product((2, 3, 4, 6), (1, 2, 4)))
@@ -193,19 +232,22 @@ def draw_ways(curves: Sequence[np.ndarray]) -> Figure:
 
 
 def main() -> None:
-    """Runs the study and writes its tables and its figure."""
-    runs = searches()
+    """Runs the study and writes its tables and its figures."""
+    runs = searches() | further()
     curves = [read_curves(RUNS / f"full_{design}") for design in DESIGNS]
     studies.save_figure(HERE / "ways.png", draw_ways, curves)
     sections = {
-        "outcome": outcome(runs),
+        "outcome": outcome(runs, studies.read_record(HERE / "noted.json")),
         "ways": f"{ways(curves)}\n\n![Ways to halve](ways.png)",
+        "further": found_by(runs),
+        "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
         "record": studies.describe_runs(list(runs.values())),
     }
     studies.fill_in(HERE / "README.md", sections)
     for name in runs:
-        kept = [*studies.KEPT, *[CURVES] * name.startswith("full")]
-        studies.keep_files(RUNS / name, HERE / name, kept)
+        studies.keep_small(RUNS / name, HERE / name)
+    for design in DESIGNS:
+        studies.keep_files(RUNS / f"full_{design}", HERE / f"full_{design}", [CURVES])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""What studies of recipes share: a search's best points, a winner's score, and what led to it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mnist_jax import stats
+from mnist_jax.report.figures import canvas
+from mnist_jax.report.formatting import interval, percent, signed
+from mnist_jax.report.render import markdown_table
+from mnist_jax.runs import choosing, labels, results
+from mnist_jax.runs.records import Row
+from mnist_jax.runs.results import Run
+
+TEST_IMAGES = stats.Scale(step=1 / 10_000, low=0.0, high=1.0)
+BY_SEED = dict[int, float]
+"""Test accuracy after the last epoch, by seed."""
+
+
+def rank(run: Run, axes: Sequence[str], most: int) -> str:
+    """Lists the best points of a search, by their accuracy on validation images."""
+    ended = [point for point in run.summary["grid"] if not point.get("stopped_epoch")]
+    rows = []
+    for point in choosing.ranked(ended, results.protocol(run).criterion)[:most]:
+        found = point["statistics"]["validation_accuracy"]
+        accuracy = percent(found["mean"])
+        if found["n"] > 1:
+            accuracy += f" ± {percent(found['std_ddof1'])}"
+        cells = [labels.shown(point[axis]) if axis in point else "" for axis in axes]
+        rows.append([*cells, str(found["n"]), accuracy])
+    names = [axis.replace("_", " ") for axis in axes]
+    return markdown_table([*names, "seeds", "validation accuracy, %: mean ± sd"], rows)
+
+
+def describe(run: Run) -> list[str]:
+    """Returns the cells of a winner: seeds, and its test accuracy."""
+    found = run.summary["grid"][0]["statistics"]["test_accuracy"]
+    return [
+        *(str(found["n"]), percent(found["mean"]), interval(found["interval_95"])),
+        *(percent(found["std_ddof1"]), interval((found["min"], found["max"]))),
+    ]
+
+
+DESCRIBED = ["seeds", "mean, %", "95 % interval of the mean", "sd (ddof=1)", "range"]
+"""The header of `describe`."""
+
+
+def steps(walk: Run, *winners: Run) -> list[BY_SEED]:
+    """Returns the accuracies of each point of a walk, then of the winners with the same seeds."""
+    points: list[Row] = walk.summary["grid"]
+    accuracies = [results.by_seed(walk, point, "test_accuracy") for point in points]
+    for winner in winners:
+        last = results.by_seed(winner, winner.summary["grid"][0], "test_accuracy")
+        accuracies.append({seed: last[seed] for seed in accuracies[0]})
+    return accuracies
+
+
+def tabulate(words: Sequence[str], accuracies: Sequence[BY_SEED]) -> str:
+    """Compares each step with the one before, seed by seed."""
+    pairs = list(zip(accuracies[1:], accuracies, strict=False))
+    gains = [stats.compare(now, before, TEST_IMAGES) for now, before in pairs]
+    adjusted = stats.holm([gain.p for gain in gains])
+    rows = []
+    for i, (change, values) in enumerate(zip(words, accuracies, strict=True)):
+        found = stats.describe(list(values.values()), TEST_IMAGES)
+        low, high = found["interval_95"]
+        cells = [change, f"{percent(found['mean'])} ± {percent((high - low) / 2)}", "", ""]
+        if i:
+            gain = gains[i - 1]
+            cells[2] = f"{signed(gain.difference)} ({interval((gain.low, gain.high), signed)})"
+            cells[3] = f"{adjusted[i - 1]:.1g}"
+        rows.append(cells)
+    header = ["change", "test accuracy, %: mean ± 95 %", "gain, points (95 % interval)", "p (Holm)"]
+    return markdown_table(header, rows)
+
+
+def draw(
+    title: str, words: Sequence[str], accuracies: Sequence[BY_SEED], published: float = 0.0
+) -> Figure:
+    """Draws the mean and the trials of each step, and what it gains, with 95 % intervals.
+
+    `published` is an accuracy to compare with, in percent; 0: none.
+    """
+    figure = Figure(figsize=(9.2, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for place, values in enumerate(accuracies):
+        found = stats.describe(list(values.values()), TEST_IMAGES)
+        low, high = found["interval_95"]
+        left.plot([100 * v for v in values.values()], [place + 0.22] * len(values), ".",
+                  color=canvas.COLORS[5], ms=5, alpha=0.6)  # fmt: skip
+        _draw_interval(left, place, found["mean"], low, high, "{:.2f}")
+        if place:
+            gain = stats.compare(values, accuracies[place - 1], TEST_IMAGES)
+            _draw_interval(right, place, gain.difference, gain.low, gain.high, "{:+.2f}")
+    for ax, x in ((left, published), (right, 0)):
+        if x or ax is right:
+            ax.axvline(x, color="#666666", lw=1, ls="--")
+        ax.grid(axis="y", visible=False)
+    if published:
+        left.annotate(f"published\n{published} ", (published, -0.5), ha="right", va="top",
+                      fontsize=8, color="#444444")  # fmt: skip
+    left.set(ylim=(len(accuracies) - 0.5, -0.7), xlabel="last-epoch test accuracy (%)")
+    left.set_yticks(range(len(accuracies)), [f"{'+ ' * bool(i)}{s}" for i, s in enumerate(words)])
+    right.set(xlabel="gain over the line above (points)")
+    n = len(accuracies[0])
+    figure.suptitle(f"{title} (means of {n} seeds, 95 % intervals; dots: single trials)")
+    return figure
+
+
+def _draw_interval(ax: Any, place: int, mean: float, low: float, high: float, style: str) -> None:
+    """Draws a mean with its interval, both shares of 1, and writes its percentage over it."""
+    ends = [[100 * (mean - low)], [100 * (high - mean)]]
+    ax.errorbar(100 * mean, place, xerr=ends, fmt="o", color=canvas.COLORS[0], ms=5, capsize=3)
+    ax.annotate(style.format(100 * mean), (100 * mean, place - 0.2), ha="center", va="bottom",
+                fontsize=8)  # fmt: skip
