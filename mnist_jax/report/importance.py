@@ -68,7 +68,7 @@ def make_blocks(run: Run) -> list[str | Table]:
         size = f"{MAX_POINTS} of the {len(grid)} points, drawn at random,"
     method = (
         f"Random forests (scikit-learn) learned from {PARTS - 1} of {PARTS} parts of the {size}"
-        " which rank a point has by its {what}, given its values on the axes."
+        f" which rank a point has by its {what}, given its values on the axes."
         " Points with trials that diverged rank last. Of the scatter of the ranks among the points"
         f" that a forest had not seen, they explain {max(0, 100 * found.explained):.0f} %."
     )
