@@ -135,7 +135,7 @@ def test_planted_axes_are_found(tmp_path, monkeypatch):
 
     run = planted(tmp_path, effect, diverging=[7])
     method, table, meaning = importance.make_blocks(run)
-    assert "which rank a point has by its mean best-epoch validation accuracy" in method
+    assert "which rank a point has by its mean best-epoch test accuracy, given" in method
     assert "4 of 5 parts of the 60 points" in method
     assert int(re.search(r"they explain (\d+) %", method)[1]) > 60
     rows = {row["axis"]: row for row in cells(table)}
