@@ -238,6 +238,21 @@ def test_what_the_user_has_set_for_keras_does_not_count(monkeypatch, tmp_path, n
     assert peer_loops.TRAINERS[command[2]] is peer_loops.keras_trainer
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (4, None)])
+def test_peers_run_on_the_cores_that_a_quota_leaves(monkeypatch, tmp_path, cores, threads):
+    """They have as many threads as ours; without a quota, as many as they take by themselves."""
+    started = []
+    monkeypatch.setattr(peers, "start_peer", lambda *arguments: started.append(arguments) or peer)
+    monkeypatch.setattr(peers, "num_cores", lambda: cores)
+    monkeypatch.setattr(peers, "bound_cores", lambda: 4)
+    peer, dataset = SimpleNamespace(description={"platform": "cpu"}), loading.load_dataset("digits")
+    users = {"OMP_NUM_THREADS": "3"}
+    peers.start_peers(["flax"], BASE, dataset, tmp_path, users, "cpu", "float32")
+    ((*_, environment),) = started
+    found = {name: environment.get(name) for name in peers.THREADS}
+    assert found == dict.fromkeys(peers.THREADS, threads) | users
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_keras_on_jax_multiplies_as_ours_and_its_clock_waits(monkeypatch, precision):
     seconds, settings = [], {}
@@ -258,7 +273,7 @@ def test_keras_on_jax_multiplies_as_ours_and_its_clock_waits(monkeypatch, precis
     clock = SimpleNamespace(perf_counter=lambda: sum(seconds))
     monkeypatch.setattr(peer_loops, "time", clock)
     monkeypatch.setattr(jax.config, "update", settings.__setitem__)
-    monkeypatch.setattr(peer_loops, "bound_cores", lambda: 3)
+    monkeypatch.setattr(peer_loops, "num_cores", lambda: 3)
     images, labels = np.zeros((20, 28, 28), np.uint8), np.zeros(20, np.uint8)
     train, description = peer_loops.keras_trainer(
         TASK._replace(precision=precision), images, labels

@@ -17,7 +17,7 @@ from mnist_jax.benchmark.processes import serve, take_output
 from mnist_jax.benchmark.rounds import Epoch, Trainer
 from mnist_jax.config.settings import PRECISIONS
 from mnist_jax.data.datasets import num_batches
-from mnist_jax.training.machine import bound_cores
+from mnist_jax.training.machine import num_cores
 
 
 class Task(NamedTuple):
@@ -54,14 +54,14 @@ def keras_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[T
 
         jax.config.update("jax_default_matmul_precision", PRECISIONS[task.precision])
         versions = {"keras": keras.__version__, "jax": jax.__version__}
-        platform, threads = jax.default_backend(), bound_cores()
+        platform, threads = jax.default_backend(), num_cores()
     else:
         import tensorflow as tf
 
         tf.config.experimental.enable_tensor_float_32_execution(task.precision == "tf32")
         versions = {"keras": keras.__version__, "tensorflow": tf.__version__}
         platform = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
-        threads = tf.config.threading.get_intra_op_parallelism_threads() or bound_cores()
+        threads = tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
     if task.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
     decay = keras.regularizers.l2(task.l2) if task.l2 else None
@@ -219,7 +219,7 @@ def flax_trainer(task: Task, images: np.ndarray, labels: np.ndarray) -> tuple[Tr
     return train, {
         "versions": {package.__name__: package.__version__ for package in (flax, optax, jax)},
         "platform": jax.default_backend(),
-        "threads": bound_cores(),
+        "threads": num_cores(),
     }
 
 

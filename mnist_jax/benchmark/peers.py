@@ -17,6 +17,7 @@ from mnist_jax.config.axes import MODELS
 from mnist_jax.config.grid import Point
 from mnist_jax.data.splits import Dataset, image_shape
 from mnist_jax.text import text_table
+from mnist_jax.training.machine import bound_cores, num_cores
 
 PACKAGES = {
     "keras": ("keras", "tensorflow"),
@@ -25,6 +26,9 @@ PACKAGES = {
     "flax": ("flax", "optax", "jax"),
 }
 """What each peer imports; if it is in Keras, the last is Keras's backend."""
+
+THREADS = ("NPROC", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+"""The variables by which JAX, PyTorch and TensorFlow are told how many threads to use."""
 
 
 def start_peer(
@@ -85,7 +89,9 @@ def start_peers(
     }
     shared["image_shape"] = image_shape(dataset.train_images)
     task = Task(num_classes=len(dataset.class_names), precision=precision, **shared)
+    few = num_cores() < bound_cores()  # by a quota, of which the peers' libraries know nothing
     environment = {
+        **(dict.fromkeys(THREADS, str(num_cores())) if few else {}),
         **environment,
         "JAX_TRACEBACK_FILTERING": "off",  # or else an error's last line is about the traceback
         # On a GPU they share its memory with ours.
