@@ -1,11 +1,13 @@
 """Successive halving: what goes on has the bits of a run without it, and what stops is told."""
 
+import contextlib
 import csv
 import json
 import random
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from mnist_jax import UserError
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.config.rungs import rungs
 from mnist_jax.runs import results, runner
+from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.training import memory
 
 # Programs of 16 and 32 images, which compete with each other.
@@ -158,6 +161,13 @@ def test_a_run_that_dies_goes_on_with_the_same_bits(tmp_path, monkeypatch, whole
             run(path, **HALVED)
     run(path, **HALVED)
     assert_same(path, whole / "halved")
+
+
+def test_a_signal_before_a_rung_says_how_many_epochs_there_are_in_all(tmp_path, monkeypatch):
+    came = contextlib.nullcontext(SimpleNamespace(number=signal.SIGTERM))
+    monkeypatch.setattr(runner, "StopSignals", lambda _: came)
+    with pytest.raises(StoppedError, match="stopped after epoch 1 of 9, and saved"):
+        run(tmp_path / "run", **HALVED, min_epochs=3)
 
 
 def test_weights_of_a_rung_are_not_taken_for_those_of_the_next(tmp_path, monkeypatch):

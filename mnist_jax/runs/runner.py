@@ -255,7 +255,8 @@ class Runner:
             self._say_what_runs(program, group, num_epochs, start)
             training.train()
         if training.signal_number:
-            done = f"stopped after epoch {training.epoch} of {num_epochs}, and saved"
+            of_all = experiment.point_of(group[0])["num_epochs"]  # not up to a rung alone
+            done = f"stopped after epoch {training.epoch} of {of_all}, and saved"
             raise StoppedError(training.signal_number, done, self._path)
         if not (again or stage.end):
             scores = sweep.score_test(program, training.state) if program.score_test else {}
