@@ -32,6 +32,15 @@ def run(module: str, *arguments: str, **environment: str) -> None:
     subprocess.run(command, check=True, env=os.environ | environment)
 
 
+def run_script(script: Path) -> None:
+    """Runs a program of a study.
+
+    Raises:
+        subprocess.CalledProcessError: It failed.
+    """
+    subprocess.run((sys.executable, str(script)), check=True)
+
+
 def run_once(workdir: Path, *arguments: str) -> Run:
     """Returns the run in a work directory, which is trained or resumed unless it is finished."""
     if not (workdir / "summary.json").exists():

@@ -18,6 +18,11 @@ BY_SEED = dict[int, float]
 """Test accuracy after the last epoch, by seed."""
 
 
+def show_recipe(point: Row, axes: Sequence[str]) -> list[str]:
+    """Returns the cells of a grid point's values; one that its optimizer does not take is blank."""
+    return [labels.shown(point[axis]) if point.get(axis) is not None else "" for axis in axes]
+
+
 def rank(run: Run, axes: Sequence[str], most: int) -> str:
     """Lists the best points of a search, by their accuracy on validation images."""
     ended = [point for point in run.summary["grid"] if not point.get("stopped_epoch")]
@@ -27,8 +32,7 @@ def rank(run: Run, axes: Sequence[str], most: int) -> str:
         accuracy = percent(found["mean"])
         if found["n"] > 1:
             accuracy += f" ± {percent(found['std_ddof1'])}"
-        cells = [labels.shown(point[axis]) if axis in point else "" for axis in axes]
-        rows.append([*cells, str(found["n"]), accuracy])
+        rows.append([*show_recipe(point, axes), str(found["n"]), accuracy])
     names = [axis.replace("_", " ") for axis in axes]
     return markdown_table([*names, "seeds", "validation accuracy, %: mean ± sd"], rows)
 

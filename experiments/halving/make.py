@@ -23,7 +23,7 @@ from mnist_jax.config.rungs import num_kept, rungs
 from mnist_jax.report.figures import canvas
 from mnist_jax.report.formatting import interval, percent, signed
 from mnist_jax.report.render import markdown_table
-from mnist_jax.runs import labels
+from mnist_jax.runs import results
 from mnist_jax.runs.choosing import trained_epochs
 from mnist_jax.runs.results import Run
 
@@ -41,6 +41,10 @@ FURTHER = {  # their seeds
     **{"shift_sgd": 7500, "shift_norm": 7600},
     "mlp_refine": 6300,
 }
+WINNERS = ("cnn_finalists", "shift_finalists", "mlp_final")
+"""The runs of `winners.py` that are shown."""
+TRAINED = {"mlp_final": "784-500-300-10"}
+"""Those on fresh seeds, and their networks."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
           "label_smoothing", "ema_decay")  # fmt: skip
 CURVES = "curves.csv"
@@ -80,6 +84,13 @@ def further() -> dict[str, Run]:
         )
         for name, seed in FURTHER.items()
     }
+
+
+def winners() -> dict[str, Run]:
+    """Returns what came of the searches: those that compete, and those trained on fresh seeds."""
+    if not all((RUNS / name / "summary.json").exists() for name in WINNERS):
+        studies.run_script(HERE / "winners.py")
+    return {name: results.read_run(RUNS / name) for name in WINNERS}
 
 
 def write_curves(run: Run, file: Path) -> None:
@@ -164,7 +175,7 @@ def found_by(runs: dict[str, Run]) -> str:
         run = runs[name]
         grid, chosen = run.summary["grid"], choice_of(run)
         point = grid[chosen.point]
-        cells = [labels.shown(point[axis]) if axis in point else "" for axis in RECIPE]
+        cells = walks.show_recipe(point, RECIPE)
         size = f"{len(grid)} of {point['num_epochs']}"
         rows.append([f"`{name}.py`", size, str(chosen.epochs), percent(chosen.accuracy), *cells])
     axes = [axis.replace("_", " ") for axis in RECIPE]
@@ -233,7 +244,7 @@ def draw_ways(curves: Sequence[np.ndarray]) -> Figure:
 
 def main() -> None:
     """Runs the study and writes its tables and its figures."""
-    runs = searches() | further()
+    runs = searches() | further() | winners()
     curves = [read_curves(RUNS / f"full_{design}") for design in DESIGNS]
     studies.save_figure(HERE / "ways.png", draw_ways, curves)
     sections = {
@@ -241,6 +252,12 @@ def main() -> None:
         "ways": f"{ways(curves)}\n\n![Ways to halve](ways.png)",
         "further": found_by(runs),
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
+        "cnn_finalists": walks.rank(runs["cnn_finalists"], RECIPE, 5),
+        "shift_finalists": walks.rank(runs["shift_finalists"], RECIPE, 5),
+        "winners": markdown_table(
+            ["network", *walks.DESCRIBED],
+            [[words, *walks.describe(runs[name])] for name, words in TRAINED.items()],
+        ),
         "record": studies.describe_runs(list(runs.values())),
     }
     studies.fill_in(HERE / "README.md", sections)

@@ -29,7 +29,12 @@ import studies
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 NETWORKS = {"baseline": "MLP 784-64-64-10", "mlp": "MLP 784-500-300-10", "cnn": "CNN"}
-PEERS = {"keras": "Keras", "torch": "PyTorch", "flax": "Flax, a call a batch"}
+PEERS = {
+    "keras": "Keras",
+    "keras-jax": "Keras on JAX",
+    "torch": "PyTorch",
+    "flax": "Flax, a call a batch",
+}
 NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -191,14 +196,15 @@ def draw_steps(records: dict[str, dict]) -> Figure:
     """Draws how many times as fast a step is here as in each peer."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     ax = figure.subplots()
+    width = 0.8 / len(PEERS)
     for i, (peer, label) in enumerate(PEERS.items()):
         ratios = [record["peers"][peer]["ratio"] for record in records.values()]
         middle = [r["median"] for r in ratios]
         below = [r["median"] - r["min"] for r in ratios]
         above = [r["max"] - r["median"] for r in ratios]
-        places = [j + 0.27 * (i - 1) for j in range(len(records))]
+        places = [j + width * (i - (len(PEERS) - 1) / 2) for j in range(len(records))]
         look = {"color": canvas.COLORS[i], "error_kw": {"lw": 0.8}, "capsize": 2}
-        bars = ax.bar(places, middle, 0.25, yerr=[below, above], label=label, **look)
+        bars = ax.bar(places, middle, 0.93 * width, yerr=[below, above], label=label, **look)
         ax.bar_label(bars, [f"{m:.1f}" for m in middle], padding=2)
     ax.axhline(1, color="black", lw=0.8)
     ax.set_xticks(range(len(records)), [NETWORKS[name] for name in records])
