@@ -179,7 +179,7 @@ class PatchesOnGPU(Patches):
 class TilesOnGPU(Tiles):
     """`Tiles` with fewer passes over memory, whose speed bounds a GPU.
 
-    A step of the CNN took 29.5 us a trial in place of 39.9, 64 at a time on an H200 in TF32: see
+    A step of the CNN took 29.5 us a trial in place of 39.8, 64 at a time on an H200 in TF32: see
     `experiments/accelerators/`.
     """
 
@@ -200,8 +200,8 @@ class TilesOnGPU(Tiles):
 class Whole:
     """The same by `lax.conv`, for a TPU, whose compiler expects it to take a third of the cycles.
 
-    That was compiled, not run (`experiments/accelerators/`). On a GPU it takes 2.4 times as long as
-    the others, and on a CPU it is slow inside a loop.
+    That was compiled, not run (`experiments/accelerators/`). On a GPU it takes more than twice as
+    long as the others, and on a CPU it is slow inside a loop.
     """
 
     @staticmethod
