@@ -138,6 +138,17 @@ def test_a_gpu_keeps_factors_as_products_round_them(monkeypatch, channels):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("channels", [1, 9])
+def test_a_layer_in_bfloat16_stays_in_it(monkeypatch, channels, platform):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    args = random_arguments((4, 10, 8, channels), 6, jnp.bfloat16)
+    there = functools.partial(layer)
+    with jax.default_matmul_precision("BF16_BF16_F32"):
+        found = jax.eval_shape(functools.partial(value_and_gradients, there), args[2][0], *args)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "channels", "blocks"), [(1, 9, (2,)), (5, 1, (2, 4)), (8, 9, (1, 4))]

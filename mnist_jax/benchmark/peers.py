@@ -25,7 +25,7 @@ PACKAGES = {
     "torch": ("torch",),
     "flax": ("flax", "optax", "jax"),
 }
-"""What each peer imports; if it is in Keras, the last is Keras's backend."""
+"""What each peer imports; for Keras the last is its backend."""
 
 THREADS = ("NPROC", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 """The variables by which JAX, PyTorch and TensorFlow are told how many threads to use."""

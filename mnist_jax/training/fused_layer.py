@@ -52,9 +52,9 @@ def _factor(x):
     return lax.optimization_barrier(x.astype(jnp.bfloat16))  # else each product would round anew
 
 
-def _product(a, b):
-    """A matrix product with sums in float32, or wider."""
-    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+def _product(a, b, dtype):
+    """A matrix product; `dtype` is that of the layer's weights, which factors may have lost."""
+    return jnp.matmul(a, b, preferred_element_type=dtype)
 
 
 class Patches:
@@ -79,7 +79,7 @@ class Patches:
         """Pooled output and winners, both [height, width, n, features]."""
         patches = Patches.inputs(x)
         rows, cols, n, depth = patches.shape
-        y = _product(_factor(patches.reshape(-1, depth)), _factor(weights))
+        y = _product(_factor(patches.reshape(-1, depth)), _factor(weights), weights.dtype)
         y = y.reshape(rows // 2, 2, cols // 2, 2, n, -1)
         return _pick(y[:, 0, :, 0], y[:, 0, :, 1], y[:, 1, :, 0], y[:, 1, :, 1], bias)
 
@@ -97,12 +97,13 @@ class Patches:
         rows, cols, n, depth = patches.shape
         grad, bias_grad = cls.spread(winner, cotangent)
         grad = _factor(grad)
-        x_grad = _product(grad, _factor(weights).T).reshape(rows, cols, n, 9, -1)
+        x_grad = _product(grad, _factor(weights).T, weights.dtype).reshape(rows, cols, n, 9, -1)
         x_grad = sum(
             jnp.pad(x_grad[:, :, :, t], ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0)))
             for t, (i, j) in enumerate(TAPS)
         )
-        return _product(_factor(patches.reshape(-1, depth)).T, grad), bias_grad, x_grad
+        patches = _factor(patches.reshape(-1, depth))
+        return _product(patches.T, grad, weights.dtype), bias_grad, x_grad
 
 
 class Tiles:
@@ -134,7 +135,7 @@ class Tiles:
     @staticmethod
     def forward(x, weights, bias):
         """Pooled output and winners, both [height, width, n, features]."""
-        y = _product(_factor(Tiles.inputs(x)), _factor(weights))
+        y = _product(_factor(Tiles.inputs(x)), _factor(weights), weights.dtype)
         y = y.reshape(4, 4, -1, weights.shape[-1])
         top, bottom = _combine(TO_WINDOW, list(y))
         window = *_combine(TO_WINDOW, list(top)), *_combine(TO_WINDOW, list(bottom))
@@ -157,8 +158,9 @@ class Tiles:
         winner, cotangent = winner.reshape(-1, features), cotangent.reshape(-1, features)
         grad, bias_grad = cls.spread(winner, cotangent)
         grad = _factor(grad)
-        weights_grad = _product(_factor(tiles).swapaxes(1, 2), grad)
-        x_grad = _product(grad, _factor(weights).swapaxes(1, 2)).reshape(4, 4, rows, cols, -1)
+        weights_grad = _product(_factor(tiles).swapaxes(1, 2), grad, weights.dtype)
+        x_grad = _product(grad, _factor(weights).swapaxes(1, 2), weights.dtype)
+        x_grad = x_grad.reshape(4, 4, rows, cols, -1)
         x_grad = _overlap(_combine(TO_TILE.T, [x_grad[:, j] for j in range(4)]), axis=2)
         x_grad = _overlap(_combine(TO_TILE.T, list(x_grad)), axis=0)
         return weights_grad, bias_grad, x_grad.reshape(*x_grad.shape[:2], n, -1)
@@ -177,7 +179,7 @@ class PatchesOnGPU(Patches):
 class TilesOnGPU(Tiles):
     """`Tiles` with fewer passes over memory, whose speed bounds a GPU.
 
-    A step of the CNN took 29.5 us a trial in place of 39.9, 64 at a time on an H200 in TF32: see
+    A step of the CNN took 29.5 us a trial in place of 39.8, 64 at a time on an H200 in TF32: see
     `experiments/accelerators/`.
     """
 
@@ -198,8 +200,8 @@ class TilesOnGPU(Tiles):
 class Whole:
     """The same by `lax.conv`, for a TPU, whose compiler expects it to take a third of the cycles.
 
-    That was compiled, not run (`experiments/accelerators/`). On a GPU it takes 2.4 times as long as
-    the others, and on a CPU it is slow inside a loop.
+    That was compiled, not run (`experiments/accelerators/`). On a GPU it takes more than twice as
+    long as the others, and on a CPU it is slow inside a loop.
     """
 
     @staticmethod
