@@ -14,7 +14,7 @@ from mnist_jax.runs.records import Row
 from mnist_jax.runs.results import Run
 
 TEST_IMAGES = stats.Scale(step=1 / 10_000, low=0.0, high=1.0)
-BY_SEED = dict[int, float]
+BySeed = dict[int, float]
 """Test accuracy after the last epoch, by seed."""
 
 
@@ -50,7 +50,7 @@ DESCRIBED = ["seeds", "mean, %", "95 % interval of the mean", "sd (ddof=1)", "ra
 """The header of `describe`."""
 
 
-def steps(walk: Run, *winners: Run) -> list[BY_SEED]:
+def steps(walk: Run, *winners: Run) -> list[BySeed]:
     """Returns the accuracies of each point of a walk, then of the winners with the same seeds."""
     points: list[Row] = walk.summary["grid"]
     accuracies = [results.by_seed(walk, point, "test_accuracy") for point in points]
@@ -60,7 +60,7 @@ def steps(walk: Run, *winners: Run) -> list[BY_SEED]:
     return accuracies
 
 
-def tabulate(words: Sequence[str], accuracies: Sequence[BY_SEED]) -> str:
+def tabulate(words: Sequence[str], accuracies: Sequence[BySeed]) -> str:
     """Compares each step with the one before, seed by seed."""
     pairs = list(zip(accuracies[1:], accuracies, strict=False))
     gains = [stats.compare(now, before, TEST_IMAGES) for now, before in pairs]
@@ -80,11 +80,14 @@ def tabulate(words: Sequence[str], accuracies: Sequence[BY_SEED]) -> str:
 
 
 def draw(
-    title: str, words: Sequence[str], accuracies: Sequence[BY_SEED], published: float = 0.0
+    title: str,
+    words: Sequence[str],
+    accuracies: Sequence[BySeed],
+    published: float | None = None,
 ) -> Figure:
     """Draws the mean and the trials of each step, and what it gains, with 95 % intervals.
 
-    `published` is an accuracy to compare with, in percent; 0: none.
+    `published` is an accuracy to compare with, in percent.
     """
     figure = Figure(figsize=(9.2, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
@@ -98,10 +101,10 @@ def draw(
             gain = stats.compare(values, accuracies[place - 1], TEST_IMAGES)
             _draw_interval(right, place, gain.difference, gain.low, gain.high, "{:+.2f}")
     for ax, x in ((left, published), (right, 0)):
-        if x or ax is right:
+        if x is not None:
             ax.axvline(x, color="#666666", lw=1, ls="--")
         ax.grid(axis="y", visible=False)
-    if published:
+    if published is not None:
         left.annotate(f"published\n{published} ", (published, -0.5), ha="right", va="top",
                       fontsize=8, color="#444444")  # fmt: skip
     left.set(ylim=(len(accuracies) - 0.5, -0.7), xlabel="last-epoch test accuracy (%)")

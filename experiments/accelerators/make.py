@@ -249,6 +249,11 @@ def plain(epochs: list[dict], precision: str) -> dict[str, dict[int, dict]]:
     return {config: dict(sorted(rows.items())) for config, rows in found.items()}
 
 
+def show_seconds(seconds: float) -> str:
+    """Returns a cell."""
+    return f"{seconds:.{1 if seconds < 100 else 0}f}"
+
+
 def seconds_of(folder: Path, name: str) -> dict[str, float]:
     """Returns how long a whole run took, by phase; what was noted by hand counts too."""
     if summary := read(folder, f"{name}/summary.json"):
@@ -273,8 +278,7 @@ def whole(folder: Path, epochs: dict[str, dict[int, dict]]) -> str:
         alone = f"{timed['epoch_ms'] * num_epochs / 1e3:.3g}" if timed else "—"
         rows.append([
             f"`{sweep.config}.py`, {trials:,} trials of {num_epochs} epochs{sweep.words}", alone,
-            *(f"{seconds[phase]:.{1 if seconds[phase] < 100 else 0}f}"
-              for phase in ("train", "compile", "total")),
+            *(show_seconds(seconds[phase]) for phase in ("train", "compile", "total")),
         ])  # fmt: skip
     header = ["seconds", "compiled epochs alone", "training with checkpoints", "compiling",
               "start to report"]  # fmt: skip
@@ -373,7 +377,7 @@ def tried(epochs: list[dict]) -> str:
 
 def again(folder: Path, epochs: list[dict], later: Path) -> str:
     """Compares what was measured again, at a later commit, with what there was."""
-    rows = []
+    rows, commit = [], "a later commit"
     for row in studies.read_rows(later / "epochs.jsonl"):
         before = plain(epochs, row["precision"]).get(row["config"], {}).get(row["trials"], {})
         cells = [f"{NETWORKS[row['config']]}, {row['trials']:,}", row["precision"]]
@@ -388,7 +392,7 @@ def again(folder: Path, epochs: list[dict], later: Path) -> str:
             trials = sum(point["num_trials"] for point in after["grid"])
             cells = [f"`{sweep.config}.py`, {trials:,} trials{sweep.words}"]
             for phase in ("train", "total"):
-                cells += [f"{before[phase]:.3g}", f"{seconds[phase]:.3g}"]
+                cells += [show_seconds(x[phase]) if x else "—" for x in (before, seconds)]
             runs.append(cells)
             commit = studies.commit_of(after["provenance"])[:7]
     now = f"at {commit}"
@@ -423,7 +427,8 @@ def compiled(rows: list[dict]) -> str:
 def describe_records(folder: Path) -> str:
     """Lists commands, records and commits, as Markdown; the machine is that of the last record."""
     noted, rows, records = read(folder, "noted.json"), [], []
-    for file in [f"benchmark_{n}.json" for n in (15, 1000)] + [f"{n}/summary.json" for n in SWEEPS]:
+    files = [f"benchmark_{n}.json" for n in (15, 1000)] + [f"{n}/summary.json" for n in SWEEPS]
+    for file in [*files, *(f"again/{file}" for file in files)]:
         if record := read(folder, file):
             made = record["provenance"]
             commit = f"{noted.get('commit')}, noted by hand"

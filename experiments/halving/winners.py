@@ -7,7 +7,6 @@ best points of the searches that are there; `walk` goes to what the others have 
 precision=tf32, is set for all. Validation images choose; the test set is scored once a trial.
 """
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import mnist_jax
 from mnist_jax import default_config
+from mnist_jax.runs import choosing, results
 
 RUNS = Path("runs/halving")
 Recipe = Mapping[str, Any]
@@ -35,11 +35,11 @@ more: dict[str, str] = {}  # keys of the command line
 
 
 def read_best(name: str, count: int = 1) -> list[dict[str, Any]]:
-    """Returns the recipes of a run's best points: those that ended, by validation accuracy."""
-    grid = json.loads((RUNS / name / "summary.json").read_text(encoding="utf-8"))["grid"]
-    ended = [point for point in grid if not point.get("stopped_epoch")]
-    ended.sort(key=lambda point: -point["statistics"]["validation_accuracy"]["mean"])
-    return [{key: point[key] for key in KEYS if key in point} for point in ended[:count]]
+    """Returns the recipes of a run's best points, by validation accuracy."""
+    points = choosing.ranked(results.read_run(RUNS / name).summary["grid"], "validation_accuracy")
+    return [
+        {key: point[key] for key in KEYS if point.get(key) is not None} for point in points[:count]
+    ]
 
 
 def complete(model: str, recipe: Recipe) -> Recipe:
@@ -61,7 +61,7 @@ def train(name: str, model: str, recipes: Sequence[Recipe], seed: int, **keys: A
             values = [recipe.get(key, config[key]) for recipe in recipes]
             config[key] = values[0] if len(set(values)) == 1 else tuple(values)
     config.grid = "list"
-    mnist_jax.run(config, workdir=RUNS / name, seed=seed, **keys, **more)
+    mnist_jax.run(config, workdir=RUNS / name, seed=seed, **(keys | more))
 
 
 def choose(name: str, model: str, recipes: Sequence[Recipe], seed: int) -> None:
@@ -97,7 +97,7 @@ def shift() -> None:
 def walk() -> None:
     """Goes from the notebook's recipes to the winners, some changes at a time.
 
-    The last steps are the winners themselves, whose first ten seeds are these.
+    The winners themselves are steps, too: their first ten seeds are these.
     """
     (last,) = read_best("mlp_refine")
     old = {"num_epochs": 40, "label_smoothing": 0.2, "ema_decay": 0.0}
