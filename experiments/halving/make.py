@@ -2,9 +2,8 @@
 
     python experiments/halving/make.py [--data_dir=DIR]
 
-Trains or resumes what is not finished in runs/halving (days on two CPU cores, minutes on a large
-GPU), then writes the tables of README.md between its markers, the figures, and the small files of
-each run.
+Trains or resumes what is not finished in runs/halving (a day on two CPU cores), then writes the
+tables of README.md between its markers, the figures, and the small files of each run.
 """
 
 import csv
@@ -41,10 +40,8 @@ FURTHER = {  # their seeds
     **{"shift_sgd": 7500, "shift_norm": 7600},
     "mlp_refine": 6300,
 }
-WINNERS = ("cnn_finalists", "shift_finalists", "mlp_final")
-"""The runs of `winners.py` that are shown."""
-TRAINED = {"mlp_final": "784-500-300-10"}
-"""Those on fresh seeds, and their networks."""
+FINALISTS = ("cnn_finalists", "shift_finalists")
+"""Runs of `winners.py`."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
           "label_smoothing", "ema_decay")  # fmt: skip
 CURVES = "curves.csv"
@@ -86,11 +83,11 @@ def further() -> dict[str, Run]:
     }
 
 
-def winners() -> dict[str, Run]:
-    """Returns what came of the searches: those that compete, and those trained on fresh seeds."""
-    if not all((RUNS / name / "summary.json").exists() for name in WINNERS):
+def finalists() -> dict[str, Run]:
+    """Returns the runs in which the best points of several searches compete."""
+    if not all((RUNS / name / "summary.json").exists() for name in FINALISTS):
         studies.run_script(HERE / "winners.py")
-    return {name: results.read_run(RUNS / name) for name in WINNERS}
+    return {name: results.read_run(RUNS / name) for name in FINALISTS}
 
 
 def write_curves(run: Run, file: Path) -> None:
@@ -130,18 +127,16 @@ def choice_of(run: Run) -> Choice:
 
 
 def times_of(noted: dict, *names: str) -> list[str]:
-    """Returns the cells of two runs: seconds from start to end, CPU seconds, and their ratios."""
-    cells = []
-    for kind in ("seconds", "cpu_seconds"):
-        first, second = (noted[kind].get(name) for name in names)
-        cells += [f"{first:.0f}", f"{second:.0f}"] if first else ["—", "—"]
-        cells.append(f"{second / first:.3f}" if first else "—")
-    return cells
+    """Returns the cells of two runs: the CPU seconds of each, and their ratio."""
+    first, second = (noted["cpu_seconds"].get(name) for name in names)
+    if not (first and second):
+        return ["—"] * 3
+    return [f"{first:,.0f}", f"{second:,.0f}", f"{second / first:.3f}"]
 
 
 def outcome(runs: dict[str, Run], noted: dict) -> str:
     """Compares the searches of each design, and says how much they differ in the mean."""
-    rows, times, differences = [], [], []
+    rows, differences = [], []
     for design in DESIGNS:
         names = f"full_{design}", f"halved_{design}"
         first, second = (choice_of(runs[name]) for name in names)
@@ -151,21 +146,19 @@ def outcome(runs: dict[str, Run], noted: dict) -> str:
                 str(design),
                 *(str(each.epochs) for each in (first, second)),
                 f"{second.epochs / first.epochs:.3f}",
+                *times_of(noted, *names),
                 *(percent(each.accuracy) for each in (first, second)),
                 signed(differences[-1]),
             ]
         )
-        times.append([str(design), *times_of(noted, *names)])
-    header = ["design", "epochs, full", "halved", "ratio",
+    header = ["design", "epochs, full", "halved", "ratio", "CPU seconds, full", "halved", "ratio",
               "validation accuracy, full, %", "halved, %", "difference, points"]  # fmt: skip
-    of_times = ["design", "seconds, full", "halved", "ratio",
-                "CPU seconds, full", "halved", "ratio"]  # fmt: skip
     found = stats.describe(differences, stats.Scale(step=1 / 10_000))
     said = (
         f"Mean difference {signed(found['mean'])} points (95 % interval over the"
         f" {len(DESIGNS)} designs {interval(found['interval_95'], signed)})."
     )
-    return f"{markdown_table(header, rows)}\n\n{said}\n\n{markdown_table(of_times, times)}"
+    return f"{markdown_table(header, rows)}\n\n{said}"
 
 
 def found_by(runs: dict[str, Run]) -> str:
@@ -244,7 +237,7 @@ def draw_ways(curves: Sequence[np.ndarray]) -> Figure:
 
 def main() -> None:
     """Runs the study and writes its tables and its figures."""
-    runs = searches() | further() | winners()
+    runs = searches() | further() | finalists()
     curves = [read_curves(RUNS / f"full_{design}") for design in DESIGNS]
     studies.save_figure(HERE / "ways.png", draw_ways, curves)
     sections = {
@@ -252,12 +245,7 @@ def main() -> None:
         "ways": f"{ways(curves)}\n\n![Ways to halve](ways.png)",
         "further": found_by(runs),
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
-        "cnn_finalists": walks.rank(runs["cnn_finalists"], RECIPE, 5),
-        "shift_finalists": walks.rank(runs["shift_finalists"], RECIPE, 5),
-        "winners": markdown_table(
-            ["network", *walks.DESCRIBED],
-            [[words, *walks.describe(runs[name])] for name, words in TRAINED.items()],
-        ),
+        **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
         "record": studies.describe_runs(list(runs.values())),
     }
     studies.fill_in(HERE / "README.md", sections)
