@@ -43,7 +43,7 @@ def test_the_page_on_accelerators_is_that_of_its_records(tmp_path):
     assert (tmp_path / "study" / "README.md").read_text() == page
 
 
-@pytest.mark.parametrize("study", ["beyond_98_47", "dat407_a7", "step_time"])
+@pytest.mark.parametrize("study", ["beyond_98_47", "dat407_a7", "halving", "step_time"])
 def test_a_page_is_that_of_its_records(study, tmp_path, monkeypatch):
     """The kept files of runs stand for the runs: without the metrics and figures that are large."""
     folder, runs = tmp_path / "study", tmp_path / "runs"

@@ -97,7 +97,8 @@ def write_curves(run: Run, file: Path) -> None:
     trials, epochs = (sorted({key[i] for key in found}) for i in range(2))
     with open(file, "w", newline="", encoding="utf-8") as output:
         csv.writer(output, lineterminator="\n").writerows(
-            [[found[trial, epoch] for epoch in epochs] for trial in trials]
+            # 0 where a trial has diverged: it ranks last
+            [[found[trial, epoch] or 0.0 for epoch in epochs] for trial in trials]
         )
 
 
@@ -117,6 +118,14 @@ def replay(curves: np.ndarray, halving: int, min_epochs: int = 1) -> Choice:
         there = np.sort(there[order[:kept]])
     point = int(there[np.argmax(curves[there, -1])])
     return Choice(point, float(curves[point, -1]), epochs)
+
+
+def by_machine(runs: dict[str, Run]) -> list[list[Run]]:
+    """Returns the runs of each machine."""
+    found: dict[str, list[Run]] = {}
+    for run in runs.values():
+        found.setdefault(run.summary["provenance"]["machine"], []).append(run)
+    return list(found.values())
 
 
 def choice_of(run: Run) -> Choice:
@@ -210,20 +219,27 @@ def draw_ways(curves: Sequence[np.ndarray]) -> Figure:
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     ax = figure.subplots()
     best = [replay(each, 0) for each in curves]
-    colors = {}
-    for halving, min_epochs in distinct(curves[0].shape):
+    colors: dict[int, str] = {}
+
+    def share_of(way: tuple[int, int]) -> float:
+        return sum(replay(c, *way).epochs for c in curves) / sum(each.epochs for each in best)
+
+    higher = itertools.cycle((2, 26))  # points, so that words do not meet
+    for halving, min_epochs in sorted(distinct(curves[0].shape), key=share_of):
         found = [replay(each, halving, min_epochs) for each in curves]
-        share = sum(each.epochs for each in found) / sum(each.epochs for each in best)
+        share = share_of((halving, min_epochs))
         lost = [100 * (now.accuracy - full.accuracy) for now, full in zip(found, best, strict=True)]
         color = colors.setdefault(halving, canvas.COLORS[len(colors)])
         ax.plot([share] * len(lost), lost, "o", color=color, ms=4, alpha=0.6)
         ax.plot(share, np.mean(lost), "_", color=color, ms=16, mew=2)
         after = rungs(curves[0].shape[1], halving, min_epochs, len(curves[0]))
-        ax.annotate(f"1/{halving} after\n{', '.join(map(str, after))}", (share, 0.004),
-                    ha="center", va="bottom", fontsize=7, color=color)  # fmt: skip
+        ax.annotate(f"1/{halving} after\n{', '.join(map(str, after))}", (share, 0.002),
+                    xytext=(0, next(higher)), textcoords="offset points", ha="center",
+                    va="bottom", fontsize=7.5, color=color)  # fmt: skip
     ax.axhline(0, color="#666666", lw=1, ls="--")
     ax.axhline(-0.05, color="#666666", lw=1, ls=":")
     ax.set(
+        ylim=(None, 0.025),
         xlabel="share of the epochs that a full search trains",
         ylabel="validation accuracy of what is chosen,\nless that of the full search (points)",
     )
@@ -246,7 +262,7 @@ def main() -> None:
         "further": found_by(runs),
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
         **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
-        "record": studies.describe_runs(list(runs.values())),
+        "record": "\n\n".join(map(studies.describe_runs, by_machine(runs))),
     }
     studies.fill_in(HERE / "README.md", sections)
     for name in runs:
