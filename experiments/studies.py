@@ -58,6 +58,8 @@ def keep_files(workdir: Path, folder: Path, names: Iterable[str] = KEPT) -> None
 def keep_small(workdir: Path, folder: Path) -> None:
     """Copies a run's files, its statistics left out: whoever reads the run computes them anew."""
     keep_files(workdir, folder)
+    if (own := workdir / "files").is_dir():  # code of the study's own, without which none reads it
+        shutil.copytree(own, folder / "files", dirs_exist_ok=True)
     summary = read_record(folder / "summary.json")
     for point in summary["grid"]:
         point.pop("statistics", None)
