@@ -265,7 +265,6 @@ def whole(folder: Path, epochs: dict[str, dict[int, dict]]) -> str:
     """Shows whole runs, and what their compiled epochs alone take."""
     noted, rows = read(folder, "noted.json").get("runs", {}), []
     for name, sweep in SWEEPS.items():
-        seconds = seconds_of(folder, name)
         if summary := read(folder, f"{name}/summary.json"):
             trials = sum(point["num_trials"] for point in summary["grid"])
             num_epochs = summary["grid"][0]["num_epochs"]
@@ -273,6 +272,7 @@ def whole(folder: Path, epochs: dict[str, dict[int, dict]]) -> str:
             trials, num_epochs = noted[name]["trials"], noted[name]["epochs"]
         else:
             continue
+        seconds = seconds_of(folder, name)
         validated = "--config.protocol=validation" in sweep.options  # it has fewer steps
         timed = {} if validated else epochs.get(sweep.config, {}).get(trials, {})
         alone = f"{timed['epoch_ms'] * num_epochs / 1e3:.3g}" if timed else "—"

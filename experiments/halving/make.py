@@ -189,53 +189,55 @@ WAYS = tuple(itertools.product((2, 3, 4, 6), (1, 2, 4)))
 """Values of `halving` and `min_epochs`."""
 
 
-def ways(curves: Sequence[np.ndarray]) -> str:
+class Way(NamedTuple):
+    """A way to halve, and what it would have done in the searches that stop nothing."""
+
+    halving: int
+    rungs: tuple[int, ...]
+    share: float  # of the epochs that full searches train
+    lost: list[float]  # accuracy of what is chosen, less that of the full search, a search each
+
+
+def replay_ways(curves: Sequence[np.ndarray]) -> list[Way]:
+    """Returns the ways that have different rungs."""
+    num_points, num_epochs = curves[0].shape
+    full = [replay(each, 0) for each in curves]
+    found: dict[tuple, Way] = {}
+    for halving, min_epochs in WAYS:
+        after = tuple(rungs(num_epochs, halving, min_epochs, num_points))
+        if not after or (halving, after) in found:
+            continue
+        halved = [replay(each, halving, min_epochs) for each in curves]
+        share = sum(each.epochs for each in halved) / sum(each.epochs for each in full)
+        lost = [now.accuracy - was.accuracy for now, was in zip(halved, full, strict=True)]
+        found[halving, after] = Way(halving, after, share, lost)
+    return list(found.values())
+
+
+def tabulate_ways(ways: Sequence[Way]) -> str:
     """Says what other ways to halve would have chosen, of the same points."""
     rows = []
-    best = [replay(each, 0) for each in curves]
-    for halving, min_epochs in distinct(curves[0].shape):
-        found = [replay(each, halving, min_epochs) for each in curves]
-        after = rungs(curves[0].shape[1], halving, min_epochs, len(curves[0]))
-        lost = [now.accuracy - full.accuracy for now, full in zip(found, best, strict=True)]
-        share = sum(each.epochs for each in found) / sum(each.epochs for each in best)
-        cells = [str(halving), ", ".join(map(str, after)), f"{share:.3f}", *map(signed, lost)]
-        rows.append([*cells, signed(float(np.mean(lost)))])
+    for way in ways:
+        cells = [str(way.halving), ", ".join(map(str, way.rungs)), f"{way.share:.3f}"]
+        rows.append([*cells, *map(signed, (*way.lost, float(np.mean(way.lost))))])
     columns = [f"design {design}, points" for design in DESIGNS]
     return markdown_table(["halving", "rungs", "share of the epochs", *columns, "mean"], rows)
 
 
-def distinct(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """Returns the ways that have different rungs, given the numbers of points and epochs."""
-    found = {}
-    for halving, min_epochs in WAYS:
-        after = tuple(rungs(shape[1], halving, min_epochs, shape[0]))
-        if after:
-            found.setdefault((halving, after), (halving, min_epochs))
-    return list(found.values())
-
-
-def draw_ways(curves: Sequence[np.ndarray]) -> Figure:
-    """Draws what each way to halve loses against the share of the epochs that it trains."""
+def draw_ways(ways: Sequence[Way], shape: tuple[int, int]) -> Figure:
+    """Draws what each way loses against its share; `shape` is of points and epochs."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     ax = figure.subplots()
-    best = [replay(each, 0) for each in curves]
     colors: dict[int, str] = {}
-
-    def share_of(way: tuple[int, int]) -> float:
-        return sum(replay(c, *way).epochs for c in curves) / sum(each.epochs for each in best)
-
     higher = itertools.cycle((2, 26))  # points, so that words do not meet
-    for halving, min_epochs in sorted(distinct(curves[0].shape), key=share_of):
-        found = [replay(each, halving, min_epochs) for each in curves]
-        share = share_of((halving, min_epochs))
-        lost = [100 * (now.accuracy - full.accuracy) for now, full in zip(found, best, strict=True)]
-        color = colors.setdefault(halving, canvas.COLORS[len(colors)])
-        ax.plot([share] * len(lost), lost, "o", color=color, ms=4, alpha=0.6)
-        ax.plot(share, np.mean(lost), "_", color=color, ms=16, mew=2)
-        after = rungs(curves[0].shape[1], halving, min_epochs, len(curves[0]))
-        ax.annotate(f"1/{halving} after\n{', '.join(map(str, after))}", (share, 0.002),
-                    xytext=(0, next(higher)), textcoords="offset points", ha="center",
-                    va="bottom", fontsize=7.5, color=color)  # fmt: skip
+    for way in sorted(ways, key=lambda way: way.share):
+        lost = [100 * each for each in way.lost]
+        color = colors.setdefault(way.halving, canvas.COLORS[len(colors)])
+        ax.plot([way.share] * len(lost), lost, "o", color=color, ms=4, alpha=0.6)
+        ax.plot(way.share, np.mean(lost), "_", color=color, ms=16, mew=2)
+        words = f"1/{way.halving} after\n{', '.join(map(str, way.rungs))}"
+        ax.annotate(words, (way.share, 0.002), xytext=(0, next(higher)), ha="center", va="bottom",
+                    textcoords="offset points", fontsize=7.5, color=color)  # fmt: skip
     ax.axhline(0, color="#666666", lw=1, ls="--")
     ax.axhline(-0.05, color="#666666", lw=1, ls=":")
     ax.set(
@@ -243,10 +245,11 @@ def draw_ways(curves: Sequence[np.ndarray]) -> Figure:
         xlabel="share of the epochs that a full search trains",
         ylabel="validation accuracy of what is chosen,\nless that of the full search (points)",
     )
-    num_points, num_epochs = curves[0].shape
+    num_points, num_epochs = shape
     figure.suptitle(
-        f"mnist, 784-500-300-10: {len(curves)} searches of {num_points} points for {num_epochs}"
-        " epochs,\nhalved in several ways (dots: searches; bars: means; dotted: 0.05 points)"
+        f"mnist, 784-500-300-10: {len(ways[0].lost)} searches of {num_points} points for"
+        f" {num_epochs} epochs,\nhalved in several ways (dots: searches; bars: means; dotted: 0.05"
+        " points)"
     )
     return figure
 
@@ -255,10 +258,11 @@ def main() -> None:
     """Runs the study and writes its tables and its figures."""
     runs = searches() | further() | finalists()
     curves = [read_curves(RUNS / f"full_{design}") for design in DESIGNS]
-    studies.save_figure(HERE / "ways.png", draw_ways, curves)
+    ways = replay_ways(curves)
+    studies.save_figure(HERE / "ways.png", draw_ways, ways, curves[0].shape)
     sections = {
         "outcome": outcome(runs, studies.read_record(HERE / "noted.json")),
-        "ways": f"{ways(curves)}\n\n![Ways to halve](ways.png)",
+        "ways": f"{tabulate_ways(ways)}\n\n![Ways to halve](ways.png)",
         "further": found_by(runs),
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
         **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
