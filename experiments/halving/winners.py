@@ -1,10 +1,10 @@
 """From what the searches found to recipes, each trained with fresh seeds, and each change's share.
 
-    python experiments/halving/winners.py mlp cnn shift walk [KEY=VALUE ...]
+    python experiments/halving/winners.py [mlp cnn shift mlp_walk cnn_walk] [KEY=VALUE ...]
 
-Trains or resumes what is named and not finished in runs/halving, in this order. It begins with the
-best points of the searches that are there; `walk` goes to what the others have chosen. A key, as in
-precision=tf32, is set for all. Validation images choose; the test set is scored once a trial.
+Trains or resumes what is named (by default all) and not finished in runs/halving. It begins with
+the best points of the searches that are there; a walk goes to what the others have chosen. A key,
+as in precision=tf32, is set for all. Validation images choose; the test set is scored once a trial.
 """
 
 import sys
@@ -22,7 +22,6 @@ Recipe = Mapping[str, Any]
 KEYS = ("optimizer", "num_epochs", "batch_size", "scaling", "augmentation", "nesterov",
         "learning_rate", "schedule", "momentum", "b2", "l2", "l2_on_output", "weight_decay",
         "label_smoothing", "ema_decay")  # fmt: skip
-NOTEBOOK = {"optimizer": "sgd", "learning_rate": 0.1}
 BEFORE = {"optimizer": "sgd", "batch_size": 64, "schedule": "linear", "momentum": 0.9,
           "l2_on_output": True}  # fmt: skip
 MLP_BEFORE = {**BEFORE, "num_epochs": 40, "learning_rate": 0.08, "l2": 1e-4,
@@ -94,36 +93,44 @@ def shift() -> None:
     train_winner("shift_final", "cnn", *read_best("shift_finalists"), seed=8100)
 
 
-def walk() -> None:
-    """Goes from the notebook's recipes to the winners, some changes at a time.
+def step(name: str, model: str, recipe: Recipe, seed: int) -> None:
+    """Trains a step on the way to a winner, of whose seeds the first ten are these."""
+    train(name, model, [recipe], seed, protocol="last_epoch", num_seeds=10)
 
-    The winners themselves are steps, too: their first ten seeds are these.
-    """
+
+def mlp_walk() -> None:
+    """Goes from the recipe of configs/beyond_98_47.py to the winner, a change at a time."""
     (last,) = read_best("mlp_refine")
     old = {"num_epochs": 40, "label_smoothing": 0.2, "ema_decay": 0.0}
     steps = [
-        NOTEBOOK | {"num_epochs": 40, "l2": 2.5e-4},
         MLP_BEFORE,
         last | old | {"weight_decay": 0.0},
         last | old,
         last | {"num_epochs": 40, "ema_decay": 0.0},
         last | {"num_epochs": 40},
     ]
-    train("mlp_walk", "mlp", steps, seed=8000, protocol="last_epoch", num_seeds=10)
+    for number, recipe in enumerate(steps, start=1):
+        step(f"mlp_step_{number}", "mlp", recipe, seed=8000)
+
+
+def cnn_walk() -> None:
+    """Goes from the recipe of configs/beyond_99_19.py to both winners, some changes at a time."""
     (last,), (shifted,) = read_best("cnn_finalists"), read_best("shift_finalists")
     averaged = CNN_BEFORE | {"num_epochs": 27, "ema_decay": last["ema_decay"]}
     steps = [
-        NOTEBOOK | {"batch_size": 64},
         CNN_BEFORE,
         CNN_BEFORE | {"num_epochs": 27},
         averaged | {"scaling": last["scaling"]},
         last | {"augmentation": "shift"},
         shifted | {"num_epochs": 27},
     ]
-    train("cnn_walk", "cnn", steps, seed=8100, protocol="last_epoch", num_seeds=10)
+    for number, recipe in enumerate(steps, start=1):
+        step(f"cnn_step_{number}", "cnn", recipe, seed=8100)
 
 
-STEPS: dict[str, Callable[[], None]] = {"mlp": mlp, "cnn": cnn, "shift": shift, "walk": walk}
+STEPS: dict[str, Callable[[], None]] = {
+    "mlp": mlp, "cnn": cnn, "shift": shift, "mlp_walk": mlp_walk, "cnn_walk": cnn_walk
+}  # fmt: skip
 
 
 def main() -> None:
