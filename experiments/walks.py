@@ -50,14 +50,15 @@ DESCRIBED = ["seeds", "mean, %", "95 % interval of the mean", "sd (ddof=1)", "ra
 """The header of `describe`."""
 
 
-def steps(walk: Run, *winners: Run) -> list[BySeed]:
-    """Returns the accuracies of each point of a walk, then of the winners with the same seeds."""
-    points: list[Row] = walk.summary["grid"]
-    accuracies = [results.by_seed(walk, point, "test_accuracy") for point in points]
-    for winner in winners:
-        last = results.by_seed(winner, winner.summary["grid"][0], "test_accuracy")
-        accuracies.append({seed: last[seed] for seed in accuracies[0]})
-    return accuracies
+def steps(*runs: Run) -> list[BySeed]:
+    """Returns the accuracies of each point of each run, with the seeds that all have."""
+    accuracies = [
+        results.by_seed(run, point, "test_accuracy")
+        for run in runs
+        for point in run.summary["grid"]
+    ]
+    common = set.intersection(*map(set, accuracies))
+    return [{seed: x for seed, x in each.items() if seed in common} for each in accuracies]
 
 
 def tabulate(words: Sequence[str], accuracies: Sequence[BySeed]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import random
 import shutil
@@ -19,8 +20,10 @@ from test_resume import PowerCutError, share_programs  # noqa: F401
 from mnist_jax import UserError
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.config.rungs import rungs
+from mnist_jax.export.metadata import describe
 from mnist_jax.runs import results, runner
 from mnist_jax.runs.stopped import StoppedError
+from mnist_jax.runs.trained_trial import read_trained_trial
 from mnist_jax.training import memory
 
 # Programs of 16 and 32 images, which compete with each other.
@@ -161,6 +164,18 @@ def test_a_run_that_dies_goes_on_with_the_same_bits(tmp_path, monkeypatch, whole
             run(path, **HALVED)
     run(path, **HALVED)
     assert_same(path, whole / "halved")
+
+
+def test_an_export_says_why_a_stopped_trial_has_no_test_accuracy(whole):
+    chosen = read_trained_trial(whole / "halved")
+    assert "not measured" not in describe(chosen)["test_accuracy_is"]
+    for row in chosen.run.results:
+        if epoch := row["stopped_epoch"]:
+            said = describe(dataclasses.replace(chosen, number=row["trial"]))
+            assert said["test_accuracy"] == "null"
+            assert said["test_accuracy_is"].endswith(
+                f"halving stopped the trial after epoch {epoch}"
+            )
 
 
 def test_a_signal_before_a_rung_says_how_many_epochs_there_are_in_all(tmp_path, monkeypatch):

@@ -41,7 +41,15 @@ FURTHER = {  # their seeds
     "mlp_refine": 6300,
 }
 FINALISTS = ("cnn_finalists", "shift_finalists")
-"""Runs of `winners.py`."""
+WINNERS = {"mlp_final": "784-500-300-10", "cnn_final": "CNN"}
+"""What was chosen for a network, trained with fresh seeds."""
+MLP_WALK = {
+    "mlp_step_1": "beyond_98_47.py: SGD, L2",
+    "mlp_step_2": "AdamW, no decay or L2",
+    "mlp_step_3": "weight decay 0.237",
+    "mlp_final": "smoothing 0.055, averaging, 54 epochs",
+}
+"""Runs, and how each differs from the one before."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
           "label_smoothing", "ema_decay")  # fmt: skip
 CURVES = "curves.csv"
@@ -83,11 +91,12 @@ def further() -> dict[str, Run]:
     }
 
 
-def finalists() -> dict[str, Run]:
-    """Returns the runs in which the best points of several searches compete."""
-    if not all((RUNS / name / "summary.json").exists() for name in FINALISTS):
+def trained() -> dict[str, Run]:
+    """Returns the runs of `winners.py`."""
+    names = dict.fromkeys((*FINALISTS, *WINNERS, *MLP_WALK))
+    if not all(results.is_finished(RUNS / name) for name in names):
         studies.run_script(HERE / "winners.py")
-    return {name: results.read_run(RUNS / name) for name in FINALISTS}
+    return {name: results.read_run(RUNS / name) for name in names}
 
 
 def write_curves(run: Run, file: Path) -> None:
@@ -185,6 +194,12 @@ def found_by(runs: dict[str, Run]) -> str:
     return markdown_table(header, rows)
 
 
+def outcome_of(runs: dict[str, Run]) -> str:
+    """Shows the test accuracies of the winners."""
+    rows = [[network, *walks.describe(runs[name])] for name, network in WINNERS.items()]
+    return markdown_table(["network", *walks.DESCRIBED], rows)
+
+
 WAYS = tuple(itertools.product((2, 3, 4, 6), (1, 2, 4)))
 """Values of `halving` and `min_epochs`."""
 
@@ -256,16 +271,21 @@ def draw_ways(ways: Sequence[Way], shape: tuple[int, int]) -> Figure:
 
 def main() -> None:
     """Runs the study and writes its tables and its figures."""
-    runs = searches() | further() | finalists()
+    runs = searches() | further() | trained()
     curves = [read_curves(RUNS / f"full_{design}") for design in DESIGNS]
     ways = replay_ways(curves)
     studies.save_figure(HERE / "ways.png", draw_ways, ways, curves[0].shape)
+    walk, words = walks.steps(*(runs[name] for name in MLP_WALK)), list(MLP_WALK.values())
+    title = "mnist, 784-500-300-10: from SGD to AdamW"
+    studies.save_figure(HERE / "walk.png", walks.draw, title, words, walk)
     sections = {
         "outcome": outcome(runs, studies.read_record(HERE / "noted.json")),
         "ways": f"{tabulate_ways(ways)}\n\n![Ways to halve](ways.png)",
         "further": found_by(runs),
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
         **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
+        "winners": outcome_of(runs),
+        "walk": f"{walks.tabulate(words, walk)}\n\n![From SGD to AdamW](walk.png)",
         "record": "\n\n".join(map(studies.describe_runs, by_machine(runs))),
     }
     studies.fill_in(HERE / "README.md", sections)

@@ -15,6 +15,9 @@ def describe(trained: TrainedTrial) -> dict[str, str]:
     height, width, channels = trained.image_shape
     pixels = f"[batch, {height}, {width}{f', {channels}' * (channels > 1)}]"
     protocol, made = results.protocol(run), run.summary["provenance"]
+    measured = f"{protocol.measure}; {protocol.words}"
+    if stopped := row.get("stopped_epoch"):
+        measured = f"not measured: halving stopped the trial after epoch {stopped}"
     point = experiment.point_of(trained.number)
     of_model = [axis.name for axis in experiment.axes.values() if axis.of == "model"]
     found: dict[str, Any] = {
@@ -37,7 +40,7 @@ def describe(trained: TrainedTrial) -> dict[str, str]:
         "hyperparameters": {axis: point[axis] for axis in run.axes},
         "protocol": run.summary["protocol"],
         "test_accuracy": row[protocol.column],
-        "test_accuracy_is": f"{protocol.measure}; {protocol.words}",
+        "test_accuracy_is": measured,
         "trained_with": made.get("versions", {}).get("mnist_jax"),
         "commit": made.get("commit"),
     }
