@@ -3,7 +3,8 @@
 python -m mnist_jax.main --config=configs/cnn_muon.py --seed=8100
 
 experiments/halving/ has the searches; validation images chose. All 60,000 training images, 20 fresh
-seeds; the last epoch counts, and the test set is scored once a trial.
+seeds; the last epoch counts, and the test set is scored once a trial. It takes 80 minutes on two
+CPU cores.
 """
 
 from mnist_jax import default_config
