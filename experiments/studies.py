@@ -43,7 +43,7 @@ def run_script(script: Path) -> None:
 
 def run_once(workdir: Path, *arguments: str) -> Run:
     """Returns the run in a work directory, which is trained or resumed unless it is finished."""
-    if not (workdir / "summary.json").exists():
+    if not results.is_finished(workdir):
         run("main", *arguments, f"--workdir={workdir}")
     return results.read_run(workdir)
 

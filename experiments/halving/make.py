@@ -194,7 +194,7 @@ def found_by(runs: dict[str, Run]) -> str:
     return markdown_table(header, rows)
 
 
-def outcome_of(runs: dict[str, Run]) -> str:
+def tabulate_winners(runs: dict[str, Run]) -> str:
     """Shows the test accuracies of the winners."""
     rows = [[network, *walks.describe(runs[name])] for name, network in WINNERS.items()]
     return markdown_table(["network", *walks.DESCRIBED], rows)
@@ -284,7 +284,7 @@ def main() -> None:
         "further": found_by(runs),
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
         **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
-        "winners": outcome_of(runs),
+        "winners": tabulate_winners(runs),
         "walk": f"{walks.tabulate(words, walk)}\n\n![From SGD to AdamW](walk.png)",
         "record": "\n\n".join(map(studies.describe_runs, by_machine(runs))),
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 import mnist_jax
 from mnist_jax import default_config
+from mnist_jax.config.experiment import read_experiment
 from mnist_jax.runs import choosing, results
 
 RUNS = Path("runs/halving")
@@ -22,23 +23,24 @@ Recipe = Mapping[str, Any]
 KEYS = ("optimizer", "num_epochs", "batch_size", "scaling", "augmentation", "nesterov",
         "learning_rate", "schedule", "momentum", "b2", "l2", "l2_on_output", "weight_decay",
         "label_smoothing", "ema_decay")  # fmt: skip
-BEFORE = {"optimizer": "sgd", "batch_size": 64, "schedule": "linear", "momentum": 0.9,
-          "l2_on_output": True}  # fmt: skip
-MLP_BEFORE = {**BEFORE, "num_epochs": 40, "learning_rate": 0.08, "l2": 1e-4,
-              "label_smoothing": 0.2}  # fmt: skip
-CNN_BEFORE = {**BEFORE, "num_epochs": 15, "learning_rate": 0.04, "l2": 1e-5,
-              "label_smoothing": 0.18}  # fmt: skip
-"""The recipes of configs/beyond_98_47.py and configs/beyond_99_19.py."""
-
 more: dict[str, str] = {}  # keys of the command line
+
+
+def recipe_of(point: Recipe) -> dict[str, Any]:
+    """Returns the keys of a grid point that make its recipe."""
+    return {key: point[key] for key in KEYS if point.get(key) is not None}
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """Returns the recipe of a config that comes with the package."""
+    (point,) = read_experiment(name, {}).points
+    return recipe_of(point)
 
 
 def read_best(name: str, count: int = 1) -> list[dict[str, Any]]:
     """Returns the recipes of a run's best points, by validation accuracy."""
     points = choosing.ranked(results.read_run(RUNS / name).summary["grid"], "validation_accuracy")
-    return [
-        {key: point[key] for key in KEYS if point.get(key) is not None} for point in points[:count]
-    ]
+    return [recipe_of(point) for point in points[:count]]
 
 
 def complete(model: str, recipe: Recipe) -> Recipe:
@@ -49,7 +51,7 @@ def complete(model: str, recipe: Recipe) -> Recipe:
 
 def train(name: str, model: str, recipes: Sequence[Recipe], seed: int, **keys: Any) -> None:
     """Trains recipes side by side, with the same seeds, unless that is finished."""
-    if (RUNS / name / "summary.json").exists():
+    if results.is_finished(RUNS / name):
         return
     recipes = [complete(model, recipe) for recipe in recipes]
     several = tuple(recipe["optimizer"] for recipe in recipes)
@@ -93,9 +95,11 @@ def shift() -> None:
     train_winner("shift_final", "cnn", *read_best("shift_finalists"), seed=8100)
 
 
-def step(name: str, model: str, recipe: Recipe, seed: int) -> None:
-    """Trains a step on the way to a winner, of whose seeds the first ten are these."""
-    train(name, model, [recipe], seed, protocol="last_epoch", num_seeds=10)
+def walk(model: str, steps: Sequence[Recipe], seed: int) -> None:
+    """Trains the steps on the way to winners, of whose seeds the first ten are these."""
+    for number, recipe in enumerate(steps, start=1):
+        name = f"{model}_step_{number}"
+        train(name, model, [recipe], seed, protocol="last_epoch", num_seeds=10)
 
 
 def mlp_walk() -> None:
@@ -103,27 +107,26 @@ def mlp_walk() -> None:
     (last,) = read_best("mlp_refine")
     old = {"num_epochs": 40, "label_smoothing": 0.2, "ema_decay": 0.0}
     steps = [
-        MLP_BEFORE,
+        read_config("beyond_98_47"),
         last | old | {"weight_decay": 0.0},
         last | old,
     ]
-    for number, recipe in enumerate(steps, start=1):
-        step(f"mlp_step_{number}", "mlp", recipe, seed=8000)
+    walk("mlp", steps, seed=8000)
 
 
 def cnn_walk() -> None:
     """Goes from the recipe of configs/beyond_99_19.py to both winners, some changes at a time."""
     (last,), (shifted,) = read_best("cnn_finalists"), read_best("shift_finalists")
-    averaged = CNN_BEFORE | {"num_epochs": 27, "ema_decay": last["ema_decay"]}
+    before = read_config("beyond_99_19")
+    longer = before | {"num_epochs": 27}
     steps = [
-        CNN_BEFORE,
-        CNN_BEFORE | {"num_epochs": 27},
-        averaged | {"scaling": last["scaling"]},
+        before,
+        longer,
+        longer | {"ema_decay": last["ema_decay"], "scaling": last["scaling"]},
         last | {"augmentation": "shift"},
         shifted | {"num_epochs": 27},
     ]
-    for number, recipe in enumerate(steps, start=1):
-        step(f"cnn_step_{number}", "cnn", recipe, seed=8100)
+    walk("cnn", steps, seed=8100)
 
 
 STEPS: dict[str, Callable[[], None]] = {
