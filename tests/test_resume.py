@@ -199,10 +199,10 @@ def test_a_signal_that_was_ignored_stays_so(tmp_path):
             signal.signal(number, handler)
 
 
-@SLOW
-def test_a_terminal_that_is_closed_costs_no_epoch(tmp_path):
+def start_in_terminal(tmp_path, num_epochs):
+    """Starts a run in a terminal; returns it, after some epochs, and the terminal's other end."""
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "mnist_jax.main", *flags(num_epochs=2000)]
+    command = [sys.executable, "-m", "mnist_jax.main", *flags(num_epochs=num_epochs)]
     process = subprocess.Popen(
         [*command, f"--workdir={tmp_path}"],
         **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
@@ -213,12 +213,28 @@ def test_a_terminal_that_is_closed_costs_no_epoch(tmp_path):
     while rows(tmp_path) < 20 * 5 and process.poll() is None:
         if select.select([ours], [], [], 0.01)[0]:
             os.read(ours, 9999)
+    return process, ours
+
+
+@SLOW
+def test_a_terminal_that_is_closed_costs_no_epoch(tmp_path):
+    process, terminal = start_in_terminal(tmp_path, num_epochs=2000)
     process.send_signal(signal.SIGSTOP)  # so that it hears of it after the terminal is closed
-    os.close(ours)
+    os.close(terminal)
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGCONT)
     assert process.wait() == 128 + signal.SIGHUP
     assert newest_checkpoint(tmp_path).name == str(rows(tmp_path) // 5)
+
+
+@SLOW
+def test_a_run_outlives_its_terminal(tmp_path):
+    """As that of a shell which has disowned it, and sends no SIGHUP."""
+    process, terminal = start_in_terminal(tmp_path, num_epochs=200)
+    os.close(terminal)
+    assert process.wait() == 0
+    assert results.is_finished(tmp_path)
+    assert rows(tmp_path) == 200 * 5
 
 
 @SLOW
