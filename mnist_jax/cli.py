@@ -1,5 +1,6 @@
 """The command line: its flags, and how bad input, a full disk and a closed pipe end a program."""
 
+import errno
 import io
 import itertools
 import logging
@@ -7,6 +8,7 @@ import os
 import re
 import runpy
 import signal
+import stat
 import sys
 import textwrap
 from collections.abc import Callable
@@ -206,6 +208,39 @@ class _LogFormatter(logging.Formatter):
         return mark + super().format(record)
 
 
+class _Terminal(io.FileIO):
+    """A terminal that may be closed, as that of a shell which has disowned the program."""
+
+    def write(self, data: Any) -> int:
+        """Writes bytes, or discards them and what follows once it is closed; returns how many."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def _set_up_streams() -> None:
+    """Makes the standard streams such that no state of a terminal ends a program."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: a file that a run opens would take its place
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # for one without UTF-8
+        if stream is not getattr(sys, f"__{name}__"):
+            continue
+        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # a terminal, which may be closed now
+            raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+            safe = io.TextIOWrapper(raw, stream.encoding, "replace", line_buffering=True)
+            setattr(sys, name, safe)
+
+
 def run_command(main: Callable, define: Callable[[], None], argv: list[str] | None = None) -> None:
     """Runs a program on its command line, by default the process's; bad input exits with status 2.
 
@@ -213,12 +248,7 @@ def run_command(main: Callable, define: Callable[[], None], argv: list[str] | No
     """
     define()
     absl_logging.get_absl_handler().setFormatter(_LogFormatter())
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed: a file that a run opens would take its place
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a run
+    _set_up_streams()
     try:
         if sys.platform == "win32":  # without locks of files and signals as a run needs them
             raise UserError("Windows: expected Linux or macOS; start it in WSL")

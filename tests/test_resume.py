@@ -200,7 +200,7 @@ def test_a_signal_that_was_ignored_stays_so(tmp_path):
 
 
 def start_in_terminal(tmp_path, num_epochs):
-    """Starts a run in a terminal; returns it, after some epochs, and the terminal's other end."""
+    """Starts a run in a terminal; returns it, and the terminal's other end."""
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "mnist_jax.main", *flags(num_epochs=num_epochs)]
     process = subprocess.Popen(
@@ -210,15 +210,20 @@ def start_in_terminal(tmp_path, num_epochs):
         start_new_session=True,
     )
     os.close(theirs)
-    while rows(tmp_path) < 20 * 5 and process.poll() is None:
-        if select.select([ours], [], [], 0.01)[0]:
-            os.read(ours, 9999)
     return process, ours
+
+
+def train_in_terminal(process, terminal, path, num_epochs):
+    """Reads what a terminal shows until so many epochs are done."""
+    while rows(path) < num_epochs * 5 and process.poll() is None:
+        if select.select([terminal], [], [], 0.01)[0]:
+            os.read(terminal, 9999)
 
 
 @SLOW
 def test_a_terminal_that_is_closed_costs_no_epoch(tmp_path):
     process, terminal = start_in_terminal(tmp_path, num_epochs=2000)
+    train_in_terminal(process, terminal, tmp_path, 20)
     process.send_signal(signal.SIGSTOP)  # so that it hears of it after the terminal is closed
     os.close(terminal)
     process.send_signal(signal.SIGHUP)
@@ -228,13 +233,15 @@ def test_a_terminal_that_is_closed_costs_no_epoch(tmp_path):
 
 
 @SLOW
-def test_a_run_outlives_its_terminal(tmp_path):
+@pytest.mark.parametrize("closed_after", [0, 20])
+def test_a_run_outlives_its_terminal(tmp_path, closed_after):
     """As that of a shell which has disowned it, and sends no SIGHUP."""
-    process, terminal = start_in_terminal(tmp_path, num_epochs=200)
+    process, terminal = start_in_terminal(tmp_path, num_epochs=40)
+    train_in_terminal(process, terminal, tmp_path, closed_after)
     os.close(terminal)
     assert process.wait() == 0
     assert results.is_finished(tmp_path)
-    assert rows(tmp_path) == 200 * 5
+    assert rows(tmp_path) == 40 * 5
 
 
 @SLOW

@@ -41,13 +41,22 @@ FURTHER = {  # their seeds
     "mlp_refine": 6300,
 }
 FINALISTS = ("cnn_finalists", "shift_finalists")
-WINNERS = {"mlp_final": "784-500-300-10", "cnn_final": "CNN"}
+WINNERS = {
+    "mlp_final": "784-500-300-10",
+    "cnn_final": "CNN",
+    "shift_final": "CNN, shifted images",
+}
 """What was chosen for a network, trained with fresh seeds."""
 MLP_WALK = {
     "mlp_step_1": "beyond_98_47.py: SGD, L2",
     "mlp_step_2": "AdamW, no decay or L2",
     "mlp_step_3": "weight decay 0.237",
     "mlp_final": "smoothing 0.055, averaging, 54 epochs",
+}
+CNN_WALK = {
+    "cnn_step_1": "beyond_99_19.py: SGD, L2",
+    "cnn_final": "Muon, standard scaling, averaging, 27 epochs",
+    "shift_final": "shifted images, AdamW, 81 epochs",
 }
 """Runs, and how each differs from the one before."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
@@ -93,7 +102,7 @@ def further() -> dict[str, Run]:
 
 def trained() -> dict[str, Run]:
     """Returns the runs of `winners.py`."""
-    names = dict.fromkeys((*FINALISTS, *WINNERS, *MLP_WALK))
+    names = dict.fromkeys((*FINALISTS, *WINNERS, *MLP_WALK, *CNN_WALK))
     if not all(results.is_finished(RUNS / name) for name in names):
         studies.run_script(HERE / "winners.py")
     return {name: results.read_run(RUNS / name) for name in names}
@@ -200,6 +209,13 @@ def tabulate_winners(runs: dict[str, Run]) -> str:
     return markdown_table(["network", *walks.DESCRIBED], rows)
 
 
+def go(runs: dict[str, Run], walk: dict[str, str], image: str, title: str) -> str:
+    """Shows what each change on a walk gains, and draws it."""
+    accuracies, words = walks.steps(*(runs[name] for name in walk)), list(walk.values())
+    studies.save_figure(HERE / image, walks.draw, f"mnist, {title}", words, accuracies)
+    return f"{walks.tabulate(words, accuracies)}\n\n![{title}]({image})"
+
+
 WAYS = tuple(itertools.product((2, 3, 4, 6), (1, 2, 4)))
 """Values of `halving` and `min_epochs`."""
 
@@ -275,9 +291,6 @@ def main() -> None:
     curves = [read_curves(RUNS / f"full_{design}") for design in DESIGNS]
     ways = replay_ways(curves)
     studies.save_figure(HERE / "ways.png", draw_ways, ways, curves[0].shape)
-    walk, words = walks.steps(*(runs[name] for name in MLP_WALK)), list(MLP_WALK.values())
-    title = "mnist, 784-500-300-10: from SGD to AdamW"
-    studies.save_figure(HERE / "walk.png", walks.draw, title, words, walk)
     sections = {
         "outcome": outcome(runs, studies.read_record(HERE / "noted.json")),
         "ways": f"{tabulate_ways(ways)}\n\n![Ways to halve](ways.png)",
@@ -285,7 +298,8 @@ def main() -> None:
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
         **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
         "winners": tabulate_winners(runs),
-        "walk": f"{walks.tabulate(words, walk)}\n\n![From SGD to AdamW](walk.png)",
+        "mlp_walk": go(runs, MLP_WALK, "mlp_walk.png", "784-500-300-10, from SGD to AdamW"),
+        "cnn_walk": go(runs, CNN_WALK, "cnn_walk.png", "CNN, from SGD to shifted images"),
         "record": "\n\n".join(map(studies.describe_runs, by_machine(runs))),
     }
     studies.fill_in(HERE / "README.md", sections)

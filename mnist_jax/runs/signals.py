@@ -1,14 +1,10 @@
 """Signals that ask a run to stop, noted the moment they come."""
 
-import errno
-import io
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
 
 STOPPING = (
     signal.SIGINT,
@@ -24,24 +20,6 @@ SECOND = 1.0
 terminal, may send twice."""
 
 
-class _Terminal(io.FileIO):
-    """A terminal that may be closed while a run goes on, which is told by `leave`."""
-
-    def __init__(self, number: int, leave: Callable[[], None]) -> None:
-        super().__init__(number, "w", closefd=False)
-        self._leave = leave
-
-    def write(self, data: Any) -> int:
-        """Writes bytes; discards them where the terminal is closed. Returns how many."""
-        try:
-            return super().write(data)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            self._leave()
-            return len(data)
-
-
 class StopSignals:
     """Notes the first signal of `STOPPING`; the second one ends the process at once.
 
@@ -53,9 +31,6 @@ class StopSignals:
     was ignored stays so: `nohup` asks for that.
 
     In another thread than the main one it hears nothing: Python tells no other of signals.
-
-    A terminal that is closed ends a run by SIGHUP alone. One that does not get it (after `disown`),
-    or not yet, goes on without its output.
 
     Attributes:
         number: The signal that came first, or 0.
@@ -70,15 +45,7 @@ class StopSignals:
         self._heard = threading.current_thread() is threading.main_thread()
         if not self._heard:
             return self
-        self._terminals: dict[str, io.TextIOWrapper] = {}  # after SIGHUP they are none
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            if isinstance(stream, io.TextIOWrapper) and stream.isatty():
-                stream.flush()
-                self._terminals[name] = stream
-                raw = io.BufferedWriter(_Terminal(stream.fileno(), self._leave_terminals))
-                safe = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
-                setattr(sys, name, safe)
+        self._terminals = [n for n in (1, 2) if os.isatty(n)]  # after SIGHUP they are none
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._old_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -94,9 +61,6 @@ class StopSignals:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         os.close(self._writer)  # which ends the thread
-        for name, stream in self._terminals.items():
-            getattr(sys, name).flush()
-            setattr(sys, name, stream)
 
     def _handle(self, number: int, frame: object) -> None:
         if self._is_urgent:
@@ -128,6 +92,6 @@ class StopSignals:
     def _leave_terminals(self) -> None:
         """Discards further output: to write to a terminal that is closed is an error."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in self._terminals.values():
-            os.dup2(nowhere, stream.fileno())
+        for number in self._terminals:
+            os.dup2(nowhere, number)
         os.close(nowhere)
