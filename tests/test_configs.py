@@ -24,6 +24,7 @@ FOUND = {  # of the recipes that searches found: the run that trained it, L2 fac
     "beyond_99_19": ("beyond_98_47/cnn_final", (1e-5,), 10),
     "mlp_adamw": ("halving/mlp_final", (None,), 20),
     "cnn_muon": ("halving/cnn_final", (None,), 20),
+    "cnn_shift": ("halving/shift_final", (None,), 10),
 }
 NAMES = (*NOTEBOOK, *FOUND)
 # Test accuracy after one epoch. The notebook's baseline had 0.931, its CNN 0.975; the bands are
@@ -37,6 +38,7 @@ AFTER_ONE_EPOCH = {
     "beyond_99_19": (0.98, 0.992),
     "mlp_adamw": (0.97, 0.985),
     "cnn_muon": (0.98, 0.992),
+    "cnn_shift": (0.98, 0.992),
 }
 
 
