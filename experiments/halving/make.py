@@ -54,7 +54,8 @@ MLP_WALK = {
     "mlp_final": "smoothing 0.055, averaging, 54 epochs",
 }
 CNN_WALK = {
-    "cnn_final": "cnn_muon.py: 27 epochs",
+    "cnn_step_1": "beyond_99_19.py: SGD, L2, 15 epochs",
+    "cnn_final": "Muon, standard scaling, averaging, 27 epochs",
     "shift_final": "shifted images, AdamW, 81 epochs",
 }
 """Runs, and how each differs from the one before."""
@@ -298,7 +299,7 @@ def main() -> None:
         **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
         "winners": tabulate_winners(runs),
         "mlp_walk": go(runs, MLP_WALK, "mlp_walk.png", "784-500-300-10, from SGD to AdamW"),
-        "cnn_walk": go(runs, CNN_WALK, "cnn_walk.png", "CNN, from plain to shifted images"),
+        "cnn_walk": go(runs, CNN_WALK, "cnn_walk.png", "CNN, from SGD to shifted images"),
         "record": "\n\n".join(map(studies.describe_runs, by_machine(runs))),
     }
     studies.fill_in(HERE / "README.md", sections)
