@@ -1,8 +1,10 @@
 """What studies of recipes share: a search's best points, a winner's score, and what led to it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import studies
 from matplotlib.figure import Figure
 
 from mnist_jax import stats
@@ -78,6 +80,19 @@ def tabulate(words: Sequence[str], accuracies: Sequence[BySeed]) -> str:
         rows.append(cells)
     header = ["change", "test accuracy, %: mean ± 95 %", "gain, points (95 % interval)", "p (Holm)"]
     return markdown_table(header, rows)
+
+
+def show(
+    file: Path,
+    title: str,
+    words: Sequence[str],
+    runs: Sequence[Run],
+    published: float | None = None,
+) -> str:
+    """Returns what each step of a walk gains, with the figure of it, which is saved in a file."""
+    accuracies = steps(*runs)
+    studies.save_figure(file, draw, title, words, accuracies, published)
+    return f"{tabulate(words, accuracies)}\n\n![{title}]({file.name})"
 
 
 def draw(

@@ -8,7 +8,7 @@ import sys
 import pytest
 from server import ROOT
 
-SIZES = {"one": 1, "five": 5, "two": 2, "three": 3}
+SIZES = {"one": 1, "five": 5, "two": 2, "three": 3, "four": 4}
 KEYS = {"dataset": "digits", "num_epochs": 2, "hidden_sizes": 16}
 
 SCRIPT = """
@@ -26,6 +26,7 @@ def run(name):
 
 run("one")
 run("five")
+run("four")
 threads = [threading.Thread(target=run, args=(name,)) for name in ("two", "three")]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]

@@ -49,19 +49,17 @@ def main() -> None:
         name: studies.run_once(RUNS / name, f"--config={config}", f"--seed={seed}", *sys.argv[1:])
         for name, (config, seed) in COMMANDS.items()
     }
-    accuracies = walks.steps(runs["walk"], runs["final"])
     title = "mnist, 784-500-300-10, 40 epochs: one change at a time"
-    studies.save_figure(HERE / "walk.png", walks.draw, title, STEPS, accuracies, 98.47)
+    walked = [runs["walk"], runs["final"]]
     best = {"search": 8, "refine": 12, "finalists": 4, "cnn_search": 6, "cnn_finalists": 4}
     winners = {"outcome": "final", "cnn_outcome": "cnn_final"}
-    walk = walks.tabulate(STEPS, accuracies)
     sections = {
         **{name: walks.rank(runs[name], SEARCHED, most) for name, most in best.items()},
         **{
             section: markdown_table(walks.DESCRIBED, [walks.describe(runs[name])])
             for section, name in winners.items()
         },
-        "walk": f"{walk}\n\n![One change at a time](walk.png)",
+        "walk": walks.show(HERE / "walk.png", title, STEPS, walked, published=98.47),
         "record": studies.describe_runs(list(runs.values())),
     }
     studies.fill_in(HERE / "README.md", sections)

@@ -47,18 +47,26 @@ WINNERS = {
     "shift_final": "CNN, shifted images",
 }
 """What was chosen for a network, trained with fresh seeds."""
-MLP_WALK = {
-    "mlp_step_1": "beyond_98_47.py: SGD, L2",
-    "mlp_step_2": "AdamW, no decay or L2",
-    "mlp_step_3": "weight decay 0.237",
-    "mlp_final": "smoothing 0.055, averaging, 54 epochs",
+WALKS: dict[str, tuple[str, dict[str, str]]] = {
+    "mlp_walk": (
+        "mnist, 784-500-300-10, from SGD to AdamW",
+        {
+            "mlp_step_1": "beyond_98_47.py: SGD, L2",
+            "mlp_step_2": "AdamW, no decay or L2",
+            "mlp_step_3": "weight decay 0.237",
+            "mlp_final": "smoothing 0.055, averaging, 54 epochs",
+        },
+    ),
+    "cnn_walk": (
+        "mnist, CNN, from SGD to shifted images",
+        {
+            "cnn_step_1": "beyond_99_19.py: SGD, L2, 15 epochs",
+            "cnn_final": "Muon, standard scaling, averaging, 27 epochs",
+            "shift_final": "shifted images, AdamW, 81 epochs",
+        },
+    ),
 }
-CNN_WALK = {
-    "cnn_step_1": "beyond_99_19.py: SGD, L2, 15 epochs",
-    "cnn_final": "Muon, standard scaling, averaging, 27 epochs",
-    "shift_final": "shifted images, AdamW, 81 epochs",
-}
-"""Runs, and how each differs from the one before."""
+"""A title, and runs with how each differs from the one before."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
           "label_smoothing", "ema_decay")  # fmt: skip
 CURVES = "curves.csv"
@@ -102,7 +110,8 @@ def further() -> dict[str, Run]:
 
 def trained() -> dict[str, Run]:
     """Returns the runs of `winners.py`."""
-    names = dict.fromkeys((*FINALISTS, *WINNERS, *MLP_WALK, *CNN_WALK))
+    walked = [name for _, words in WALKS.values() for name in words]
+    names = dict.fromkeys((*FINALISTS, *WINNERS, *walked))
     if not all(results.is_finished(RUNS / name) for name in names):
         studies.run_script(HERE / "winners.py")
     return {name: results.read_run(RUNS / name) for name in names}
@@ -209,13 +218,6 @@ def tabulate_winners(runs: dict[str, Run]) -> str:
     return markdown_table(["network", *walks.DESCRIBED], rows)
 
 
-def go(runs: dict[str, Run], walk: dict[str, str], image: str, title: str) -> str:
-    """Shows what each change on a walk gains, and draws it."""
-    accuracies, words = walks.steps(*(runs[name] for name in walk)), list(walk.values())
-    studies.save_figure(HERE / image, walks.draw, f"mnist, {title}", words, accuracies)
-    return f"{walks.tabulate(words, accuracies)}\n\n![{title}]({image})"
-
-
 WAYS = tuple(itertools.product((2, 3, 4, 6), (1, 2, 4)))
 """Values of `halving` and `min_epochs`."""
 
@@ -298,8 +300,12 @@ def main() -> None:
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
         **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
         "winners": tabulate_winners(runs),
-        "mlp_walk": go(runs, MLP_WALK, "mlp_walk.png", "784-500-300-10, from SGD to AdamW"),
-        "cnn_walk": go(runs, CNN_WALK, "cnn_walk.png", "CNN, from SGD to shifted images"),
+        **{
+            name: walks.show(
+                HERE / f"{name}.png", title, list(words.values()), [runs[each] for each in words]
+            )
+            for name, (title, words) in WALKS.items()
+        },
         "record": "\n\n".join(map(studies.describe_runs, by_machine(runs))),
     }
     studies.fill_in(HERE / "README.md", sections)
