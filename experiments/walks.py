@@ -1,6 +1,6 @@
 """What studies of recipes share: a search's best points, a winner's score, and what led to it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,10 @@ def draw(
         low, high = found["interval_95"]
         left.plot([100 * v for v in values.values()], [place + 0.22] * len(values), ".",
                   color=canvas.COLORS[5], ms=5, alpha=0.6)  # fmt: skip
-        _draw_interval(left, place, found["mean"], low, high, "{:.2f}")
+        _draw_interval(left, place, found["mean"], low, high, percent)
         if place:
             gain = stats.compare(values, accuracies[place - 1], TEST_IMAGES)
-            _draw_interval(right, place, gain.difference, gain.low, gain.high, "{:+.2f}")
+            _draw_interval(right, place, gain.difference, gain.low, gain.high, signed)
     for ax, x in ((left, published), (right, 0)):
         if x is not None:
             ax.axvline(x, color="#666666", lw=1, ls="--")
@@ -131,9 +131,11 @@ def draw(
     return figure
 
 
-def _draw_interval(ax: Any, place: int, mean: float, low: float, high: float, style: str) -> None:
+def _draw_interval(
+    ax: Any, place: int, mean: float, low: float, high: float, shown: Callable[[float], str]
+) -> None:
     """Draws a mean with its interval, both shares of 1, and writes its percentage over it."""
     ends = [[100 * (mean - low)], [100 * (high - mean)]]
     ax.errorbar(100 * mean, place, xerr=ends, fmt="o", color=canvas.COLORS[0], ms=5, capsize=3)
-    ax.annotate(style.format(100 * mean), (100 * mean, place - 0.2), ha="center", va="bottom",
+    ax.annotate(shown(mean), (100 * mean, place - 0.2), ha="center", va="bottom",
                 fontsize=8)  # fmt: skip

@@ -191,8 +191,8 @@ def run(
                 return load(stopped.path)
             except UserError:
                 raise KeyboardInterrupt from None
-    if done.cure:
-        print(f"warning: every trial diverged; {done.cure}", file=sys.stderr)
+    if done.failure:
+        print(f"warning: {done.failure}", file=sys.stderr)
     return RunView(done.path)
 
 

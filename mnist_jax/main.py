@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Runs an experiment as `execute` does, and prints its report; exits if it was stopped."""
     try:
-        path, was_finished, cure = execute(experiment, workdir, data_dir, overwrite, **options)
+        path, was_finished, failure = execute(experiment, workdir, data_dir, overwrite, **options)
         if hosts.is_first():
             report = _report(path, overwrite)  # first: a run that cannot be read is one line
             if was_finished:
@@ -36,8 +36,8 @@ def run(
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.number)
-    if cure:
-        print(f"every trial diverged; {cure}", file=sys.stderr)
+    if failure:
+        print(failure, file=sys.stderr)
         sys.exit(3)
 
 

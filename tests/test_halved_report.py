@@ -192,6 +192,24 @@ def test_diverged_trials_of_what_stopped_are_told(tmp_path):
     assert "Of 36 trials, 3 diverged and are left out of means" in verdict_of(run)
 
 
+def test_where_what_was_trained_to_the_end_diverged_there_is_no_result(tmp_path):
+    run = halved_run(tmp_path / "run")
+    for row in run.results:
+        row["diverged_epoch"] = 0 if row["stopped_epoch"] else 5
+    for point in run.summary["grid"]:
+        point["diverged_seeds"] = [] if point["stopped_epoch"] else [0, 1, 2]
+    said = verdict_of(run)
+    assert "Every trial that is compared diverged, so there is no result. Of 36 trials, 6" in said
+
+
+def test_runs_with_halving_are_told_what_stopped_and_not_to_pool(tmp_path):
+    runs = [halved_run(tmp_path / "a"), halved_run(tmp_path / "b", seed=3)]
+    several_runs.write_comparison(runs, tmp_path / "c")
+    text = (tmp_path / "c/report.md").read_text()
+    assert text.count("Of 12 grid points halving stopped 8 after epoch 1 and 2 after epoch 3;") == 2
+    assert "give more seeds to one of them, which cannot be pooled" in text
+
+
 def test_a_run_with_halving_is_compared_by_its_chosen_point(tmp_path):
     runs = [halved_run(tmp_path / "a"), make_run(tmp_path / "b", "validation", l2=(0.0,))]
     named = pairs.name_points(pairs.name_runs(runs))

@@ -243,6 +243,27 @@ def test_a_run_in_which_every_trial_diverged_ends_with_status_3(server, tmp_path
 
 
 @pytest.mark.slow
+def test_a_run_whose_last_trials_all_diverged_after_a_rung_ends_with_status_3(server, tmp_path):
+    (tmp_path / "late.py").write_text(
+        "import jax.numpy as jnp\n"
+        "import optax\n"
+        "def make(learning_rate=0.1, at: float = 1e9):\n"
+        "    return optax.sgd(lambda i: jnp.where(i >= at, jnp.nan, learning_rate(i)))\n"
+    )
+    asked = (
+        *TINY,
+        f"--config.optimizer={tmp_path / 'late.py'}:make",
+        *("--config.grid=list", "--config.learning_rate=0.05,0.0001,0.0002"),
+        *("--config.at=24.0,1e6,1e6", "--config.protocol=validation"),
+        *("--config.num_epochs=3", "--config.halving=3"),
+    )
+    for _ in ("trained", "finished"):
+        done = server.run("main", *asked, f"--workdir={tmp_path / 'run'}")
+        said = "every trial that was trained to the end diverged; lower the learning rate\n"
+        assert (done.status, done.err) == (3, said), done.out
+
+
+@pytest.mark.slow
 def test_closed_streams_cost_no_run(tmp_path):
     done = main(*TINY, f"--workdir={tmp_path}", shell='exec "$@" <&- >&- 2>&-')
     assert done.returncode == 0

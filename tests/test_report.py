@@ -98,7 +98,7 @@ def make_run(
     scales = {axis: AXES[axis].scale if axis in AXES else None for axis in axes}
     points = make_points(axes, scales, config["grid"], config["num_points"], 0)
     p, dataset = PROTOCOLS[protocol], datasets.name_of(config["dataset"])
-    trials = records.trial_rows(points, range(seeds), dataset)
+    trials = records.trial_rows(points, range(config["seed"], config["seed"] + seeds), dataset)
     path.mkdir(parents=True)
     config = upgrade_record(config | axes)
     disk.write_text(path / "config.json", disk.to_json(config, indent=2) + "\n")
@@ -922,6 +922,9 @@ def test_a_recipe_is_not_told_apart_from_itself(tmp_path):
     [judged, same] = comparison_verdict(a, b)
     assert "No difference can be judged" in judged
     assert same.startswith("one and two are the same recipe with other seeds.")
+    assert same.endswith("To learn more, give more seeds to one of them, which cannot be pooled.")
+    c = make_run(tmp_path / "c", l2=(0.0,), accuracy=gaps(0.1), name="one", seed=3)
+    [_, same] = comparison_verdict(a, c)
     assert "To learn more, pool them: the command makes one run of them" in same
     [row] = cells(tables.pairs_table(compare(a, b)[1]))
     assert row["no finding, because"] == "same recipe"

@@ -61,7 +61,9 @@ WALKS: dict[str, tuple[str, dict[str, str]]] = {
         "mnist, CNN, from SGD to shifted images",
         {
             "cnn_step_1": "beyond_99_19.py: SGD, L2, 15 epochs",
-            "cnn_final": "Muon, standard scaling, averaging, 27 epochs",
+            "cnn_step_2": "27 epochs",
+            "cnn_step_3": "standard scaling, averaging",
+            "cnn_final": "Muon, decay 0.0482, smoothing 0.058",
             "shift_final": "shifted images, AdamW, 81 epochs",
         },
     ),

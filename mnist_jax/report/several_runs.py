@@ -12,12 +12,13 @@ from mnist_jax.config.protocol import PROTOCOLS
 from mnist_jax.report import saving, tables, terminal
 from mnist_jax.report.figures import accuracy_by_point, curves
 from mnist_jax.report.formatting import MAX_NAMES, interval, listed, p_value, sentence, signed
+from mnist_jax.report.halving import rungs_of, stopped_words
 from mnist_jax.report.pairs import Pair, compare_pairs, most_points, name_points, name_runs
 from mnist_jax.report.points import MAX_POINTS, NamedPoint, compared
 from mnist_jax.report.render import Code, Picture, Section, Warn
 from mnist_jax.report.sections import repeatable
 from mnist_jax.report.verdict import LEVEL, diverged, test_words, untrained
-from mnist_jax.runs import workdirs
+from mnist_jax.runs import pooling, workdirs
 from mnist_jax.runs.choosing import is_finite
 from mnist_jax.runs.labels import count
 from mnist_jax.runs.results import Run, protocol
@@ -97,19 +98,32 @@ def write_verdict(
         [pair for pair in pairs if pair.test["identical"]],
         "have identical results, trial by trial. There is nothing to compare: name one of them.",
     )
-    same = [pair for pair in pairs if pair.incomparable == "same recipe"]
-    name_pairs(
-        [pair for pair in same if not pair.test["identical"]],
-        "are the same recipe with other seeds. They differ by chance alone. To learn more, pool"
-        " them: the command makes one run of them if it is given them alone, and no seed twice.",
+    same = [
+        pair for pair in pairs if pair.incomparable == "same recipe" and not pair.test["identical"]
+    ]
+    can_pool = [pooling.can_pool(_unnamed(pair.first.run, pair.second.run)) for pair in same]
+    cures = (
+        "pool them: the command makes one run of them if it is given them alone",
+        "give more seeds to one of them, which cannot be pooled",
     )
+    for poolable, cure in zip((True, False), cures, strict=True):
+        name_pairs(
+            [pair for pair, can in zip(same, can_pool, strict=True) if can == poolable],
+            "are the same recipe with other seeds. They differ by chance alone. To learn more,"
+            f" {cure}.",
+        )
     if any(p.point["statistics"][protocol(p.run).column]["n"] == 1 for p in points):
         sentences.append("Of a run with one seed nothing is known of its uncertainty.")
-    bad = (
-        (run.config["name"], [*untrained(compared(run), most), *diverged(run, most)])
-        for run in runs
-    )
-    return [*sentences, *(f"{name}: {text}" for name, texts in bad for text in texts)]
+    for run in runs:
+        told = [f"{stopped_words(run)}."] if rungs_of(run) else []
+        told += [*untrained(compared(run), most), *diverged(run, most)]
+        sentences += [f"{run.config['name']}: {text}" for text in told]
+    return sentences
+
+
+def _unnamed(*runs: Run) -> list[Run]:
+    """Returns runs without the names that `name_runs` has given them."""
+    return [run._replace(config=run.config | {"name": ""}) for run in runs]
 
 
 def warnings_of(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Warn]:

@@ -27,7 +27,8 @@ def write_verdict(run: Run, best: BestPoint, brief: bool = False) -> str:
     which, lost, run = standing.compared_words(run), diverged(run, most), compared(run)
     grid = run.summary["grid"]
     if count_diverged(run.results) == len(run.results):
-        sentences = ["Every trial diverged, so there is no result."]
+        that = " that is compared" * bool(which)
+        sentences = [f"Every trial{that} diverged, so there is no result."]
     elif len(grid) == 1:
         sentences = [f"{sentence(_accuracy(run, best.point))}."]
         sentences += untrained(run, most)

@@ -1,7 +1,7 @@
 """What a work directory holds of a run when training begins, or goes on after a rung of halving."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,13 @@ class Done(NamedTuple):
     rows: list[Row]  # of `results.csv`, of the trials that are done, in order
 
 
-def read_done(path: Path, experiment: Experiment, record: Row, names: Sequence[Row]) -> Done:
+def read_done(
+    path: Path,
+    experiment: Experiment,
+    record: Row,
+    names: Sequence[Row],
+    say: Callable[[str], None],
+) -> Done:
     """Reads what is done, and leaves in the directory what agrees with that alone.
 
     Args:
@@ -31,6 +37,7 @@ def read_done(path: Path, experiment: Experiment, record: Row, names: Sequence[R
         experiment: That it runs.
         record: What `config.json` says.
         names: The rows that name its trials.
+        say: Shows a line of progress.
 
     Raises:
         UserError: `metrics.jsonl` cannot be read.
@@ -47,7 +54,7 @@ def read_done(path: Path, experiment: Experiment, record: Row, names: Sequence[R
         raise records.cannot_resume(path, error) from None
     stopped = {row["trial"]: row for row in out}
     ends |= {trial: row["stopped_epoch"] for trial, row in stopped.items()}
-    _drop_what_followed(path, stopped, recorded)
+    _drop_what_followed(path, stopped, recorded, say)
     readable = {trial: min(end, measured.get(trial, end)) for trial, end in ends.items()}
     if any(recorded[trial] > readable[trial] for trial in recorded):
         recorded = records.trim_metrics(path, readable)
@@ -101,7 +108,10 @@ def _groups(
 
 
 def _drop_what_followed(
-    path: Path, stopped: Mapping[int, Row], recorded: Mapping[int, int]
+    path: Path,
+    stopped: Mapping[int, Row],
+    recorded: Mapping[int, int],
+    say: Callable[[str], None],
 ) -> None:
     """Deletes weights of stopped trials that are of other epochs than their last one.
 
@@ -110,8 +120,9 @@ def _drop_what_followed(
     """
     trials = [trial for trial, row in stopped.items() if recorded[trial] > row["stopped_epoch"]]
     if trials:
-        what = f"{labels.count(len(trials), 'trial')} that had gone on"
-        print(f"{what} stop at a rung, since more points or seeds are compared there", flush=True)
+        stop = "stops" if len(trials) == 1 else "stop"
+        what = f"{labels.count(len(trials), 'trial')} that had gone on {stop} at a rung"
+        say(f"{what}, since more points or seeds are compared there")
     for trial in stopped.keys() & {*weights.kept(path)}:
         if weights.epoch_of(path, trial) != stopped[trial]["stopped_epoch"]:
             weights.file(path, trial).unlink()

@@ -27,7 +27,7 @@ class Execution(NamedTuple):
 
     path: Path  # of its directory
     was_finished: bool  # before, so that nothing was trained
-    cure: str  # where every trial diverged, what to do; else empty
+    failure: str  # that no trial came to a sound end, and what to do; else empty
 
 
 def execute(
@@ -142,7 +142,7 @@ def execute(
                     run=workdirs.digest(config, dataset.checksum),
                 )
                 made_files.tidy(path)
-        return Execution(path, False, _cure(trials))
+        return Execution(path, False, _failure(trials))
 
 
 @contextlib.contextmanager
@@ -172,7 +172,7 @@ def guarded(path: Path, overwrite: bool = False) -> Iterator[None]:
 
 def _finished_before(path: Path) -> Execution:
     """Returns how the execution of a run that was finished ends, in a job for the first process."""
-    cure = ""
+    failure = ""
     if hosts.is_first():
         workdirs.tidy_finished(path)
         try:
@@ -181,19 +181,25 @@ def _finished_before(path: Path) -> Execution:
             from mnist_jax.runs import results
 
             raise results.unreadable(path, error) from None
-        all_diverged = all(len(point["diverged_seeds"]) == point["num_trials"] for point in grid)
-        cure = _LOWER_RATE if all_diverged else ""
-    return Execution(path, True, cure)
+        ended = [point for point in grid if not point.get("stopped_epoch")]
+        if all(len(point["diverged_seeds"]) == point["num_trials"] for point in ended):
+            failure = _all_diverged(len(ended) < len(grid))
+    return Execution(path, True, failure)
 
 
-_LOWER_RATE = "lower the learning rate"
+def _all_diverged(halved: bool, cure: str = "lower the learning rate") -> str:
+    """Says that every trial diverged that halving did not stop, and what to do."""
+    return f"every trial{' that was trained to the end' * halved} diverged; {cure}"
 
 
-def _cure(trials: Any) -> str:
-    """Returns what to do where every trial of a runner diverged; else an empty string."""
-    epochs = {row["diverged_epoch"] for row in trials.rows}
+def _failure(trials: Any) -> str:
+    """Says what to do where every trial of a runner diverged; else an empty string."""
+    ended = [row for row in trials.rows if not row.get("stopped_epoch")]
+    epochs = {row["diverged_epoch"] for row in ended}
     if 0 in epochs:
         return ""
     if epochs == {1} and trials.has_own_files and not trials.starts_finite():
-        return "the model's logits are not finite before any training, so mend the model"
-    return _LOWER_RATE
+        return _all_diverged(
+            False, "the model's logits are not finite before any training, so mend the model"
+        )
+    return _all_diverged(len(ended) < len(trials.rows))

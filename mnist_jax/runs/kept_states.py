@@ -146,7 +146,11 @@ def _restore(
                 for name, value in values.items():
                     columns.setdefault(name, [None] * len(group))[places[trial]] = value
         except BadFileError as error:
-            print(f"warning: {error.path.parent}/{error}", file=sys.stderr, flush=True)
+            print(
+                f"warning: {error.path.parent}/{error}, so its trials begin further back",
+                file=sys.stderr,
+                flush=True,
+            )
             return None
         return [epoch, columns]
 

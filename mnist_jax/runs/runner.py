@@ -360,7 +360,7 @@ class Runner:
         """Opens the stage that is not done."""
 
         def read() -> list[Any]:
-            done = read_done(self._path, self._experiment, self._record, self._names)
+            done = read_done(self._path, self._experiment, self._record, self._names, self._say)
             return [done.stages, done.groups, list(done.epochs.items()), done.rows]
 
         stages, self._groups, epochs_done, self.rows = hosts.first(read)
