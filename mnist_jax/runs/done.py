@@ -28,7 +28,7 @@ def read_done(
     experiment: Experiment,
     record: Row,
     names: Sequence[Row],
-    say: Callable[[str], None],
+    say: Callable[[str], object],
 ) -> Done:
     """Reads what is done, and leaves in the directory what agrees with that alone.
 
@@ -111,7 +111,7 @@ def _drop_what_followed(
     path: Path,
     stopped: Mapping[int, Row],
     recorded: Mapping[int, int],
-    say: Callable[[str], None],
+    say: Callable[[str], object],
 ) -> None:
     """Deletes weights of stopped trials that are of other epochs than their last one.
 
