@@ -21,6 +21,7 @@ from mnist_jax import UserError
 from mnist_jax.config.experiment import Experiment, read_experiment
 from mnist_jax.config.rungs import rungs
 from mnist_jax.export.metadata import describe
+from mnist_jax.runs import done as what_is_done
 from mnist_jax.runs import results, runner
 from mnist_jax.runs.stopped import StoppedError
 from mnist_jax.runs.trained_trial import read_trained_trial
@@ -377,3 +378,12 @@ def test_rows_that_cannot_be_read_are_trained_again(tmp_path, whole, capsys, row
     (path / "metrics.jsonl").write_text("".join(content))
     run(path, **HALVED)
     assert_same(path, whole / "halved")
+
+
+def test_what_stops_since_a_run_has_grown_is_told_as_progress(tmp_path, capsys):
+    said = []
+    out, recorded = {0: {"stopped_epoch": 1}, 1: {"stopped_epoch": 1}}, {0: 3, 1: 1}
+    what_is_done._drop_what_followed(tmp_path, out, recorded, said.append)
+    assert capsys.readouterr() == ("", "")
+    [line] = said
+    assert line.startswith("1 trial that had gone on stops at a rung, since more points")
