@@ -98,20 +98,14 @@ def write_verdict(
         [pair for pair in pairs if pair.test["identical"]],
         "have identical results, trial by trial. There is nothing to compare: name one of them.",
     )
-    same = [
-        pair for pair in pairs if pair.incomparable == "same recipe" and not pair.test["identical"]
-    ]
-    can_pool = [pooling.can_pool(_unnamed(pair.first.run, pair.second.run)) for pair in same]
-    cures = (
-        "pool them: the command makes one run of them if it is given them alone",
-        "give more seeds to one of them, which cannot be pooled",
-    )
-    for poolable, cure in zip((True, False), cures, strict=True):
-        name_pairs(
-            [pair for pair, can in zip(same, can_pool, strict=True) if can == poolable],
-            "are the same recipe with other seeds. They differ by chance alone. To learn more,"
-            f" {cure}.",
-        )
+    poolable, others = list[Pair](), list[Pair]()
+    for pair in pairs:
+        if pair.incomparable == "same recipe" and not pair.test["identical"]:
+            (poolable if _can_pool(pair) else others).append(pair)
+    by_chance = "are the same recipe with other seeds. They differ by chance alone. To learn more,"
+    one_run = "the command makes one run of them if it is given them alone"
+    name_pairs(poolable, f"{by_chance} pool them: {one_run}.")
+    name_pairs(others, f"{by_chance} give more seeds to one of them, which cannot be pooled.")
     if any(p.point["statistics"][protocol(p.run).column]["n"] == 1 for p in points):
         sentences.append("Of a run with one seed nothing is known of its uncertainty.")
     for run in runs:
@@ -121,9 +115,10 @@ def write_verdict(
     return sentences
 
 
-def _unnamed(*runs: Run) -> list[Run]:
-    """Returns runs without the names that `name_runs` has given them."""
-    return [run._replace(config=run.config | {"name": ""}) for run in runs]
+def _can_pool(pair: Pair) -> bool:
+    """Says whether two runs can be pooled, whatever names `name_runs` has given them."""
+    runs = (pair.first.run, pair.second.run)
+    return pooling.can_pool([run._replace(config=run.config | {"name": ""}) for run in runs])
 
 
 def warnings_of(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Warn]:

@@ -193,13 +193,12 @@ def _all_diverged(halved: bool, cure: str = "lower the learning rate") -> str:
 
 
 def _failure(trials: Any) -> str:
-    """Says what to do where every trial of a runner diverged; else an empty string."""
+    """Says that no trial of a runner came to a sound end, and what to do; else an empty string."""
     ended = [row for row in trials.rows if not row.get("stopped_epoch")]
     epochs = {row["diverged_epoch"] for row in ended}
     if 0 in epochs:
         return ""
     if epochs == {1} and trials.has_own_files and not trials.starts_finite():
-        return _all_diverged(
-            False, "the model's logits are not finite before any training, so mend the model"
-        )
+        cure = "the model's logits are not finite before any training, so mend the model"
+        return _all_diverged(False, cure)
     return _all_diverged(len(ended) < len(trials.rows))
