@@ -1,10 +1,11 @@
 """From what the searches found to recipes, each trained with fresh seeds, and each change's share.
 
-    python experiments/halving/winners.py [mlp cnn shift mlp_walk cnn_walk] [KEY=VALUE ...]
+    python experiments/halving/winners.py [STEP ...] [KEY=VALUE ...]
 
-Trains or resumes what is named (by default all) and not finished in runs/halving. It begins with
-the best points of the searches that are there; a walk goes to what the others have chosen. A key,
-as in precision=tf32, is set for all. Validation images choose; the test set is scored once a trial.
+Trains or resumes the steps that are named (by default all of STEPS) and not finished in
+runs/halving. They begin with the best points of the searches that are there; a walk goes to what
+the others have chosen. A key, as in precision=tf32, is set for all. Validation images choose; the
+test set is scored once a trial.
 """
 
 import sys
@@ -22,7 +23,8 @@ Recipe = Mapping[str, Any]
 
 KEYS = ("optimizer", "num_epochs", "batch_size", "scaling", "augmentation", "nesterov",
         "learning_rate", "schedule", "momentum", "b2", "l2", "l2_on_output", "weight_decay",
-        "label_smoothing", "ema_decay")  # fmt: skip
+        "label_smoothing", "ema_decay", "flat_dropout", "hidden_dropout")  # fmt: skip
+WITH_DROPOUT = "experiments/halving/dropout.py:CNN"
 more: dict[str, str] = {}  # keys of the command line
 
 
@@ -56,7 +58,8 @@ def train(name: str, model: str, recipes: Sequence[Recipe], seed: int, **keys: A
     recipes = [complete(model, recipe) for recipe in recipes]
     several = tuple(recipe["optimizer"] for recipe in recipes)
     config = default_config(model, optimizer=several if len(set(several)) > 1 else several[0])
-    config.hidden_sizes = (500, 300) if model == "mlp" else (64,)
+    if "hidden_sizes" in config:
+        config.hidden_sizes = (500, 300) if model == "mlp" else (64,)
     for key in KEYS[1:]:
         if key in config:
             values = [recipe.get(key, config[key]) for recipe in recipes]
@@ -95,6 +98,29 @@ def shift() -> None:
     train_winner("shift_final", "cnn", *read_best("shift_finalists"), seed=8100)
 
 
+def mlp_longer() -> None:
+    """Trains the best point of the third search for 784-500-300-10."""
+    train_winner("mlp_longer_final", "mlp", *read_best("mlp_longer"), seed=8000)
+
+
+def with_dropout(kind: str, seed: int) -> None:
+    """Lets the best points with dropout compete, with the seeds of earlier finalists."""
+    found = [r for name in ("muon", "adamw") for r in read_best(f"{kind}_drop_{name}", 3)]
+    choose(f"{kind}_drop_finalists", WITH_DROPOUT, found, seed)
+    best = read_best(f"{kind}_drop_finalists")
+    train_winner(f"{kind}_drop_final", WITH_DROPOUT, *best, seed=8100)
+
+
+def cnn_dropout() -> None:
+    """Trains the CNN with dropout."""
+    with_dropout("cnn", seed=7700)
+
+
+def shift_dropout() -> None:
+    """The same on shifted images."""
+    with_dropout("shift", seed=7800)
+
+
 def walk(model: str, steps: Sequence[Recipe], seed: int) -> None:
     """Trains the steps on the way to winners, of whose seeds the first ten are these."""
     for number, recipe in enumerate(steps, start=1):
@@ -130,7 +156,8 @@ def cnn_walk() -> None:
 
 
 STEPS: dict[str, Callable[[], None]] = {
-    "mlp": mlp, "cnn": cnn, "shift": shift, "mlp_walk": mlp_walk, "cnn_walk": cnn_walk
+    "mlp": mlp, "cnn": cnn, "shift": shift, "mlp_walk": mlp_walk, "cnn_walk": cnn_walk,
+    "mlp_longer": mlp_longer, "cnn_dropout": cnn_dropout, "shift_dropout": shift_dropout,
 }  # fmt: skip
 
 
