@@ -22,7 +22,7 @@ RUNS = Path("runs/halving")
 Recipe = Mapping[str, Any]
 
 KEYS = ("optimizer", "num_epochs", "batch_size", "scaling", "augmentation", "nesterov",
-        "learning_rate", "schedule", "momentum", "b2", "l2", "l2_on_output", "weight_decay",
+        "learning_rate", "schedule", "momentum", "b1", "b2", "l2", "l2_on_output", "weight_decay",
         "label_smoothing", "ema_decay", "flat_dropout", "hidden_dropout")  # fmt: skip
 WITH_DROPOUT = "experiments/halving/dropout.py:CNN"
 more: dict[str, str] = {}  # keys of the command line
@@ -55,6 +55,8 @@ def train(name: str, model: str, recipes: Sequence[Recipe], seed: int, **keys: A
     """Trains recipes side by side, with the same seeds, unless that is finished."""
     if results.is_finished(RUNS / name):
         return
+    if "flat_dropout" in recipes[0]:
+        model = WITH_DROPOUT
     recipes = [complete(model, recipe) for recipe in recipes]
     several = tuple(recipe["optimizer"] for recipe in recipes)
     config = default_config(model, optimizer=several if len(set(several)) > 1 else several[0])
@@ -68,9 +70,9 @@ def train(name: str, model: str, recipes: Sequence[Recipe], seed: int, **keys: A
     mnist_jax.run(config, workdir=RUNS / name, seed=seed, **(keys | more))
 
 
-def choose(name: str, model: str, recipes: Sequence[Recipe], seed: int) -> None:
+def choose(name: str, model: str, recipes: Sequence[Recipe], seed: int, num_seeds: int = 4) -> None:
     """Trains finalists on what validation images leave."""
-    train(name, model, recipes, seed, protocol="validation_last_epoch", num_seeds=4)
+    train(name, model, recipes, seed, protocol="validation_last_epoch", num_seeds=num_seeds)
 
 
 def train_winner(name: str, model: str, recipe: Recipe, seed: int) -> None:
@@ -98,17 +100,20 @@ def shift() -> None:
     train_winner("shift_final", "cnn", *read_best("shift_finalists"), seed=8100)
 
 
-def mlp_longer() -> None:
-    """Trains the best point of the third search for 784-500-300-10."""
+def mlp_again() -> None:
+    """Lets the best points of all searches for 784-500-300-10 compete, and trains the best."""
     train_winner("mlp_longer_final", "mlp", *read_best("mlp_longer"), seed=8000)
+    searches = ("mlp_refine", "mlp_longer", "mlp_smaller_batch")
+    found = [recipe for name in searches for recipe in read_best(name, 2)]
+    choose("mlp_finalists", "mlp", found, seed=7600, num_seeds=8)
+    train_winner("mlp_again_final", "mlp", *read_best("mlp_finalists"), seed=8000)
 
 
 def with_dropout(kind: str, seed: int) -> None:
     """Lets the best points with dropout compete, with the seeds of earlier finalists."""
     found = [r for name in ("muon", "adamw") for r in read_best(f"{kind}_drop_{name}", 3)]
-    choose(f"{kind}_drop_finalists", WITH_DROPOUT, found, seed)
-    best = read_best(f"{kind}_drop_finalists")
-    train_winner(f"{kind}_drop_final", WITH_DROPOUT, *best, seed=8100)
+    choose(f"{kind}_drop_finalists", "cnn", found, seed)
+    train_winner(f"{kind}_drop_final", "cnn", *read_best(f"{kind}_drop_finalists"), seed=8100)
 
 
 def cnn_dropout() -> None:
@@ -142,22 +147,24 @@ def mlp_walk() -> None:
 
 def cnn_walk() -> None:
     """Goes from the recipe of configs/beyond_99_19.py to both winners, some changes at a time."""
-    (last,), (shifted,) = read_best("cnn_finalists"), read_best("shift_finalists")
+    (last,), (dropping,) = read_best("cnn_finalists"), read_best("cnn_drop_finalists")
     before = read_config("beyond_99_19")
     longer = before | {"num_epochs": 27}
+    dropouts = ("flat_dropout", "hidden_dropout")
     steps = [
         before,
         longer,
         longer | {"ema_decay": last["ema_decay"], "scaling": last["scaling"]},
-        last | {"augmentation": "shift"},
-        shifted | {"num_epochs": 27},
+        last,  # as cnn_final, whose machine and precision may be others than those from here on
+        {key: value for key, value in dropping.items() if key not in dropouts},
+        dropping | {"augmentation": "shift"},
     ]
     walk("cnn", steps, seed=8100)
 
 
 STEPS: dict[str, Callable[[], None]] = {
     "mlp": mlp, "cnn": cnn, "shift": shift, "mlp_walk": mlp_walk, "cnn_walk": cnn_walk,
-    "mlp_longer": mlp_longer, "cnn_dropout": cnn_dropout, "shift_dropout": shift_dropout,
+    "mlp_again": mlp_again, "cnn_dropout": cnn_dropout, "shift_dropout": shift_dropout,
 }  # fmt: skip
 
 
