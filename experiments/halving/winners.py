@@ -155,9 +155,7 @@ def cnn_walk() -> None:
         before,
         longer,
         longer | {"ema_decay": last["ema_decay"], "scaling": last["scaling"]},
-        last,  # as cnn_final, whose machine and precision may be others than those from here on
         {key: value for key, value in dropping.items() if key not in dropouts},
-        dropping | {"augmentation": "shift"},
     ]
     walk("cnn", steps, seed=8100)
 
