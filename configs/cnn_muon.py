@@ -1,4 +1,4 @@
-"""The notebook's convolutional network with Muon: the best recipe for it here, on plain images.
+"""The notebook's convolutional network with Muon: the best recipe without dropout here.
 
 python -m mnist_jax.main --config=configs/cnn_muon.py --seed=8100
 

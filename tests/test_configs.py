@@ -4,6 +4,7 @@ import csv
 import functools
 import importlib.util
 import os
+import re
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ FOUND = {  # of the recipes that searches found: the run that trained it, L2 fac
     "mlp_adamw": ("halving/mlp_final", (None,), 20),
     "cnn_muon": ("halving/cnn_final", (None,), 20),
     "cnn_shift": ("halving/shift_final", (None,), 20),
+    "cnn_with_dropout": ("halving/cnn_drop_final", (None,), 20),
 }
 NAMES = (*NOTEBOOK, *FOUND)
 # Test accuracy after one epoch. The notebook's baseline had 0.931, its CNN 0.975; the bands are
@@ -39,6 +41,7 @@ AFTER_ONE_EPOCH = {
     "mlp_adamw": (0.97, 0.985),
     "cnn_muon": (0.98, 0.992),
     "cnn_shift": (0.98, 0.992),
+    "cnn_with_dropout": (0.98, 0.992),
 }
 
 
@@ -69,14 +72,25 @@ def test_config_is_the_notebooks_experiment(name):
     assert (c.dataset, c.protocol) == ("mnist", "test")
 
 
-@pytest.mark.parametrize("name", FOUND)
-def test_config_is_the_recipe_of_a_record(name):
-    asked = read_experiment(str(ROOT / "configs" / f"{name}.py"), {})
-    record = ROOT / "experiments" / FOUND[name][0] / "config.json"
-    recorded = read_experiment(str(record), {})
+def assert_is_recorded(name, changes, run):
+    asked = read_experiment(str(ROOT / "configs" / f"{name}.py"), changes)
+    recorded = read_experiment(str(ROOT / "experiments" / run / "config.json"), {})
     assert asked.points == recorded.points
     assert asked.num_seeds == recorded.num_seeds
     assert asked.protocol == recorded.protocol == "last_epoch"
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_config_is_the_recipe_of_a_record(name):
+    assert_is_recorded(name, {}, FOUND[name][0])
+
+
+def test_config_with_what_its_docstring_says_is_a_recorded_recipe_for_shifted_images():
+    text = (ROOT / "configs" / "cnn_with_dropout.py").read_text(encoding="utf-8")
+    words = re.findall(r"--config\.(augmentation|num_epochs)=(\w+)", text)
+    changes = {key: int(value) if value.isdigit() else value for key, value in words}
+    assert changes == {"augmentation": "shift", "num_epochs": 81}
+    assert_is_recorded("cnn_with_dropout", changes, "halving/shift_drop_final")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""The CNN of dropout.py with Muon or AdamW: 54 points, 54 epochs, halved.
+"""The CNN of configs/cnn_with_dropout.py with Muon or AdamW: 54 points, 54 epochs, halved.
 
 python -m mnist_jax.main --config=experiments/halving/cnn_dropout.py:muon --seed=9100
 python -m mnist_jax.main --config=experiments/halving/cnn_dropout.py:adamw --seed=9200
@@ -15,7 +15,7 @@ WEIGHT_DECAYS = {"muon": (0.005, 0.5), "adamw": (1e-3, 0.1)}
 
 
 def get_config(optimizer="muon"):
-    config = default_config("dropout.py:CNN", optimizer=optimizer)
+    config = default_config("../../configs/cnn_with_dropout.py:CNN", optimizer=optimizer)
 
     config.protocol = "validation_last_epoch"
     config.num_epochs = 54

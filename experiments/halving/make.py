@@ -10,7 +10,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,11 +40,29 @@ FURTHER = {  # their seeds
     **{"shift_sgd": 7500, "shift_norm": 7600},
     "mlp_refine": 6300,
 }
+ON_SHIFTED = (
+    "--config.augmentation=shift",
+    "--config.num_epochs=81",
+    "--config.min_epochs=9",
+    "--config.num_points=36",
+)
+LONGER: dict[str, tuple[str, int, tuple[str, ...]]] = {  # config, seed, further words
+    "mlp_longer": ("mlp_longer.py", 9000, ()),
+    "cnn_drop_muon": ("cnn_dropout.py:muon", 9100, ()),
+    "cnn_drop_adamw": ("cnn_dropout.py:adamw", 9200, ()),
+    "shift_drop_muon": ("cnn_dropout.py:muon", 9300, ON_SHIFTED),
+    "shift_drop_adamw": ("cnn_dropout.py:adamw", 9400, ON_SHIFTED),
+}
+"""Searches that came after the first winners."""
 FINALISTS = ("cnn_finalists", "shift_finalists")
+LATER_FINALISTS = ("cnn_drop_finalists", "shift_drop_finalists")
 WINNERS = {
-    "mlp_final": "784-500-300-10",
+    "mlp_final": "784-500-300-10, 54 epochs",
+    "mlp_longer_final": "784-500-300-10, 81 epochs",
     "cnn_final": "CNN",
+    "cnn_drop_final": "CNN with dropout",
     "shift_final": "CNN, shifted images",
+    "shift_drop_final": "CNN with dropout, shifted images",
 }
 """What was chosen for a network, trained with fresh seeds."""
 WALKS: dict[str, tuple[str, dict[str, str]]] = {
@@ -64,13 +82,15 @@ WALKS: dict[str, tuple[str, dict[str, str]]] = {
             "cnn_step_2": "27 epochs",
             "cnn_step_3": "standard scaling, averaging",
             "cnn_final": "Muon, decay 0.0482, smoothing 0.058",
-            "shift_final": "shifted images, AdamW, 81 epochs",
+            "cnn_drop_final": "dropout, 54 epochs",
+            "shift_drop_final": "shifted images, 81 epochs",
         },
     ),
 }
 """A title, and runs with how each differs from the one before."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
           "label_smoothing", "ema_decay")  # fmt: skip
+WITH_DROPOUT = (*RECIPE, "flat_dropout", "hidden_dropout")
 CURVES = "curves.csv"
 """Of a search that stops nothing: a row a point, its validation accuracy after each epoch."""
 
@@ -102,18 +122,23 @@ def searches() -> dict[str, Run]:
 
 def further() -> dict[str, Run]:
     """Returns the searches for new recipes, and what came of them."""
+    first = {name: (f"{name}.py", seed, ()) for name, seed in FURTHER.items()}
     return {
         name: studies.run_once(
-            RUNS / name, f"--config=experiments/halving/{name}.py", f"--seed={seed}", *sys.argv[1:]
+            RUNS / name,
+            f"--config=experiments/halving/{config}",
+            f"--seed={seed}",
+            *more,
+            *sys.argv[1:],
         )
-        for name, seed in FURTHER.items()
+        for name, (config, seed, more) in (first | LONGER).items()
     }
 
 
 def trained() -> dict[str, Run]:
     """Returns the runs of `winners.py`."""
     walked = [name for _, words in WALKS.values() for name in words]
-    names = dict.fromkeys((*FINALISTS, *WINNERS, *walked))
+    names = dict.fromkeys((*FINALISTS, *LATER_FINALISTS, *WINNERS, *walked))
     if not all(results.is_finished(RUNS / name) for name in names):
         studies.run_script(HERE / "winners.py")
     return {name: results.read_run(RUNS / name) for name in names}
@@ -199,18 +224,18 @@ def outcome(runs: dict[str, Run], noted: dict) -> str:
     return f"{markdown_table(header, rows)}\n\n{said}"
 
 
-def found_by(runs: dict[str, Run]) -> str:
-    """Shows what each further search trained, and its best point."""
+def found_by(runs: dict[str, Run], names: Iterable[str], axes: Sequence[str]) -> str:
+    """Shows what each of some searches trained, and its best point."""
     rows = []
-    for name in FURTHER:
+    for name in names:
         run = runs[name]
         grid, chosen = run.summary["grid"], choice_of(run)
         point = grid[chosen.point]
-        cells = walks.show_recipe(point, RECIPE)
+        cells = walks.show_recipe(point, axes)
         size = f"{len(grid)} of {point['num_epochs']}"
-        rows.append([f"`{name}.py`", size, str(chosen.epochs), percent(chosen.accuracy), *cells])
-    axes = [axis.replace("_", " ") for axis in RECIPE]
-    header = ["search", "points of epochs", "epochs trained", "validation accuracy, %", *axes]
+        rows.append([f"`{name}`", size, str(chosen.epochs), percent(chosen.accuracy), *cells])
+    words = [axis.replace("_", " ") for axis in axes]
+    header = ["search", "points of epochs", "epochs trained", "validation accuracy, %", *words]
     return markdown_table(header, rows)
 
 
@@ -298,9 +323,11 @@ def main() -> None:
     sections = {
         "outcome": outcome(runs, studies.read_record(HERE / "noted.json")),
         "ways": f"{tabulate_ways(ways)}\n\n![Ways to halve](ways.png)",
-        "further": found_by(runs),
+        "further": found_by(runs, FURTHER, RECIPE),
         "refine": walks.rank(runs["mlp_refine"], RECIPE, 5),
         **{name: walks.rank(runs[name], RECIPE, 5) for name in FINALISTS},
+        "longer": found_by(runs, LONGER, WITH_DROPOUT),
+        **{name: walks.rank(runs[name], WITH_DROPOUT, 6) for name in LATER_FINALISTS},
         "winners": tabulate_winners(runs),
         **{
             name: walks.show(
