@@ -48,6 +48,7 @@ ON_SHIFTED = (
 )
 LONGER: dict[str, tuple[str, int, tuple[str, ...]]] = {  # config, seed, further words
     "mlp_longer": ("mlp_longer.py", 9000, ()),
+    "mlp_smaller_batch": ("mlp_smaller_batch.py", 9500, ()),
     "cnn_drop_muon": ("cnn_dropout.py:muon", 9100, ()),
     "cnn_drop_adamw": ("cnn_dropout.py:adamw", 9200, ()),
     "shift_drop_muon": ("cnn_dropout.py:muon", 9300, ON_SHIFTED),
@@ -59,6 +60,7 @@ LATER_FINALISTS = ("cnn_drop_finalists", "shift_drop_finalists")
 WINNERS = {
     "mlp_final": "784-500-300-10, 54 epochs",
     "mlp_longer_final": "784-500-300-10, 81 epochs",
+    "mlp_smaller_batch_final": "784-500-300-10, batches of 32",
     "cnn_final": "CNN",
     "cnn_drop_final": "CNN with dropout",
     "shift_final": "CNN, shifted images",
@@ -81,13 +83,17 @@ WALKS: dict[str, tuple[str, dict[str, str]]] = {
             "cnn_step_1": "beyond_99_19.py: SGD, L2, 15 epochs",
             "cnn_step_2": "27 epochs",
             "cnn_step_3": "standard scaling, averaging",
-            "cnn_final": "Muon, decay 0.0482, smoothing 0.058",
-            "cnn_drop_final": "dropout, 54 epochs",
-            "shift_drop_final": "shifted images, 81 epochs",
+            "cnn_step_4": "Muon, decay 0.0482, smoothing 0.058",
+            "cnn_step_5": "54 epochs, cosine, smaller rate",
+            "cnn_drop_final": "dropout",
+            "cnn_step_6": "shifted images",
+            "shift_drop_final": "81 epochs",
         },
     ),
 }
 """A title, and runs with how each differs from the one before."""
+ON_CPU = {"cnn_cpu_1": 1, "cnn_cpu_2": 2, "cnn_cpu_3": 3, "cnn_final": 4}
+"""Runs with the recipe and the seeds of a step of the CNN's walk."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
           "label_smoothing", "ema_decay")  # fmt: skip
 WITH_DROPOUT = (*RECIPE, "flat_dropout", "hidden_dropout")
@@ -138,7 +144,7 @@ def further() -> dict[str, Run]:
 def trained() -> dict[str, Run]:
     """Returns the runs of `winners.py`."""
     walked = [name for _, words in WALKS.values() for name in words]
-    names = dict.fromkeys((*FINALISTS, *LATER_FINALISTS, *WINNERS, *walked))
+    names = dict.fromkeys((*FINALISTS, *LATER_FINALISTS, *WINNERS, *walked, *ON_CPU))
     if not all(results.is_finished(RUNS / name) for name in names):
         studies.run_script(HERE / "winners.py")
     return {name: results.read_run(RUNS / name) for name in names}
@@ -245,6 +251,25 @@ def tabulate_winners(runs: dict[str, Run]) -> str:
     return markdown_table(["network", *walks.DESCRIBED], rows)
 
 
+def compare_machines(runs: dict[str, Run]) -> str:
+    """Shows the test accuracies of the same recipes and seeds on a CPU and on a GPU."""
+    _, words = WALKS["cnn_walk"]
+    pairs, gains = [], []
+    for name, step in ON_CPU.items():
+        pair = walks.steps(runs[name], runs[f"cnn_step_{step}"])
+        pairs.append(pair)
+        gains.append(stats.compare(pair[1], pair[0], walks.TEST_IMAGES))
+    adjusted = stats.holm([gain.p for gain in gains])
+    rows = []
+    for said, pair, gain, p in zip(words.values(), pairs, gains, adjusted, strict=False):
+        means = [percent(float(np.mean(list(each.values())))) for each in pair]
+        difference = f"{signed(gain.difference)} ({interval((gain.low, gain.high), signed)})"
+        rows.append([said, *means, difference, f"{p:.1g}"])
+    header = ["change", "CPU, float32, %", "GPU, TF32, %", "difference, points (95 % interval)",
+              "p (Holm)"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
 WAYS = tuple(itertools.product((2, 3, 4, 6), (1, 2, 4)))
 """Values of `halving` and `min_epochs`."""
 
@@ -335,6 +360,7 @@ def main() -> None:
             )
             for name, (title, words) in WALKS.items()
         },
+        "machines": compare_machines(runs),
         "record": "\n\n".join(map(studies.describe_runs, by_machine(runs))),
     }
     studies.fill_in(HERE / "README.md", sections)

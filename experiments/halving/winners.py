@@ -4,8 +4,8 @@
 
 Trains or resumes the steps that are named (by default all of STEPS) and not finished in
 runs/halving. They begin with the best points of the searches that are there; a walk goes to what
-the others have chosen. A key, as in precision=tf32, is set for all. Validation images choose; the
-test set is scored once a trial.
+the others have chosen. A key, as in precision=tf32, is set for all that does not want another
+value of it. Validation images choose; the test set is scored once a trial.
 """
 
 import sys
@@ -67,7 +67,7 @@ def train(name: str, model: str, recipes: Sequence[Recipe], seed: int, **keys: A
             values = [recipe.get(key, config[key]) for recipe in recipes]
             config[key] = values[0] if len(set(values)) == 1 else tuple(values)
     config.grid = "list"
-    mnist_jax.run(config, workdir=RUNS / name, seed=seed, **(keys | more))
+    mnist_jax.run(config, workdir=RUNS / name, seed=seed, **(more | keys))
 
 
 def choose(name: str, model: str, recipes: Sequence[Recipe], seed: int) -> None:
@@ -123,11 +123,11 @@ def shift_dropout() -> None:
     with_dropout("shift", seed=7800)
 
 
-def walk(model: str, steps: Sequence[Recipe], seed: int) -> None:
+def walk(name: str, model: str, steps: Sequence[Recipe], seed: int, **keys: Any) -> None:
     """Trains the steps on the way to winners, of whose seeds the first ten are these."""
     for number, recipe in enumerate(steps, start=1):
-        name = f"{model}_step_{number}"
-        train(name, model, [recipe], seed, protocol="last_epoch", num_seeds=10)
+        run = f"{name}_{number}"
+        train(run, model, [recipe], seed, protocol="last_epoch", num_seeds=10, **keys)
 
 
 def mlp_walk() -> None:
@@ -139,29 +139,39 @@ def mlp_walk() -> None:
         last | old | {"weight_decay": 0.0},
         last | old,
     ]
-    walk("mlp", steps, seed=8000)
+    walk("mlp_step", "mlp", steps, seed=8000)
 
 
-def cnn_walk() -> None:
-    """Goes from the recipe of configs/beyond_99_19.py to the winner on shifted images."""
+def cnn_steps() -> list[Recipe]:
+    """Returns recipes from that of configs/beyond_99_19.py almost to the last winner."""
     (last,), (dropping,) = read_best("cnn_finalists"), read_best("cnn_drop_finalists")
     before = read_config("beyond_99_19")
     longer = before | {"num_epochs": 27}
     dropouts = ("flat_dropout", "hidden_dropout")
-    steps = [
+    return [
         before,
         longer,
         longer | {"ema_decay": last["ema_decay"], "scaling": last["scaling"]},
-        last,  # as cnn_final, whose machine and precision may be others than those from here on
+        last,
         {key: value for key, value in dropping.items() if key not in dropouts},
         dropping | {"augmentation": "shift"},
     ]
-    walk("cnn", steps, seed=8100)
+
+
+def cnn_walk() -> None:
+    """Goes from the recipe of configs/beyond_99_19.py to the winner on shifted images."""
+    walk("cnn_step", "cnn", cnn_steps(), seed=8100)
+
+
+def cnn_on_cpu() -> None:
+    """Trains steps of the walk on a CPU again; of the fourth, `cnn_final` has the seeds."""
+    walk("cnn_cpu", "cnn", cnn_steps()[:3], seed=8100, platform="cpu", precision="float32")
 
 
 STEPS: dict[str, Callable[[], None]] = {
-    "mlp": mlp, "cnn": cnn, "shift": shift, "mlp_walk": mlp_walk, "cnn_walk": cnn_walk,
+    "mlp": mlp, "cnn": cnn, "shift": shift,
     "mlp_again": mlp_again, "cnn_dropout": cnn_dropout, "shift_dropout": shift_dropout,
+    "mlp_walk": mlp_walk, "cnn_walk": cnn_walk, "cnn_on_cpu": cnn_on_cpu,
 }  # fmt: skip
 
 
