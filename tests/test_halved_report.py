@@ -22,8 +22,8 @@ from mnist_jax.report import (
     tables,
     terminal,
 )
+from mnist_jax.report.figures import canvas, parallel_coordinates, search
 from mnist_jax.report.figures import halving as halving_figure
-from mnist_jax.report.figures import parallel_coordinates, search
 from mnist_jax.runs import results
 from mnist_jax.runs.made_files import NAMES
 
@@ -128,6 +128,14 @@ def test_without_halving_there_are_no_rungs(tmp_path):
     figure, caption = search.draw_search(run)
     assert not figure.legends
     assert "halving" not in caption
+
+
+def test_where_all_diverged_no_empty_figure_is_drawn(tmp_path):
+    run = halved_run(tmp_path / "run")
+    for row in run.results:
+        row["diverged_epoch"] = 1
+    with pytest.raises(canvas.NothingToDrawError, match="all trials diverged"):
+        halving_figure.draw_halving(run)
 
 
 def test_search_has_shades_for_the_rungs(tmp_path):

@@ -103,7 +103,7 @@ def test_what_cannot_be_pooled(tmp_path):
     assert pooling.can_pool([first, second])
     assert not pooling.can_pool([first])
     assert not pooling.can_pool([first, first])  # the same seeds
-    assert not pooling.can_pool([first, other("c", seed=10, name="another")])
+    assert pooling.can_pool([first, other("c", seed=10, name="another")])
     assert not pooling.can_pool([first, other("d", seed=10, shard="0/2")])
     assert not pooling.can_pool([first, second._replace(results=second.results[1:])])
     summary = first.summary | {"provenance": first.summary["provenance"] | {"data_checksum": "x"}}

@@ -923,7 +923,7 @@ def test_a_recipe_is_not_told_apart_from_itself(tmp_path):
     assert "No difference can be judged" in judged
     assert same.startswith("one and two are the same recipe with other seeds.")
     assert same.endswith("To learn more, give more seeds to one of them, which cannot be pooled.")
-    c = make_run(tmp_path / "c", l2=(0.0,), accuracy=gaps(0.1), name="one", seed=3)
+    c = make_run(tmp_path / "c", l2=(0.0,), accuracy=gaps(0.1), name="three", seed=3)
     [_, same] = comparison_verdict(a, c)
     assert "To learn more, pool them: the command makes one run of them" in same
     [row] = cells(tables.pairs_table(compare(a, b)[1]))

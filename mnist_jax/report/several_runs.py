@@ -101,7 +101,8 @@ def write_verdict(
     poolable, others = list[Pair](), list[Pair]()
     for pair in pairs:
         if pair.incomparable == "same recipe" and not pair.test["identical"]:
-            (poolable if _can_pool(pair) else others).append(pair)
+            alone = [pair.first.run, pair.second.run]
+            (poolable if pooling.can_pool(alone) else others).append(pair)
     by_chance = "are the same recipe with other seeds. They differ by chance alone. To learn more,"
     one_run = "the command makes one run of them if it is given them alone"
     name_pairs(poolable, f"{by_chance} pool them: {one_run}.")
@@ -113,12 +114,6 @@ def write_verdict(
         told += [*untrained(compared(run), most), *diverged(run, most)]
         sentences += [f"{run.config['name']}: {text}" for text in told]
     return sentences
-
-
-def _can_pool(pair: Pair) -> bool:
-    """Says whether two runs can be pooled, whatever names `name_runs` has given them."""
-    runs = (pair.first.run, pair.second.run)
-    return pooling.can_pool([run._replace(config=run.config | {"name": ""}) for run in runs])
 
 
 def warnings_of(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Warn]:

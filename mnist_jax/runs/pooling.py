@@ -17,14 +17,14 @@ def seeds_of(config: Row) -> Sequence[int]:
 
 
 def can_pool(runs: Sequence[Run]) -> bool:
-    """Says whether whole runs differ in seeds alone, and no seed is in two of them."""
+    """Says whether whole runs differ in seeds and names alone, and no seed is in two of them."""
     first, seeds = runs[0], [seed for run in runs for seed in seeds_of(run.config)]
 
     def is_alike(run: Run) -> bool:
         differ = workdirs.differences(first.config, run.config)
         points = [point["point"] for point in first.summary["grid"]]
         return (
-            differ.keys() <= {"seed", "num_seeds"}
+            differ.keys() <= {"name", "seed", "num_seeds"}
             and not run.config["halving"]  # each chose by its own seeds what went on
             and shards.shard_of(run.config)[1] == 1
             and shards.checksum(run) == shards.checksum(first)

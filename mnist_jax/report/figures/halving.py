@@ -31,6 +31,8 @@ def draw_halving(run: Run):
         line = {"label": name, "color": color, "lw": width, "rasterized": len(points) > 1000}
         ax.plot(range(1, len(means) + 1), means, marker="o", ms=2.5, markevery=[-1], **line)
         drawn += [means.min(), means.max()]
+    if not drawn:
+        raise canvas.NothingToDrawError("all trials diverged")
     longest = max(map(epochs_done, points))
     ax.set_xscale("log")
     ax.set_xlim(0.9, 1.1 * longest)
