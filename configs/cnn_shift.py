@@ -1,4 +1,4 @@
-"""The notebook's convolutional network on shifted images, with AdamW, without dropout.
+"""The notebook's convolutional network on shifted images, with AdamW, without dropout: 99.56 %.
 
 python -m mnist_jax.main --config=configs/cnn_shift.py --seed=8100
 

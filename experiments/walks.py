@@ -137,5 +137,6 @@ def _draw_interval(
     """Draws a mean with its interval, both shares of 1, and writes its percentage over it."""
     ends = [[100 * (mean - low)], [100 * (high - mean)]]
     ax.errorbar(100 * mean, place, xerr=ends, fmt="o", color=canvas.COLORS[0], ms=5, capsize=3)
-    ax.annotate(shown(mean), (100 * mean, place - 0.2), ha="center", va="bottom",
-                fontsize=8)  # fmt: skip
+    over = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # lines that it would cross
+    ax.annotate(shown(mean), (100 * mean, place - 0.2), ha="center", va="bottom", fontsize=8,
+                bbox=over)  # fmt: skip

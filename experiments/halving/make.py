@@ -60,7 +60,7 @@ LATER_FINALISTS = ("cnn_drop_finalists", "shift_drop_finalists")
 WINNERS = {
     "mlp_final": "784-500-300-10, 54 epochs",
     "mlp_longer_final": "784-500-300-10, 81 epochs",
-    "mlp_smaller_batch_final": "784-500-300-10, batches of 32",
+    "mlp_smaller_batch_final": "784-500-300-10, 54 epochs, batches of 32",
     "cnn_final": "CNN",
     "cnn_drop_final": "CNN with dropout",
     "shift_final": "CNN, shifted images",
@@ -84,7 +84,7 @@ WALKS: dict[str, tuple[str, dict[str, str]]] = {
             "cnn_step_2": "27 epochs",
             "cnn_step_3": "standard scaling, averaging",
             "cnn_step_4": "Muon, decay 0.0482, smoothing 0.058",
-            "cnn_step_5": "54 epochs, cosine, smaller rate",
+            "cnn_step_5": "54 epochs, other numbers",
             "cnn_drop_final": "dropout",
             "cnn_step_6": "shifted images",
             "shift_drop_final": "81 epochs",
@@ -92,8 +92,19 @@ WALKS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 """A title, and runs with how each differs from the one before."""
-ON_CPU = {"cnn_cpu_1": 1, "cnn_cpu_2": 2, "cnn_cpu_3": 3, "cnn_final": 4}
-"""Runs with the recipe and the seeds of a step of the CNN's walk."""
+PAIRS = (
+    ("784-500-300-10: mlp_adamw.py less beyond_98_47.py", "mlp_final", "mlp_step_1"),
+    ("784-500-300-10: 81 epochs less 54", "mlp_longer_final", "mlp_final"),
+    ("784-500-300-10: batches of 32 less 64", "mlp_smaller_batch_final", "mlp_final"),
+    ("CNN: dropout's recipe less Muon's of 27 epochs", "cnn_drop_final", "cnn_step_4"),
+    ("CNN, shifted: with dropout and Muon less AdamW", "shift_drop_final", "shift_final"),
+    ("CNN: Muon's recipe less the step before it", "cnn_final", "cnn_cpu_3"),
+    ("CNN: beyond_99_19.py", "cnn_step_1", "cnn_cpu_1"),
+    ("CNN: the same, 27 epochs", "cnn_step_2", "cnn_cpu_2"),
+    ("CNN: with scaling and averaging", "cnn_step_3", "cnn_cpu_3"),
+    ("CNN: Muon's recipe", "cnn_step_4", "cnn_final"),
+)
+"""Further comparisons: what they are of, and two runs."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
           "label_smoothing", "ema_decay")  # fmt: skip
 WITH_DROPOUT = (*RECIPE, "flat_dropout", "hidden_dropout")
@@ -107,6 +118,12 @@ class Choice(NamedTuple):
     point: int
     accuracy: float  # of the chosen point, on validation images, after the last epoch
     epochs: int  # of all points together
+
+
+def tested(run: Run) -> float:
+    """Returns the test accuracy of the chosen point after the last epoch."""
+    point = run.summary["grid"][run.summary["chosen_point"]]
+    return point["statistics"]["test_accuracy"]["mean"]
 
 
 def searches() -> dict[str, Run]:
@@ -144,7 +161,8 @@ def further() -> dict[str, Run]:
 def trained() -> dict[str, Run]:
     """Returns the runs of `winners.py`."""
     walked = [name for _, words in WALKS.values() for name in words]
-    names = dict.fromkeys((*FINALISTS, *LATER_FINALISTS, *WINNERS, *walked, *ON_CPU))
+    compared = [name for _, *names in PAIRS for name in names]
+    names = dict.fromkeys((*FINALISTS, *LATER_FINALISTS, *WINNERS, *walked, *compared))
     if not all(results.is_finished(RUNS / name) for name in names):
         studies.run_script(HERE / "winners.py")
     return {name: results.read_run(RUNS / name) for name in names}
@@ -206,8 +224,11 @@ def times_of(noted: dict, *names: str) -> list[str]:
 def outcome(runs: dict[str, Run], noted: dict) -> str:
     """Compares the searches of each design, and says how much they differ in the mean."""
     rows, differences = [], []
+    on_test: list[list[str]] = [[], []]
     for design in DESIGNS:
         names = f"full_{design}", f"halved_{design}"
+        for each, name in zip(on_test, names, strict=True):
+            each.append(percent(tested(runs[name])))
         first, second = (choice_of(runs[name]) for name in names)
         differences.append(second.accuracy - first.accuracy)
         rows.append(
@@ -223,9 +244,12 @@ def outcome(runs: dict[str, Run], noted: dict) -> str:
     header = ["design", "epochs, full", "halved", "ratio", "CPU seconds, full", "halved", "ratio",
               "validation accuracy, full, %", "halved, %", "difference, points"]  # fmt: skip
     found = stats.describe(differences, stats.Scale(step=1 / 10_000))
+    there = interval(found["interval_95"], signed)
+    full, halved = (", ".join(each) for each in on_test)
     said = (
         f"Mean difference {signed(found['mean'])} points (95 % interval over the"
-        f" {len(DESIGNS)} designs {interval(found['interval_95'], signed)})."
+        f" {len(DESIGNS)} designs {there}). On the test set what the full searches chose has {full}"
+        f" %, and what the halved ones chose {halved} %, one seed each."
     )
     return f"{markdown_table(header, rows)}\n\n{said}"
 
@@ -247,25 +271,30 @@ def found_by(runs: dict[str, Run], names: Iterable[str], axes: Sequence[str]) ->
 
 def tabulate_winners(runs: dict[str, Run]) -> str:
     """Shows the test accuracies of the winners."""
-    rows = [[network, *walks.describe(runs[name])] for name, network in WINNERS.items()]
-    return markdown_table(["network", *walks.DESCRIBED], rows)
+    rows = [
+        [network, machine_of(runs[name]), *walks.describe(runs[name])]
+        for name, network in WINNERS.items()
+    ]
+    return markdown_table(["network", "trained on", *walks.DESCRIBED], rows)
 
 
-def compare_machines(runs: dict[str, Run]) -> str:
-    """Shows the test accuracies of the same recipes and seeds on a CPU and on a GPU."""
-    _, words = WALKS["cnn_walk"]
-    pairs, gains = [], []
-    for name, step in ON_CPU.items():
-        pair = walks.steps(runs[name], runs[f"cnn_step_{step}"])
-        pairs.append(pair)
-        gains.append(stats.compare(pair[1], pair[0], walks.TEST_IMAGES))
-    adjusted = stats.holm([gain.p for gain in gains])
+def machine_of(run: Run) -> str:
+    """Returns the kind of device that trained a run, and the precision of its matrix products."""
+    devices = run.summary["provenance"]["devices"]
+    return f"{devices['platform'].upper()}, {devices['matmul_precision']}"
+
+
+def tabulate_pairs(runs: dict[str, Run]) -> str:
+    """Shows differences in test accuracy between runs, with the seeds that both have."""
+    pairs = [walks.steps(runs[run], runs[other]) for _, run, other in PAIRS]
+    found = [stats.compare(mine, theirs, walks.TEST_IMAGES) for mine, theirs in pairs]
+    adjusted = stats.holm([each.p for each in found])
     rows = []
-    for said, pair, gain, p in zip(words.values(), pairs, gains, adjusted, strict=False):
-        means = [percent(float(np.mean(list(each.values())))) for each in pair]
-        difference = f"{signed(gain.difference)} ({interval((gain.low, gain.high), signed)})"
-        rows.append([said, *means, difference, f"{p:.1g}"])
-    header = ["change", "CPU, float32, %", "GPU, TF32, %", "difference, points (95 % interval)",
+    for (words, *names), each, p in zip(PAIRS, found, adjusted, strict=True):
+        machines = " less ".join(dict.fromkeys(machine_of(runs[name]) for name in names))
+        difference = f"{signed(each.difference)} ({interval((each.low, each.high), signed)})"
+        rows.append([words, machines, str(each.n), difference, f"{p:.1g}"])
+    header = ["one less the other", "trained on", "seeds", "difference, points (95 % interval)",
               "p (Holm)"]  # fmt: skip
     return markdown_table(header, rows)
 
@@ -318,8 +347,9 @@ def draw_ways(ways: Sequence[Way], shape: tuple[int, int]) -> Figure:
     for way in sorted(ways, key=lambda way: way.share):
         lost = [100 * each for each in way.lost]
         color = colors.setdefault(way.halving, canvas.COLORS[len(colors)])
-        ax.plot([way.share] * len(lost), lost, "o", color=color, ms=4, alpha=0.6)
-        ax.plot(way.share, np.mean(lost), "_", color=color, ms=16, mew=2)
+        beside = way.share + 0.004 * (np.arange(len(lost)) - (len(lost) - 1) / 2)
+        ax.plot(way.share, np.mean(lost), "_", color=color, ms=16, mew=1.5)
+        ax.plot(beside, lost, "o", color=color, ms=4)
         words = f"1/{way.halving} after\n{', '.join(map(str, way.rungs))}"
         ax.annotate(words, (way.share, 0.002), xytext=(0, next(higher)), ha="center", va="bottom",
                     textcoords="offset points", fontsize=7.5, color=color)  # fmt: skip
@@ -360,7 +390,7 @@ def main() -> None:
             )
             for name, (title, words) in WALKS.items()
         },
-        "machines": compare_machines(runs),
+        "pairs": tabulate_pairs(runs),
         "record": "\n\n".join(map(studies.describe_runs, by_machine(runs))),
     }
     studies.fill_in(HERE / "README.md", sections)
