@@ -237,7 +237,7 @@ class Dropout(nn.Module):
     the inputs bit for bit; a traced rate of 1 gives zeros, without NaN in the gradient.
     """
 
-    rate: Any  # a number or an array of no axes
+    rate: Any  # from 0 to 1: a number or an array of no axes
     broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None
     rng_collection: str = "dropout"
@@ -246,9 +246,15 @@ class Dropout(nn.Module):
     def __call__(
         self, inputs: Array, deterministic: bool | None = None, rng: Array | None = None
     ) -> Array:
-        """Returns the inputs, each divided by 1 - rate or replaced by 0."""
+        """Returns the inputs, each divided by 1 - rate or replaced by 0.
+
+        Raises:
+            ValueError: The rate is a number that is not from 0 to 1.
+        """
         deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
         static = isinstance(self.rate, int | float)
+        if static and not 0 <= self.rate <= 1:
+            raise ValueError(f"a dropout rate of {self.rate:g}; expected from 0 to 1")
         if deterministic or (static and self.rate == 0):
             return inputs
         if static and self.rate == 1:

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import re
@@ -604,6 +605,49 @@ def test_a_float_that_cannot_be_traced_has_one_value(own):
     said = r"--config\.rate=0\.125,0\.5: expected one value, since .* my_net\.py:Fixed .*Dropout"
     with pytest.raises(UserError, match=said):
         recipes.create_recipe(several, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ((0.5, 1.5), r"rate=1\.5: Mixer fails with it: ValueError \(line \d+\): a dropout rate"),
+        ((-0.25, 0.5), r"rate=-0\.25: Mixer fails .* rate of -0\.25; expected from 0 to 1"),
+        ((0.5, 0.75, 0.25), ""),
+        ((0.0, 1.0), ""),
+    ],
+)
+def test_numbers_that_a_layer_refuses_are_refused_at_the_start(own, rates, said):
+    several = asked({}, model="my_net.py:Mixer", rate=rates)
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        recipes.check(several)
+
+
+def test_numbers_that_a_model_refuses_are_refused_and_no_others(own):
+    text = """
+from flax import linen as nn
+
+class Net(nn.Module):
+    power: float = 1.0
+
+    @nn.compact
+    def __call__(self, images):
+        if isinstance(self.power, float) and self.power < 0:
+            raise ValueError("power: expected a positive number")
+        return nn.Dense(10)(images.reshape(len(images), -1) ** self.power)
+
+class OfArrays(nn.Module):
+    power: float = 1.0
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(10)(images.reshape(len(images), -1) ** self.power.astype(float))
+"""
+    (own / "mine.py").write_text(text)
+    for name in ("Net", "OfArrays"):
+        recipes.check(asked({}, model=f"mine.py:{name}", power=(0.5, 2.0)))
+    said = r"power=-1: Net fails with it: ValueError \(line 10\): power: expected a positive"
+    with pytest.raises(UserError, match=said):
+        recipes.check(asked({}, model="mine.py:Net", power=(2.0, -1.0)))
 
 
 def test_a_run_with_files_of_ones_own_is_read_back_from_their_copies(own):

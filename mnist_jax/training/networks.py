@@ -97,6 +97,29 @@ def describe(
     return network
 
 
+def check_numbers(network: Network, values: Mapping[str, Sequence[float]]) -> None:
+    """Tries the least and the largest of the values that traced fields will have.
+
+    Raises:
+        UserError: The module, or a layer of it, raises ValueError for one of them.
+    """
+    variables = shapes(network)
+    for name in network.numbers:
+        for value in dict.fromkeys((min(values[name]), max(values[name]))):
+            others = tuple(each for each in network.numbers if each != name)
+            tried = network._replace(module=network.bound({name: value}), numbers=others)
+            try:
+                _apply(tried, variables, True, ("params", "dropout"))
+            except ValueError as error:
+                kind = type(network.module)
+                raise UserError(
+                    f"--config.{name}={value:g}: {kind.__name__} fails with it:"
+                    f" {user_code.why(error, user_code.path_of(kind))}"
+                ) from None
+            except Exception:  # of a number that is no array: it will be one
+                pass
+
+
 _MODES = {"training", "is_training", "deterministic", "use_running_average"}
 """Keywords by which modules know, in place of `train`, that they are trained; nothing sets them."""
 

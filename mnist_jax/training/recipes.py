@@ -135,9 +135,10 @@ def _create_network(experiment: Experiment, point: Point) -> networks.Network:
         options[NUM_CLASSES] = data.num_classes
     traced = [key for key in fields if key not in static]
     network = networks.describe(kind(**options), data.image_shape, data.num_classes, traced)
+    same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
+    networks.check_numbers(network, {key: [p[key] for p in same] for key in network.numbers})
     if not (fixed := [key for key in traced if key not in network.numbers]):
         return network
-    same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
     for key in fixed:
         if len(values := {p[key]: None for p in same}) > 1:
             raise UserError(
