@@ -103,6 +103,7 @@ PAIRS = (
     ("CNN: the same, 27 epochs", "cnn_step_2", "cnn_cpu_2"),
     ("CNN: with scaling and averaging", "cnn_step_3", "cnn_cpu_3"),
     ("CNN: Muon's recipe", "cnn_step_4", "cnn_final"),
+    ("CNN: Muon's of 54 epochs, without dropout", "cnn_step_5", "cnn_cpu_5"),
 )
 """Further comparisons: what they are of, and two runs."""
 RECIPE = ("optimizer", "batch_size", "scaling", "learning_rate", "schedule", "l2", "weight_decay",
