@@ -41,7 +41,7 @@ AFTER_ONE_EPOCH = {
     "mlp_adamw": (0.97, 0.985),
     "cnn_muon": (0.98, 0.992),
     "cnn_shift": (0.98, 0.992),
-    "cnn_with_dropout": (0.98, 0.992),
+    "cnn_with_dropout": (0.965, 0.98),  # a small rate, and averaged weights
 }
 
 
