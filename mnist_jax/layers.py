@@ -249,14 +249,14 @@ class Dropout(nn.Module):
         """Returns the inputs, each divided by 1 - rate or replaced by 0.
 
         Raises:
-            ValueError: The rate is a number that is not from 0 to 1.
+            ValueError: The rate is a number that is not from 0 to 1, in training.
         """
         deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
         static = isinstance(self.rate, int | float)
-        if static and not 0 <= self.rate <= 1:
-            raise ValueError(f"a dropout rate of {self.rate:g}; expected from 0 to 1")
         if deterministic or (static and self.rate == 0):
             return inputs
+        if static and not 0 <= self.rate <= 1:
+            raise ValueError(f"a dropout rate of {self.rate:g}; expected from 0 to 1")
         if static and self.rate == 1:
             return jnp.zeros_like(inputs)
         rng = self.make_rng(self.rng_collection) if rng is None else rng

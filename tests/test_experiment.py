@@ -620,6 +620,16 @@ def test_numbers_that_a_layer_refuses_are_refused_at_the_start(own, rates, said)
     several = asked({}, model="my_net.py:Mixer", rate=rates)
     with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
         recipes.check(several)
+    recipe, _ = recipes.create_recipe(several, [0])  # a network that is trained is read back
+    module, images = (
+        recipe.network.module.clone(rate=1.5),
+        jnp.zeros((2, *several.data.image_shape)),
+    )
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    assert jax.eval_shape(lambda x: module.apply(x, images, train=False), variables).shape == (
+        2,
+        10,
+    )
 
 
 def test_numbers_that_a_model_refuses_are_refused_and_no_others(own):

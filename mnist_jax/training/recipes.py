@@ -117,7 +117,10 @@ def check(experiment: Experiment) -> None:
     """
     if experiment.own_files:
         for part in experiment.parts.values():
-            create_recipe(experiment, part)
+            recipe, _ = create_recipe(experiment, part)
+            points = [experiment.point_of(trial) for trial in part]
+            numbers = {name: [point[name] for point in points] for name in recipe.network.numbers}
+            networks.check_numbers(recipe.network, numbers)
 
 
 def _create_network(experiment: Experiment, point: Point) -> networks.Network:
@@ -135,10 +138,9 @@ def _create_network(experiment: Experiment, point: Point) -> networks.Network:
         options[NUM_CLASSES] = data.num_classes
     traced = [key for key in fields if key not in static]
     network = networks.describe(kind(**options), data.image_shape, data.num_classes, traced)
-    same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
-    networks.check_numbers(network, {key: [p[key] for p in same] for key in network.numbers})
     if not (fixed := [key for key in traced if key not in network.numbers]):
         return network
+    same = [p for p in experiment.points if all(p[name] == point[name] for name in static)]
     for key in fixed:
         if len(values := {p[key]: None for p in same}) > 1:
             raise UserError(
