@@ -63,6 +63,11 @@ def steps(*runs: Run) -> list[BySeed]:
     return [{seed: x for seed, x in each.items() if seed in common} for each in accuracies]
 
 
+def show_gain(gain: stats.Comparison) -> str:
+    """Returns a difference in accuracy with its interval, in points."""
+    return f"{signed(gain.difference)} ({interval((gain.low, gain.high), signed)})"
+
+
 def tabulate(words: Sequence[str], accuracies: Sequence[BySeed]) -> str:
     """Compares each step with the one before, seed by seed."""
     pairs = list(zip(accuracies[1:], accuracies, strict=False))
@@ -74,9 +79,7 @@ def tabulate(words: Sequence[str], accuracies: Sequence[BySeed]) -> str:
         low, high = found["interval_95"]
         cells = [change, f"{percent(found['mean'])} ± {percent((high - low) / 2)}", "", ""]
         if i:
-            gain = gains[i - 1]
-            cells[2] = f"{signed(gain.difference)} ({interval((gain.low, gain.high), signed)})"
-            cells[3] = f"{adjusted[i - 1]:.1g}"
+            cells[2:] = show_gain(gains[i - 1]), f"{adjusted[i - 1]:.1g}"
         rows.append(cells)
     header = ["change", "test accuracy, %: mean ± 95 %", "gain, points (95 % interval)", "p (Holm)"]
     return markdown_table(header, rows)

@@ -34,11 +34,17 @@ HERE = Path(__file__).parent
 RUNS = Path("runs/halving")
 SEARCH = "experiments/halving/search.py"
 DESIGNS = (0, 1, 2)
-FURTHER = {  # their seeds
-    **{"mlp_sgd": 6000, "mlp_adamw": 6100, "mlp_muon": 6200},
-    **{"cnn_sgd": 7000, "cnn_adamw": 7100, "cnn_muon": 7200, "norm_sgd": 7300, "norm_adamw": 7400},
-    **{"shift_sgd": 7500, "shift_norm": 7600},
-    "mlp_refine": 6300,
+Search = tuple[str, int, Sequence[str]]
+"""A config, a seed, and further words of the command."""
+FURTHER: dict[str, Search] = {
+    name: (f"{name}.py", seed, ())
+    for name, seed in {
+        **{"mlp_sgd": 6000, "mlp_adamw": 6100, "mlp_muon": 6200},
+        **{"cnn_sgd": 7000, "cnn_adamw": 7100, "cnn_muon": 7200},
+        **{"norm_sgd": 7300, "norm_adamw": 7400},
+        **{"shift_sgd": 7500, "shift_norm": 7600},
+        "mlp_refine": 6300,
+    }.items()
 }
 ON_SHIFTED = (
     "--config.augmentation=shift",
@@ -46,7 +52,7 @@ ON_SHIFTED = (
     "--config.min_epochs=9",
     "--config.num_points=36",
 )
-LONGER: dict[str, tuple[str, int, tuple[str, ...]]] = {  # config, seed, further words
+LONGER: dict[str, Search] = {
     "mlp_longer": ("mlp_longer.py", 9000, ()),
     "mlp_smaller_batch": ("mlp_smaller_batch.py", 9500, ()),
     "cnn_drop_muon": ("cnn_dropout.py:muon", 9100, ()),
@@ -121,12 +127,6 @@ class Choice(NamedTuple):
     epochs: int  # of all points together
 
 
-def tested(run: Run) -> float:
-    """Returns the test accuracy of the chosen point after the last epoch."""
-    point = run.summary["grid"][run.summary["chosen_point"]]
-    return point["statistics"]["test_accuracy"]["mean"]
-
-
 def searches() -> dict[str, Run]:
     """Returns the searches, trained where they are not finished."""
     runs = {}
@@ -146,7 +146,6 @@ def searches() -> dict[str, Run]:
 
 def further() -> dict[str, Run]:
     """Returns the searches for new recipes, and what came of them."""
-    first = {name: (f"{name}.py", seed, ()) for name, seed in FURTHER.items()}
     return {
         name: studies.run_once(
             RUNS / name,
@@ -155,7 +154,7 @@ def further() -> dict[str, Run]:
             *more,
             *sys.argv[1:],
         )
-        for name, (config, seed, more) in (first | LONGER).items()
+        for name, (config, seed, more) in (FURTHER | LONGER).items()
     }
 
 
@@ -207,11 +206,16 @@ def by_machine(runs: dict[str, Run]) -> list[list[Run]]:
     return list(found.values())
 
 
+def accuracy_of_chosen(run: Run, images: str) -> float:
+    """Returns the accuracy of the chosen point after the last epoch, on test or other images."""
+    point = run.summary["grid"][run.summary["chosen_point"]]
+    return point["statistics"][f"{images}_accuracy"]["mean"]
+
+
 def choice_of(run: Run) -> Choice:
     """Returns what a search has chosen."""
-    point = run.summary["chosen_point"]
-    accuracy = run.summary["grid"][point]["statistics"]["validation_accuracy"]["mean"]
-    return Choice(point, accuracy, sum(map(trained_epochs, run.results)))
+    accuracy = accuracy_of_chosen(run, "validation")
+    return Choice(run.summary["chosen_point"], accuracy, sum(map(trained_epochs, run.results)))
 
 
 def times_of(noted: dict, *names: str) -> list[str]:
@@ -225,11 +229,8 @@ def times_of(noted: dict, *names: str) -> list[str]:
 def outcome(runs: dict[str, Run], noted: dict) -> str:
     """Compares the searches of each design, and says how much they differ in the mean."""
     rows, differences = [], []
-    on_test: list[list[str]] = [[], []]
     for design in DESIGNS:
         names = f"full_{design}", f"halved_{design}"
-        for each, name in zip(on_test, names, strict=True):
-            each.append(percent(tested(runs[name])))
         first, second = (choice_of(runs[name]) for name in names)
         differences.append(second.accuracy - first.accuracy)
         rows.append(
@@ -246,7 +247,10 @@ def outcome(runs: dict[str, Run], noted: dict) -> str:
               "validation accuracy, full, %", "halved, %", "difference, points"]  # fmt: skip
     found = stats.describe(differences, stats.Scale(step=1 / 10_000))
     there = interval(found["interval_95"], signed)
-    full, halved = (", ".join(each) for each in on_test)
+    full, halved = (
+        ", ".join(percent(accuracy_of_chosen(runs[f"{kind}_{x}"], "test")) for x in DESIGNS)
+        for kind in ("full", "halved")
+    )
     said = (
         f"Mean difference {signed(found['mean'])} points (95 % interval over the"
         f" {len(DESIGNS)} designs {there}). On the test set what the full searches chose has {full}"
@@ -293,8 +297,7 @@ def tabulate_pairs(runs: dict[str, Run]) -> str:
     rows = []
     for (words, *names), each, p in zip(PAIRS, found, adjusted, strict=True):
         machines = " less ".join(dict.fromkeys(machine_of(runs[name]) for name in names))
-        difference = f"{signed(each.difference)} ({interval((each.low, each.high), signed)})"
-        rows.append([words, machines, str(each.n), difference, f"{p:.1g}"])
+        rows.append([words, machines, str(each.n), walks.show_gain(each), f"{p:.1g}"])
     header = ["one less the other", "trained on", "seeds", "difference, points (95 % interval)",
               "p (Holm)"]  # fmt: skip
     return markdown_table(header, rows)
